@@ -1,0 +1,1 @@
+"""Learners, plugins and commands."""

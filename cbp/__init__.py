@@ -1,0 +1,3 @@
+"""Continual backpropagation for PyTorch."""
+
+__version__ = "0.1.0"
