@@ -1,0 +1,389 @@
+"""Continual backpropagation: after each update, replace a few of the least useful units.
+
+Source: Dohare et al., *Loss of plasticity in deep continual learning*, Nature 632 (2024), algorithm 1. Options beyond the
+paper are those of the code published with it and of arXiv 2108.06325.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp import utility as utilities
+from cbp.adam import Adam
+from cbp.layers import HiddenLayer, LayerError, Tap, find_layers
+
+Utility = Literal[
+    "contribution", "zero_contribution", "adaptable_contribution", "weight", "adaptation", "feature_by_input", "random"
+]
+Rounding = Literal["counter", "stochastic"]
+ResetOptimizer = Literal["none", "moments", "moments_and_step"]
+Init = Literal["auto", "lecun", "kaiming", "xavier", "default"]
+
+
+class ContinualBackprop:
+    """Replaces a few of a network's least useful units after each optimizer step.
+
+    A unit of least utility among those older than ``maturity_threshold`` updates gets fresh incoming weights, a zero bias and
+    zero outgoing weights, so that what the network computes changes by exactly that unit's contribution.
+
+    Call :meth:`step` after ``optimizer.step()``. The units' values are those of the last forward pass in training mode with
+    gradients on; a layer that this pass did not reach is left as it is. The method has its own random generator: it draws
+    nothing from the global ones.
+
+    Args:
+        model: Any module whose hidden layers :func:`cbp.find_layers` finds; its forward pass is not changed.
+        optimizer: The optimizer of the model's weights.
+        replacement_rate: ρ, the fraction of a layer's mature units replaced at each update, in [0, 1]. Default: the paper's
+            value for reinforcement learning.
+        maturity_threshold: m, the age in updates that a unit must exceed before it may be replaced. Default: as ρ.
+        decay_rate: η, decay of the running averages, in [0, 1). Default: the paper's.
+        utility: What is averaged for each unit; see :mod:`cbp.utility`. ``"random"`` ranks by fresh uniform numbers.
+        rounding: How ρ·eligible, mostly below one, becomes whole units. ``"counter"`` adds it up (algorithm 1);
+            ``"stochastic"`` replaces one unit with that probability (the published PPO runs).
+        reset_optimizer: What becomes of the optimizer's state for the weights of a replaced unit: ``"none"`` leaves it,
+            ``"moments"`` zeroes every per-weight average, ``"moments_and_step"`` the step counts too, which needs
+            :class:`cbp.Adam`.
+        init: Distribution of fresh incoming weights, uniform on ±bound: ``"lecun"`` √(3/fan_in), ``"kaiming"``
+            gain·√(3/fan_in), ``"xavier"`` gain·√(6/(fan_in+fan_out)), ``"default"`` √(1/fan_in) (torch's own for Linear), with
+            the gain of the layer's activation; ``"auto"`` √3 times the root mean square of the layer's weights now.
+        seed: Seed of the method's generator.
+        layers: The hidden layers in forward order, where they cannot be found or only some shall be treated.
+
+    Attributes:
+        layers: One :class:`TrackedLayer` per hidden layer, in forward order.
+
+    Raises:
+        ValueError: An option out of its range or an unknown name.
+        TypeError: ``"moments_and_step"`` with an optimizer other than :class:`cbp.Adam`.
+        LayerError: Hidden layers not found, of unequal widths, or with weights the optimizer does not hold.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> method = ContinualBackprop(model, optimizer, replacement_rate=0.1, maturity_threshold=2)
+        >>> for _ in range(5):
+        ...     optimizer.zero_grad()
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     replaced = method.step()
+        >>> [len(units) for units in replaced], method.layers[0].replaced
+        ([1], 4)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        replacement_rate: float = 1e-4,
+        maturity_threshold: int = 10_000,
+        decay_rate: float = 0.99,
+        utility: Utility = "contribution",
+        rounding: Rounding = "counter",
+        reset_optimizer: ResetOptimizer = "moments",
+        init: Init = "auto",
+        seed: int = 0,
+        layers: Sequence[HiddenLayer] | None = None,
+    ) -> None:
+        if not 0 <= replacement_rate <= 1:
+            raise ValueError(f"replacement_rate must be in [0, 1], got {replacement_rate!r}")
+        if isinstance(maturity_threshold, bool) or not isinstance(maturity_threshold, int) or maturity_threshold < 0:
+            raise ValueError(f"maturity_threshold must be a whole number of updates >= 0, got {maturity_threshold!r}")
+        if not 0 <= decay_rate < 1:
+            raise ValueError(f"decay_rate must be in [0, 1), got {decay_rate!r}")
+        _check_choice("utility", utility, Utility)
+        _check_choice("rounding", rounding, Rounding)
+        _check_choice("reset_optimizer", reset_optimizer, ResetOptimizer)
+        _check_choice("init", init, Init)
+        if reset_optimizer == "moments_and_step" and not isinstance(optimizer, Adam):
+            raise TypeError(
+                f"reset_optimizer='moments_and_step' needs cbp.Adam, which counts steps per element; got "
+                f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+            )
+        self.replacement_rate = float(replacement_rate)
+        self.maturity_threshold = maturity_threshold
+        self.decay_rate = float(decay_rate)
+        self.utility = utility
+        self.rounding = rounding
+        self.reset_optimizer = reset_optimizer
+        self.optimizer = optimizer
+        self.generator = torch.Generator().manual_seed(seed)
+        found = find_layers(model) if layers is None else list(layers)
+        if not found:
+            raise LayerError("no hidden layer was given")
+        _check_optimizer_holds(optimizer, found)
+        # Random numbers are ranked as they are, not averaged.
+        decay_rate = 0.0 if utility == "random" else self.decay_rate
+        self.layers = [TrackedLayer(layer, decay_rate, _fresh_bound(layer, init)) for layer in found]
+
+    @torch.no_grad()
+    def step(self) -> list[Tensor]:
+        """Updates utilities and ages from the last forward pass and replaces the units that are due.
+
+        Returns:
+            For each hidden layer, in forward order, the indices of the units just replaced: int64, of shape ``(replaced,)``.
+
+        Raises:
+            RuntimeError: No forward pass in training mode with gradients on since the last call.
+        """
+        reached = [layer.take_received() for layer in self.layers]
+        if all(received is None for received in reached):
+            raise RuntimeError("step() found no forward pass since the last one: call the model in training mode, gradients on")
+        # Every layer is judged by the weights that made this update, before any unit is replaced.
+        replaced = [
+            layer.nothing if received is None else self._test(layer, received)
+            for layer, received in zip(self.layers, reached, strict=True)
+        ]
+        for layer, units in zip(self.layers, replaced, strict=True):
+            if len(units):
+                self._replace(layer, units)
+        return replaced
+
+    def _test(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
+        """Updates a layer's averages and ages; returns the units to replace, least useful first."""
+        layer.advance(self.maturity_threshold)
+        # u ← η·u + (1−η)·y
+        layer.utility.lerp_(self._utility_now(layer, received), 1 - layer.decay_rate)
+        due = self._due(layer)
+        if due == 0:
+            return layer.nothing
+        return layer.corrected_utility.masked_fill(layer.age <= self.maturity_threshold, math.inf).argsort(stable=True)[:due]
+
+    def _utility_now(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
+        """This batch's utility of each unit, over all outgoing layers together: ``(units,)``."""
+        if self.utility == "random":
+            return torch.rand(layer.hidden.units, generator=self.generator).to(layer.utility)
+        if self.utility == "adaptation":
+            return utilities.adaptation(layer.hidden.incoming.weight)
+        parts = [self._utility_towards(layer, k, h) for k, h in enumerate(received)]
+        total = sum(parts[1:], start=parts[0])
+        return total / len(parts) if self.utility == "feature_by_input" else total
+
+    def _utility_towards(self, layer: TrackedLayer, k: int, h: Tensor) -> Tensor:
+        """This batch's utility of each unit to the layer's ``k``-th outgoing layer, which received ``h``: ``(units,)``."""
+        w_in, w_out = layer.hidden.incoming.weight, layer.hidden.outgoing[k].weight
+        if self.utility == "contribution":
+            return utilities.contribution(h, w_out)
+        if self.utility == "weight":
+            return utilities.weight(w_out)
+        # f ← η·f + (1−η)·mean h;  ĥ = f / (1 − η^a)
+        layer.mean_activation[k].lerp_(h.mean(dim=0), 1 - layer.decay_rate)
+        h_mean = layer.bias_corrected(layer.mean_activation[k])
+        if self.utility == "zero_contribution":
+            return utilities.zero_contribution(h, h_mean, w_out)
+        if self.utility == "adaptable_contribution":
+            return utilities.adaptable_contribution(h, h_mean, w_in, w_out)
+        return utilities.feature_by_input(h, h_mean, w_in)
+
+    def _due(self, layer: TrackedLayer) -> int:
+        """How many units to replace now. Known from past replacements: nothing is read back from the device."""
+        expected = self.replacement_rate * layer.eligible
+        if self.rounding == "counter":
+            layer.counter += expected
+            due = min(math.floor(layer.counter), layer.eligible)
+            layer.counter -= due
+            return due
+        if 0 < expected < 1:
+            return int(torch.rand((), generator=self.generator).item() < expected)
+        return math.floor(expected)
+
+    def _replace(self, layer: TrackedLayer, units: Tensor) -> None:
+        """Gives the units fresh incoming and zero outgoing weights, and forgets what was known about them."""
+        hidden = layer.hidden
+        w_in = hidden.incoming.weight
+        fresh = torch.rand((len(units), hidden.incoming.in_features), generator=self.generator, dtype=w_in.dtype)
+        w_in[units] = ((2 * fresh - 1) * layer.fresh_bound).to(w_in.device)
+        self._reset_optimizer_state(w_in, (units,))
+        if hidden.incoming.bias is not None:
+            hidden.incoming.bias[units] = 0
+            self._reset_optimizer_state(hidden.incoming.bias, (units,))
+        for norm in hidden.norms:
+            for parameter, value in ((norm.weight, 1), (norm.bias, 0)):
+                if parameter is not None:
+                    parameter[units] = value
+                    self._reset_optimizer_state(parameter, (units,))
+        for outgoing in hidden.outgoing:
+            outgoing.weight[:, units] = 0
+            self._reset_optimizer_state(outgoing.weight, (slice(None), units))
+        layer.forget(units)
+
+    def _reset_optimizer_state(self, parameter: Tensor, index: tuple[Any, ...]) -> None:
+        if self.reset_optimizer == "none":
+            return
+        for name, value in self.optimizer.state.get(parameter, {}).items():
+            per_element = isinstance(value, Tensor) and value.shape == parameter.shape
+            if per_element and (name != "step" or self.reset_optimizer == "moments_and_step"):
+                value[index] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes with time, as tensors and numbers: what is known of each unit, counters, the generator."""
+        return {"layers": [layer.state_dict() for layer in self.layers], "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state belongs to a model with other hidden layers. Nothing is loaded then.
+        """
+        shapes = [tuple(saved["mean_activation"].shape) for saved in state["layers"]]
+        own = [tuple(layer.mean_activation.shape) for layer in self.layers]
+        if shapes != own:
+            raise ValueError(f"the state is of hidden layers with (outgoing layers, units) {shapes}, this model has {own}")
+        for layer, saved in zip(self.layers, state["layers"], strict=True):
+            layer.load_state_dict(saved, self.maturity_threshold)
+        self.generator.set_state(state["generator"].cpu())
+
+
+class TrackedLayer:
+    """What is known about the units of one hidden layer.
+
+    Attributes:
+        hidden: The modules around the units.
+        utility: ``(units,)``, running average of the units' utility; 0 at replacement.
+        age: ``(units,)`` int64, updates since the unit was made.
+        mean_activation: ``(outgoing layers, units)``, running mean of what each outgoing layer receives; 0 at replacement, and
+            throughout where the utility does not use it.
+        eligible: Number of units older than the maturity threshold.
+        replaced: Number of units replaced so far.
+        counter: Part of a unit still due (``rounding="counter"``).
+        decay_rate: η of the running averages.
+        fresh_bound: Fresh incoming weights are uniform on ±this.
+    """
+
+    def __init__(self, hidden: HiddenLayer, decay_rate: float, fresh_bound: float) -> None:
+        weight = hidden.incoming.weight
+        self.hidden = hidden
+        self.fresh_bound = fresh_bound
+        self.utility = torch.zeros(hidden.units, dtype=weight.dtype, device=weight.device)
+        self.age = torch.zeros(hidden.units, dtype=torch.int64, device=weight.device)
+        self.mean_activation = torch.zeros(len(hidden.outgoing), hidden.units, dtype=weight.dtype, device=weight.device)
+        self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
+        self.counter = 0.0
+        self.replaced = 0
+        self.eligible = 0
+        self.decay_rate = decay_rate
+        self._taps = [Tap.on(linear) for linear in hidden.outgoing]
+        self._clock = 0
+        self._births = deque([(0, hidden.units)])  # (clock, number) of units that are not mature yet
+
+    @property
+    def name(self) -> str:
+        """The layer's path in the model, or the name it was given."""
+        return self.hidden.name
+
+    @property
+    def corrected_utility(self) -> Tensor:
+        """``(units,)``: u / (1 − η^age), what units are ranked by; 0 at age 0."""
+        return self.bias_corrected(self.utility)
+
+    def bias_corrected(self, average: Tensor) -> Tensor:
+        """A running average that began at 0 with each unit, divided by 1 − η^age; 0 at age 0."""
+        correction = 1 - self.decay_rate ** self.age.double()
+        return torch.where(self.age > 0, average / correction, 0).to(average.dtype)
+
+    def take_received(self) -> list[Tensor] | None:
+        """What each outgoing layer received in the last forward pass, each ``(batch, units)``, and forgets it.
+
+        An outgoing layer that was not called counts as if it had received what the first called one did; None if none was.
+        """
+        received = [tap.received for tap in self._taps]
+        known = next((h for h in received if h is not None), None)
+        if known is None:
+            return None
+        for tap in self._taps:
+            tap.received = None
+        if known.device != self.utility.device:
+            self._move_to(known.device)
+        return [(known if h is None else h).reshape(-1, self.hidden.units) for h in received]
+
+    def advance(self, maturity_threshold: int) -> None:
+        """One update passes: a ← a + 1, and ``eligible`` counts who became mature."""
+        self.age += 1
+        self._clock += 1
+        while self._births and self._clock - self._births[0][0] > maturity_threshold:
+            self.eligible += self._births.popleft()[1]
+
+    def forget(self, units: Tensor) -> None:
+        """The units are new."""
+        self.utility[units] = 0
+        self.age[units] = 0
+        self.mean_activation[:, units] = 0
+        self.eligible -= len(units)
+        self.replaced += len(units)
+        self._births.append((self._clock, len(units)))
+
+    def _move_to(self, device: torch.device) -> None:
+        for name in ("utility", "age", "mean_activation", "nothing"):
+            setattr(self, name, getattr(self, name).to(device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers that change with time."""
+        return {
+            "utility": self.utility.clone(),
+            "age": self.age.clone(),
+            "mean_activation": self.mean_activation.clone(),
+            "counter": self.counter,
+            "replaced": self.replaced,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], maturity_threshold: int) -> None:
+        """Goes on from a state made by :meth:`state_dict`."""
+        self.utility.copy_(state["utility"])
+        self.age.copy_(state["age"])
+        self.mean_activation.copy_(state["mean_activation"])
+        self.counter = float(state["counter"])
+        self.replaced = int(state["replaced"])
+        ages = sorted(Counter(self.age.tolist()).items(), reverse=True)
+        self._clock = 0
+        self.eligible = sum(number for age, number in ages if age > maturity_threshold)
+        self._births = deque((-age, number) for age, number in ages if age <= maturity_threshold)
+
+
+def _check_choice(option: str, value: object, choices: Any) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"{option} must be one of {', '.join(allowed)}; got {value!r}{hint}")
+
+
+def _check_optimizer_holds(optimizer: Optimizer, layers: list[HiddenLayer]) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for layer in layers:
+        if not all(id(linear.weight) in held for linear in (layer.incoming, *layer.outgoing)):
+            raise LayerError(f"the optimizer does not hold the weights around layer '{layer.name}'")
+
+
+def _fresh_bound(layer: HiddenLayer, init: Init) -> float:
+    """Bound of the uniform distribution that fresh incoming weights are drawn from."""
+    fan_in, fan_out = layer.incoming.in_features, layer.units
+    match init:
+        case "lecun":
+            return math.sqrt(3 / fan_in)
+        case "kaiming":
+            return _gain(layer.activation) * math.sqrt(3 / fan_in)
+        case "xavier":
+            return _gain(layer.activation) * math.sqrt(6 / (fan_in + fan_out))
+        case "default":
+            return math.sqrt(1 / fan_in)
+        case _:
+            # A uniform distribution on ±b has root mean square b/√3.
+            bound = math.sqrt(3) * layer.incoming.weight.detach().square().mean().sqrt().item()
+            if bound == 0:
+                raise LayerError(f"init='auto' takes the spread of layer '{layer.name}', whose weights are all zero")
+            return bound
+
+
+def _gain(activation: str | None) -> float:
+    """PyTorch's recommended gain, 1 where it names none."""
+    if activation in ("relu", "leaky_relu", "tanh", "sigmoid", "selu"):
+        return nn.init.calculate_gain(activation)  # type: ignore[arg-type]
+    return 1.0
