@@ -1,0 +1,223 @@
+"""Stable-Baselines3 policies that carry a method against loss of plasticity.
+
+Stock ``PPO`` and ``A2C`` need no change: the method acts in a hook that torch calls after each optimizer step, its state
+travels in the policy's ``state_dict``, and it is made together with the policy's networks.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+import warnings
+from typing import Any, Literal, NoReturn
+
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+import cbp
+
+METHODS: dict[str, type[cbp.ContinualBackprop]] = {"cbp": cbp.ContinualBackprop}
+
+
+def hidden_layers(policy: ActorCriticPolicy) -> list[cbp.HiddenLayer]:
+    """The hidden layers of an SB3 actor-critic: ``policy/hidden1``, ``policy/hidden2``, …, ``value/hidden1``, ….
+
+    Args:
+        policy: A policy whose networks are made of Linear layers, such as ``MlpPolicy``.
+
+    Returns:
+        The policy network's layers in forward order, then the value network's; the last of each feeds its head. A network
+        without hidden layers (``net_arch=[]``) has none.
+
+    Raises:
+        cbp.LayerError: The networks are made of something else.
+    """
+    networks = {
+        "policy": [*policy.mlp_extractor.policy_net, policy.action_net],
+        "value": [*policy.mlp_extractor.value_net, policy.value_net],
+    }
+    return [
+        cbp.HiddenLayer(layer.incoming, layer.outgoing, f"{network}/hidden{i}", layer.activation, layer.norms)
+        for network, modules in networks.items()
+        if len(modules) > 1
+        for i, layer in enumerate(cbp.find_layers(nn.Sequential(*modules)), start=1)
+    ]
+
+
+class PlasticMlpPolicy(ActorCriticPolicy):
+    """``MlpPolicy`` whose policy and value networks are kept plastic by a method.
+
+    For ``PPO`` and ``A2C``, with every action space and optimizer that ``MlpPolicy`` has there. One method treats both
+    networks, the last hidden layers with their heads included.
+
+    Args:
+        observation_space: Observation space, not a dictionary.
+        action_space: Action space.
+        lr_schedule: Learning rate schedule.
+        method: Name of the method, or None for none.
+        method_kwargs: Keyword arguments of the method, for ``"cbp"`` those of :class:`cbp.ContinualBackprop`. Without a
+            ``seed`` the method's generator is seeded like torch's, so it follows the algorithm's ``seed``.
+        weight_init: ``"sb3"`` leaves the weights to ``ortho_init``; ``"lecun"`` draws those of every Linear layer uniformly
+            on ±√(3/fan_in) and zeroes the biases, as in the reinforcement learning of the paper.
+        **kwargs: Those of ``MlpPolicy``.
+
+    Attributes:
+        method: The method at work, or None.
+
+    Raises:
+        NotImplementedError: State-dependent exploration, another features extractor, a dictionary of observations; at the
+            start of training, another algorithm.
+        ValueError: An unknown method or weight_init, or an option that the method refuses.
+
+    Example:
+        >>> import agents
+        >>> from stable_baselines3 import PPO
+        >>> model = PPO("CBPMlpPolicy", "CartPole-v1", policy_kwargs=dict(method_kwargs=dict(replacement_rate=1e-3)))
+        >>> [layer.name for layer in model.policy.method.layers]
+        ['policy/hidden1', 'policy/hidden2', 'value/hidden1', 'value/hidden2']
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        method: str | None = "cbp",
+        method_kwargs: dict[str, Any] | None = None,
+        weight_init: Literal["sb3", "lecun"] = "sb3",
+        **kwargs: Any,
+    ) -> None:
+        name = type(self).__name__
+        if isinstance(observation_space, spaces.Dict):
+            raise NotImplementedError(f"{name} does not support dictionaries of observations yet; got {observation_space}")
+        if kwargs.get("use_sde"):
+            raise NotImplementedError(f"{name} does not support state-dependent exploration (use_sde=True) yet")
+        extractor = kwargs.get("features_extractor_class", FlattenExtractor)
+        if extractor is not FlattenExtractor:
+            raise NotImplementedError(f"{name} supports FlattenExtractor only as yet; got {extractor.__name__}")
+        if method is not None and method not in METHODS:
+            close = difflib.get_close_matches(str(method), METHODS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, or None; got {method!r}{hint}")
+        if weight_init not in ("sb3", "lecun"):
+            raise ValueError(f"weight_init must be 'sb3' or 'lecun'; got {weight_init!r}")
+        self._method_name = method
+        self._method_kwargs = dict(method_kwargs or {})
+        self._weight_init = weight_init
+        self._checked_timesteps: int | None = None
+        self.method: cbp.ContinualBackprop | None = None
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if self._weight_init == "lecun":
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    bound = math.sqrt(3 / module.in_features)
+                    nn.init.uniform_(module.weight, -bound, bound)
+                    nn.init.zeros_(module.bias)
+        if self._method_name is not None:
+            # initial_seed() is what torch was last seeded with (by SB3, with the algorithm's seed); it draws nothing.
+            seeded = {"seed": torch.initial_seed(), **self._method_kwargs}
+            self.method = METHODS[self._method_name](self, self.optimizer, layers=hidden_layers(self), **seeded)
+        self._attach()
+
+    def _attach(self) -> None:
+        if self.method is not None:
+            self.optimizer.register_step_post_hook(self._after_update)
+
+    def _after_update(self, *_: Any) -> None:
+        assert self.method is not None  # noqa: S101
+        self.method.step()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._attach()  # copies and pickles of a torch optimizer come without its hooks
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What ``state_dict`` holds beside the weights: the method's state."""
+        return self.method.state_dict() if self.method else {}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Puts back what :meth:`get_extra_state` returned."""
+        if self.method:
+            self.method.load_state_dict(state)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "share_features_extractor": self.share_features_extractor,
+            "method": self._method_name,
+            "method_kwargs": self._method_kwargs,
+            "weight_init": self._weight_init,
+        }
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As in SB3; at the start of training also refuses unsupported algorithms and warns of a run too short."""
+        # SB3 gives a policy no reference to its algorithm, but collect_rollouts() and train() call this first.
+        caller = sys._getframe(1).f_locals.get("self")
+        if self.method is not None and isinstance(caller, BaseAlgorithm):
+            self._check_algorithm(caller, self.method)
+        super().set_training_mode(mode)
+
+    def _check_algorithm(self, algorithm: BaseAlgorithm, method: cbp.ContinualBackprop) -> None:
+        if self._checked_timesteps == algorithm._total_timesteps:
+            return
+        self._checked_timesteps = algorithm._total_timesteps
+        if not isinstance(algorithm, PPO | A2C):
+            _refuse(type(self).__name__, type(algorithm).__name__)
+        updates = updates_left(algorithm)
+        oldest = max((int(layer.age.max()) for layer in method.layers), default=0)
+        if oldest + updates <= method.maturity_threshold:
+            warnings.warn(
+                f"no unit will be replaced: units mature after {method.maturity_threshold:,} updates, and this run has "
+                f"{oldest + updates:,}; train longer or lower maturity_threshold",
+                stacklevel=4,
+            )
+
+
+class CBPMlpPolicy(PlasticMlpPolicy):
+    """``MlpPolicy`` with continual backpropagation: ``PlasticMlpPolicy(method="cbp")``."""
+
+
+def updates_left(algorithm: OnPolicyAlgorithm) -> int:
+    """Minibatch updates between now and the end of the current ``learn()``."""
+    rollout = algorithm.n_steps * algorithm.n_envs
+    rollouts = math.ceil((algorithm._total_timesteps - algorithm.num_timesteps) / rollout)
+    if isinstance(algorithm, PPO):
+        return rollouts * algorithm.n_epochs * math.ceil(rollout / algorithm.batch_size)
+    return rollouts
+
+
+def register() -> None:
+    """Makes the policies known to Stable-Baselines3 by name, also where only to refuse them by name."""
+    policies = {"PlasticMlpPolicy": PlasticMlpPolicy, "CBPMlpPolicy": CBPMlpPolicy}
+    PPO.policy_aliases.update(policies)
+    A2C.policy_aliases.update(policies)
+    for algorithm in (PPO, A2C, SAC, TD3, DDPG, DQN):
+        for kind in ("Mlp", "Cnn", "MultiInput"):
+            for prefix in ("Plastic", "CBP"):
+                name = f"{prefix}{kind}Policy"
+                algorithm.policy_aliases.setdefault(name, _refusal(name, algorithm.__name__))
+
+
+def _refusal(name: str, algorithm: str) -> type[BasePolicy]:
+    def refuse(self: BasePolicy, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG001
+        _refuse(name, algorithm)
+
+    return type(name, (BasePolicy,), {"__init__": refuse})
+
+
+def _refuse(policy: str, algorithm: str) -> NoReturn:
+    raise NotImplementedError(
+        f"{policy} for {algorithm} is not supported yet; supported are CBPMlpPolicy and PlasticMlpPolicy for PPO and A2C"
+    )
