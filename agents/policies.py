@@ -189,6 +189,16 @@ class CBPMlpPolicy(PlasticMlpPolicy):
     """``MlpPolicy`` with continual backpropagation: ``PlasticMlpPolicy(method="cbp")``."""
 
 
+def replaced_units(policy: BasePolicy) -> dict[str, int]:
+    """Units replaced so far in each network, ``policy`` and ``value``; empty where no method replaces units."""
+    replaced: dict[str, int] = {}
+    method = getattr(policy, "method", None)
+    for layer in method.layers if method else []:
+        network = layer.name.split("/")[0]
+        replaced[network] = replaced.get(network, 0) + layer.replaced
+    return replaced
+
+
 def updates_left(algorithm: OnPolicyAlgorithm) -> int:
     """Minibatch updates between now and the end of the current ``learn()``."""
     rollout = algorithm.n_steps * algorithm.n_envs

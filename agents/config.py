@@ -1,0 +1,182 @@
+"""The definition of a run: checked once, frozen, written to the run folder, and enough to make the run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import envs
+from agents import presets
+from agents.errors import UserError, unknown
+from agents.presets import Hyperparameters
+
+# Of each number: least value, whether that value itself is allowed, greatest value (allowed).
+_RANGES: dict[str, tuple[float, bool, float]] = {
+    "gamma": (0, True, 1),
+    "gae_lambda": (0, True, 1),
+    "clip_range": (0, False, math.inf),
+    "vf_coef": (0, True, math.inf),
+    "ent_coef": (-math.inf, False, math.inf),
+    "max_grad_norm": (0, False, math.inf),
+    "learning_rate": (0, True, math.inf),
+    "beta1": (0, True, math.nextafter(1, 0)),
+    "beta2": (0, True, math.nextafter(1, 0)),
+    "adam_eps": (0, True, math.inf),
+    "weight_decay": (0, True, math.inf),
+    "log_std_init": (-math.inf, False, math.inf),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "normalize_advantage": ("rollout", "batch", "none"),
+    "activation": ("relu", "tanh"),
+    "weight_init": ("sb3", "lecun"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run.
+
+    Attributes:
+        env: A registered Gymnasium id.
+        method: A name of :data:`agents.presets.METHODS`.
+        timesteps: Environment steps, over all environments.
+        period: Steps between two changes, over all environments; None for a stationary environment.
+        param: The parameter that changes; None for a stationary environment.
+        seed: Seed of everything: the same seed gives every method the same sequence of values.
+        n_envs: Number of environments.
+        normalize: Whether observations and rewards are normalised by running statistics (SB3's ``VecNormalize``).
+        device: Torch device of the networks.
+        env_kwargs: Further keyword arguments of the environment.
+        method_kwargs: Keyword arguments of the method that acts after each update; empty where none does.
+        hyperparameters: PPO, networks and optimizer.
+
+    Raises:
+        UserError: A value out of its range.
+    """
+
+    env: str
+    method: str
+    timesteps: int
+    period: int | None
+    param: str | None
+    seed: int
+    n_envs: int
+    normalize: bool
+    device: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    method_kwargs: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+
+    def __post_init__(self) -> None:
+        if self.method not in presets.METHODS:
+            raise unknown("method", self.method, presets.METHODS)
+        if self.param is not None and self.param not in envs.PARAMETERS:
+            raise unknown("parameter", self.param, envs.PARAMETERS)
+        _check_whole("timesteps", self.timesteps, least=1)
+        _check_whole("n-envs", self.n_envs, least=1)
+        _check_whole("seed", self.seed, least=0)
+        if self.seed >= 2**32:
+            raise UserError(f"seed must be less than 2^32, got {self.seed}")
+        if self.period is not None:
+            _check_whole("period", self.period, least=1)
+            if self.period < self.n_envs:
+                raise UserError(
+                    f"period must be at least one step for each of the {self.n_envs} environments, got {self.period}"
+                )
+        _check_hyperparameters(self.hyperparameters)
+        if self.hyperparameters.rollout_steps % self.n_envs:
+            raise UserError(
+                f"n-envs must divide rollout_steps ({self.hyperparameters.rollout_steps}) so that every environment takes as "
+                f"many; got {self.n_envs}"
+            )
+
+    def to_json(self) -> str:
+        """The configuration as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The configuration that :meth:`to_json` wrote.
+
+        Raises:
+            UserError: The text is no such configuration.
+        """
+        try:
+            values = json.loads(text)
+            parameters = values.pop("hyperparameters")
+            parameters["net_arch"] = tuple(parameters["net_arch"])
+            return cls(**values, hyperparameters=Hyperparameters(**parameters))
+        except UserError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UserError(f"not a run's configuration: {' '.join(str(error).split())}") from error
+
+
+def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[Hyperparameters, dict[str, Any]]:
+    """The method's preset with some values replaced.
+
+    Args:
+        method: A name of :data:`agents.presets.METHODS`.
+        overrides: Names of :class:`Hyperparameters` or of the method's own keyword arguments, with their values.
+
+    Returns:
+        The hyperparameters and the method's keyword arguments.
+
+    Raises:
+        UserError: An unknown method, or a name that the method does not have.
+    """
+    if method not in presets.METHODS:
+        raise unknown("method", method, presets.METHODS)
+    preset = presets.METHODS[method]
+    names = [f.name for f in dataclasses.fields(Hyperparameters)]
+    changes, method_kwargs = dict(preset.changes), dict(preset.method_kwargs)
+    for name, value in overrides:
+        if name in method_kwargs:
+            method_kwargs[name] = value
+        elif name in names:
+            changes[name] = tuple(value) if name == "net_arch" and isinstance(value, list) else value
+        else:
+            raise unknown(f"setting of method '{method}'", name, [*method_kwargs, *names])
+    return Hyperparameters(**changes), method_kwargs
+
+
+def _check_hyperparameters(values: Hyperparameters) -> None:
+    for name, (least, inclusive, greatest) in _RANGES.items():
+        value = getattr(values, name)
+        if value is None and name == "max_grad_norm":
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number and (value > least or (inclusive and value == least)) and value <= greatest):
+            raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}, got {value!r}")
+    for name, allowed in _CHOICES.items():
+        if getattr(values, name) not in allowed:
+            raise unknown(name, getattr(values, name), allowed)
+    for name in ("rollout_steps", "batch_size"):
+        _check_whole(name, getattr(values, name), least=2)
+    _check_whole("n_epochs", values.n_epochs, least=1)
+    if values.batch_size > values.rollout_steps:
+        raise UserError(f"batch_size must be at most rollout_steps ({values.rollout_steps}), got {values.batch_size}")
+    if not isinstance(values.net_arch, tuple) or not values.net_arch:
+        raise UserError(
+            f"net_arch must be a list of units, one for each hidden layer, such as [256,256]; got {values.net_arch!r}"
+        )
+    for units in values.net_arch:
+        _check_whole("each number of net_arch", units, least=1)
+
+
+def _words(least: float, inclusive: bool, greatest: float) -> str:
+    words = [] if least == -math.inf else [f"{'>=' if inclusive else '>'} {least:g}"]
+    if greatest < 1:
+        words.append("< 1")
+    elif greatest < math.inf:
+        words.append(f"<= {greatest:g}")
+    return "".join(f" {word}" for word in " and ".join(words).split())
+
+
+def _check_whole(name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{name} must be a whole number >= {least}, got {value!r}")

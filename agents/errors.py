@@ -1,0 +1,27 @@
+"""What a command says, in one line, when its input is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: what is wrong, what was received, what is allowed. Commands exit with code 2."""
+
+
+def unknown(kind: str, received: object, known: Iterable[str], *, listed: bool = True) -> UserError:
+    """The error for a name that is none of the known ones, with the closest as a suggestion.
+
+    Args:
+        kind: What the name was to be, such as ``"method"``.
+        received: The name.
+        known: The names that exist.
+        listed: Whether the message lists them all.
+    """
+    names = list(known)
+    by_lower_case = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(received).lower(), by_lower_case, n=1)
+    hint = f"; did you mean '{by_lower_case[close[0]]}'?" if close else ""
+    all_names = f"; known: {', '.join(names)}" if listed else ""
+    return UserError(f"unknown {kind} '{received}'{hint}{all_names}")

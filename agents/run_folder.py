@@ -1,0 +1,103 @@
+"""The folder a run writes: where each file lies, and how it is made, read and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.config import Config
+from agents.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run.
+
+    Attributes:
+        path: The folder itself.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, JSON."""
+        return self.path / "config.json"
+
+    @property
+    def progress(self) -> Path:
+        """What is logged, a row per rollout, CSV."""
+        return self.path / "progress.csv"
+
+    @property
+    def episodes(self) -> Path:
+        """Every finished episode, CSV: see :class:`agents.callbacks.PhaseCallback`."""
+        return self.path / "episodes.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def summary(self) -> Path:
+        """What came of the run, JSON."""
+        return self.path / "summary.json"
+
+    @property
+    def figure(self) -> Path:
+        """The run in a picture."""
+        return self.path / "report.png"
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunFolder:
+        """Makes the folder and writes the configuration.
+
+        Raises:
+            UserError: Something is there already, or the folder cannot be written.
+        """
+        folder = cls(path)
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                hint = f"; to go on with the run there: --resume {path}" if folder.config.exists() else ""
+                raise UserError(f"'{path}' exists already{hint}")
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.config, config.to_json())
+        except OSError as error:
+            raise UserError(f"cannot write to run folder '{path}': {error.strerror}") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[RunFolder, Config]:
+        """An existing run and its configuration.
+
+        Raises:
+            UserError: The folder is no run, or its configuration cannot be read.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise UserError(f"'{path}' is no run: it has no config.json")
+        try:
+            return folder, Config.from_json(folder.config.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read '{folder.config}': {error}") from error
+        except UserError as error:
+            raise UserError(f"'{folder.config}': {error}") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON so that the file is at any moment either the old one or the whole new one."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text so that the file is at any moment either the old one or the whole new one."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,56 @@
+"""What came of a run, in ``summary.json``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from stable_baselines3 import PPO
+
+import cbp
+from agents.callbacks import PhaseCallback
+from agents.config import Config
+from agents.policies import replaced_units
+from agents.run_folder import RunFolder, write_json
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+
+
+def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback, seconds: float) -> dict[str, Any]:
+    """Writes and returns the summary.
+
+    Args:
+        folder: The run.
+        config: Its configuration.
+        model: The model as it is now.
+        phases: What happened in each phase.
+        seconds: Wall-clock time since the start or the last resume.
+    """
+    returns = [value for phase in phases.phases.values() for value in phase.returns]
+    summary = {
+        "complete": model.num_timesteps >= config.timesteps,
+        "phases": [
+            {
+                **({config.param: phase.value} if config.param else {}),
+                "mean_return": phase.mean_return,
+                "final_return": phase.final_return,
+                "episodes": len(phase.returns),
+                "steps": phase.steps,
+            }
+            for _, phase in sorted(phases.phases.items())
+        ],
+        "timesteps": model.num_timesteps,
+        "episodes": len(returns),
+        "mean_return": float(np.mean(returns)) if returns else None,
+        "units_replaced": replaced_units(model.policy),
+        "versions": {
+            "python": platform.python_version(),
+            "continual-backprop": cbp.__version__,
+            **{name: version(name) for name in _PACKAGES},
+        },
+        "time": {"seconds": round(seconds, 1)},
+    }
+    write_json(folder.summary, summary)
+    return summary
