@@ -1,0 +1,133 @@
+"""Measures steps/s of a training run, and what continual backpropagation and the callbacks cost of it.
+
+``make bench``, or ``python benchmarks/cost.py [--repeats N] [--output FILE.json]``. The variants alternate within one process,
+and the ratios are taken pair by pair, so that a machine whose speed drifts does not favour one; medians are printed, with the
+quartiles of the ratios. Network and batch sizes are the paper's: two hidden layers of 256 units, 10 epochs of 16 minibatches
+of 128 samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.build import make_model, make_vec_env
+from agents.callbacks import PhaseCallback, UnitCallback
+from agents.config import Config, with_overrides
+from agents.logs import make_logger
+from agents.run_folder import RunFolder
+
+UPDATES = 160  # 10 epochs of 16 minibatches
+ROLLOUT = 2048
+
+
+def make(method: str, **overrides: float | str) -> PPO:
+    """A model of the default run, ready to learn."""
+    hyperparameters, method_kwargs = with_overrides(method, overrides.items())
+    config = Config(
+        env="ant-nonstationary-v0",
+        method=method,
+        timesteps=ROLLOUT,
+        period=60_000,
+        param="friction",
+        seed=0,
+        n_envs=8,
+        normalize=False,
+        device="cpu",
+        method_kwargs=method_kwargs,
+        hyperparameters=hyperparameters,
+    )
+    model = make_model(config, make_vec_env(config))
+    folder = RunFolder.create(Path(tempfile.mkdtemp()) / "run", config)
+    model.set_logger(make_logger(folder))
+    model.learn(ROLLOUT)
+    return model
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall-clock time of a call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def alternate(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[list[float], list[float]]:
+    """Times of two actions, measured in turn; which comes first changes each time."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats):
+        for which in (0, 1) if repeat % 2 == 0 else (1, 0):
+            times[which].append(seconds((first, second)[which]))
+    return times
+
+
+def overhead(plain: list[float], more: list[float]) -> dict[str, float]:
+    """What the second of a pair costs beyond the first, in per cent of the first: median and quartiles over the pairs."""
+    extra = [100 * (b / a - 1) for a, b in zip(plain, more, strict=True)]
+    low, median, high = statistics.quantiles(extra, n=4)
+    return {"median_percent": round(median, 2), "lower_quartile": round(low, 2), "upper_quartile": round(high, 2)}
+
+
+def cost_of_method(repeats: int) -> dict[str, object]:
+    """Time of PPO.train(), 160 updates, with continual backpropagation and without, by threads."""
+    # Mature from the start, so that units are replaced as often as in the long run.
+    plain, cbp = make("ppo-tuned", weight_decay=1e-4), make("cbp", maturity_threshold=0)
+    result: dict[str, object] = {}
+    before = torch.get_num_threads()
+    for threads in sorted({1, before}):
+        torch.set_num_threads(threads)
+        times = alternate(plain.train, cbp.train, repeats)
+        result[f"{threads} thread{'s' if threads > 1 else ''}"] = {
+            "plain_ms_per_update": round(1e3 * statistics.median(times[0]) / UPDATES, 3),
+            "cbp_ms_per_update": round(1e3 * statistics.median(times[1]) / UPDATES, 3),
+            "cbp_costs": overhead(*times),
+        }
+    torch.set_num_threads(before)
+    return result
+
+
+def cost_of_callbacks(repeats: int) -> dict[str, object]:
+    """Time of one rollout and its updates, with the run's callbacks and without; and steps/s with them."""
+    model = make("cbp")
+
+    def learn(callbacks: list[BaseCallback]) -> None:
+        model.learn(ROLLOUT, callback=callbacks, reset_num_timesteps=False)
+
+    with tempfile.TemporaryDirectory() as folder:
+        callbacks: list[BaseCallback] = [PhaseCallback("friction", Path(folder, "episodes.csv")), UnitCallback()]
+        times = alternate(lambda: learn([]), lambda: learn(callbacks), repeats)
+    return {
+        "steps_per_second": round(ROLLOUT / statistics.median(times[1])),
+        "callbacks_cost": overhead(*times),
+    }
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=20, help="measured pairs of each comparison (default: 20)")
+    parser.add_argument("--output", type=Path, help="also write the result to this JSON file")
+    args = parser.parse_args()
+    result = {
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "repeats": args.repeats,
+        "method": cost_of_method(args.repeats),
+        "training": cost_of_callbacks(args.repeats),
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

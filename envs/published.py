@@ -1,0 +1,93 @@
+"""Two habits of the published Ant environment that today's Gymnasium does not have."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat, TypeVar
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+from envs import checks
+
+ObsType = TypeVar("ObsType")
+ActType = TypeVar("ActType")
+
+ACTION_BOUND = 1e6
+"""Beyond every action that a policy draws."""
+
+
+class UnclippedActions(gymnasium.Wrapper[ObsType, NDArray[np.float32], ObsType, NDArray[np.float32]], RecordConstructorArgs):
+    """Lets actions beyond the actuators' range through to a MuJoCo environment.
+
+    Agents clip actions to the action space, so this one is given bounds of ±10⁶ (finite: Stable-Baselines3 refuses infinite
+    ones). MuJoCo clamps the controls itself, so the physics is that of the clipped action, but the environment's control cost
+    is that of the action as the agent drew it: −0.5·Σa² for the Ant.
+
+    Args:
+        env: A MuJoCo environment with a Box of float32 actions, all of whose actuators limit their control.
+
+    Raises:
+        envs.ParameterError: Another environment.
+    """
+
+    def __init__(self, env: gymnasium.Env[ObsType, NDArray[np.float32]]) -> None:
+        model = checks.mujoco_model(env)
+        if not isinstance(env.action_space, Box):
+            raise checks.ParameterError(f"env must have a Box of actions, got {env.action_space} of {checks.env_name(env)}")
+        if not model.actuator_ctrllimited.all():
+            raise checks.ParameterError(f"env must limit the control of every actuator, got {checks.env_name(env)}")
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        self.action_space = Box(-ACTION_BOUND, ACTION_BOUND, env.action_space.shape, np.float32)
+
+
+class TerminateAfter(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstructorArgs):
+    """Terminates, instead of truncating, an episode after so many steps.
+
+    A learner then takes the time limit for the end of the task and adds no value of the state that would have followed.
+
+    Args:
+        env: Any environment.
+        steps: Steps of an episode, at least 1. Where a time limit truncates at the same step, both flags are set, and
+            Stable-Baselines3 counts the episode as terminated.
+
+    Raises:
+        envs.ParameterError: An argument that is not one of those above.
+    """
+
+    def __init__(self, env: gymnasium.Env[ObsType, ActType], steps: int) -> None:
+        if not isinstance(env, gymnasium.Env):
+            raise checks.ParameterError(f"env must be a Gymnasium environment, got {checks.env_name(env)}")
+        self._limit = checks.integer("steps", steps, lowest=1)
+        RecordConstructorArgs.__init__(self, steps=self._limit)
+        gymnasium.Wrapper.__init__(self, env)
+        self._elapsed = 0
+
+    def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Steps the environment and terminates at the limit.
+
+        Args:
+            action: The environment's action.
+
+        Returns:
+            What the environment returned, terminated from the limit on.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._elapsed += 1
+        return observation, reward, terminated or self._elapsed >= self._limit, truncated, info
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
+        """Resets the environment and the count of steps.
+
+        Args:
+            seed: Passed on to the environment.
+            options: Passed on to the environment.
+
+        Returns:
+            The observation and ``info`` of the environment.
+        """
+        self._elapsed = 0
+        return self.env.reset(seed=seed, options=options)

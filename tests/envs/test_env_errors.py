@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+
+import envs
+
+
+@pytest.fixture(scope="module")
+def ant():
+    return gymnasium.make("Ant-v5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed", "received"),
+    [
+        ({"low": float("nan")}, "at least 1e-05", "nan"),
+        ({"low": -0.5}, "at least 1e-05", "-0.5"),
+        ({"low": 0}, "at least 1e-05", "got 0"),
+        ({"low": 1e-6}, "at least 1e-05", "1e-06"),
+        ({"low": True}, "finite number", "True"),
+        ({"low": "0.1"}, "finite number", "'0.1'"),
+        ({"low": np.array([[0.1], [0.2]])}, "finite number", "array([[0.1], [0.2]])"),
+        ({"high": 0}, "at least 1e-05", "got 0"),
+        ({"high": float("inf")}, "finite number", "inf"),
+        ({"high": 10**400}, "finite number", "got 1000"),
+        ({"high": np.float32("nan")}, "finite number", "nan"),
+        ({"low": 3.0}, "low must be at most high", "low=3.0 and high=2.0"),
+        ({"low": 0.3, "high": 0.2}, "low must be at most high", "low=0.3 and high=0.2"),
+        ({"period": 0}, "integer of at least 1", "got 0"),
+        ({"period": -5}, "integer of at least 1", "-5"),
+        ({"period": 1.5}, "integer of at least 1", "1.5"),
+        ({"period": float("nan")}, "integer of at least 1", "nan"),
+        ({"period": True}, "integer of at least 1", "True"),
+        ({"period": None}, "integer of at least 1", "None"),
+        ({"seed": -1}, "integer of at least 0", "-1"),
+        ({"seed": 0.5}, "integer of at least 0", "0.5"),
+        ({"seed": False}, "integer of at least 0", "False"),
+        ({"parameter": "fricton"}, "'friction'", "'fricton'; did you mean 'friction'?"),
+        ({"parameter": 3}, "'friction'", "got 3"),
+        ({"parameter": ["friction"]}, "'friction'", "['friction']"),
+        ({"schedule": "loguniform"}, "'log_uniform'", "'loguniform'; did you mean 'log_uniform'?"),
+        ({"schedule": "zigzag"}, "'log_uniform'", "'zigzag'"),
+        ({"change_at": "episode"}, "'episode_end', 'now'", "'episode'; did you mean 'episode_end'?"),
+        ({"change_at": None}, "'episode_end', 'now'", "None"),
+    ],
+)
+def test_a_bad_argument_is_refused_on_one_line_with_what_is_allowed_and_what_was_received(ant, arguments, allowed, received):
+    for make in (lambda: envs.NonStationary(ant, **arguments), lambda: gymnasium.make("ant-nonstationary-v0", **arguments)):
+        with pytest.raises(envs.ParameterError) as error:
+            make()
+        message = str(error.value)
+        assert allowed in message
+        assert received in message
+        assert "\n" not in message
+
+
+def test_a_refused_wrapper_leaves_the_environment_as_it_was(ant):
+    with pytest.raises(envs.ParameterError):
+        envs.NonStationary(ant, period=0)
+    assert (ant.unwrapped.model.geom_friction[:, 0] == 1.0).all()
+
+
+@pytest.mark.parametrize("wrapper", [envs.NonStationary, envs.UnclippedActions])
+def test_an_environment_that_is_no_mujoco_one_is_refused_by_its_id(wrapper):
+    with pytest.raises(envs.ParameterError, match=r"MuJoCo environment, got CartPole-v1"):
+        wrapper(gymnasium.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("not_an_env", ["Ant-v5", None, gymnasium])
+def test_what_is_no_environment_at_all_is_refused(not_an_env):
+    for wrap in (envs.NonStationary, envs.UnclippedActions, lambda env: envs.TerminateAfter(env, 5)):
+        with pytest.raises(envs.ParameterError, match="environment, got"):
+            wrap(not_an_env)
+
+
+class Slider(gymnasium.Env):
+    def __init__(self, ctrllimited, action_space):
+        joint = '<joint name="x" type="slide"/><geom size="0.1"/>'
+        motor = f'<motor joint="x" ctrllimited="{ctrllimited}" ctrlrange="-1 1"/>'
+        xml = f"<mujoco><worldbody><body>{joint}</body></worldbody><actuator>{motor}</actuator></mujoco>"
+        self.model = mujoco.MjModel.from_xml_string(xml)
+        self.action_space = action_space
+
+    def __repr__(self):
+        return "Slider()"
+
+
+def test_unclipped_actions_need_actuators_that_limit_their_control():
+    box = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    assert envs.UnclippedActions(Slider("true", box)).action_space.shape == (1,)
+    with pytest.raises(envs.ParameterError, match=r"limit the control of every actuator, got Slider\(\)"):
+        envs.UnclippedActions(Slider("false", box))
+
+
+def test_unclipped_actions_need_a_box_of_actions():
+    with pytest.raises(envs.ParameterError, match=r"Box of actions, got Discrete\(3\) of Slider\(\)"):
+        envs.UnclippedActions(Slider("true", gymnasium.spaces.Discrete(3)))
+
+
+@pytest.mark.parametrize("steps", [0, -3, 2.5, True, None])
+def test_terminate_after_refuses_what_is_no_number_of_steps(ant, steps):
+    with pytest.raises(envs.ParameterError, match=f"integer of at least 1, got {steps}"):
+        envs.TerminateAfter(ant, steps)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True])
+def test_a_bad_seed_of_reset_is_refused_and_restarts_nothing(seed):
+    env = envs.NonStationary(gymnasium.make("Ant-v5"), period=1, seed=0)
+    env.reset()
+    for _ in range(2):
+        env.step(np.zeros(8))
+    env.reset()
+    value = env.value
+    with pytest.raises(envs.ParameterError, match=f"got {seed}"):
+        env.reset(seed=seed)
+    assert (env.phase, env.value) == (1, value)
+
+
+def test_numpy_numbers_are_taken_and_recorded_as_python_numbers(ant):
+    env = envs.NonStationary(ant, low=np.float32(0.5), high=np.float64(1.5), period=np.int64(7), seed=np.uint8(3))
+    recorded = env.spec.additional_wrappers[-1].kwargs
+    assert {name: type(recorded[name]) for name in ("low", "high", "period", "seed")} == {
+        "low": float,
+        "high": float,
+        "period": int,
+        "seed": int,
+    }
+    assert 0.5 <= env.value <= 1.5
+
+
+def test_parameter_errors_are_value_errors():
+    assert issubclass(envs.ParameterError, ValueError)
