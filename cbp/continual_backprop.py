@@ -93,12 +93,12 @@ class ContinualBackprop:
         seed: int = 0,
         layers: Sequence[HiddenLayer] | None = None,
     ) -> None:
-        if not 0 <= replacement_rate <= 1:
-            raise ValueError(f"replacement_rate must be in [0, 1], got {replacement_rate!r}")
+        if not (isinstance(replacement_rate, int | float) and 0 <= replacement_rate <= 1):
+            raise ValueError(f"replacement_rate must be a number in [0, 1], got {replacement_rate!r}")
         if isinstance(maturity_threshold, bool) or not isinstance(maturity_threshold, int) or maturity_threshold < 0:
             raise ValueError(f"maturity_threshold must be a whole number of updates >= 0, got {maturity_threshold!r}")
-        if not 0 <= decay_rate < 1:
-            raise ValueError(f"decay_rate must be in [0, 1), got {decay_rate!r}")
+        if not (isinstance(decay_rate, int | float) and 0 <= decay_rate < 1):
+            raise ValueError(f"decay_rate must be a number in [0, 1), got {decay_rate!r}")
         _check_choice("utility", utility, Utility)
         _check_choice("rounding", rounding, Rounding)
         _check_choice("reset_optimizer", reset_optimizer, ResetOptimizer)

@@ -1,0 +1,37 @@
+# The first call of any target sets up .venv; later calls find it there.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN := .venv/bin/python
+
+.PHONY: train test slow lint format bench tensorboard clean
+
+train: .venv/installed
+	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
+
+test: .venv/installed
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+
+slow: .venv/installed
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: .venv/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: .venv/installed
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: .venv/installed
+	$(RUN) benchmarks/cost.py $(ARGS)
+
+tensorboard: .venv/installed
+	$(RUN) -m tensorboard.main --logdir runs --host localhost
+
+clean:
+	rm -rf .venv *.egg-info
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@
