@@ -44,6 +44,8 @@ def draw_run(folder: RunFolder, config: Config) -> None:
     for axis, (measure, label, scale) in zip(axes[1:], groups, strict=True):
         _draw_layers(axis, progress, steps, measure, scale)
         axis.set_ylabel(label)
+        if measure == "mean_utility":
+            axis.set_yscale("log")  # layers differ by orders of magnitude
     spans = _phases(progress, steps, config.param)
     for i, axis in enumerate(axes):
         _shade(axis, spans, config.param, labelled=i == 0)
@@ -81,7 +83,8 @@ def _draw_layers(
         group, *path, last = name.split("/")
         if group in ("cbp", "plasticity") and last == measure:
             style = "-" if path[-1] == "hidden1" else "--"
-            axis.plot(steps, scale * values, style, color=colours.get(path[0]), linewidth=1.2, label=" ".join(path))
+            drawn = np.where(values > 0, scale * values, np.nan) if measure == "mean_utility" else scale * values
+            axis.plot(steps, drawn, style, color=colours.get(path[0]), linewidth=1.2, label=" ".join(path))
     if axis.lines:
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     else:

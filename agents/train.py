@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
+        return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +88,7 @@ def _from_arguments(args: argparse.Namespace) -> tuple[Config, Path]:
     if preset.env_kwargs and not is_nonstationary(spec):
         raise UserError(f"preset '{preset_name}' is that of ant-nonstationary, got env '{args.env}'")
     changes = is_nonstationary(spec) or args.period is not None or args.param is not None
-    hyperparameters, method_kwargs = with_overrides(method, map(_parse_override, args.set or []))
+    hyperparameters, method_kwargs = with_overrides(method, [*preset.changes.items(), *map(_parse_override, args.set or [])])
     config = Config(
         env=spec.id,
         method=method,

@@ -97,7 +97,7 @@ def cost_of_method(repeats: int) -> dict[str, object]:
 
 def cost_of_callbacks(repeats: int) -> dict[str, object]:
     """Time of one rollout and its updates, with the run's callbacks and without; and steps/s with them."""
-    model = make("cbp")
+    model = make("cbp", maturity_threshold=0)
 
     def learn(callbacks: list[BaseCallback]) -> None:
         model.learn(ROLLOUT, callback=callbacks, reset_num_timesteps=False)

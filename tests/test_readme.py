@@ -1,0 +1,45 @@
+"""What the README shows works as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from agents import train
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
+]
+
+
+@pytest.mark.filterwarnings("ignore:no unit will be replaced:UserWarning")
+@pytest.mark.parametrize("code", SNIPPETS, ids=lambda code: code.splitlines()[0])
+def test_a_snippet_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_exists(command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+        return
+    assert words[:3] == ["python", "-m", "agents.train"]
+    arguments = train._parser().parse_args(words[3:])
+    if arguments.resume is None:
+        config, _ = train._from_arguments(arguments)
+        assert config.period is None or config.timesteps > config.period
+
+
+def test_every_linked_file_exists():
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", TEXT)
+    assert len(links) > 5
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert missing == []
