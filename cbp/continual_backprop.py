@@ -99,6 +99,8 @@ class ContinualBackprop:
             raise ValueError(f"maturity_threshold must be a whole number of updates >= 0, got {maturity_threshold!r}")
         if not (isinstance(decay_rate, int | float) and 0 <= decay_rate < 1):
             raise ValueError(f"decay_rate must be a number in [0, 1), got {decay_rate!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"seed must be a whole number, got {seed!r}")
         _check_choice("utility", utility, Utility)
         _check_choice("rounding", rounding, Rounding)
         _check_choice("reset_optimizer", reset_optimizer, ResetOptimizer)
@@ -302,7 +304,8 @@ class TrackedLayer:
             tap.received = None
         if known.device != self.utility.device:
             self._move_to(known.device)
-        return [(known if h is None else h).reshape(-1, self.hidden.units) for h in received]
+        # Under automatic mixed precision layers receive half precision.
+        return [(known if h is None else h).reshape(-1, self.hidden.units).to(self.utility.dtype) for h in received]
 
     def advance(self, maturity_threshold: int) -> None:
         """One update passes: a ← a + 1, and ``eligible`` counts who became mature."""
@@ -332,6 +335,7 @@ class TrackedLayer:
             "mean_activation": self.mean_activation.clone(),
             "counter": self.counter,
             "replaced": self.replaced,
+            "fresh_bound": self.fresh_bound,
         }
 
     def load_state_dict(self, state: dict[str, Any], maturity_threshold: int) -> None:
@@ -341,6 +345,7 @@ class TrackedLayer:
         self.mean_activation.copy_(state["mean_activation"])
         self.counter = float(state["counter"])
         self.replaced = int(state["replaced"])
+        self.fresh_bound = float(state["fresh_bound"])
         ages = sorted(Counter(self.age.tolist()).items(), reverse=True)
         self._clock = 0
         self.eligible = sum(number for age, number in ages if age > maturity_threshold)

@@ -7,7 +7,8 @@ names of attributes: ``Sequential``, nested modules, functional activations and 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,9 @@ class HiddenLayer:
         object.__setattr__(self, "norms", tuple(self.norms))
         if not self.outgoing:
             raise LayerError(f"layer '{self.name}' has no outgoing layer")
+        for linear in (self.incoming, *self.outgoing):
+            if not isinstance(linear, nn.Linear):
+                raise LayerError(f"layer '{self.name}' must lie between Linear layers, got a {type(linear).__name__}")
         for linear in self.outgoing:
             if linear.in_features != self.units:
                 raise LayerError(
@@ -168,7 +172,7 @@ def find_layers(model: nn.Module) -> list[HiddenLayer]:
         The hidden layers in the order of the forward pass, named by their path in the model.
 
     Raises:
-        LayerError: The forward pass cannot be traced, a module with weights is no Linear layer, a layer is used twice, its
+        LayerError: The forward pass cannot be traced, there are weights that are no Linear layer's, a layer is used twice, its
             units also reach something other than Linear layers, or there is no hidden layer.
 
     Example:
@@ -176,14 +180,38 @@ def find_layers(model: nn.Module) -> list[HiddenLayer]:
         >>> [(layer.name, layer.units, layer.activation) for layer in find_layers(model)]
         [('0', 8, 'relu'), ('2', 8, 'tanh')]
     """
+    with _traced(model) as graph:
+        linears = _linears(model, graph)
+    hidden = [linear.as_hidden_layer(name) for name, linear in linears.items() if linear.outgoing]
+    if not hidden:
+        raise LayerError(
+            f"{type(model).__name__} has no hidden layer: it needs a Linear layer that feeds another, found "
+            f"{sorted(linears) or 'no Linear layer'}"
+        )
+    return hidden
+
+
+@contextmanager
+def _traced(model: nn.Module) -> Iterator[fx.Graph]:
+    """The graph of the forward pass. Leaves no trace on the model or on torch's random state."""
+    before = set(vars(model))
     try:
-        graph = _Tracer().trace(model)
+        with torch.random.fork_rng(devices=[]):  # a forward pass may draw numbers that do not depend on its input
+            graph = _Tracer().trace(model)
     except Exception as error:  # whatever the model's own forward raises under tracing
         raise LayerError(
             f"the forward pass of {type(model).__name__} cannot be traced ({error}); give its hidden layers: "
             "layers=[cbp.HiddenLayer(model.first, [model.second]), …]"
         ) from error
+    try:
+        yield graph
+    finally:
+        for name in set(vars(model)) - before:  # the tracer hangs tensors that forward() makes onto the model
+            delattr(model, name)
 
+
+def _linears(model: nn.Module, graph: fx.Graph) -> dict[str, _Linear]:
+    """The Linear layers in the order of the forward pass, each with what receives its units."""
     linears: dict[str, _Linear] = {}
     values: dict[fx.Node, _Value] = {}
     for node in graph.nodes:
@@ -194,26 +222,37 @@ def find_layers(model: nn.Module) -> list[HiddenLayer]:
         elif _is_unitwise(node, module) and (source := _common_source(inputs)):
             values[node] = _pass_unitwise(node, module, source, inputs)
         else:
-            if module is not None and any(True for _ in module.parameters()) and not isinstance(module, nn.LayerNorm):
-                raise LayerError(f"module '{node.target}' is a {type(module).__name__}, which is not supported yet")
             reached = frozenset().union(*(value.layers for value in inputs))
+            _refuse_other_weights(node, module, model, reached)
             place = "the model's output" if node.op == "output" else f"'{_describe(node)}'"
             for name in reached:
                 linears[name].elsewhere = linears[name].elsewhere or place
             values[node] = _Value(mixed=reached)
+    return linears
 
-    hidden = [linear.as_hidden_layer(name) for name, linear in linears.items() if linear.outgoing]
-    if not hidden:
+
+def _refuse_other_weights(node: fx.Node, module: nn.Module | None, model: nn.Module, reached: frozenset[str]) -> None:
+    """Weights that are no Linear layer's: a module with some, or a bare matrix that is applied to hidden units."""
+    if module is not None and not isinstance(module, nn.LayerNorm) and any(True for _ in module.parameters()):
+        raise LayerError(f"module '{node.target}' is a {type(module).__name__}, which is not supported yet")
+    bare = [n for n in node.all_input_nodes if n.op == "get_attr" and _is_matrix(operator.attrgetter(str(n.target))(model))]
+    if bare and reached:
         raise LayerError(
-            f"{type(model).__name__} has no hidden layer: it needs a Linear layer that feeds another, found "
-            f"{sorted(linears) or 'no Linear layer'}"
+            f"parameter '{bare[0].target}' is applied to the units of layer '{min(reached)}' without a Linear layer, which is "
+            "not supported yet"
         )
-    return hidden
+
+
+def _is_matrix(value: object) -> bool:
+    """Whether it is a parameter that mixes units; one with a single dimension scales or shifts them (a log_std, say)."""
+    return isinstance(value, nn.Parameter) and value.ndim > 1
 
 
 def _pass_linear(name: str, module: nn.Linear, received: _Value, linears: dict[str, _Linear]) -> _Value:
-    if name in linears:
-        raise LayerError(f"layer '{name}' is used more than once in the forward pass")
+    for other, linear in linears.items():
+        if linear.module.weight is module.weight:
+            shared = "" if other == name else f" (it shares its weights with '{other}')"
+            raise LayerError(f"layer '{name}' is used more than once in the forward pass{shared}")
     if received.source:
         before = linears[received.source]
         before.outgoing.append(module)

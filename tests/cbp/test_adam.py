@@ -1,0 +1,198 @@
+"""`cbp.Adam`: torch's Adam, but with a step count per element."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from small_networks import Problem, chain, learn
+from torch import nn
+
+import cbp
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"betas": (0.99, 0.99), "weight_decay": 1e-2},
+        {"betas": (0.0, 0.999), "lr": 3e-3},
+        {"betas": (0.9, 0.0), "eps": 0.1},  # without a large eps m/|g| amplifies rounding wherever a gradient is near 0
+        {"betas": (0.0, 0.0), "lr": 1e-4},
+        {"eps": 1e-3, "weight_decay": 1e-3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_torch_adam_as_long_as_nothing_is_reset(options, dtype):
+    model = chain(3, 8, 2, activation=nn.Tanh).to(dtype)
+    twin = copy.deepcopy(model)
+    ours, theirs = cbp.Adam(model.parameters(), **options), torch.optim.Adam(twin.parameters(), **options)
+    start = model[0].weight.detach().clone()
+    problem = Problem(3, 2)
+    for _ in range(300):
+        x, y = (batch.to(dtype) for batch in problem())
+        learn(model, ours, x, y)
+        learn(twin, theirs, x, y)
+        for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+            # The count, and so the correction, is float32 in either case; rounding adds up over the steps.
+            torch.testing.assert_close(parameter, other, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-6)
+    assert (model[0].weight - start).abs().max() > 1e-3
+
+
+def test_two_steps_worked_out_by_hand():
+    weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = cbp.Adam([weight], lr=0.1, betas=(0.5, 0.75), eps=0.0)
+    weight.grad = torch.tensor([2.0], dtype=torch.float64)
+    optimizer.step()
+    # m = 0.5 · 2 = 1, m̂ = 1 / (1 − 0.5) = 2;  v = 0.25 · 4 = 1, v̂ = 1 / (1 − 0.75) = 4;  θ = 1 − 0.1 · 2 / 2 = 0.9
+    assert weight.item() == pytest.approx(0.9, rel=1e-6)
+    weight.grad = torch.tensor([-1.0], dtype=torch.float64)
+    optimizer.step()
+    # m = 0.5 · 1 − 0.5 · 1 = 0: no step;  v = 0.75 · 1 + 0.25 · 1 = 1
+    assert weight.item() == pytest.approx(0.9, rel=1e-6)
+    weight.grad = torch.tensor([-1.0], dtype=torch.float64)
+    optimizer.step()
+    # m = −0.5, m̂ = −0.5 / (1 − 0.125) = −4/7;  v = 1, v̂ = 1 / (1 − 27/64) = 64/37;  θ = 0.9 + 0.1 · 4/7 · √(37/64)
+    assert weight.item() == pytest.approx(0.9 + 0.1 * 4 / 7 * math.sqrt(37) / 8, rel=1e-6)
+
+
+def reset(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, element: int, names: tuple[str, ...]) -> None:
+    for name in names:
+        optimizer.state[parameter][name][element] = 0
+
+
+def test_element_whose_state_is_reset_starts_with_a_step_of_lr():
+    lr = 0.01
+    ours, theirs = (nn.Parameter(torch.zeros(3, dtype=torch.float64)) for _ in range(2))
+    adam, torch_adam = cbp.Adam([ours], lr=lr), torch.optim.Adam([theirs], lr=lr)
+    gradient = torch.full((3,), 0.5, dtype=torch.float64)
+    ours.grad, theirs.grad = gradient, gradient
+    for _ in range(200):
+        adam.step()
+        torch_adam.step()
+    torch_adam.state[theirs]["step"].fill_(1e6)  # as after a long time: 0.999^1000000 = 0 corrects nothing
+    torch_adam.state[theirs]["exp_avg_sq"].fill_(0.25)
+    before, before_torch = ours.detach().clone(), theirs.detach().clone()
+    reset(adam, ours, 1, ("exp_avg", "exp_avg_sq", "step"))
+    reset(torch_adam, theirs, 1, ("exp_avg", "exp_avg_sq"))
+    adam.step()
+    torch_adam.step()
+    # With a constant gradient g: m̂ = g, v̂ = g², every step has size lr, and so has that of the reset element.
+    assert (before - ours).tolist() == pytest.approx([lr] * 3, rel=1e-5)
+    # torch, moments zeroed under a large count: m = (1 − β₁)·g, v = (1 − β₂)·g², both uncorrected:
+    # (1 − β₁) / √(1 − β₂) · lr = 0.1 / √0.001 · lr = 3.16 · lr
+    expected = 0.1 / math.sqrt(0.001) * lr
+    assert (before_torch - theirs).tolist() == pytest.approx([lr, expected, lr], rel=1e-5)
+    assert adam.state[ours]["step"].tolist() == [201.0, 1.0, 201.0]
+
+
+def test_second_and_third_steps_after_a_reset_have_size_lr_too():
+    weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = cbp.Adam([weight], lr=0.01, betas=(0.9, 0.99))
+    weight.grad = torch.tensor([0.3, -0.3], dtype=torch.float64)
+    for _ in range(50):
+        optimizer.step()
+    reset(optimizer, weight, 0, ("exp_avg", "exp_avg_sq", "step"))
+    for _ in range(3):
+        before = weight.detach().clone()
+        optimizer.step()
+        assert (before - weight).tolist() == pytest.approx([0.01, -0.01], rel=1e-5)
+
+
+def test_weight_decay_is_coupled():
+    weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = cbp.Adam([weight], lr=0.1, betas=(0.0, 0.0), eps=1.0, weight_decay=0.5)
+    weight.grad = torch.tensor([3.0], dtype=torch.float64)
+    optimizer.step()
+    # g = 3 + 0.5 · 2 = 4;  θ = 2 − 0.1 · 4 / (4 + 1) = 1.92
+    assert weight.item() == pytest.approx(1.92)
+
+
+def test_state_dict_round_trip_goes_on_identically(tmp_path):
+    model = chain(3, 8, 2)
+    optimizer = cbp.Adam(model.parameters(), lr=0.01, weight_decay=1e-3)
+    problem = Problem(3, 2)
+    for _ in range(20):
+        learn(model, optimizer, *problem())
+    optimizer.state[model[0].weight]["step"][2] = 0
+    torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "saved.pt")
+
+    saved = torch.load(tmp_path / "saved.pt", weights_only=True)
+    twin = chain(3, 8, 2, seed=1)
+    twin.load_state_dict(saved[0])
+    twin_optimizer = cbp.Adam(twin.parameters(), lr=0.5)
+    twin_optimizer.load_state_dict(saved[1])
+    for _ in range(20):
+        x, y = problem()
+        learn(model, optimizer, x, y)
+        learn(twin, twin_optimizer, x, y)
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+    assert twin_optimizer.state[twin[0].weight]["step"].tolist() == [[40.0] * 3] * 2 + [[20.0] * 3] + [[40.0] * 3] * 5
+
+
+def test_parameter_groups_have_their_own_options():
+    fast, slow = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = cbp.Adam([{"params": [fast], "lr": 0.5}, {"params": [slow]}], lr=0.01)
+    fast.grad, slow.grad = torch.ones(1), torch.ones(1)
+    optimizer.step()
+    # The first step has size lr.
+    assert (fast.item(), slow.item()) == pytest.approx((-0.5, -0.01), rel=1e-5)
+
+
+def test_parameter_without_gradient_is_left_alone():
+    used, unused = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = cbp.Adam([used, unused], lr=0.1, weight_decay=0.1)
+    used.grad = torch.ones(1)
+    optimizer.step()
+    assert unused.item() == 1.0
+    assert not optimizer.state[unused]
+    assert used.item() == pytest.approx(0.9, rel=1e-5)
+
+
+def test_closure_is_evaluated_with_gradients_on_and_its_loss_returned():
+    weight = nn.Parameter(torch.tensor([3.0]))
+    optimizer = cbp.Adam([weight], lr=0.1)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 9.0
+    assert weight.item() == pytest.approx(2.9, rel=1e-5)
+
+
+def test_sparse_gradient_is_refused():
+    embedding = nn.Embedding(4, 2, sparse=True)
+    optimizer = cbp.Adam(embedding.parameters())
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("lr", -1e-3),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("eps", -1e-8),
+        ("weight_decay", -0.25),
+        ("weight_decay", math.nan),
+        ("betas", (1.0, 0.999)),
+        ("betas", (0.9, 1.5)),
+        ("betas", (-0.1, 0.999)),
+        ("betas", (0.9, math.nan)),
+        ("betas", (0.9,)),
+        ("betas", (0.9, 0.99, 0.999)),
+    ],
+)
+def test_bad_option_is_refused_with_its_name_and_value(option, value):
+    with pytest.raises(ValueError, match=option) as caught:
+        cbp.Adam([nn.Parameter(torch.zeros(1))], **{option: value})
+    assert repr(value) in str(caught.value)

@@ -1,0 +1,126 @@
+"""Deep copies and pickles of a model, alone and together with its method."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from small_networks import Problem, chain, update
+
+import cbp
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),  # noqa: S301
+}
+
+
+def make(seed: int = 0):
+    model = chain(3, 6, 5, 2, seed=seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.1, maturity_threshold=4, utility="zero_contribution")
+    return model, optimizer, method
+
+
+@pytest.fixture(params=COPIES.values(), ids=COPIES.keys())
+def copied(request):
+    return request.param
+
+
+def test_model_optimizer_and_method_copied_together_go_on_identically(copied):
+    model, optimizer, method = make()
+    problem, problem_again = Problem(3, 2), Problem(3, 2)
+    for _ in range(20):
+        update(model, optimizer, method, *problem())
+        problem_again()
+    model_2, optimizer_2, method_2 = copied((model, optimizer, method))
+    weights = [parameter.clone() for parameter in model_2.parameters()]
+
+    history = [update(model, optimizer, method, *problem()) for _ in range(60)]
+    assert sum(len(units) for step in history for units in step) > 20
+    # The original's training left the copy alone.
+    for parameter, before in zip(model_2.parameters(), weights, strict=True):
+        assert torch.equal(parameter, before)
+    assert [update(model_2, optimizer_2, method_2, *problem_again()) for _ in range(60)] == history
+    for parameter, other in zip(model.parameters(), model_2.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+    for layer, other in zip(method.layers, method_2.layers, strict=True):
+        assert torch.equal(layer.utility, other.utility)
+        assert torch.equal(layer.age, other.age)
+        assert (layer.counter, layer.replaced, layer.eligible) == (other.counter, other.replaced, other.eligible)
+
+
+def test_copy_of_the_model_alone_is_free_of_the_method(copied):
+    model, optimizer, method = make()
+    update(model, optimizer, method, *Problem(3, 2)())
+    target = copied(model)
+    # What the copy's training passes see does not reach the method …
+    target(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+    with pytest.raises(RuntimeError, match="training mode"):
+        method.step()
+    # … and the method does not reach the copy's weights.
+    before = copy.deepcopy(target.state_dict())
+    for _ in range(40):
+        update(model, optimizer, method, *Problem(3, 2)())
+    assert min(layer.replaced for layer in method.layers) > 2
+    for name, value in target.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_method_goes_on_after_the_model_alone_was_copied(copied):
+    histories = []
+    for with_copies in (False, True):
+        model, optimizer, method = make()
+        problem = Problem(3, 2)
+        history = []
+        for _ in range(60):
+            if with_copies:
+                target = copied(model)
+                target(torch.ones(1, 3, dtype=torch.float64))
+            history.append(update(model, optimizer, method, *problem()))
+        histories.append((history, list(model.parameters())))
+    assert histories[0][0] == histories[1][0]
+    assert any(any(step) for step in histories[0][0])
+    for parameter, other in zip(histories[0][1], histories[1][1], strict=True):
+        assert torch.equal(parameter, other)
+
+
+def test_pickle_of_the_model_alone_carries_neither_method_nor_activations():
+    model, _, method = make()
+    plain = len(pickle.dumps(chain(3, 6, 5, 2)))
+    model(torch.ones(10_000, 3, dtype=torch.float64))  # 10 000 · 11 activations of 8 bytes
+    pickled = pickle.dumps(model)
+    assert method.layers
+    for name in (b"ContinualBackprop", b"TrackedLayer", b"HiddenLayer", b"Generator"):
+        assert name not in pickled
+    assert len(pickled) < plain + 2000
+
+
+def test_state_dict_of_the_model_is_that_of_a_model_without_the_method():
+    model, _, _ = make()
+    assert list(model.state_dict()) == list(chain(3, 6, 5, 2).state_dict())
+
+
+def test_copy_made_between_forward_pass_and_step_does_not_disturb_the_step(copied):
+    model, optimizer, method = make()
+    x, _ = Problem(3, 2)()
+    model(x).sum().backward()
+    copied(model)
+    optimizer.step()
+    method.step()
+    assert method.layers[0].age.tolist() == [1] * 6
+    assert method.layers[0].utility.any()
+
+
+def test_new_method_can_be_made_on_a_copied_model(copied):
+    model, _, method = make()
+    target = copied(model)
+    optimizer = torch.optim.SGD(target.parameters(), lr=0.01)
+    theirs = cbp.ContinualBackprop(target, optimizer, replacement_rate=0.5, maturity_threshold=0)
+    problem = Problem(3, 2)
+    assert [len(units) for units in update(target, optimizer, theirs, *problem())] == [3, 2]
+    assert method.layers[0].age.tolist() == [0] * 6

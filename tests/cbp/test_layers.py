@@ -1,0 +1,411 @@
+"""Finding hidden layers: what is found, and what is refused with the layer's name."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import chain, still
+from torch import Tensor, nn
+
+import cbp
+
+
+def found(model: nn.Module) -> list[tuple[str, int, list[str], str | None, int]]:
+    """(name, units, names of the outgoing layers, activation, number of norms) of each hidden layer."""
+    names = {module: name for name, module in model.named_modules()}
+    layers = cbp.find_layers(model)
+    assert [names[layer.incoming] for layer in layers] == [layer.name for layer in layers]
+    return [
+        (layer.name, layer.units, [names[linear] for linear in layer.outgoing], layer.activation, len(layer.norms))
+        for layer in layers
+    ]
+
+
+def test_sequential():
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 2))
+    assert found(model) == [("0", 8, ["2"], "relu", 0), ("2", 5, ["4"], "tanh", 0)]
+
+
+def test_nested_modules_with_names():
+    body = nn.Sequential(OrderedDict(input=nn.Linear(3, 8), act=nn.SELU(), hidden=nn.Linear(8, 5)))
+    model = nn.Sequential(OrderedDict(body=body, act=nn.LeakyReLU(), head=nn.Sequential(nn.Linear(5, 2), nn.Tanh())))
+    assert found(model) == [
+        ("body.input", 8, ["body.hidden"], "selu", 0),
+        ("body.hidden", 5, ["head.0"], "leaky_relu", 0),
+    ]
+
+
+def test_named_attributes_are_ordered_by_the_forward_pass_and_not_by_their_definition():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(5, 1)
+            self.second = nn.Linear(8, 5)
+            self.activation = nn.ReLU()
+            self.unused = nn.Linear(7, 7)
+            self.first = nn.Linear(3, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.activation(self.second(self.activation(self.first(x)))))
+
+    assert found(Model()) == [("first", 8, ["second"], "relu", 0), ("second", 5, ["out"], "relu", 0)]
+
+
+@pytest.mark.parametrize(
+    ("act", "name"),
+    [
+        (torch.relu, "relu"),
+        (F.relu, "relu"),
+        (lambda h: h.relu(), "relu"),
+        (lambda h: F.leaky_relu(h, 0.1), "leaky_relu"),
+        (torch.tanh, "tanh"),
+        (lambda h: h.tanh(), "tanh"),
+        (torch.sigmoid, "sigmoid"),
+        (F.gelu, "gelu"),
+        (F.silu, "silu"),
+        (lambda h: 1.7 * torch.tanh(h / 3) + 1, "tanh"),
+        (lambda h: F.dropout(F.relu(h), 0.1), "relu"),
+        (lambda h: h * torch.sigmoid(h), "sigmoid"),
+        (lambda h: h, None),
+    ],
+)
+def test_functional_activations(act, name):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(act(self.first(x)))
+
+    (layer,) = found(Model())
+    assert layer[:3] == ("first", 8, ["second"])
+    if name != "sigmoid":
+        assert layer[3] == name
+
+
+class Heads(nn.Module):
+    """A trunk of two layers and heads of any kind."""
+
+    def __init__(self, *heads: nn.Module) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5))
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.trunk(x)
+        return {str(k): head(h) for k, head in enumerate(self.heads)}
+
+
+def test_trunk_with_two_heads():
+    model = Heads(nn.Linear(5, 2), nn.Linear(5, 1))
+    assert found(model)[1] == ("trunk.2", 5, ["heads.0", "heads.1"], None, 0)
+
+
+def test_trunk_with_heads_that_have_their_own_activations():
+    model = Heads(
+        nn.Sequential(nn.Tanh(), nn.Linear(5, 2)), nn.Sequential(nn.Tanh(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1))
+    )
+    assert found(model) == [
+        ("trunk.0", 8, ["trunk.2"], "relu", 0),
+        ("trunk.2", 5, ["heads.0.1", "heads.1.1"], "tanh", 0),
+        ("heads.1.1", 4, ["heads.1.3"], "relu", 0),
+    ]
+
+
+def test_each_head_is_judged_by_what_it_receives_itself():
+    model = Heads(nn.Sequential(nn.ReLU(), nn.Linear(5, 1)), nn.Sequential(nn.Tanh(), nn.Linear(5, 1))).double()
+    method = cbp.ContinualBackprop(model, still(model), decay_rate=0.0)
+    x = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    h = model.trunk(x).detach()
+    model(x)
+    method.step()
+    w_relu, w_tanh = model.heads[0][1].weight.detach()[0], model.heads[1][1].weight.detach()[0]
+    # η = 0: u = mean relu(h) · |w_relu| + mean |tanh(h)| · |w_tanh|
+    expected = h.clamp(min=0).mean(0) * w_relu.abs() + h.tanh().abs().mean(0) * w_tanh.abs()
+    torch.testing.assert_close(method.layers[1].utility, expected)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [nn.LayerNorm(8), nn.ReLU()],
+        [nn.ReLU(), nn.LayerNorm(8)],
+        [nn.ReLU(), nn.LayerNorm(8), nn.Dropout(0.1)],
+        [nn.LayerNorm(8), nn.ReLU(), nn.LayerNorm(8)],
+    ],
+    ids=["norm before", "norm behind", "norm and dropout behind", "both"],
+)
+def test_layer_norm_and_dropout_between(between):
+    model = nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 8), *between, nn.Linear(8, 2))
+    norms = [module for module in between if isinstance(module, nn.LayerNorm)]
+    assert found(model) == [("1", 8, [str(2 + len(between))], "relu", len(norms))]
+    assert list(cbp.find_layers(model)[0].norms) == norms
+
+
+def test_layer_norm_on_the_trunk_of_two_heads_counts_once():
+    model = Heads(nn.Linear(5, 2), nn.Linear(5, 1))
+    model.trunk.append(nn.LayerNorm(5))
+    assert list(cbp.find_layers(model)[1].norms) == [model.trunk[3]]
+
+
+def test_loop_over_a_module_list():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers[:-1]:
+                x = torch.tanh(layer(x))
+            return self.layers[-1](x)
+
+    assert found(Model()) == [(f"layers.{i}", 4, [f"layers.{i + 1}"], "tanh", 0) for i in range(3)]
+
+
+def test_arithmetic_on_inputs_and_outputs_is_no_obstacle():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+            self.register_buffer("mean", torch.zeros(3))
+            self.log_std = nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+            x = torch.cat([(x - self.mean).view(x.shape[0], -1), action], dim=1)
+            mean, scale = self.second(F.relu(self.first(x))).chunk(2, dim=-1)
+            return torch.tanh(mean) + scale * self.log_std.exp(), self.log_std
+
+    assert found(Model()) == [("first", 8, ["second"], "relu", 0)]
+
+
+def test_layer_called_with_a_keyword_is_found_and_watched():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(input=torch.relu(self.first(input=x)))
+
+    model = Model()
+    assert found(model) == [("first", 8, ["second"], "relu", 0)]
+    method = cbp.ContinualBackprop(model, still(model))
+    model(torch.ones(1, 3))
+    method.step()
+    assert method.layers[0].utility.any()
+
+
+def test_finding_layers_leaves_the_model_as_it_was():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * torch.tensor([1.0, 2.0, 3.0])
+            return self.second(torch.relu(self.first(x)))
+
+    model = Model()
+    before, attributes = copy.deepcopy(model.state_dict()), set(vars(model))
+    assert found(model) == [("first", 8, ["second"], "relu", 0)]
+    assert set(vars(model)) == attributes
+    assert list(model.state_dict()) == list(before)
+    assert model.training
+    model.eval()
+    cbp.find_layers(model)
+    assert not model.training
+
+
+# Refusals
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.head = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.head(h + torch.relu(self.block(h)))
+
+
+class Concatenation(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.head(torch.cat([h, torch.relu(self.block(h))], dim=-1))
+
+
+class SelfNormalised(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.head(h - h.mean(dim=-1, keepdim=True))
+
+
+class Softmaxed(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x).softmax(dim=-1))
+
+
+class AlsoOutput(Residual):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.relu(self.first(x))
+        return self.head(h), h
+
+
+class Looped(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        for _ in range(2):
+            h = torch.relu(self.block(h))
+        return self.head(h)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Residual(), "'(first|block)'.*'add'"),
+        (Concatenation(), "'(first|block)'.*'cat'"),
+        (SelfNormalised(), "'first'.*(mean|sub)"),
+        (Softmaxed(), "'first'.*softmax"),
+        (AlsoOutput(), "'first'.*output"),
+        (Looped(), "'block' is used more than once"),
+        (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(6, 1)), "'0' has 8 units.*6"),
+        (nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 4)), nn.Linear(4, 1)), "'0'.*'1'"),
+        (nn.Sequential(nn.Linear(3, 8), nn.Softmax(dim=-1), nn.Linear(8, 1)), "'0'.*'1'"),
+        (nn.Sequential(nn.Linear(3, 8), nn.GLU(), nn.Linear(4, 1)), "'0'.*'1'"),
+        (nn.Sequential(nn.Linear(3, 8), nn.LayerNorm((4, 8)), nn.Linear(8, 1)), r"'0' has 8 units.*\(4, 8\)"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), "'0' is a Conv2d"),
+        (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)), "'1' is a BatchNorm1d"),
+        (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8, affine=False), nn.ReLU(), nn.Linear(8, 1)), "'0'.*'1'"),
+        (nn.Sequential(nn.Linear(3, 8), nn.GroupNorm(2, 8), nn.Linear(8, 1)), "'1' is a GroupNorm"),
+        (nn.Sequential(nn.Bilinear(3, 3, 8), nn.ReLU(), nn.Linear(8, 1)), "'0' is a Bilinear"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else value[:24],
+)  # fmt: skip
+def test_model_that_is_not_understood_is_refused_with_the_layer(model, message):
+    with pytest.raises(cbp.LayerError, match=message):
+        cbp.find_layers(model)
+
+
+def test_hidden_layer_in_front_of_bare_weights_is_not_forgotten_in_silence():
+    class HeadOfBareWeights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 8)
+            self.head = nn.Parameter(torch.ones(1, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(torch.relu(self.last(torch.relu(self.first(x)))), self.head)
+
+    with pytest.raises(cbp.LayerError, match="'last'"):
+        cbp.find_layers(HeadOfBareWeights())
+
+
+def test_layers_that_share_their_weights_are_refused_as_one_layer_used_twice():
+    model = chain(4, 4, 4, 2)
+    model[2].weight = model[0].weight
+    with pytest.raises(cbp.LayerError, match=r"'[02]'"):
+        cbp.find_layers(model)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_refused_by_kind(kind):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory, self.first, self.head = kind(3, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.first(self.memory(x)[0])))
+
+    with pytest.raises(cbp.LayerError, match=f"'memory' is a {kind.__name__}.*not supported yet"):
+        cbp.find_layers(Model())
+
+
+class Branching(Residual):
+    """Control flow that depends on values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        if h.sum() > 0:
+            h = torch.relu(self.block(h))
+        return self.head(h)
+
+
+def test_control_flow_that_cannot_be_traced_is_refused_with_the_way_out():
+    with pytest.raises(cbp.LayerError, match=r"Branching cannot be traced.*layers=\["):
+        cbp.find_layers(Branching())
+
+
+def test_layers_can_be_given_where_they_cannot_be_found():
+    model = Branching().double()
+    layers = [cbp.HiddenLayer(model.first, [model.block]), cbp.HiddenLayer(model.block, (model.head,), "late", "relu")]
+    method = cbp.ContinualBackprop(
+        model, still(model), layers=layers, replacement_rate=0.5, maturity_threshold=0, init="kaiming"
+    )
+    with torch.no_grad():
+        model.first.bias.fill_(10.0)  # all units active: the branch is taken
+    model(torch.ones(2, 3, dtype=torch.float64))
+    first, second = (units.tolist() for units in method.step())
+    assert (len(first), len(second)) == (4, 4)
+    assert method.layers[1].name == "late"
+    assert not model.head.weight[:, second].any()
+    # gain·√(3/fan_in): 1 where no activation is given, √2 for relu.
+    assert method.layers[0].fresh_bound == pytest.approx((3 / 3) ** 0.5)
+    assert method.layers[1].fresh_bound == pytest.approx(2**0.5 * (3 / 8) ** 0.5)
+
+
+def test_only_the_given_layers_are_treated():
+    model = chain(3, 6, 5, 2)
+    layers = [layer for layer in cbp.find_layers(model) if layer.name == "2"]
+    before = model[0].weight.detach().clone()
+    method = cbp.ContinualBackprop(model, still(model), layers=layers, replacement_rate=1.0, maturity_threshold=0)
+    model(torch.ones(1, 3, dtype=torch.float64))
+    assert [len(units) for units in method.step()] == [5]
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((nn.Linear(3, 8), [nn.Linear(6, 1)], "mine"), "'mine' has 8 units.*6"),
+        ((nn.Linear(3, 8), [nn.Linear(8, 1), nn.Linear(7, 1)], "mine"), "'mine' has 8 units.*7"),
+        ((nn.Linear(3, 8), [], "mine"), "'mine'.*no outgoing"),
+        ((nn.Linear(3, 8), [nn.Linear(8, 1)], "mine", None, [nn.LayerNorm(4)]), r"'mine' has 8 units.*\(4,\)"),
+        ((nn.Conv2d(1, 8, 3), [nn.Linear(8, 1)], "mine"), "'mine'.*Conv2d"),
+        ((nn.Linear(3, 8), [nn.Conv1d(8, 1, 1)], "mine"), "'mine'.*Conv1d"),
+    ],
+    ids=["width", "width of a head", "none", "norm", "convolution", "convolution behind"],
+)
+def test_given_layers_that_do_not_fit_are_refused_by_name(arguments, message):
+    with pytest.raises(cbp.LayerError, match=message):
+        cbp.HiddenLayer(*arguments)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.Linear(3, 1), nn.Sequential(nn.Linear(3, 1), nn.Tanh()), nn.Sequential(nn.Tanh())],
+    ids=["linear", "one", "none"],
+)
+def test_model_without_hidden_layer_is_refused(model):
+    with pytest.raises(cbp.LayerError, match="no hidden layer"):
+        cbp.find_layers(model)
+
+
+def test_empty_list_of_layers_is_refused():
+    model = chain(3, 6, 2)
+    with pytest.raises(cbp.LayerError, match="no hidden layer"):
+        cbp.ContinualBackprop(model, still(model), layers=[])
+
+
+def test_layer_error_is_a_value_error():
+    assert issubclass(cbp.LayerError, ValueError)
