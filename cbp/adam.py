@@ -19,7 +19,8 @@ class Adam(Optimizer):
     moments under a large count make a first step of (1−β₁)/√(1−β₂)·lr: 3.2·lr at the default β. As long as no count is reset,
     the steps equal those of ``torch.optim.Adam`` up to rounding.
 
-    State per parameter: ``step`` (float32, so exact to 16 million steps), ``exp_avg``, ``exp_avg_sq``, all of its shape.
+    State per parameter: ``step`` (a float: exact to 16 million steps in float32), ``exp_avg``, ``exp_avg_sq``, all of its
+    shape.
 
     Args:
         params: Parameters, or dictionaries of parameter groups.
@@ -77,7 +78,7 @@ class Adam(Optimizer):
             raise RuntimeError("cbp.Adam does not support sparse gradients")
         state = cast("dict[str, Tensor]", self.state[parameter])
         if not state:
-            state["step"] = torch.zeros_like(parameter, dtype=torch.float32)
+            state["step"] = torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         step, m, v = state["step"], state["exp_avg"], state["exp_avg_sq"]

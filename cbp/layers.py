@@ -114,11 +114,16 @@ _UNITWISE_FUNCTIONS: dict[Callable[..., Any], str | None] = {
     F.dropout: None, F.alpha_dropout: None, torch.flatten: None,
     torch.sin: "sin", torch.abs: "abs", torch.square: "square", torch.exp: "exp", torch.clamp: "clamp",
     operator.mul: None, operator.add: None, operator.sub: None, operator.truediv: None, operator.neg: None,
-    operator.pow: None, torch.mul: None, torch.add: None,
+    operator.pow: None, operator.iadd: None, operator.isub: None, operator.imul: None, operator.itruediv: None,
+    torch.mul: None, torch.add: None, torch.relu_: "relu", F.relu_: "relu",
 }  # fmt: skip
 _UNITWISE_METHODS: dict[str, str | None] = {
-    "relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid", "clamp": "clamp", "flatten": None, "contiguous": None,
-    "float": None, "double": None, "clone": None,
+    "relu": "relu", "relu_": "relu", "tanh": "tanh", "tanh_": "tanh", "sigmoid": "sigmoid", "clamp": "clamp",
+    "flatten": None, "contiguous": None, "float": None, "double": None, "clone": None,
+}  # fmt: skip
+
+_MIXING_FUNCTIONS = {
+    F.linear, F.bilinear, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.einsum, operator.matmul, "matmul", "mm", "bmm",
 }  # fmt: skip
 
 
@@ -197,17 +202,20 @@ def _traced(model: nn.Module) -> Iterator[fx.Graph]:
     before = set(vars(model))
     try:
         with torch.random.fork_rng(devices=[]):  # a forward pass may draw numbers that do not depend on its input
-            graph = _Tracer().trace(model)
+            yield _trace(model)
+    finally:
+        for name in set(vars(model)) - before:  # the tracer hangs tensors that forward() makes onto the model
+            delattr(model, name)
+
+
+def _trace(model: nn.Module) -> fx.Graph:
+    try:
+        return _Tracer().trace(model)
     except Exception as error:  # whatever the model's own forward raises under tracing
         raise LayerError(
             f"the forward pass of {type(model).__name__} cannot be traced ({error}); give its hidden layers: "
             "layers=[cbp.HiddenLayer(model.first, [model.second]), …]"
         ) from error
-    try:
-        yield graph
-    finally:
-        for name in set(vars(model)) - before:  # the tracer hangs tensors that forward() makes onto the model
-            delattr(model, name)
 
 
 def _linears(model: nn.Module, graph: fx.Graph) -> dict[str, _Linear]:
@@ -223,7 +231,7 @@ def _linears(model: nn.Module, graph: fx.Graph) -> dict[str, _Linear]:
             values[node] = _pass_unitwise(node, module, source, inputs)
         else:
             reached = frozenset().union(*(value.layers for value in inputs))
-            _refuse_other_weights(node, module, model, reached)
+            _refuse_other_weights(node, module, reached)
             place = "the model's output" if node.op == "output" else f"'{_describe(node)}'"
             for name in reached:
                 linears[name].elsewhere = linears[name].elsewhere or place
@@ -231,21 +239,14 @@ def _linears(model: nn.Module, graph: fx.Graph) -> dict[str, _Linear]:
     return linears
 
 
-def _refuse_other_weights(node: fx.Node, module: nn.Module | None, model: nn.Module, reached: frozenset[str]) -> None:
-    """Weights that are no Linear layer's: a module with some, or a bare matrix that is applied to hidden units."""
+def _refuse_other_weights(node: fx.Node, module: nn.Module | None, reached: frozenset[str]) -> None:
+    """Weights that are no Linear layer's: a module with some, or a bare matrix that hidden units are multiplied with."""
     if module is not None and not isinstance(module, nn.LayerNorm) and any(True for _ in module.parameters()):
         raise LayerError(f"module '{node.target}' is a {type(module).__name__}, which is not supported yet")
-    bare = [n for n in node.all_input_nodes if n.op == "get_attr" and _is_matrix(operator.attrgetter(str(n.target))(model))]
-    if bare and reached:
+    if reached and node.target in _MIXING_FUNCTIONS and (bare := [n for n in node.all_input_nodes if n.op == "get_attr"]):
         raise LayerError(
-            f"parameter '{bare[0].target}' is applied to the units of layer '{min(reached)}' without a Linear layer, which is "
-            "not supported yet"
+            f"'{bare[0].target}' multiplies the units of layer '{min(reached)}' without a Linear layer: not supported yet"
         )
-
-
-def _is_matrix(value: object) -> bool:
-    """Whether it is a parameter that mixes units; one with a single dimension scales or shifts them (a log_std, say)."""
-    return isinstance(value, nn.Parameter) and value.ndim > 1
 
 
 def _pass_linear(name: str, module: nn.Linear, received: _Value, linears: dict[str, _Linear]) -> _Value:

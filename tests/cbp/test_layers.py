@@ -167,18 +167,19 @@ def test_loop_over_a_module_list():
     assert found(Model()) == [(f"layers.{i}", 4, [f"layers.{i + 1}"], "tanh", 0) for i in range(3)]
 
 
-def test_arithmetic_on_inputs_and_outputs_is_no_obstacle():
+@pytest.mark.parametrize("shape", [(2,), (1, 2)])
+def test_arithmetic_on_inputs_and_outputs_is_no_obstacle(shape):
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
             self.register_buffer("mean", torch.zeros(3))
-            self.log_std = nn.Parameter(torch.zeros(2))
+            self.log_std = nn.Parameter(torch.zeros(shape))
 
-        def forward(self, x: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(self, x: Tensor, action: Tensor) -> tuple[Tensor, ...]:
             x = torch.cat([(x - self.mean).view(x.shape[0], -1), action], dim=1)
             mean, scale = self.second(F.relu(self.first(x))).chunk(2, dim=-1)
-            return torch.tanh(mean) + scale * self.log_std.exp(), self.log_std
+            return torch.tanh(mean) + scale * self.log_std.exp(), self.log_std.expand_as(mean), self.log_std
 
     assert found(Model()) == [("first", 8, ["second"], "relu", 0)]
 
@@ -219,6 +220,23 @@ def test_finding_layers_leaves_the_model_as_it_was():
     model.eval()
     cbp.find_layers(model)
     assert not model.training
+
+
+def test_failing_to_trace_leaves_the_model_as_it_was():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * torch.tensor([1.0, 2.0, 3.0])
+            return self.second(torch.relu(self.first(x))) if x.sum() > 0 else x
+
+    model = Model()
+    attributes = set(vars(model))
+    with pytest.raises(cbp.LayerError, match="cannot be traced"):
+        cbp.find_layers(model)
+    assert set(vars(model)) == attributes
 
 
 # Refusals

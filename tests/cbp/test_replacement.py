@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -201,3 +202,27 @@ def test_step_without_replacement_needs_no_values_at_all(utility, rounding):
         model(torch.ones(4, 3, dtype=torch.float64, device="meta"))
         assert [len(units) for units in method.step()] == [0, 0]
     assert [layer.eligible for layer in method.layers] == [6, 5]
+
+
+def test_a_unit_whose_utility_is_not_a_number_goes_first_and_an_immature_one_never():
+    model = chain(3, 4, 1)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=1, rounding="stochastic")
+    layer = method.layers[0]
+    model(torch.ones(1, 3, dtype=torch.float64))
+    assert not len(method.step()[0])  # all have age 1, none exceeds 1
+    layer.utility[:] = torch.tensor([9.0, 1.0, math.nan, 9.0])
+    model(torch.ones(1, 3, dtype=torch.float64))
+    assert method.step()[0].tolist() == [2, 1]  # floor(0.5 · 4) = 2: the one that is no number, then the one least useful
+    layer.utility[:] = torch.tensor([8.0, math.nan, 0.0, 9.0])
+    model(torch.ones(1, 3, dtype=torch.float64))
+    assert method.step()[0].tolist() == [0]  # units 1 and 2 are of age 1: floor(0.5 · 2) = 1 of units 0 and 3
+
+
+def test_an_empty_batch_leaves_everything_as_it_was():
+    model = chain(3, 4, 1)
+    method = cbp.ContinualBackprop(model, still(model))
+    model(torch.ones(0, 3, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="no forward pass"):
+        method.step()
+    assert not method.layers[0].utility.isnan().any()
+    assert not method.layers[0].age.any()

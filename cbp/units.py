@@ -1,0 +1,120 @@
+"""What is known about the units of one hidden layer: utilities, ages, how many are mature."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbp.layers import HiddenLayer, Tap
+
+
+class TrackedLayer:
+    """What is known about the units of one hidden layer.
+
+    Attributes:
+        hidden: The modules around the units.
+        utility: ``(units,)``, running average of the units' utility; 0 at replacement.
+        age: ``(units,)`` int64, updates since the unit was made.
+        mean_activation: ``(outgoing layers, units)``, running mean of what each outgoing layer receives; 0 at replacement, and
+            throughout where the utility does not use it.
+        eligible: Number of units older than the maturity threshold.
+        replaced: Number of units replaced so far.
+        counter: Part of a unit still due (``rounding="counter"``).
+        decay_rate: η of the running averages.
+        fresh_bound: Fresh incoming weights are uniform on ±this.
+    """
+
+    def __init__(self, hidden: HiddenLayer, decay_rate: float, fresh_bound: float) -> None:
+        weight = hidden.incoming.weight
+        self.hidden = hidden
+        self.fresh_bound = fresh_bound
+        self.utility = torch.zeros(hidden.units, dtype=weight.dtype, device=weight.device)
+        self.age = torch.zeros(hidden.units, dtype=torch.int64, device=weight.device)
+        self.mean_activation = torch.zeros(len(hidden.outgoing), hidden.units, dtype=weight.dtype, device=weight.device)
+        self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
+        self.counter = 0.0
+        self.replaced = 0
+        self.eligible = 0
+        self.decay_rate = decay_rate
+        self._taps = [Tap.on(linear) for linear in hidden.outgoing]
+        self._clock = 0
+        self._births = deque([(0, hidden.units)])  # (clock, number) of units that are not mature yet
+
+    @property
+    def name(self) -> str:
+        """The layer's path in the model, or the name it was given."""
+        return self.hidden.name
+
+    @property
+    def corrected_utility(self) -> Tensor:
+        """``(units,)``: u / (1 − η^age), what units are ranked by; 0 at age 0."""
+        return self.bias_corrected(self.utility)
+
+    def bias_corrected(self, average: Tensor) -> Tensor:
+        """A running average that began at 0 with each unit, divided by 1 − η^age; 0 at age 0."""
+        correction = 1 - self.decay_rate ** self.age.double()
+        return torch.where(self.age > 0, average / correction, 0).to(average.dtype)
+
+    def take_received(self) -> list[Tensor] | None:
+        """What each outgoing layer received in the last forward pass, each ``(batch, units)``, and forgets it.
+
+        An outgoing layer that was not called counts as if it had received what the first called one did; None if none was, or
+        if the batch was empty.
+        """
+        received = [tap.received for tap in self._taps]
+        known = next((h for h in received if h is not None and h.numel()), None)
+        if known is None:
+            return None
+        for tap in self._taps:
+            tap.received = None
+        if known.device != self.utility.device:
+            self._move_to(known.device)
+        # Under automatic mixed precision layers receive half precision.
+        return [(known if h is None else h).reshape(-1, self.hidden.units).to(self.utility.dtype) for h in received]
+
+    def advance(self, maturity_threshold: int) -> None:
+        """One update passes: a ← a + 1, and ``eligible`` counts who became mature."""
+        self.age += 1
+        self._clock += 1
+        while self._births and self._clock - self._births[0][0] > maturity_threshold:
+            self.eligible += self._births.popleft()[1]
+
+    def forget(self, units: Tensor) -> None:
+        """The units are new."""
+        self.utility[units] = 0
+        self.age[units] = 0
+        self.mean_activation[:, units] = 0
+        self.eligible -= len(units)
+        self.replaced += len(units)
+        self._births.append((self._clock, len(units)))
+
+    def _move_to(self, device: torch.device) -> None:
+        for name in ("utility", "age", "mean_activation", "nothing"):
+            setattr(self, name, getattr(self, name).to(device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers that change with time."""
+        return {
+            "utility": self.utility.clone(),
+            "age": self.age.clone(),
+            "mean_activation": self.mean_activation.clone(),
+            "counter": self.counter,
+            "replaced": self.replaced,
+            "fresh_bound": self.fresh_bound,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], maturity_threshold: int) -> None:
+        """Goes on from a state made by :meth:`state_dict`."""
+        self.utility.copy_(state["utility"])
+        self.age.copy_(state["age"])
+        self.mean_activation.copy_(state["mean_activation"])
+        self.counter = float(state["counter"])
+        self.replaced = int(state["replaced"])
+        self.fresh_bound = float(state["fresh_bound"])
+        ages = sorted(Counter(self.age.tolist()).items(), reverse=True)
+        self._clock = 0
+        self.eligible = sum(number for age, number in ages if age > maturity_threshold)
+        self._births = deque((-age, number) for age, number in ages if age <= maturity_threshold)
