@@ -149,6 +149,11 @@ class UnitCallback(BaseCallback):
         self._every = every
         self._rollouts = 0
 
+    def _on_training_start(self) -> None:
+        policy = self.model.policy
+        assert isinstance(policy, ActorCriticPolicy)  # noqa: S101
+        self._layers = hidden_layers(policy)
+
     def _on_step(self) -> bool:
         return True
 
@@ -161,12 +166,11 @@ class UnitCallback(BaseCallback):
         """Records now, from the last rollout."""
         model, policy = self.model, self.model.policy
         assert isinstance(model, OnPolicyAlgorithm) and isinstance(policy, ActorCriticPolicy)  # noqa: S101, PT018
-        layers = hidden_layers(policy)
         observations = model.rollout_buffer.observations
         steps = math.ceil(_SAMPLES / observations.shape[1])
         on_policy = observations[-steps:].reshape(-1, *observations.shape[2:])[-_SAMPLES:]
-        received = activations(policy, layers, torch.as_tensor(on_policy, device=policy.device))
-        for layer, h in zip(layers, received, strict=True):
+        received = activations(policy, self._layers, torch.as_tensor(on_policy, device=policy.device))
+        for layer, h in zip(self._layers, received, strict=True):
             prefix = f"plasticity/{layer.name}"
             if layer.activation == "relu":
                 self.logger.record(f"{prefix}/dormant_fraction", metrics.dormant_fraction(h))

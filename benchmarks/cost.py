@@ -2,8 +2,8 @@
 
 ``make bench``, or ``python benchmarks/cost.py [--repeats N] [--output FILE.json]``. The variants alternate within one process,
 and the ratios are taken pair by pair, so that a machine whose speed drifts does not favour one; medians are printed, with the
-quartiles of the ratios. Network and batch sizes are the paper's: two hidden layers of 256 units, 10 epochs of 16 minibatches
-of 128 samples.
+quartiles of the ratios. Ratios are of processor time on one thread, which other processes disturb less than wall-clock time.
+Network and batch sizes are the paper's: two hidden layers of 256 units, minibatches of 128 samples, 160 updates a rollout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from agents.config import Config, with_overrides
 from agents.logs import make_logger
 from agents.run_folder import RunFolder
 
-UPDATES = 160  # 10 epochs of 16 minibatches
+UPDATES_PER_EPOCH = 16
 ROLLOUT = 2048
 
 
@@ -54,19 +54,19 @@ def make(method: str, **overrides: float | str) -> PPO:
     return model
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """Wall-clock time of a call."""
-    start = time.perf_counter()
+def cpu_seconds(action: Callable[[], object]) -> float:
+    """Processor time of a call."""
+    start = time.process_time()
     action()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def alternate(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[list[float], list[float]]:
-    """Times of two actions, measured in turn; which comes first changes each time."""
+    """Processor times of two actions, measured in turn; which comes first changes each time."""
     times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats):
         for which in (0, 1) if repeat % 2 == 0 else (1, 0):
-            times[which].append(seconds((first, second)[which]))
+            times[which].append(cpu_seconds((first, second)[which]))
     return times
 
 
@@ -78,51 +78,57 @@ def overhead(plain: list[float], more: list[float]) -> dict[str, float]:
 
 
 def cost_of_method(repeats: int) -> dict[str, object]:
-    """Time of PPO.train(), 160 updates, with continual backpropagation and without, by threads."""
+    """Time of one epoch of PPO.train(), 16 updates, with continual backpropagation and without."""
     # Mature from the start, so that units are replaced as often as in the long run.
     plain, cbp = make("ppo-tuned", weight_decay=1e-4), make("cbp", maturity_threshold=0)
-    result: dict[str, object] = {}
-    before = torch.get_num_threads()
-    for threads in sorted({1, before}):
-        torch.set_num_threads(threads)
-        times = alternate(plain.train, cbp.train, repeats)
-        result[f"{threads} thread{'s' if threads > 1 else ''}"] = {
-            "plain_ms_per_update": round(1e3 * statistics.median(times[0]) / UPDATES, 3),
-            "cbp_ms_per_update": round(1e3 * statistics.median(times[1]) / UPDATES, 3),
-            "cbp_costs": overhead(*times),
-        }
-    torch.set_num_threads(before)
-    return result
+    plain.n_epochs = cbp.n_epochs = 1
+    times = alternate(plain.train, cbp.train, 10 * repeats)
+    return {
+        "plain_ms_per_update": round(1e3 * statistics.median(times[0]) / UPDATES_PER_EPOCH, 3),
+        "cbp_ms_per_update": round(1e3 * statistics.median(times[1]) / UPDATES_PER_EPOCH, 3),
+        "cbp_costs": overhead(*times),
+    }
 
 
 def cost_of_callbacks(repeats: int) -> dict[str, object]:
-    """Time of one rollout and its updates, with the run's callbacks and without; and steps/s with them."""
+    """Time of four rollouts and their updates, with the run's callbacks and without."""
     model = make("cbp", maturity_threshold=0)
 
     def learn(callbacks: list[BaseCallback]) -> None:
-        model.learn(ROLLOUT, callback=callbacks, reset_num_timesteps=False)
+        model.learn(4 * ROLLOUT, callback=callbacks, reset_num_timesteps=False)
 
     with tempfile.TemporaryDirectory() as folder:
         callbacks: list[BaseCallback] = [PhaseCallback("friction", Path(folder, "episodes.csv")), UnitCallback()]
         times = alternate(lambda: learn([]), lambda: learn(callbacks), repeats)
-    return {
-        "steps_per_second": round(ROLLOUT / statistics.median(times[1])),
-        "callbacks_cost": overhead(*times),
-    }
+    return {"seconds_per_rollout": round(statistics.median(times[0]) / 4, 3), "callbacks_cost": overhead(*times)}
+
+
+def speed(repeats: int) -> dict[str, object]:
+    """Environment steps per second of a whole run, wall-clock, rollouts and updates and callbacks, with and without CBP."""
+    models = {method: make(method) for method in ("ppo-tuned", "cbp")}
+    rates: dict[str, list[float]] = {method: [] for method in models}
+    for _ in range(repeats):
+        for method, model in models.items():
+            start = time.perf_counter()
+            model.learn(ROLLOUT, callback=[PhaseCallback("friction"), UnitCallback()], reset_num_timesteps=False)
+            rates[method].append(ROLLOUT / (time.perf_counter() - start))
+    return {method: round(statistics.median(measured)) for method, measured in rates.items()}
 
 
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=20, help="measured pairs of each comparison (default: 20)")
+    parser.add_argument("--repeats", type=int, default=12, help="measured pairs of each comparison (default: 12)")
     parser.add_argument("--output", type=Path, help="also write the result to this JSON file")
     args = parser.parse_args()
-    result = {
+    result: dict[str, object] = {
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "repeats": args.repeats,
-        "method": cost_of_method(args.repeats),
-        "training": cost_of_callbacks(args.repeats),
+        "steps_per_second": speed(args.repeats),
     }
+    torch.set_num_threads(1)  # threads that wait for each other would count as work
+    result["method"] = cost_of_method(args.repeats)
+    result["callbacks"] = cost_of_callbacks(args.repeats)
     text = json.dumps(result, indent=2)
     print(text)
     if args.output:

@@ -1,8 +1,8 @@
 """Shows that the default run learns: does the return rise within a phase of constant friction?
 
 ``python benchmarks/learning.py [--seeds 0-4] [--run-dir DIR] [--output FILE.md]`` trains the default run with each seed (those
-that are complete in DIR are not run again) and compares, for every phase with ten episodes or more, the mean return of the first
-tenth of its episodes with that of the last tenth. Two runs at a time, one thread each.
+that are complete in DIR are not run again) and compares, for every phase with ten episodes or more, the mean return of the
+first tenth of its episodes with that of the last tenth. Two runs at a time, one thread each.
 """
 
 from __future__ import annotations

@@ -120,6 +120,7 @@ class ContinualBackprop:
         self.reset_optimizer = reset_optimizer
         self.optimizer = optimizer
         self.generator = torch.Generator().manual_seed(seed)
+        self._coin = torch.empty(())
         found = find_layers(model) if layers is None else list(layers)
         if not found:
             raise LayerError("no hidden layer was given")
@@ -138,21 +139,21 @@ class ContinualBackprop:
         Raises:
             RuntimeError: No forward pass in training mode with gradients on since the last call.
         """
-        reached = [layer.take_received() for layer in self.layers]
-        if all(received is None for received in reached):
-            raise RuntimeError("step() found no forward pass since the last one: call the model in training mode, gradients on")
         # Every layer is judged by the weights that made this update, before any unit is replaced.
-        replaced = [
-            layer.nothing if received is None else self._test(layer, received)
-            for layer, received in zip(self.layers, reached, strict=True)
-        ]
+        due = [self._test(layer) for layer in self.layers]
+        if not any(layer_due is not None for layer_due in due):
+            raise RuntimeError("step() found no forward pass since the last one: call the model in training mode, gradients on")
+        replaced = [layer.nothing if units is None else units for layer, units in zip(self.layers, due, strict=True)]
         for layer, units in zip(self.layers, replaced, strict=True):
             if len(units):
                 self._replace(layer, units)
         return replaced
 
-    def _test(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
-        """Updates a layer's averages and ages; returns the units to replace, least useful first."""
+    def _test(self, layer: TrackedLayer) -> Tensor | None:
+        """Updates a layer's averages and ages. Returns the units to replace, least useful first; None where it was not reached."""
+        received = layer.take_received()
+        if received is None:
+            return None
         layer.advance(self.maturity_threshold)
         # u ← η·u + (1−η)·y
         layer.utility.lerp_(self._utility_now(layer, received), 1 - layer.decay_rate)
@@ -169,15 +170,16 @@ class ContinualBackprop:
             return torch.rand(layer.hidden.units, generator=self.generator).to(layer.utility)
         if self.utility == "adaptation":
             return utilities.adaptation(layer.hidden.incoming.weight)
-        parts = [self._utility_towards(layer, k, h) for k, h in enumerate(received)]
-        total = sum(parts[1:], start=parts[0])
-        return total / len(parts) if self.utility == "feature_by_input" else total
+        total = self._utility_towards(layer, 0, received[0])
+        for k in range(1, len(received)):
+            total = total + self._utility_towards(layer, k, received[k])
+        return total / len(received) if self.utility == "feature_by_input" else total
 
     def _utility_towards(self, layer: TrackedLayer, k: int, h: Tensor) -> Tensor:
         """This batch's utility of each unit to the layer's ``k``-th outgoing layer, which received ``h``: ``(units,)``."""
-        w_in, w_out = layer.hidden.incoming.weight, layer.hidden.outgoing[k].weight
+        w_out = layer.hidden.outgoing[k].weight
         if self.utility == "contribution":
-            return utilities.contribution(h, w_out)
+            return utilities.contribution(h, w_out, non_negative=layer.non_negative)
         if self.utility == "weight":
             return utilities.weight(w_out)
         # f ← η·f + (1−η)·mean h;  ĥ = f / (1 − η^a)
@@ -186,8 +188,8 @@ class ContinualBackprop:
         if self.utility == "zero_contribution":
             return utilities.zero_contribution(h, h_mean, w_out)
         if self.utility == "adaptable_contribution":
-            return utilities.adaptable_contribution(h, h_mean, w_in, w_out)
-        return utilities.feature_by_input(h, h_mean, w_in)
+            return utilities.adaptable_contribution(h, h_mean, layer.hidden.incoming.weight, w_out)
+        return utilities.feature_by_input(h, h_mean, layer.hidden.incoming.weight)
 
     def _due(self, layer: TrackedLayer) -> int:
         """How many units to replace now. Known from past replacements: nothing is read back from the device."""
@@ -198,36 +200,34 @@ class ContinualBackprop:
             layer.counter -= due
             return due
         if 0 < expected < 1:
-            return int(torch.rand((), generator=self.generator).item() < expected)
+            return int(self._coin.uniform_(generator=self.generator).item() < expected)
         return math.floor(expected)
 
     def _replace(self, layer: TrackedLayer, units: Tensor) -> None:
         """Gives the units fresh incoming and zero outgoing weights, and forgets what was known about them."""
-        hidden = layer.hidden
-        w_in = hidden.incoming.weight
-        fresh = torch.rand((len(units), hidden.incoming.in_features), generator=self.generator, dtype=w_in.dtype)
-        w_in[units] = ((2 * fresh - 1) * layer.fresh_bound).to(w_in.device)
-        self._reset_optimizer_state(w_in, (units,))
-        if hidden.incoming.bias is not None:
-            hidden.incoming.bias[units] = 0
-            self._reset_optimizer_state(hidden.incoming.bias, (units,))
-        for norm in hidden.norms:
-            for parameter, value in ((norm.weight, 1), (norm.bias, 0)):
-                if parameter is not None:
-                    parameter[units] = value
-                    self._reset_optimizer_state(parameter, (units,))
+        hidden, bound = layer.hidden, layer.fresh_bound
+        w_in, bias = hidden.incoming.weight, hidden.incoming.bias
+        fresh = torch.empty((len(units), hidden.incoming.in_features), dtype=w_in.dtype)
+        fresh.uniform_(-bound, bound, generator=self.generator)
+        w_in.index_copy_(0, units, fresh.to(w_in.device))
+        self._reset_optimizer_state(w_in, 0, units)
+        unitwise = [(bias, 0), *((norm.weight, 1) for norm in hidden.norms), *((norm.bias, 0) for norm in hidden.norms)]
+        for parameter, value in unitwise:
+            if parameter is not None:
+                parameter.index_fill_(0, units, value)
+                self._reset_optimizer_state(parameter, 0, units)
         for outgoing in hidden.outgoing:
-            outgoing.weight[:, units] = 0
-            self._reset_optimizer_state(outgoing.weight, (slice(None), units))
+            outgoing.weight.index_fill_(1, units, 0)
+            self._reset_optimizer_state(outgoing.weight, 1, units)
         layer.forget(units)
 
-    def _reset_optimizer_state(self, parameter: Tensor, index: tuple[Any, ...]) -> None:
+    def _reset_optimizer_state(self, parameter: Tensor, dim: int, units: Tensor) -> None:
         if self.reset_optimizer == "none":
             return
         for name, value in self.optimizer.state.get(parameter, {}).items():
             per_element = isinstance(value, Tensor) and value.shape == parameter.shape
             if per_element and (name != "step" or self.reset_optimizer == "moments_and_step"):
-                value[index] = 0
+                value.index_fill_(dim, units, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes with time, as tensors and numbers: what is known of each unit, counters, the generator."""

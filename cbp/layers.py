@@ -68,6 +68,11 @@ class HiddenLayer:
         """Number of units."""
         return self.incoming.out_features
 
+    @property
+    def non_negative(self) -> bool:
+        """Whether what the outgoing layers receive is known to be never below zero."""
+        return self.activation in ("relu", "relu6", "sigmoid", "hardsigmoid", "softplus") and not self.norms
+
 
 class Tap:
     """Forward pre-hook that keeps the last input a layer received in training mode with gradients on.
@@ -82,7 +87,7 @@ class Tap:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps the input; the signature is that of a torch forward pre-hook with keyword arguments."""
         if module.training and torch.is_grad_enabled():
-            self.received = (args[0] if args else kwargs["input"]).detach()
+            self.received = args[0] if args else kwargs["input"]
 
     def __reduce__(self) -> tuple[type[Tap], tuple[()]]:
         return (Tap, ())
@@ -96,7 +101,7 @@ class Tap:
 
 
 # What acts on each unit by itself (dropout, reshaping of batch dimensions and norms count: one value in, one value out, for
-# every unit). The value is the activation's name, None for what is no activation.
+# every unit). The value is the activation's name, None for what leaves it as it is.
 _UNITWISE_MODULES: dict[type[nn.Module], str | None] = {
     nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.SELU: "selu",
     nn.GELU: "gelu", nn.ELU: "elu", nn.CELU: "celu", nn.SiLU: "silu", nn.Mish: "mish", nn.Softplus: "softplus",
@@ -113,15 +118,17 @@ _UNITWISE_FUNCTIONS: dict[Callable[..., Any], str | None] = {
     F.hardtanh: "hardtanh", F.hardswish: "hardswish", F.hardsigmoid: "hardsigmoid", F.logsigmoid: "logsigmoid",
     F.dropout: None, F.alpha_dropout: None, torch.flatten: None,
     torch.sin: "sin", torch.abs: "abs", torch.square: "square", torch.exp: "exp", torch.clamp: "clamp",
-    operator.mul: None, operator.add: None, operator.sub: None, operator.truediv: None, operator.neg: None,
-    operator.pow: None, operator.iadd: None, operator.isub: None, operator.imul: None, operator.itruediv: None,
-    torch.mul: None, torch.add: None, torch.relu_: "relu", F.relu_: "relu",
+    torch.relu_: "relu", F.relu_: "relu",
 }  # fmt: skip
 _UNITWISE_METHODS: dict[str, str | None] = {
     "relu": "relu", "relu_": "relu", "tanh": "tanh", "tanh_": "tanh", "sigmoid": "sigmoid", "clamp": "clamp",
     "flatten": None, "contiguous": None, "float": None, "double": None, "clone": None,
 }  # fmt: skip
 
+_ARITHMETIC = {
+    operator.mul, operator.add, operator.sub, operator.truediv, operator.neg, operator.pow, operator.iadd, operator.isub,
+    operator.imul, operator.itruediv, torch.mul, torch.add,
+}  # fmt: skip
 _MIXING_FUNCTIONS = {
     F.linear, F.bilinear, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.einsum, operator.matmul, "matmul", "mm", "bmm",
 }  # fmt: skip
@@ -272,7 +279,7 @@ def _pass_linear(name: str, module: nn.Linear, received: _Value, linears: dict[s
 def _is_unitwise(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         return type(module) in _UNITWISE_MODULES
-    return (node.op == "call_function" and node.target in _UNITWISE_FUNCTIONS) or (
+    return (node.op == "call_function" and (node.target in _UNITWISE_FUNCTIONS or node.target in _ARITHMETIC)) or (
         node.op == "call_method" and node.target in _UNITWISE_METHODS
     )
 
@@ -284,14 +291,17 @@ def _common_source(inputs: list[_Value]) -> str | None:
 
 
 def _pass_unitwise(node: fx.Node, module: nn.Module | None, source: str, inputs: list[_Value]) -> _Value:
+    before = inputs[0]
     if module is not None:
-        activation = _UNITWISE_MODULES[type(module)]
+        activation = _UNITWISE_MODULES[type(module)] or before.activation
+    elif node.target in _ARITHMETIC:
+        activation = None  # no activation with a name
     elif node.op == "call_function":
-        activation = _UNITWISE_FUNCTIONS[node.target]  # type: ignore[index]
+        activation = _UNITWISE_FUNCTIONS[node.target] or before.activation  # type: ignore[index]
     else:
-        activation = _UNITWISE_METHODS[str(node.target)]
-    norms = inputs[0].norms + ((module,) if isinstance(module, nn.LayerNorm) else ())
-    return _Value(source, activation or inputs[0].activation, norms)
+        activation = _UNITWISE_METHODS[str(node.target)] or before.activation
+    norms = before.norms + ((module,) if isinstance(module, nn.LayerNorm) else ())
+    return _Value(source, activation, norms)
 
 
 def _describe(node: fx.Node) -> str:

@@ -20,11 +20,15 @@ import torch
 from torch import Tensor
 
 
-def activity(h: Tensor, h_mean: Tensor | None = None) -> Tensor:
-    """Mean over the batch of ``|h|``, or of ``|h − h_mean|``: ``(…, units)``."""
+def activity(h: Tensor, h_mean: Tensor | None = None, *, non_negative: bool = False) -> Tensor:
+    """Mean over the batch of ``|h|``, or of ``|h − h_mean|``: ``(…, units)``.
+
+    ``non_negative`` says that no value of ``h`` is below zero, as behind ReLU: ``|h|`` need not be computed then.
+    """
     if h_mean is not None:
-        h = h - h_mean.unsqueeze(-2)
-    return h.abs().mean(dim=-2)
+        return (h - h_mean.unsqueeze(-2)).abs().mean(dim=-2)
+    # Cheaper than mean(), which divides in a kernel of its own after a copy.
+    return (h if non_negative else h.abs()).sum(dim=-2) / h.shape[-2]
 
 
 def outgoing_magnitude(w_out: Tensor) -> Tensor:
@@ -37,9 +41,9 @@ def incoming_magnitude(w_in: Tensor) -> Tensor:
     return w_in.abs().mean(dim=-1).clamp_min(torch.finfo(w_in.dtype).eps)
 
 
-def contribution(h: Tensor, w_out: Tensor) -> Tensor:
-    """``mean|h| · Σ_k |w_out,k|`` (Nature, equation 1)."""
-    return activity(h) * outgoing_magnitude(w_out)
+def contribution(h: Tensor, w_out: Tensor, *, non_negative: bool = False) -> Tensor:
+    """``mean|h| · Σ_k |w_out,k|`` (Nature, equation 1); ``non_negative`` as for :func:`activity`."""
+    return activity(h, non_negative=non_negative) * outgoing_magnitude(w_out)
 
 
 def zero_contribution(h: Tensor, h_mean: Tensor, w_out: Tensor) -> Tensor:
