@@ -6,6 +6,7 @@ travels in the policy's ``state_dict``, and it is made together with the policy'
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 import sys
@@ -139,6 +140,12 @@ class PlasticMlpPolicy(ActorCriticPolicy):
         assert self.method is not None  # noqa: S101
         self.method.step()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # SB3 leaves the distribution of the last forward pass, with its graph, in action_dist; it cannot be copied.
+        action_dist = copy.copy(self.action_dist)
+        action_dist.distribution = None  # type: ignore[assignment]
+        return {**self.__dict__, "action_dist": action_dist}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._attach()  # copies and pickles of a torch optimizer come without its hooks
@@ -210,21 +217,19 @@ def updates_left(algorithm: OnPolicyAlgorithm) -> int:
 
 def register() -> None:
     """Makes the policies known to Stable-Baselines3 by name, also where only to refuse them by name."""
-    policies = {"PlasticMlpPolicy": PlasticMlpPolicy, "CBPMlpPolicy": CBPMlpPolicy}
-    PPO.policy_aliases.update(policies)
-    A2C.policy_aliases.update(policies)
-    for algorithm in (PPO, A2C, SAC, TD3, DDPG, DQN):
-        for kind in ("Mlp", "Cnn", "MultiInput"):
-            for prefix in ("Plastic", "CBP"):
-                name = f"{prefix}{kind}Policy"
-                algorithm.policy_aliases.setdefault(name, _refusal(name, algorithm.__name__))
+    for algorithm in (PPO, A2C, SAC, DDPG, TD3, DQN):  # DDPG before TD3, whose names it shares until it has its own
+        names = [f"{prefix}{kind}Policy" for prefix in ("Plastic", "CBP") for kind in ("Mlp", "Cnn", "MultiInput")]
+        refused = {name: _refusal(name, algorithm.__name__) for name in names}
+        algorithm.policy_aliases = {**refused, **algorithm.policy_aliases}
+    for supported in (PPO, A2C):
+        supported.policy_aliases.update({"PlasticMlpPolicy": PlasticMlpPolicy, "CBPMlpPolicy": CBPMlpPolicy})
 
 
 def _refusal(name: str, algorithm: str) -> type[BasePolicy]:
-    def refuse(self: BasePolicy, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG001
+    def refuse(*_: Any, **__: Any) -> NoReturn:
         _refuse(name, algorithm)
 
-    return type(name, (BasePolicy,), {"__init__": refuse})
+    return type(name, (BasePolicy,), {"__new__": refuse})
 
 
 def _refuse(policy: str, algorithm: str) -> NoReturn:

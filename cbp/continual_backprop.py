@@ -150,7 +150,7 @@ class ContinualBackprop:
         return replaced
 
     def _test(self, layer: TrackedLayer) -> Tensor | None:
-        """Updates a layer's averages and ages. Returns the units to replace, least useful first; None where it was not reached."""
+        """Updates a layer's averages and ages; returns the units to replace, least useful first, None if it was not reached."""
         received = layer.take_received()
         if received is None:
             return None

@@ -1,0 +1,369 @@
+"""The command, on real MuJoCo, with real files and real processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import envs  # noqa: F401  (registers the environments)
+from agents import presets
+from agents.config import Config
+
+# 4 environments × 128 steps a rollout, 2 epochs of 8 minibatches: 16 updates.
+SMALL = ["--n-envs", 4, "--set", "rollout_steps=512", "--set", "batch_size=64", "--set", "n_epochs=2"]
+SMALL += ["--set", "net_arch=[16,12]"]
+BUSY = ["--set", "maturity_threshold=20", "--set", "replacement_rate=0.01"]
+LAYERS = [f"{network}/hidden{i}" for network in ("policy", "value") for i in (1, 2)]
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def frictions(seed, count):
+    """The first values of the sequence of a seed, from an environment that changes at every step."""
+    env = gymnasium.make("ant-nonstationary-v0", period=1, change_at="now", seed=seed)
+    env.reset()
+    return [env.step(env.action_space.sample())[4]["friction"] for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the command in a process of its own, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    arguments = ["--env", "ant-nonstationary", "--timesteps", 6144, "--period", 1200, "--seed", 3, "--run-dir", folder]
+    command = [sys.executable, "-m", "agents.train", *map(str, [*arguments, *SMALL, *BUSY])]
+    return folder, subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def test_the_last_line_says_where_to_look_and_how_to_open_tensorboard(run):
+    folder, process = run
+    last = process.stdout.splitlines()[-1]
+    assert str(folder / "report.png") in last
+    assert f"tensorboard --logdir {folder}" in last
+
+
+def test_the_bar_shows_speed_time_left_friction_reward_and_replaced_units(run):
+    last = run[1].stderr.splitlines()[-1]
+    for word in ("steps/s", "<", "friction ", "(phase ", "reward ", " units replaced"):
+        assert word in last
+
+
+def test_a_short_phase_brings_one_line_of_warning(run):
+    lines = [line for line in run[1].stderr.splitlines() if line.startswith("warning: ")]
+    (line,) = lines
+    assert "a phase is short: 300 steps in each of 4 environments, where an episode may take 1,000" in line
+
+
+def test_every_promised_name_is_in_the_event_file_from_the_first_rollout_on(run):
+    events = EventAccumulator(str(run[0]), size_guidance={"histograms": 0, "scalars": 0})
+    events.Reload()
+    scalars = ["rollout/ep_rew_mean", "env/friction", "env/phase", "cbp/policy/replaced", "cbp/value/replaced"]
+    for layer in LAYERS:
+        scalars += [f"cbp/{layer}/mature_fraction", f"cbp/{layer}/mean_utility", f"cbp/{layer}/mean_age"]
+        scalars += [f"plasticity/{layer}/dormant_fraction", f"plasticity/{layer}/weight_magnitude"]
+    for name in scalars:
+        assert [event.step for event in events.Scalars(name)] == list(range(512, 6145, 512)), name
+    for layer in LAYERS:
+        histograms = events.Histograms(f"cbp/{layer}/utility")
+        assert [event.step for event in histograms] == list(range(512, 6145, 512))
+        assert histograms[-1].histogram_value.num == (16 if layer.endswith("1") else 12)
+    returns = events.Scalars("rollout/episode_return")
+    assert [event.value for event in returns] == pytest.approx([float(row["return"]) for row in rows(run[0] / "episodes.csv")])
+
+
+def test_the_summary_agrees_with_the_episodes_and_with_the_sequence_of_the_seed(run):
+    summary, episodes = json.loads((run[0] / "summary.json").read_text()), rows(run[0] / "episodes.csv")
+    phases = summary["phases"]
+    assert summary["complete"]
+    assert summary["timesteps"] == 6144 == sum(phase["steps"] for phase in phases)
+    assert len(phases) >= 3
+    assert [phase["friction"] for phase in phases] == frictions(3, len(phases))
+    for number, phase in enumerate(phases):
+        returns = [float(row["return"]) for row in episodes if int(row["phase"]) == number]
+        assert phase["episodes"] == len(returns)
+        if returns:
+            last = returns[-math.ceil(len(returns) / 10) :]
+            assert phase["mean_return"] == pytest.approx(sum(returns) / len(returns))
+            assert phase["final_return"] == pytest.approx(sum(last) / len(last))
+        assert all(float(row["friction"]) == phase["friction"] for row in episodes if int(row["phase"]) == number)
+    assert min(summary["units_replaced"].values()) > 10
+    assert {"python", "torch", "mujoco", "gymnasium", "stable-baselines3"} <= set(summary["versions"])
+
+
+def test_the_folder_holds_configuration_progress_checkpoint_and_figure(run):
+    folder = run[0]
+    config = Config.from_json((folder / "config.json").read_text())
+    assert (config.env, config.method, config.period, config.seed) == ("ant-nonstationary-v0", "cbp", 1200, 3)
+    assert config.method_kwargs["maturity_threshold"] == 20
+    assert [int(row["time/total_timesteps"]) for row in rows(folder / "progress.csv")] == list(range(512, 6145, 512))
+    assert (folder / "checkpoints" / "000000006144" / "model.zip").exists()
+    png = (folder / "report.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
+    assert width > 900
+    assert height > 600
+
+
+def test_units_mature_when_their_age_exceeds_the_threshold(run):
+    # 16 updates after each rollout, logged before them: ages 0, 16, 32; the threshold is 20. Some were replaced meanwhile.
+    fractions = [float(row["cbp/policy/hidden1/mature_fraction"]) for row in rows(run[0] / "progress.csv")]
+    assert fractions[:2] == [0.0, 0.0]
+    assert fractions[2] > 0.6
+
+
+def test_the_same_seed_gives_the_same_run_but_for_wall_clock_values(command, tmp_path):
+    for name in ("a", "b"):
+        assert command("--env", "ant-nonstationary", "--timesteps", 1024, "--run-dir", tmp_path / name, *SMALL) == 0
+    first, second = (rows(tmp_path / name / "progress.csv") for name in ("a", "b"))
+    assert len(first) == 2
+    for one, other in zip(first, second, strict=True):
+        assert {k: v for k, v in one.items() if not k.startswith("time/")} == {
+            k: v for k, v in other.items() if not k.startswith("time/")
+        }
+
+
+def test_ppo_without_a_method_records_no_units_but_plasticity(command, tmp_path):
+    arguments = [
+        "--env",
+        "ant-nonstationary",
+        "--method",
+        "ppo",
+        "--normalize",
+        "--timesteps",
+        512,
+        "--run-dir",
+        tmp_path / "run",
+    ]
+    assert command(*arguments, *SMALL) == 0
+    (row,) = rows(tmp_path / "run" / "progress.csv")
+    assert not [name for name in row if name.startswith("cbp/")]
+    assert float(row["plasticity/value/hidden2/weight_magnitude"]) > 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["units_replaced"] == {}
+    assert (tmp_path / "run" / "checkpoints" / "000000000512" / "normalize.pkl").exists()
+
+
+def test_another_environment_stays_as_it_is_unless_a_period_is_given(command, tmp_path):
+    common = ["--env", "Hopper-v5", "--timesteps", 2048, *SMALL]
+    assert command(*common, "--run-dir", tmp_path / "still") == 0
+    (phase,) = json.loads((tmp_path / "still" / "summary.json").read_text())["phases"]
+    assert "friction" not in phase
+    assert command(*common, "--run-dir", tmp_path / "changing", "--period", 400) == 0
+    phases = json.loads((tmp_path / "changing" / "summary.json").read_text())["phases"]
+    assert len(phases) > 1
+    assert phases[0]["friction"] == frictions(0, 1)[0]
+
+
+def test_tanh_units_are_not_called_dormant(command, tmp_path):
+    arguments = ["--env", "ant-nonstationary", "--timesteps", 512, "--set", "activation=tanh", "--run-dir", tmp_path / "run"]
+    assert command(*arguments, *SMALL) == 0
+    (row,) = rows(tmp_path / "run" / "progress.csv")
+    assert not [name for name in row if "dormant" in name]
+    assert "plasticity/policy/hidden1/weight_magnitude" in row
+
+
+# Stopped and resumed
+
+
+@pytest.mark.parametrize("extra", [[], ["--normalize"]], ids=["plain", "normalized"])
+def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
+    folder = tmp_path / "run"
+    arguments = [
+        "--env",
+        "ant-nonstationary",
+        "--timesteps",
+        16384,
+        "--period",
+        1200,
+        "--run-dir",
+        folder,
+        *SMALL,
+        *BUSY,
+        *extra,
+    ]
+    command = [sys.executable, "-m", "agents.train"]
+    process = subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "progress.csv").exists() or len(rows(folder / "progress.csv")) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    stopped = json.loads((folder / "summary.json").read_text())
+    assert not stopped["complete"]
+    assert 1536 <= stopped["timesteps"] < 16384
+    last = out.splitlines()[-1]
+    assert f"{stopped['timesteps']:,} steps" in last
+    assert f"--resume {folder}" in last
+
+    resumed = subprocess.run([*command, "--resume", str(folder)], capture_output=True, text=True, check=True)
+    assert "Done" in resumed.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["complete"]
+    assert summary["timesteps"] == 16384 == sum(phase["steps"] for phase in summary["phases"])
+    assert [phase["friction"] for phase in summary["phases"]] == frictions(0, len(summary["phases"]))
+    assert sum(summary["units_replaced"].values()) > sum(stopped["units_replaced"].values()) > 0
+    steps = [int(row["time/total_timesteps"]) for row in rows(folder / "progress.csv")]
+    assert steps == list(range(512, 16385, 512))
+    ends = [int(row["step"]) for row in rows(folder / "episodes.csv")]
+    assert ends == sorted(ends)
+    assert summary["episodes"] == len(ends)
+
+    again = subprocess.run([*command, "--resume", str(folder)], capture_output=True, text=True, check=True)
+    assert "is complete" in again.stdout
+
+
+# Bad input
+
+
+def test_bad_input_ends_a_real_process_with_one_line_and_code_2(tmp_path):
+    command = [sys.executable, "-m", "agents.train", "--env", "ant-nonstationery"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert process.returncode == 2
+    assert process.stderr.splitlines() == [
+        "error: unknown environment 'ant-nonstationery'; did you mean 'ant-nonstationary-v0'?"
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+ANT = ["--env", "ant-nonstationary"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--env is missing"]),
+        (["--env", "envs:ant-nonstationary-v0"], ["without a module", "envs:ant-nonstationary-v0"]),
+        ([*ANT, "--method", "cpb"], ["unknown method 'cpb'", "did you mean 'cbp'"]),
+        ([*ANT, "--preset", "papr"], ["unknown preset 'papr'", "did you mean 'paper'"]),
+        ([*ANT, "--param", "frction"], ["unknown parameter 'frction'", "did you mean 'friction'"]),
+        ([*ANT, "--period", "-5"], ["period", ">= 1", "-5"]),
+        ([*ANT, "--period", "3"], ["period", "8 environments", "3"]),
+        ([*ANT, "--period", "many"], ["--period", "many"]),
+        ([*ANT, "--timesteps", "0"], ["timesteps", ">= 1", "0"]),
+        ([*ANT, "--seed", "-1"], ["seed", ">= 0", "-1"]),
+        ([*ANT, "--seed", "4294967296"], ["seed", "2^32", "4294967296"]),
+        ([*ANT, "--n-envs", "3"], ["n-envs", "2048", "3"]),
+        ([*ANT, "--device", "gpu"], ["device 'gpu'"]),
+        ([*ANT, "--set", "learning_rate=nan"], ["learning_rate", "nan"]),
+        ([*ANT, "--set", "learning_rate=NaN"], ["learning_rate", "nan"]),
+        ([*ANT, "--set", "replacement_rate=NaN"], ["replacement_rate", "nan"]),
+        ([*ANT, "--set", "replacement_rate=much"], ["replacement_rate", "much"]),
+        ([*ANT, "--set", "beta1=1"], ["beta1", "< 1", "got 1"]),
+        ([*ANT, "--set", "net_arch=256"], ["net_arch", "256"]),
+        ([*ANT, "--set", "activation=rely"], ["unknown activation 'rely'", "did you mean 'relu'"]),
+        ([*ANT, "--set", "learning_rat=1"], ["unknown setting", "learning_rat", "did you mean 'learning_rate'"]),
+        ([*ANT, "--method", "ppo", "--set", "replacement_rate=1"], ["unknown setting of method 'ppo'", "replacement_rate"]),
+        ([*ANT, "--set", "learning_rate"], ["key=value", "learning_rate"]),
+        ([*ANT, "--metod", "cbp"], ["--metod"]),
+        (["--env", "CartPole-v1", "--period", "1000"], ["CartPole-v1", "MuJoCo"]),
+        (["--env", "Swimmer-v5", "--period", "1000"], ["Swimmer-v5", "friction"]),
+        (["--env", "Hopper-v5", "--preset", "paper"], ["preset 'paper'", "Hopper-v5"]),
+        (["--resume", "nowhere"], ["'nowhere' is no run"]),
+        (["--resume", "nowhere", "--seed", "1"], ["--resume", "--seed"]),
+    ],
+)
+def test_bad_input_gives_one_line_and_code_2_and_writes_nothing(command, capsys, tmp_path, arguments, words):
+    assert command(*arguments) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert not out
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_folder_is_refused(command, capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert command(*ANT, "--run-dir", tmp_path / "file" / "run") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: cannot write to run folder '{tmp_path / 'file' / 'run'}': Not a directory"
+    ]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_existing_run_is_left_as_it_is(command, capsys, run):
+    before = {path: path.read_bytes() for path in run[0].rglob("*") if path.is_file()}
+    assert command(*ANT, "--run-dir", run[0]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: '{run[0]}' exists already; to go on with the run there: --resume {run[0]}"
+    ]
+    assert {path: path.read_bytes() for path in run[0].rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"env": 1}', '{"hyperparameters": {"net_arch": 3}}'])
+def test_a_damaged_configuration_is_refused(command, capsys, tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    assert command("--resume", tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "config.json" in line
+    assert "not a run's configuration" in line
+
+
+def test_a_damaged_checkpoint_is_refused(command, capsys, tmp_path):
+    arguments = ["--env", "ant-nonstationary", "--timesteps", 512, "--run-dir", tmp_path / "run"]
+    assert command(*arguments, *SMALL) == 0
+    capsys.readouterr()
+    (tmp_path / "run" / "checkpoints" / "000000000512" / "model.zip").write_bytes(b"PK nothing")
+    assert command("--resume", tmp_path / "run") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert "checkpoint" in line
+    assert "cannot be read" in line
+
+
+# Settings
+
+
+def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
+    from agents import train
+
+    made = []
+    monkeypatch.setattr(train, "make_vec_env", made.append)  # stops before the first environment of 20 million steps
+    monkeypatch.setattr(train, "make_model", lambda *_: (_ for _ in ()).throw(train.UserError("enough")))
+    for method in presets.METHODS:
+        assert command(*ANT, "--preset", "paper", "--method", method) == 2
+    capsys.readouterr()
+    common = {
+        "rollout_steps": 2048, "n_epochs": 10, "batch_size": 128, "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.2,
+        "learning_rate": 1e-4, "adam_eps": 1e-8, "vf_coef": 1.0, "ent_coef": 0.0, "max_grad_norm": None,
+        "normalize_advantage": "rollout", "net_arch": (256, 256), "activation": "relu", "weight_init": "lecun",
+        "log_std_init": 0.0,
+    }  # fmt: skip
+    own = {"ppo": (0.9, 0.999, 0.0), "ppo-tuned": (0.99, 0.99, 0.0), "l2": (0.99, 0.99, 1e-3), "cbp": (0.99, 0.99, 1e-4)}
+    assert [config.method for config in made] == list(own)
+    for config in made:
+        values = vars(config.hyperparameters)
+        assert {name: values[name] for name in common} == common
+        assert (values["beta1"], values["beta2"], values["weight_decay"]) == own[config.method]
+        assert (config.timesteps, config.period, config.n_envs, config.normalize) == (20_000_000, 2_000_000, 1, False)
+        assert config.env_kwargs == {"unclipped_actions": True, "terminate_after": 1000}
+    method = made[-1].method_kwargs
+    assert (method["replacement_rate"], method["maturity_threshold"], method["decay_rate"]) == (1e-4, 10_000, 0.99)
+    assert method["utility"] == "contribution"
+
+
+@pytest.mark.slow
+def test_the_default_run_changes_five_times_replaces_units_and_learns(tmp_path):
+    folder = tmp_path / "run"
+    subprocess.run([sys.executable, "-m", "agents.train", *ANT, "--run-dir", str(folder)], check=True)
+    summary = json.loads((folder / "summary.json").read_text())
+    phases = summary["phases"]
+    assert len(phases) >= 6
+    assert sum(summary["units_replaced"].values()) >= 20
+    returns = [float(row["return"]) for row in rows(folder / "episodes.csv") if row["phase"] == "1"]
+    assert phases[1]["final_return"] > sum(returns[: len(returns) // 10]) / (len(returns) // 10) + 100
