@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from agents.config import Config
 from agents.run_folder import RunFolder
 
-_WINDOW = 100  # episodes in the running mean, as in SB3's rollout/ep_rew_mean
+_WINDOW = 20  # episodes in the running mean
 _MAX_LABELS = 24  # more phases than this are shaded but not labelled
 
 

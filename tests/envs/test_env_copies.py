@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -136,3 +137,19 @@ def test_the_package_imports_gymnasium_mujoco_and_numpy_only():
     code = "import envs, envs.ant, sys; print({'torch', 'stable_baselines3', 'scipy', 'cbp', 'agents'} & sys.modules.keys())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "set()"
+
+
+def test_a_saved_state_goes_on_in_another_environment_with_the_same_values():
+    first, second = (gymnasium.make("ant-nonstationary-v0", period=5, change_at="now", seed=seed) for seed in (1, 2))
+    first.reset(seed=0)
+    for _ in range(12):
+        first.step(first.action_space.sample())
+    second.reset(seed=0)
+    wrapper = second.env.env.env
+    wrapper.load_state_dict(json.loads(json.dumps(first.env.env.env.state_dict())))
+    assert (second.unwrapped.model.geom_friction[:, 0] == wrapper.value).all()
+    for _ in range(20):
+        infos = [env.step(np.zeros(8))[4] for env in (first, second)]
+        assert [(i["friction"], i["phase"], i["changed"]) for i in infos[:1]] == [
+            (i["friction"], i["phase"], i["changed"]) for i in infos[1:]
+        ]

@@ -126,7 +126,7 @@ class Box(gymnasium.Env):
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
 
-    def reset(self, *, seed=None, options=None):  # noqa: ARG002
+    def reset(self, *, seed=None, options=None):
         mujoco.mj_resetData(self.model, self.data)
         return np.zeros(1), {}
 
