@@ -160,10 +160,9 @@ class UnitCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._rollouts += 1
         if (self._rollouts - 1) % self._every == 0:
-            self.record()
+            self._record()
 
-    def record(self) -> None:
-        """Records now, from the last rollout."""
+    def _record(self) -> None:
         model, policy = self.model, self.model.policy
         assert isinstance(model, OnPolicyAlgorithm) and isinstance(policy, ActorCriticPolicy)  # noqa: S101, PT018
         observations = model.rollout_buffer.observations

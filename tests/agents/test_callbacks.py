@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from torch import nn
@@ -112,10 +113,9 @@ def test_the_final_return_is_the_mean_of_the_last_tenth(returns, mean, final):
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
 def test_plasticity_of_a_stock_policy_agrees_with_a_loop_over_units(activation):
     kwargs = {"activation_fn": activation, "net_arch": [8, 6]}
-    callback = UnitCallback()
-    model, _ = learn(callback, 24, env=make_vec_env("Pendulum-v1"), policy_kwargs=kwargs)
-    callback.record()  # once more, with the weights that the updates left
-    values = model.logger.name_to_value
+    # With a learning rate of 0 the weights are still those of the record after the updates.
+    model, logged = learn(UnitCallback(), 24, env=make_vec_env("Pendulum-v1"), policy_kwargs=kwargs, learning_rate=0.0)
+    (values,) = logged
     observations = torch.as_tensor(model.rollout_buffer.observations.reshape(24, 3))
     for network, modules in (
         ("policy", model.policy.mlp_extractor.policy_net),
@@ -138,18 +138,28 @@ def test_plasticity_of_a_stock_policy_agrees_with_a_loop_over_units(activation):
 
 def test_units_are_recorded_as_the_method_knows_them():
     kwargs = {"net_arch": [8, 6], "method_kwargs": {"replacement_rate": 0.2, "maturity_threshold": 3}}
-    callback = UnitCallback()
-    model, _ = learn(callback, 240, env=make_vec_env("Pendulum-v1"), policy="CBPMlpPolicy", policy_kwargs=kwargs)
-    callback.record()
-    values = model.logger.name_to_value
-    for layer in model.policy.method.layers:
-        ages = layer.age.tolist()
-        prefix = f"cbp/{layer.name}"
-        assert torch.equal(values[f"{prefix}/utility"], layer.corrected_utility)
-        assert values[f"{prefix}/mature_fraction"] == sum(age > 3 for age in ages) / len(ages)
-        assert values[f"{prefix}/mean_age"] == pytest.approx(sum(ages) / len(ages))
-    replaced = [layer.replaced for layer in model.policy.method.layers]
-    assert (values["cbp/policy/replaced"], values["cbp/value/replaced"]) == (sum(replaced[:2]), sum(replaced[2:]))
+    seen = []
+
+    class Compare(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            method = self.model.policy.method
+            layers = [
+                (layer.name, layer.corrected_utility.clone(), layer.age.tolist(), layer.replaced) for layer in method.layers
+            ]
+            seen.append((dict(self.logger.name_to_value), layers))
+
+    learn([UnitCallback(), Compare()], 240, env=make_vec_env("Pendulum-v1"), policy="CBPMlpPolicy", policy_kwargs=kwargs)
+    assert len(seen) == 10
+    for values, layers in seen:
+        for name, utility, ages, _ in layers:
+            assert torch.equal(values[f"cbp/{name}/utility"], utility)
+            assert values[f"cbp/{name}/mature_fraction"] == sum(age > 3 for age in ages) / len(ages)
+            assert values[f"cbp/{name}/mean_age"] == pytest.approx(sum(ages) / len(ages))
+        replaced = [number for *_, number in layers]
+        assert (values["cbp/policy/replaced"], values["cbp/value/replaced"]) == (sum(replaced[:2]), sum(replaced[2:]))
     assert min(replaced) > 0
 
 
