@@ -35,8 +35,8 @@ class ContinualBackprop:
     zero outgoing weights, so that what the network computes changes by exactly that unit's contribution.
 
     Call :meth:`step` after ``optimizer.step()``. The units' values are those of the last forward pass in training mode with
-    gradients on; a layer that this pass did not reach is left as it is. The method has its own random generator: it draws
-    nothing from the global ones.
+    gradients on; a layer that this pass did not reach is left as it is. Each layer has a random generator of its own, so that
+    layers may be treated one after the other or side by side; nothing is drawn from the global ones.
 
     Args:
         model: Any module whose hidden layers :func:`cbp.find_layers` finds; its forward pass is not changed.
@@ -54,7 +54,7 @@ class ContinualBackprop:
         init: Distribution of fresh incoming weights, uniform on ±bound: ``"lecun"`` √(3/fan_in), ``"kaiming"``
             gain·√(3/fan_in), ``"xavier"`` gain·√(6/(fan_in+fan_out)), ``"default"`` √(1/fan_in) (torch's own for Linear), with
             the gain of the layer's activation; ``"auto"`` √3 times the root mean square of the layer's weights now.
-        seed: Seed of the method's generator.
+        seed: Seed that the layers' generators are seeded from.
         layers: The hidden layers in forward order, where they cannot be found or only some shall be treated.
 
     Attributes:
@@ -119,15 +119,16 @@ class ContinualBackprop:
         self.rounding = rounding
         self.reset_optimizer = reset_optimizer
         self.optimizer = optimizer
-        self.generator = torch.Generator().manual_seed(seed)
-        self._coin = torch.empty(())
         found = find_layers(model) if layers is None else list(layers)
         if not found:
             raise LayerError("no hidden layer was given")
         _check_optimizer_holds(optimizer, found)
         # Random numbers are ranked as they are, not averaged.
         decay_rate = 0.0 if utility == "random" else self.decay_rate
-        self.layers = [TrackedLayer(layer, decay_rate, _fresh_bound(layer, init)) for layer in found]
+        seeds = torch.randint(2**63 - 1, (len(found),), generator=torch.Generator().manual_seed(seed)).tolist()
+        self.layers = [
+            TrackedLayer(layer, decay_rate, _fresh_bound(layer, init), own) for layer, own in zip(found, seeds, strict=True)
+        ]
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
@@ -139,35 +140,61 @@ class ContinualBackprop:
         Raises:
             RuntimeError: No forward pass in training mode with gradients on since the last call.
         """
-        # Every layer is judged by the weights that made this update, before any unit is replaced.
-        due = [self._test(layer) for layer in self.layers]
-        if not any(layer_due is not None for layer_due in due):
+        received = [layer.take_received() for layer in self.layers]
+        if not any(received):
             raise RuntimeError("step() found no forward pass since the last one: call the model in training mode, gradients on")
-        replaced = [layer.nothing if units is None else units for layer, units in zip(self.layers, due, strict=True)]
+        # Every layer is judged by the weights that made this update, before any unit is replaced.
+        replaced = [
+            layer.nothing if h is None else self._judge(layer, h) for layer, h in zip(self.layers, received, strict=True)
+        ]
         for layer, units in zip(self.layers, replaced, strict=True):
             if len(units):
                 self._replace(layer, units)
         return replaced
 
-    def _test(self, layer: TrackedLayer) -> Tensor | None:
-        """Updates a layer's averages and ages; returns the units to replace, least useful first, None if it was not reached."""
-        received = layer.take_received()
-        if received is None:
-            return None
+    def _judge(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
+        """Updates a layer's averages and ages; returns the units to replace, least useful first."""
         layer.advance(self.maturity_threshold)
         # u ← η·u + (1−η)·y
         layer.utility.lerp_(self._utility_now(layer, received), 1 - layer.decay_rate)
-        due = self._due(layer)
-        if due == 0:
+        return self._least_useful(layer, self._due(layer))
+
+    def pass_updates(self, layer: TrackedLayer, updates: int) -> tuple[int, int]:
+        """Lets updates of one layer pass until units are due: for a training loop that averages the utilities itself.
+
+        Together with :meth:`replace_least_useful` it does for a layer what :meth:`step` does, with the same random numbers.
+
+        Args:
+            layer: One of :attr:`layers`.
+            updates: The most updates that may pass, at least 1.
+
+        Returns:
+            How many updates have passed, and how many units are to be replaced now.
+        """
+        for passed in range(1, updates + 1):
+            layer.advance(self.maturity_threshold)
+            if due := self._due(layer):
+                return passed, due
+        return updates, 0
+
+    @torch.no_grad()
+    def replace_least_useful(self, layer: TrackedLayer, count: int) -> Tensor:
+        """Replaces the ``count`` least useful mature units of a layer and returns their indices, least useful first."""
+        units = self._least_useful(layer, count)
+        self._replace(layer, units)
+        return units
+
+    def _least_useful(self, layer: TrackedLayer, count: int) -> Tensor:
+        if count == 0:
             return layer.nothing
         # NaN sorts last. A unit whose utility is not a number goes first, one that is not mature never.
         rank = layer.corrected_utility.nan_to_num(nan=-math.inf)
-        return rank.masked_fill(layer.age <= self.maturity_threshold, math.nan).argsort(stable=True)[:due]
+        return rank.masked_fill(layer.age <= self.maturity_threshold, math.nan).argsort(stable=True)[:count]
 
     def _utility_now(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
         """This batch's utility of each unit, over all outgoing layers together: ``(units,)``."""
         if self.utility == "random":
-            return torch.rand(layer.hidden.units, generator=self.generator).to(layer.utility)
+            return torch.rand(layer.hidden.units, generator=layer.generator).to(layer.utility)
         if self.utility == "adaptation":
             return utilities.adaptation(layer.hidden.incoming.weight)
         total = self._utility_towards(layer, 0, received[0])
@@ -200,7 +227,7 @@ class ContinualBackprop:
             layer.counter -= due
             return due
         if 0 < expected < 1:
-            return int(self._coin.uniform_(generator=self.generator).item() < expected)
+            return int(torch.rand((), generator=layer.generator).item() < expected)
         return math.floor(expected)
 
     def _replace(self, layer: TrackedLayer, units: Tensor) -> None:
@@ -208,7 +235,7 @@ class ContinualBackprop:
         hidden, bound = layer.hidden, layer.fresh_bound
         w_in, bias = hidden.incoming.weight, hidden.incoming.bias
         fresh = torch.empty((len(units), hidden.incoming.in_features), dtype=w_in.dtype)
-        fresh.uniform_(-bound, bound, generator=self.generator)
+        fresh.uniform_(-bound, bound, generator=layer.generator)
         w_in.index_copy_(0, units, fresh.to(w_in.device))
         self._reset_optimizer_state(w_in, 0, units)
         unitwise = [(bias, 0), *((norm.weight, 1) for norm in hidden.norms), *((norm.bias, 0) for norm in hidden.norms)]
@@ -230,8 +257,8 @@ class ContinualBackprop:
                 value.index_fill_(dim, units, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes with time, as tensors and numbers: what is known of each unit, counters, the generator."""
-        return {"layers": [layer.state_dict() for layer in self.layers], "generator": self.generator.get_state()}
+        """Everything that changes with time, as tensors and numbers: what is known of each unit, counters, generators."""
+        return {"layers": [layer.state_dict() for layer in self.layers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`.
@@ -245,7 +272,6 @@ class ContinualBackprop:
             raise ValueError(f"the state is of hidden layers with (outgoing layers, units) {shapes}, this model has {own}")
         for layer, saved in zip(self.layers, state["layers"], strict=True):
             layer.load_state_dict(saved, self.maturity_threshold)
-        self.generator.set_state(state["generator"].cpu())
 
 
 def _check_choice(option: str, value: object, choices: Any) -> None:

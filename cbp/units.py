@@ -24,13 +24,15 @@ class TrackedLayer:
         counter: Part of a unit still due (``rounding="counter"``).
         decay_rate: η of the running averages.
         fresh_bound: Fresh incoming weights are uniform on ±this.
+        generator: Random numbers of this layer.
         non_negative: Whether what the outgoing layers receive is known to be never below zero.
     """
 
-    def __init__(self, hidden: HiddenLayer, decay_rate: float, fresh_bound: float) -> None:
+    def __init__(self, hidden: HiddenLayer, decay_rate: float, fresh_bound: float, seed: int) -> None:
         weight = hidden.incoming.weight
         self.hidden = hidden
         self.fresh_bound = fresh_bound
+        self.generator = torch.Generator().manual_seed(seed)
         self.utility = torch.zeros(hidden.units, dtype=weight.dtype, device=weight.device)
         self.mean_activation = torch.zeros(len(hidden.outgoing), hidden.units, dtype=weight.dtype, device=weight.device)
         self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
@@ -65,6 +67,11 @@ class TrackedLayer:
         age = self.age
         correction = 1 - self.decay_rate ** age.double()
         return torch.where(age > 0, average / correction, 0).to(average.dtype)
+
+    def receive(self, h: Tensor) -> None:
+        """Says what the outgoing layers received, ``(batch, units)``, where no forward pass of theirs did."""
+        for tap in self._taps:
+            tap.received = h
 
     def take_received(self) -> list[Tensor] | None:
         """What each outgoing layer received in the last forward pass, each ``(batch, units)``, and forgets it.
@@ -118,6 +125,7 @@ class TrackedLayer:
             "counter": self.counter,
             "replaced": self.replaced,
             "fresh_bound": self.fresh_bound,
+            "generator": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any], maturity_threshold: int) -> None:
@@ -129,6 +137,7 @@ class TrackedLayer:
         self.counter = float(state["counter"])
         self.replaced = int(state["replaced"])
         self.fresh_bound = float(state["fresh_bound"])
+        self.generator.set_state(state["generator"].cpu())
         ages = sorted(Counter(self.age.tolist()).items(), reverse=True)
         self.eligible = sum(number for age, number in ages if age > maturity_threshold)
         self._births = deque((-age, number) for age, number in ages if age <= maturity_threshold)

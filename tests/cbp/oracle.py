@@ -2,7 +2,7 @@
 
 Slow and plain on purpose; `test_continual_backprop.py` compares `cbp.ContinualBackprop` with it. Numbers are Python floats,
 so the networks that follow it are float64. All that it shares with the package is where random numbers come from: a CPU
-generator with the method's seed, drawn from in the order that the method promises.
+generator for each layer, drawn from in the order that the method promises.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ from torch import Tensor, nn
 # Gains of the activations: √2 for relu, √(2/(1+0.01²)) for leaky relu, 5/3 for tanh, 3/4 for selu, else 1.
 GAINS = {"relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "tanh": 5 / 3, "selu": 3 / 4}
 SMALLEST_DIVISOR = 2.0**-52  # the machine epsilon of float64
+
+
+def generators(seed: int, layers: int) -> list[torch.Generator]:
+    """The generators of a method's layers, seeded by the first whole numbers below 2⁶³ − 1 of one with the method's seed."""
+    seeds = torch.randint(2**63 - 1, (layers,), generator=torch.Generator().manual_seed(seed))
+    return [torch.Generator().manual_seed(int(own)) for own in seeds]
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Layer:
         self.age = [0] * self.units
         self.running_mean = [[0.0] * self.units for _ in self.outgoing]
         self.counter = 0.0
+        self.generator = torch.Generator()
 
 
 class Oracle:
@@ -58,7 +65,8 @@ class Oracle:
         self.utility = utility
         self.rounding = rounding
         self.reset_optimizer = reset_optimizer
-        self.generator = torch.Generator().manual_seed(seed)
+        for layer, generator in zip(layers, generators(seed, len(layers)), strict=True):
+            layer.generator = generator
         self.bounds = [self.bound(layer, init) for layer in layers]
 
     @staticmethod
@@ -98,7 +106,7 @@ class Oracle:
             layer.age[i] += 1
         eta = self.decay_rate
         if self.utility == "random":
-            layer.utility = torch.rand(layer.units, generator=self.generator).tolist()
+            layer.utility = torch.rand(layer.units, generator=layer.generator).tolist()
         else:
             for i in range(layer.units):
                 layer.utility[i] = eta * layer.utility[i] + (1 - eta) * self.utility_now(layer, i, inputs)
@@ -150,12 +158,12 @@ class Oracle:
             layer.counter -= due
             return due
         if 0 < expected < 1:
-            return 1 if torch.rand((), generator=self.generator).item() < expected else 0
+            return 1 if torch.rand((), generator=layer.generator).item() < expected else 0
         return math.floor(expected)
 
     def replace(self, layer: Layer, units: list[int], bound: float) -> None:
         weight = layer.incoming.weight
-        uniform = torch.rand((len(units), layer.fan_in), generator=self.generator, dtype=weight.dtype).tolist()
+        uniform = torch.rand((len(units), layer.fan_in), generator=layer.generator, dtype=weight.dtype).tolist()
         for n, i in enumerate(units):
             for j in range(layer.fan_in):
                 weight[i, j] = (2 * uniform[n][j] - 1) * bound

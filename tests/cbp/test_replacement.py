@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from oracle import generators
 from small_networks import UTILITIES, Problem, chain, still, update
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -104,10 +105,10 @@ def test_neighbouring_layers_are_replaced_in_forward_order():
     first, second = (units.tolist() for units in method.step())
     assert len(first) == len(second) == 3
     old_first, old_second = ([i for i in range(6) if i not in units] for units in (first, second))
-    # Drawn in forward order, a row per unit in the order returned, uniform on ±√(1/fan_in).
-    generator = torch.Generator().manual_seed(4)
-    drawn_first = (2 * torch.rand((3, 3), generator=generator, dtype=torch.float64) - 1) * (1 / 3) ** 0.5
-    drawn_second = (2 * torch.rand((3, 6), generator=generator, dtype=torch.float64) - 1) * (1 / 6) ** 0.5
+    # A row per unit in the order returned, uniform on ±√(1/fan_in), from the layer's own generator.
+    of_first, of_second = generators(4, layers=2)
+    drawn_first = (2 * torch.rand((3, 3), generator=of_first, dtype=torch.float64) - 1) * (1 / 3) ** 0.5
+    drawn_second = (2 * torch.rand((3, 6), generator=of_second, dtype=torch.float64) - 1) * (1 / 6) ** 0.5
     torch.testing.assert_close(model[0].weight[first], drawn_first, rtol=1e-14, atol=0)
     # Whole rows are drawn, so that the weight from a new unit to a new unit is not zero.
     torch.testing.assert_close(model[2].weight[second], drawn_second, rtol=1e-14, atol=0)
@@ -226,3 +227,35 @@ def test_an_empty_batch_leaves_everything_as_it_was():
         method.step()
     assert not method.layers[0].utility.isnan().any()
     assert not method.layers[0].age.any()
+
+
+@pytest.mark.parametrize("rounding", ["counter", "stochastic"])
+def test_a_loop_that_averages_utilities_itself_replaces_what_step_does(rounding):
+    options = {"replacement_rate": 0.03, "maturity_threshold": 5, "utility": "weight", "rounding": rounding, "seed": 2}
+    by_step, by_loop = chain(3, 6, 5, 2), chain(3, 6, 5, 2)
+    stepping = cbp.ContinualBackprop(by_step, still(by_step), **options)
+    looping = cbp.ContinualBackprop(by_loop, still(by_loop), **options)
+    updates = 200
+    for _ in range(updates):
+        by_step(torch.ones(1, 3, dtype=torch.float64))
+        stepping.step()
+    # Each layer as far as its next replacement, the earlier first, and only then the other.
+    passed, due = [0, 0], [0, 0]
+    for index, layer in enumerate(looping.layers):
+        passed[index], due[index] = looping.pass_updates(layer, updates)
+    for now in range(1, updates + 1):
+        for layer in looping.layers:
+            layer.utility.lerp_(layer.hidden.outgoing[0].weight.detach().abs().sum(0), 1 - looping.decay_rate)
+        for index, layer in enumerate(looping.layers):
+            if passed[index] == now and due[index]:
+                assert len(looping.replace_least_useful(layer, due[index])) == due[index]
+                more, due[index] = looping.pass_updates(layer, updates - now) if now < updates else (0, 0)
+                passed[index] += more
+    assert min(layer.replaced for layer in stepping.layers) > 5
+    for expected, found in zip(stepping.state_dict()["layers"], looping.state_dict()["layers"], strict=True):
+        assert expected["replaced"] == found["replaced"]
+        assert torch.equal(expected["age"], found["age"])
+        assert torch.equal(expected["generator"], found["generator"])
+        torch.testing.assert_close(expected["utility"], found["utility"], rtol=1e-12, atol=1e-12)
+    for expected, found in zip(by_step.parameters(), by_loop.parameters(), strict=True):
+        torch.testing.assert_close(expected, found, rtol=1e-12, atol=1e-12)

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from oracle import generators
 from small_networks import UTILITIES, Problem, by_hand, chain, learn, still, update
 from torch import nn
 
@@ -212,11 +213,11 @@ def test_saved_state_does_not_change_as_training_goes_on():
     problem = Problem(3, 2)
     update(model, optimizer, method, *problem())
     state = method.state_dict()
-    generator, utility = state["generator"].clone(), state["layers"][0]["utility"].clone()
+    generator, utility = state["layers"][0]["generator"].clone(), state["layers"][0]["utility"].clone()
     for _ in range(5):
         update(model, optimizer, method, *problem())
     assert method.layers[0].replaced > 0
-    assert torch.equal(state["generator"], generator)
+    assert torch.equal(state["layers"][0]["generator"], generator)
     assert torch.equal(state["layers"][0]["utility"], utility)
     assert state["layers"][0]["age"].tolist() == [1] * 6
 
@@ -242,8 +243,8 @@ def test_stale_gradients_do_not_undo_a_replacement():
     units: list[int] = []
     while not units:
         (units,) = update(model, optimizer, method, *problem())
-    # As drawn: uniform on ±√(3/3) = ±1, the first numbers of a generator with this seed.
-    drawn = 2 * torch.rand((len(units), 3), generator=torch.Generator().manual_seed(5), dtype=torch.float64) - 1
+    # As drawn: uniform on ±√(3/3) = ±1, the first numbers of the layer's generator.
+    drawn = 2 * torch.rand((len(units), 3), generator=generators(5, layers=1)[0], dtype=torch.float64) - 1
     assert model[0].weight.grad[units].any()
     assert torch.equal(model[0].weight[units], drawn)
     assert not model[2].weight[:, units].any()
