@@ -1,0 +1,90 @@
+"""An SB3 vectorised environment that steps its environments in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import gymnasium
+import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+_MOST_THREADS = 4  # Gymnasium's Ant keeps the lock for a quarter of its step
+
+
+class ThreadedVecEnv(DummyVecEnv):
+    """SB3's ``DummyVecEnv``, stepping its environments in threads: faster where a step releases the interpreter's lock.
+
+    MuJoCo does, so on two cores the physics of two environments goes on side by side. An environment is stepped by one thread
+    at a time and shares nothing with another, so results do not depend on the number of threads. Works with any Gymnasium
+    environment; one that keeps the lock gains nothing and loses a few per cent.
+
+    The ``info`` dictionaries are handed out as the environments made them, not as deep copies: an environment must make a new
+    one at each step, as Gymnasium's do.
+
+    Args:
+        env_fns: Functions that make the environments, one each.
+        n_threads: Number of threads, at most one an environment. None for ``torch.get_num_threads()``, so that
+            ``OMP_NUM_THREADS`` holds here too, but at most 4: beyond that threads mostly wait for the lock.
+
+    Raises:
+        ValueError: ``n_threads`` below 1.
+        RuntimeError: From ``step``, where an environment raised: names the environment, with its error as the cause.
+
+    Example:
+        >>> import gymnasium
+        >>> from agents import ThreadedVecEnv
+        >>> vec_env = ThreadedVecEnv([lambda: gymnasium.make("Hopper-v5")] * 4, n_threads=2)
+        >>> vec_env.reset().shape
+        (4, 11)
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gymnasium.Env[Any, Any]]], n_threads: int | None = None) -> None:
+        if n_threads is not None and not (isinstance(n_threads, int) and n_threads >= 1):
+            raise ValueError(f"n_threads must be a whole number >= 1, or None; got {n_threads!r}")
+        super().__init__(env_fns)
+        self.n_threads = min(self.num_envs, n_threads or min(_MOST_THREADS, torch.get_num_threads()))
+        # The thread that calls step() is one of them.
+        self._threads = ThreadPoolExecutor(self.n_threads - 1, "environments") if self.n_threads > 1 else None
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Steps every environment once; one whose episode ended is reset, as in SB3."""
+        # Whoever is free takes the next: steps differ in length, and with fixed shares one thread would wait for the other.
+        indices = iter(range(self.num_envs))
+        others = [self._threads.submit(self._step_some, indices) for _ in range(self.n_threads - 1)] if self._threads else []
+        try:
+            self._step_some(indices)
+        finally:
+            errors = [other.exception() for other in others]  # waits: no thread stays behind in an environment
+        for error in errors:
+            if error is not None:
+                raise error
+        return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), list(self.buf_infos)
+
+    def _step_some(self, indices: Iterator[int]) -> None:
+        for index in indices:
+            try:
+                self._step_one(index)
+            except Exception as error:
+                raise RuntimeError(f"environment {index} failed: {type(error).__name__}: {error}") from error
+
+    def _step_one(self, index: int) -> None:
+        env = self.envs[index]
+        observation, reward, terminated, truncated, info = env.step(self.actions[index])
+        done = terminated or truncated
+        info["TimeLimit.truncated"] = truncated and not terminated
+        if done:
+            info["terminal_observation"] = observation
+            observation, self.reset_infos[index] = env.reset()
+        self.buf_rews[index] = reward
+        self.buf_dones[index] = done
+        self.buf_infos[index] = info
+        self._save_obs(index, observation)
+
+    def close(self) -> None:
+        """Ends the threads and closes the environments."""
+        if self._threads is not None:
+            self._threads.shutdown()
+        super().close()
