@@ -9,9 +9,8 @@ from typing import Any
 
 import gymnasium
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
 import cbp
@@ -21,6 +20,8 @@ from agents.buffers import NormalizedRolloutBuffer
 from agents.config import Config
 from agents.errors import UserError, unknown
 from agents.policies import PlasticMlpPolicy
+from agents.ppo import PPO
+from agents.vec_env import ThreadedVecEnv
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 _EPISODES_PER_PHASE = 5  # fewer of the longest episodes in a phase of one environment bring a warning
@@ -77,7 +78,7 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 def make_vec_env(config: Config) -> VecEnv:
     """The run's environments, each with SB3's ``Monitor``; normalised where the configuration says so."""
     _warn_of_short_phases(config)
-    vec_env: VecEnv = DummyVecEnv([partial(_make_monitored, config)] * config.n_envs)
+    vec_env: VecEnv = ThreadedVecEnv([partial(_make_monitored, config)] * config.n_envs)
     if config.normalize:
         vec_env = VecNormalize(vec_env, gamma=config.hyperparameters.gamma)
     return vec_env
@@ -128,8 +129,6 @@ def make_model(config: Config, vec_env: VecEnv) -> PPO:
         "eps": values.adam_eps,
         "weight_decay": values.weight_decay,
     }
-    if not counts_per_element:
-        optimizer_kwargs["fused"] = True  # the same arithmetic in one kernel: see docs/performance.md
     try:
         return PPO(
             PlasticMlpPolicy,

@@ -13,7 +13,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3 import PPO
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -21,6 +20,7 @@ from agents.build import make_vec_env, nonstationary_wrappers
 from agents.callbacks import PhaseCallback
 from agents.config import Config
 from agents.errors import UserError
+from agents.ppo import PPO
 from agents.run_folder import RunFolder, write_json
 
 _KEPT = 2  # the newest, and the one before it

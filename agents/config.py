@@ -50,6 +50,7 @@ class Config:
         n_envs: Number of environments.
         normalize: Whether observations and rewards are normalised by running statistics (SB3's ``VecNormalize``).
         device: Torch device of the networks.
+        threads: Threads of the run, as for ``torch.set_num_threads``; None for torch's default.
         env_kwargs: Further keyword arguments of the environment.
         method_kwargs: Keyword arguments of the method that acts after each update; empty where none does.
         hyperparameters: PPO, networks and optimizer.
@@ -67,6 +68,7 @@ class Config:
     n_envs: int
     normalize: bool
     device: str
+    threads: int | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
@@ -79,6 +81,8 @@ class Config:
         _check_whole("timesteps", self.timesteps, least=1)
         _check_whole("n-envs", self.n_envs, least=1)
         _check_whole("seed", self.seed, least=0)
+        if self.threads is not None:
+            _check_whole("threads", self.threads, least=1)
         if self.seed >= 2**32:
             raise UserError(f"seed must be less than 2^32, got {self.seed}")
         if self.period is not None:

@@ -120,7 +120,7 @@ class PPO(stable_baselines3.PPO):
             of_cut_off = _forward(critic, np.stack([observation for _, _, observation in cut_off]))
             for (step, i, _), value in zip(cut_off, of_cut_off, strict=True):
                 rollout_buffer.rewards[step, i] += self.gamma * value[0]
-        last_values = torch.from_numpy(_forward(critic, new_obs))  # type: ignore[arg-type]
+        last_values = torch.from_numpy(_forward(critic, new_obs))
         distribution = torch.distributions.Normal(torch.from_numpy(means), torch.from_numpy(std))
         log_probs = distribution.log_prob(torch.from_numpy(rollout_buffer.actions).float())  # type: ignore[no-untyped-call]
         rollout_buffer.log_probs[:] = log_probs.sum(dim=2).numpy()

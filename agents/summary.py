@@ -7,15 +7,15 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from stable_baselines3 import PPO
 
 import cbp
 from agents.callbacks import PhaseCallback
 from agents.config import Config
 from agents.policies import replaced_units
+from agents.ppo import PPO
 from agents.run_folder import RunFolder, write_json
 
-_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numba", "scipy")
 
 
 def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback, seconds: float) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import checkpoints, presets
@@ -27,6 +26,7 @@ from agents.callbacks import PhaseCallback, ProgressCallback, UnitCallback
 from agents.config import Config, with_overrides
 from agents.errors import UserError, unknown
 from agents.logs import make_logger
+from agents.ppo import PPO
 from agents.report import draw_run
 from agents.run_folder import RunFolder
 from agents.summary import write_summary
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.resume is not None:
             return _resume(args)
         config, path = _from_arguments(args)
+        _use_threads(config)
         model = make_model(config, make_vec_env(config))
         return _train(RunFolder.create(path, config), config, model, PhaseCallback(config.param, path / "episodes.csv"))
     except UserError as error:
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", metavar="KEY=VALUE", action="append", help="another value for a setting of the method; VALUE as in JSON")
     add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
     add("--device", metavar="NAME", help="torch device of the networks (default: cpu)")
+    add("--threads", metavar="N", type=int, help="threads of the run (default: as many as torch takes, mostly one a core)")
     add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, from its last checkpoint")
     return parser
 
@@ -99,6 +101,7 @@ def _from_arguments(args: argparse.Namespace) -> tuple[Config, Path]:
         n_envs=_given(args.n_envs, preset.n_envs),
         normalize=bool(args.normalize),
         device=_check_device(args.device or "cpu"),
+        threads=args.threads,
         env_kwargs=preset.env_kwargs,
         method_kwargs=method_kwargs,
         hyperparameters=hyperparameters,
@@ -134,12 +137,18 @@ def _resume(args: argparse.Namespace) -> int:
     if others:
         raise UserError(f"--resume goes on with the run as it was configured and takes no {others[0]}")
     folder, config = RunFolder.open(args.resume)
+    _use_threads(config)
     phases = PhaseCallback(config.param, folder.episodes)
     model = checkpoints.load(folder, config, phases)
     if model.num_timesteps >= config.timesteps:
         print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
         return 0
     return _train(folder, config, model, phases)
+
+
+def _use_threads(config: Config) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
 
 
 class _Stop(Exception):  # noqa: N818

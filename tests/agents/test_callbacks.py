@@ -151,7 +151,7 @@ def test_units_are_recorded_as_the_method_knows_them():
             ]
             seen.append((dict(self.logger.name_to_value), layers))
 
-    learn([UnitCallback(), Compare()], 240, env=make_vec_env("Pendulum-v1"), policy="CBPMlpPolicy", policy_kwargs=kwargs)
+    learn([UnitCallback(every=1), Compare()], 240, env=make_vec_env("Pendulum-v1"), policy="CBPMlpPolicy", policy_kwargs=kwargs)
     assert len(seen) == 10
     for values, layers in seen:
         for name, utility, ages, _ in layers:

@@ -5,10 +5,12 @@ import importlib
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs
+from envs.ant import Ant
 
 
 def make(**kwargs):
@@ -172,3 +174,30 @@ def test_phases_change_at_terminations_of_the_time_limit_too():
         if terminated:
             env.reset()
     assert phases == [0] * 8 + [1] * 8  # after 8 > 5 steps, the second episode's end
+
+
+@pytest.mark.parametrize("own_step", [True, False], ids=["plain", "positions observed"])
+def test_every_step_is_that_of_gymnasiums_ant_to_the_bit(own_step):
+    kwargs = {"contact_cost_weight": 0.0, "include_cfrc_ext_in_observation": False}
+    kwargs |= {"ctrl_cost_weight": 0.3, "healthy_reward": 0.7, "forward_reward_weight": 1.5}
+    kwargs["exclude_current_positions_from_observation"] = own_step
+    ours, theirs = Ant(**kwargs), AntEnv(**kwargs)
+    theirs.action_space.seed(0)
+    ends, terminated = 0, True
+    for _ in range(1500):
+        if terminated:
+            np.testing.assert_array_equal(ours.reset(seed=ends)[0], theirs.reset(seed=ends)[0])
+        action = 1.5 * theirs.action_space.sample()
+        observation, reward, terminated, truncated, info = ours.step(action)
+        expected = theirs.step(action)
+        np.testing.assert_array_equal(observation, expected[0])
+        assert (reward, terminated, truncated) == expected[1:4]
+        assert info == pytest.approx(expected[4], rel=1e-12)
+        assert list(info) == list(expected[4])
+        ends += terminated
+    assert ends > 5
+
+
+def test_an_action_of_the_wrong_shape_is_refused_as_by_gymnasiums_ant():
+    with pytest.raises(ValueError, match="Action dimension mismatch"):
+        Ant(include_cfrc_ext_in_observation=False, contact_cost_weight=0.0).step(np.zeros((8, 1)))

@@ -1,0 +1,293 @@
+"""Measures steps/s of training: bare physics, Stable-Baselines3's PPO, ``agents.PPO`` with and without its extras.
+
+``make bench``, or ``python benchmarks/throughput.py [--repeats N] [--output FILE.json]``. All contenders are measured in turn,
+again and again, and ratios are taken within a turn, so that a machine whose speed drifts favours none. Medians are printed,
+with the quartiles of the ratios. Networks and batch sizes are the paper's: 256-256 ReLU, rollouts of 2,048 steps, 10 epochs
+of 16 minibatches. Every unit is mature from the start, so that units are replaced as in a long run. It fails if ``agents.PPO``
+took Stable-Baselines3's own loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import gymnasium
+import mujoco
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+
+import agents
+import agents.ppo
+from agents.buffers import NormalizedRolloutBuffer
+from agents.build import make_model, make_vec_env
+from agents.callbacks import PhaseCallback, ProgressCallback, UnitCallback
+from agents.config import Config, with_overrides
+from agents.logs import make_logger
+from agents.run_folder import RunFolder
+
+STEPS = 2048  # of a rollout
+ROLLOUTS = 2  # a measurement
+NEVER = 2_000_000
+
+
+def ours(method: str, n_envs: int) -> agents.PPO:
+    """The model of ``agents.train``, warmed up by a rollout."""
+    overrides = {"weight_decay": 1e-4, **({"maturity_threshold": 0} if method == "cbp" else {})}
+    hyperparameters, method_kwargs = with_overrides(method, overrides.items())
+    config = Config(
+        env="ant-nonstationary-v0",
+        method=method,
+        timesteps=NEVER,
+        period=NEVER,
+        param="friction",
+        seed=0,
+        n_envs=n_envs,
+        normalize=False,
+        device="cpu",
+        method_kwargs=method_kwargs,
+        hyperparameters=hyperparameters,
+    )
+    model = make_model(config, make_vec_env(config))
+    model.set_logger(make_logger(RunFolder.create(Path(tempfile.mkdtemp()) / "run", config)))
+    model.learn(STEPS)
+    if model.slow_because:
+        sys.exit(f"error: agents.PPO took Stable-Baselines3's own loop: {model.slow_because}")
+    return model
+
+
+def theirs(n_envs: int, env: str = "ant-nonstationary-v0", **env_kwargs: float) -> stable_baselines3.PPO:
+    """Stable-Baselines3's PPO with the same network, batch sizes and treatment of advantages, warmed up by a rollout."""
+    vec_env = DummyVecEnv([lambda: Monitor(gymnasium.make(env, **env_kwargs))] * n_envs)
+    policy_kwargs = {"net_arch": [256, 256], "activation_fn": nn.ReLU, "ortho_init": False}
+    model = stable_baselines3.PPO(
+        "MlpPolicy",
+        vec_env,
+        learning_rate=1e-4,
+        n_steps=STEPS // n_envs,
+        batch_size=128,
+        max_grad_norm=math.inf,
+        normalize_advantage=False,
+        rollout_buffer_class=NormalizedRolloutBuffer,
+        policy_kwargs=policy_kwargs,
+        device="cpu",
+        seed=0,
+    )
+    return model.learn(STEPS)
+
+
+def learning(model: stable_baselines3.PPO, callbacks: list[BaseCallback] | None = None) -> Callable[[], float]:
+    """Steps/s of some rollouts and their updates."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        model.learn(ROLLOUTS * STEPS, callback=callbacks, reset_num_timesteps=False)
+        return ROLLOUTS * STEPS / (time.perf_counter() - start)
+
+    return measure
+
+
+def bare_physics(threads: int, n_envs: int = 8) -> Callable[[], float]:
+    """Steps/s of ``mj_step`` alone, five of which are one step of the environment, under random controls."""
+    ants: list[Any] = [gymnasium.make("ant-nonstationary-v0", seed=0).unwrapped for _ in range(n_envs)]
+    controls = np.random.default_rng(0).uniform(-1, 1, (STEPS // n_envs, 8))
+
+    def simulate(some: list[Any]) -> None:
+        for control in controls:
+            for ant in some:
+                ant.data.ctrl[:] = control
+                mujoco.mj_step(ant.model, ant.data, nstep=ant.frame_skip)
+
+    def measure() -> float:
+        for i, ant in enumerate(ants):
+            ant.reset(seed=i)
+        start = time.perf_counter()
+        for _ in range(ROLLOUTS):
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(simulate, [ants[i::threads] for i in range(threads)]))
+        return ROLLOUTS * STEPS / (time.perf_counter() - start)
+
+    return measure
+
+
+class TwoRuns:
+    """Two processes that train at once with one thread each."""
+
+    def __init__(self, n_envs: int) -> None:
+        command = [sys.executable, __file__, "--worker", str(n_envs)]
+        self.workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        for worker in self.workers:
+            self._answer(worker)
+
+    def measure(self) -> float:
+        """Steps/s of both together."""
+        for worker in self.workers:
+            assert worker.stdin is not None  # noqa: S101
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        return sum(float(self._answer(worker)) for worker in self.workers)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for worker in self.workers:
+            worker.communicate("")
+
+    @staticmethod
+    def _answer(worker: subprocess.Popen[str]) -> str:
+        assert worker.stdout is not None  # noqa: S101
+        return worker.stdout.readline()
+
+
+def work(n_envs: int) -> None:
+    """One of two runs at once: measures whenever told to."""
+    torch.set_num_threads(1)
+    measure = learning(ours("cbp", n_envs))
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(measure(), flush=True)
+
+
+def default_callbacks() -> list[BaseCallback]:
+    """Those of ``agents.train``."""
+    phases = PhaseCallback("friction", Path(tempfile.mkdtemp(), "episodes.csv"))
+    return [phases, UnitCallback(), ProgressCallback(NEVER, phases)]
+
+
+@contextmanager
+def timed(place: Any, name: str, seconds: dict[str, float], key: str) -> Iterator[None]:
+    """Adds up the time spent in a function."""
+    function = getattr(place, name)
+
+    def timing(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[key] = seconds.get(key, 0.0) + time.perf_counter() - start
+
+    with mock.patch.object(place, name, timing):
+        yield
+
+
+def where_the_time_goes(with_cbp: agents.PPO, without: agents.PPO, physics: float) -> dict[str, float]:
+    """Milliseconds of a rollout and its updates with continual backpropagation and callbacks, part by part."""
+    rollouts = 10
+    seconds: dict[str, float] = {}
+    plain: dict[str, float] = {}
+    with ExitStack() as stack:
+        for place, name, key in (
+            (with_cbp.env, "step_wait", "environments"),
+            (agents.ppo, "_forward", "inference"),
+            (with_cbp, "train", "update"),
+            (CallbackList, "on_step", "callbacks"),
+            (CallbackList, "on_rollout_end", "callbacks"),
+            (with_cbp.logger, "dump", "logging"),
+        ):
+            stack.enter_context(timed(place, name, seconds, key))
+        start = time.perf_counter()
+        with_cbp.learn(rollouts * STEPS, callback=default_callbacks(), reset_num_timesteps=False)
+        whole = time.perf_counter() - start
+    with timed(without, "train", plain, "update"):
+        without.learn(rollouts * STEPS, reset_num_timesteps=False)
+    method = seconds["update"] - plain["update"]
+    bare = rollouts * STEPS / physics
+    parts = {
+        "physics": bare,
+        "environments beyond physics": seconds["environments"] - bare,
+        "inference": seconds["inference"],
+        "update": plain["update"],
+        "method": method,
+        "callbacks": seconds["callbacks"],
+        "logging": seconds["logging"],
+        "rest": whole - sum(value for key, value in seconds.items()),
+        "whole": whole,
+    }
+    return {part: round(1000 * value / rollouts, 1) for part, value in parts.items()}
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=11, help="turns (default: 11)")
+    parser.add_argument("--n-envs", type=int, default=16, help="environments of agents.PPO (default: 16)")
+    parser.add_argument("--output", type=Path, help="also write the result to this JSON file")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args.worker)
+        return
+
+    settings = {n_envs: theirs(n_envs) for n_envs in (4, 8, 16, 32)}
+    tried = {n_envs: statistics.median(learning(model)() for _ in range(3)) for n_envs, model in settings.items()}
+    best = max(tried, key=lambda n_envs: tried[n_envs])
+    cbp = ours("cbp", args.n_envs)
+    plain = ours("ppo-tuned", args.n_envs)
+    two_runs = TwoRuns(args.n_envs)
+    gymnasiums = theirs(best, "Ant-v5", include_cfrc_ext_in_observation=False, contact_cost_weight=0.0)
+    contenders: dict[str, Callable[[], float]] = {
+        "bare physics": bare_physics(torch.get_num_threads()),
+        f"SB3 PPO, {best} environments": learning(settings[best]),
+        f"SB3 PPO, {best} of Gymnasium's Ant-v5": learning(gymnasiums),
+        "SB3 PPO, 1 environment": learning(theirs(1)),
+        "agents.PPO": learning(plain),
+        "agents.PPO + CBP": learning(cbp),
+        "agents.PPO + CBP + callbacks": learning(cbp, default_callbacks()),
+        "agents.PPO + CBP, 1 environment": learning(ours("cbp", 1)),
+        "agents.PPO + CBP, two runs at once": two_runs.measure,
+    }
+    names = list(contenders)
+    bare, sb3, sb3_gymnasium, sb3_single, without, with_cbp, with_callbacks, single, two = names
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(args.repeats):
+        for name in names if turn % 2 == 0 else names[::-1]:
+            rates[name].append(contenders[name]())
+    two_runs.close()
+
+    def ratio(numerator: str, denominator: str) -> dict[str, float]:
+        low, median, high = statistics.quantiles(
+            [a / b for a, b in zip(rates[numerator], rates[denominator], strict=True)], n=4
+        )
+        return {"median": round(median, 3), "lower_quartile": round(low, 3), "upper_quartile": round(high, 3)}
+
+    result = {
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "repeats": args.repeats,
+        "sb3_by_environments": {n_envs: round(rate) for n_envs, rate in tried.items()},
+        "steps_per_second": {name: round(statistics.median(measured)) for name, measured in rates.items()},
+        "ratios": {
+            "with CBP / SB3 at its best": ratio(with_cbp, sb3),
+            "with CBP / SB3 at its best, on Gymnasium's Ant-v5": ratio(with_cbp, sb3_gymnasium),
+            "with CBP / bare physics": ratio(with_cbp, bare),
+            "with CBP / without": ratio(with_cbp, without),
+            "with callbacks / without": ratio(with_callbacks, with_cbp),
+            "1 environment / SB3 with 1 environment": ratio(single, sb3_single),
+            "two runs at once / one run": ratio(two, with_cbp),
+        },
+        "milliseconds_of_a_rollout": where_the_time_goes(cbp, plain, statistics.median(rates[bare])),
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
