@@ -23,7 +23,7 @@ format: .venv/installed
 	$(RUN) -m ruff format .
 
 bench: .venv/installed
-	$(RUN) benchmarks/cost.py $(ARGS)
+	$(RUN) benchmarks/throughput.py $(ARGS)
 
 tensorboard: .venv/installed
 	$(RUN) -m tensorboard.main --logdir runs --host localhost
