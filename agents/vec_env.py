@@ -9,7 +9,8 @@ from typing import Any
 import gymnasium
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs
 
 _MOST_THREADS = 4  # Gymnasium's Ant keeps the lock for a quarter of its step
 
@@ -62,6 +63,9 @@ class ThreadedVecEnv(DummyVecEnv):
             if error is not None:
                 raise error
         return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), list(self.buf_infos)
+
+    def _obs_from_buf(self) -> VecEnvObs:
+        return dict_to_obs(self.observation_space, {key: buffer.copy() for key, buffer in self.buf_obs.items()})
 
     def _step_some(self, indices: Iterator[int]) -> None:
         for index in indices:

@@ -195,7 +195,7 @@ def where_the_time_goes(with_cbp: agents.PPO, without: agents.PPO, physics: floa
     with ExitStack() as stack:
         for place, name, key in (
             (with_cbp.env, "step_wait", "environments"),
-            (agents.ppo, "_forward", "inference"),
+            (agents.ppo._Forward, "__call__", "inference"),
             (with_cbp, "train", "update"),
             (CallbackList, "on_step", "callbacks"),
             (CallbackList, "on_rollout_end", "callbacks"),
