@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from agents import ThreadedVecEnv
+
+
+def environment_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("environments")]
+
+
+class Scripted(gymnasium.Env):
+    """Does at each step, and at each reset, what it was given to do."""
+
+    observation_space = spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Discrete(5)})
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, at_step=lambda _: None, at_reset=lambda _: None):
+        self.at_step, self.at_reset, self.steps, self.resets, self.closed = at_step, at_reset, 0, 0, False
+
+    def observe(self):
+        return {"a": np.full(2, self.steps, np.float32), "b": self.steps % 5}
+
+    def reset(self, *, seed=None, options=None):
+        self.resets += 1
+        self.at_reset(self.resets)
+        return self.observe(), {"resets": self.resets}
+
+    def step(self, action):
+        self.steps += 1
+        self.at_step(self.steps)
+        return self.observe(), float(self.steps), self.steps % 4 == 0, self.steps % 3 == 0, {"steps": self.steps}
+
+    def close(self):
+        self.closed = True
+
+
+def plain(value):
+    """Arrays as lists, without what a clock says."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key != "t"}
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def ant():
+    return Monitor(gymnasium.make("envs:ant-nonstationary-v0", period=60, seed=0))
+
+
+def pendulum():
+    return Monitor(gymnasium.make("Pendulum-v1"))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize(
+    "make", [ant, lambda: Monitor(gymnasium.make("Pendulum-v1")), Scripted], ids=["ant", "pendulum", "dict"]
+)
+def test_everything_is_as_in_sb3s_own_to_the_bit(make, n_threads):
+    theirs, ours = DummyVecEnv([make] * 5), ThreadedVecEnv([make] * 5, n_threads=n_threads)
+    assert ours.n_threads == min(5, n_threads)
+    for vec_env in (theirs, ours):
+        vec_env.seed(4)
+    assert plain(ours.reset()) == plain(theirs.reset())
+    theirs.action_space.seed(0)
+    ends = 0
+    for _ in range(250):
+        actions = np.array([theirs.action_space.sample() for _ in range(5)])
+        observations, rewards, dones, infos = ours.step(actions)
+        expected = theirs.step(actions)
+        assert plain(observations) == plain(expected[0])
+        assert rewards.tolist() == expected[1].tolist()
+        assert dones.tolist() == expected[2].tolist()
+        assert [plain(info) for info in infos] == [plain(info) for info in expected[3]]
+        assert plain(dict(enumerate(ours.reset_infos))) == plain(dict(enumerate(theirs.reset_infos)))
+        ends += sum(dones)
+    assert ends >= 5
+    ours.close()
+
+
+def test_observations_of_earlier_steps_stay_as_they_were():
+    vec_env = ThreadedVecEnv([Scripted] * 2)
+    first = vec_env.reset()
+    results = [vec_env.step(np.zeros(2, int)) for _ in range(2)]
+    assert first["a"].tolist() == [[0, 0], [0, 0]]
+    assert results[0][0]["a"].tolist() == [[1, 1], [1, 1]]
+    assert results[0][1].tolist() == [1, 1]
+    assert [info["steps"] for info in results[0][3]] == [1, 1]
+
+
+def test_two_environments_are_stepped_at_the_same_time():
+    meeting = threading.Barrier(2, timeout=20)
+    vec_env = ThreadedVecEnv([lambda: Scripted(lambda _: meeting.wait())] * 4, n_threads=2)
+    vec_env.reset()
+    assert vec_env.step(np.zeros(4, int))[1].tolist() == [1, 1, 1, 1]
+
+
+def test_no_environment_is_in_two_threads_at_once():
+    inside, most = [0, 0, 0], []
+
+    def watch(index):
+        def step(_):
+            inside[index] += 1
+            time.sleep(0.002)
+            most.append(inside[index])
+            inside[index] -= 1
+
+        return step
+
+    vec_env = ThreadedVecEnv([lambda i=i: Scripted(watch(i)) for i in range(3)], n_threads=3)
+    vec_env.reset()
+    for _ in range(20):
+        vec_env.step(np.zeros(3, int))
+    assert most == [1] * 60
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("place", ["step", "reset"])
+def test_an_error_reaches_the_caller_with_the_environments_index(place, n_threads):
+    def fail(count):
+        if count == 2:  # the second step; the second reset, after the third step
+            raise KeyError("broken joint")
+
+    slow = [lambda: Scripted(lambda _: time.sleep(0.05))] * 2
+    broken = (lambda: Scripted(at_step=fail)) if place == "step" else (lambda: Scripted(at_reset=fail))
+    vec_env = ThreadedVecEnv([*slow, broken, slow[0]], n_threads=n_threads)
+    vec_env.reset()
+    actions = np.zeros(4, int)
+    for _ in range(1 if place == "step" else 2):
+        vec_env.step(actions)
+    with pytest.raises(RuntimeError, match=r"environment 2 failed: KeyError: 'broken joint'") as caught:
+        vec_env.step(actions)
+    assert isinstance(caught.value.__cause__, KeyError)
+    steps = [env.steps for env in vec_env.envs]
+    time.sleep(0.1)
+    assert [env.steps for env in vec_env.envs] == steps  # nobody is at work any more
+    assert vec_env.step(actions)[1][2] == steps[2] + 1
+    vec_env.close()
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "2"])
+def test_a_number_of_threads_that_is_none_is_refused(n_threads):
+    with pytest.raises(ValueError, match=r"n_threads must be a whole number >= 1, or None; got"):
+        ThreadedVecEnv([Scripted], n_threads=n_threads)
+
+
+def test_the_default_is_torchs_number_of_threads_up_to_four():
+    before = torch.get_num_threads()
+    try:
+        for threads, environments, expected in ((1, 8, 1), (2, 8, 2), (16, 8, 4), (16, 3, 3)):
+            torch.set_num_threads(threads)
+            assert ThreadedVecEnv([Scripted] * environments).n_threads == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_closing_ends_the_threads_and_closes_every_environment():
+    before = len(environment_threads())
+    vec_env = ThreadedVecEnv([Scripted] * 4, n_threads=3)
+    vec_env.reset()
+    vec_env.step(np.zeros(4, int))
+    assert len(environment_threads()) > before
+    vec_env.close()
+    assert len(environment_threads()) == before
+    assert all(env.closed for env in vec_env.envs)
+
+
+def test_sb3_trains_on_it_as_on_its_own():
+    parameters = []
+    for kind in (DummyVecEnv, ThreadedVecEnv):
+        vec_env = VecNormalize(kind([lambda: Monitor(gymnasium.make("Pendulum-v1"))] * 3))
+        model = PPO("MlpPolicy", vec_env, n_steps=128, batch_size=64, n_epochs=2, seed=0, device="cpu").learn(768)
+        parameters.append(torch.nn.utils.parameters_to_vector(model.policy.parameters()))
+    assert torch.equal(*parameters)
+    assert vec_env.get_attr("max_torque") == [2.0] * 3
+    assert vec_env.env_method("get_wrapper_attr", "max_speed") == [8] * 3
