@@ -18,14 +18,15 @@ from envs.published import TerminateAfter, UnclippedActions
 class Ant(AntEnv):
     """Gymnasium's ``Ant-v5`` in fewer lines of Python, where contact forces are neither observed nor paid for.
 
-    Observations, rewards and flags are the same to the bit. A step holds the interpreter's lock for 10 µs, not 45, so that
+    Observations, rewards and flags are the same to the bit. A step holds the interpreter's lock for 6 µs, not 31, so that
     threads which step several environments wait less for each other. Contact forces, ``data.cfrc_ext``, are not computed then.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Splitting constraints into islands costs an Ant, which is one island, 5 % and changes no bit of its trajectory.
-        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
+        self._options = self.model.opt
+        self._options.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
         self._is_plain = not (
             self._contact_cost_weight
             or self._include_cfrc_ext_in_observation
@@ -39,18 +40,19 @@ class Ant(AntEnv):
         if not self._is_plain or np.shape(action) != (self.model.nu,):
             return super().step(action)  # type: ignore[no-any-return, no-untyped-call]
         data = self.data
-        x_before, y_before = data.xpos[1, :2].tolist()
+        torso = data.xpos[1]
+        x_before, y_before, _ = torso.tolist()
         data.ctrl[:] = action
         mujoco.mj_step(self.model, data, nstep=self.frame_skip)
-        x_after, y_after = data.xpos[1, :2].tolist()
+        x_after, y_after, _ = torso.tolist()
         state = np.concatenate((data.qpos, data.qvel))
         x, y, z = state[:3].tolist()
         low, high = self._healthy_z_range
         healthy = low <= z <= high and math.isfinite(state @ state)  # MuJoCo lets no state grow beyond 10¹⁰
-        dt = self.dt
+        dt = self._options.timestep * self.frame_skip
         x_velocity, y_velocity = (x_after - x_before) / dt, (y_after - y_before) / dt
         forward, survive = x_velocity * self._forward_reward_weight, healthy * self._healthy_reward
-        control = float(self._ctrl_cost_weight * np.square(action).sum())
+        control = float(self._ctrl_cost_weight * np.add.reduce(np.square(action)))
         info = {
             "x_position": x,
             "y_position": y,
