@@ -45,7 +45,7 @@ from agents.logs import make_logger
 from agents.run_folder import RunFolder
 
 STEPS = 2048  # of a rollout
-ROLLOUTS = 2  # a measurement
+ROLLOUTS = 4  # of a measurement
 NEVER = 2_000_000
 
 
@@ -105,26 +105,51 @@ def learning(model: stable_baselines3.PPO, callbacks: list[BaseCallback] | None 
     return measure
 
 
-def bare_physics(threads: int, n_envs: int = 8) -> Callable[[], float]:
-    """Steps/s of ``mj_step`` alone, five of which are one step of the environment, under random controls."""
-    ants: list[Any] = [gymnasium.make("ant-nonstationary-v0", seed=0).unwrapped for _ in range(n_envs)]
-    controls = np.random.default_rng(0).uniform(-1, 1, (STEPS // n_envs, 8))
+class Rollout(BaseCallback):
+    """Keeps the states of the Ants at the beginning of a rollout."""
 
-    def simulate(some: list[Any]) -> None:
-        for control in controls:
-            for ant in some:
-                ant.data.ctrl[:] = control
+    states: list[Any]
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self.states = [state_of(env.unwrapped) for env in self.training_env.envs]  # type: ignore[attr-defined]
+
+
+def state_of(ant: Any) -> Any:
+    """All that the simulation of an Ant goes on from."""
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(ant.model, kind))
+    mujoco.mj_getState(ant.model, ant.data, state, kind)
+    return state
+
+
+def bare_physics(threads: int, model: agents.PPO, rollout: Rollout) -> Callable[[], float]:
+    """Steps/s of ``mj_step`` alone, five of which are one step: the model's last rollout again, as if no Ant ever fell."""
+    ants: list[Any] = [gymnasium.make("ant-nonstationary-v0", seed=0).unwrapped for _ in range(model.n_envs)]
+
+    def simulate(some: slice) -> None:
+        for t in range(model.n_steps):
+            for ant, control in zip(ants[some], controls[some], strict=True):
+                ant.data.ctrl[:] = control[t]
                 mujoco.mj_step(ant.model, ant.data, nstep=ant.frame_skip)
 
     def measure() -> float:
-        for i, ant in enumerate(ants):
-            ant.reset(seed=i)
-        start = time.perf_counter()
+        nonlocal controls
+        controls = model.rollout_buffer.actions.reshape(model.n_envs, model.n_steps, -1).clip(-1, 1)
+        shares = [slice(first, None, threads) for first in range(threads)]
+        seconds = 0.0
         for _ in range(ROLLOUTS):
+            for ant, state in zip(ants, rollout.states, strict=True):
+                mujoco.mj_setState(ant.model, ant.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+            start = time.perf_counter()
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(simulate, [ants[i::threads] for i in range(threads)]))
-        return ROLLOUTS * STEPS / (time.perf_counter() - start)
+                list(pool.map(simulate, shares))
+            seconds += time.perf_counter() - start
+        return ROLLOUTS * STEPS / seconds
 
+    controls: Any = None
     return measure
 
 
@@ -238,17 +263,18 @@ def main() -> None:
     settings = {n_envs: theirs(n_envs) for n_envs in (4, 8, 16, 32)}
     tried = {n_envs: statistics.median(learning(model)() for _ in range(3)) for n_envs, model in settings.items()}
     best = max(tried, key=lambda n_envs: tried[n_envs])
-    cbp = ours("cbp", args.n_envs)
+    cbp, rollout = ours("cbp", args.n_envs), Rollout()
+    cbp.learn(STEPS, callback=rollout, reset_num_timesteps=False)
     plain = ours("ppo-tuned", args.n_envs)
     two_runs = TwoRuns(args.n_envs)
     gymnasiums = theirs(best, "Ant-v5", include_cfrc_ext_in_observation=False, contact_cost_weight=0.0)
     contenders: dict[str, Callable[[], float]] = {
-        "bare physics": bare_physics(torch.get_num_threads()),
+        "bare physics": bare_physics(torch.get_num_threads(), cbp, rollout),
         f"SB3 PPO, {best} environments": learning(settings[best]),
         f"SB3 PPO, {best} of Gymnasium's Ant-v5": learning(gymnasiums),
         "SB3 PPO, 1 environment": learning(theirs(1)),
         "agents.PPO": learning(plain),
-        "agents.PPO + CBP": learning(cbp),
+        "agents.PPO + CBP": learning(cbp, [rollout]),
         "agents.PPO + CBP + callbacks": learning(cbp, default_callbacks()),
         "agents.PPO + CBP, 1 environment": learning(ours("cbp", 1)),
         "agents.PPO + CBP, two runs at once": two_runs.measure,
