@@ -149,6 +149,14 @@ class UnitCallback(BaseCallback):
         self._every = every
         self._rollouts = 0
 
+    def state_dict(self) -> dict[str, int]:
+        """How many rollouts it has seen."""
+        return {"rollouts": self._rollouts}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from a state made by :meth:`state_dict`."""
+        self._rollouts = state["rollouts"]
+
     def _on_training_start(self) -> None:
         policy = self.model.policy
         assert isinstance(policy, ActorCriticPolicy)  # noqa: S101

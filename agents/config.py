@@ -35,6 +35,15 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "weight_init": ("sb3", "lecun"),
 }
 
+_KINDS: dict[str, type] = {
+    "env": str,
+    "method": str,
+    "normalize": bool,
+    "device": str,
+    "env_kwargs": dict,
+    "method_kwargs": dict,
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -51,6 +60,7 @@ class Config:
         normalize: Whether observations and rewards are normalised by running statistics (SB3's ``VecNormalize``).
         device: Torch device of the networks.
         threads: Threads of the run, as for ``torch.set_num_threads``; None for torch's default.
+        checkpoint_minutes: Minutes between two checkpoints.
         env_kwargs: Further keyword arguments of the environment.
         method_kwargs: Keyword arguments of the method that acts after each update; empty where none does.
         hyperparameters: PPO, networks and optimizer.
@@ -69,14 +79,19 @@ class Config:
     normalize: bool
     device: str
     threads: int | None = None
+    checkpoint_minutes: float = 5.0
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise UserError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         if self.method not in presets.METHODS:
             raise unknown("method", self.method, presets.METHODS)
-        if self.param is not None and self.param not in envs.PARAMETERS:
+        _check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
+        if self.param is not None and not (isinstance(self.param, str) and self.param in envs.PARAMETERS):
             raise unknown("parameter", self.param, envs.PARAMETERS)
         _check_whole("timesteps", self.timesteps, least=1)
         _check_whole("n-envs", self.n_envs, least=1)
@@ -149,13 +164,9 @@ def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[H
 
 
 def _check_hyperparameters(values: Hyperparameters) -> None:
-    for name, (least, inclusive, greatest) in _RANGES.items():
-        value = getattr(values, name)
-        if value is None and name == "max_grad_norm":
-            continue
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not (number and (value > least or (inclusive and value == least)) and value <= greatest):
-            raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}, got {value!r}")
+    for name, bounds in _RANGES.items():
+        if name != "max_grad_norm" or values.max_grad_norm is not None:
+            _check_number(name, getattr(values, name), *bounds)
     for name, allowed in _CHOICES.items():
         if getattr(values, name) not in allowed:
             raise unknown(name, getattr(values, name), allowed)
@@ -170,6 +181,12 @@ def _check_hyperparameters(values: Hyperparameters) -> None:
         )
     for units in values.net_arch:
         _check_whole("each number of net_arch", units, least=1)
+
+
+def _check_number(name: str, value: object, least: float, inclusive: bool, greatest: float) -> None:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and (number > least or (inclusive and number == least)) and number <= greatest):
+        raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}, got {value!r}")
 
 
 def _words(least: float, inclusive: bool, greatest: float) -> str:

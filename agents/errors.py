@@ -1,4 +1,4 @@
-"""What a command says, in one line, when its input is wrong."""
+"""What a command says, in one line, when its input is wrong or its work breaks off."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, what was received, what is allowed. Commands exit with code 2."""
+
+
+class RunError(Exception):
+    """Work that broke off. The message is one line: what happened, what is kept, how to go on. Commands exit with code 1."""
 
 
 def unknown(kind: str, received: object, known: Iterable[str], *, listed: bool = True) -> UserError:

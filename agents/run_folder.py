@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +41,19 @@ class RunFolder:
         return self.path / "episodes.csv"
 
     @property
+    def events(self) -> list[Path]:
+        """TensorBoard's event files, the oldest first."""
+        return sorted(self.path.glob("events.out.tfevents.*"))
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def errors(self) -> Path:
+        """The traceback of the error that ended the run, if one did."""
+        return self.path / "error.log"
 
     @property
     def summary(self) -> Path:
@@ -86,6 +99,24 @@ class RunFolder:
             raise UserError(f"cannot read '{folder.config}': {error}") from error
         except UserError as error:
             raise UserError(f"'{folder.config}': {error}") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing to the run; a process that ends, in whatever way, frees it.
+
+        Raises:
+            UserError: Another process writes to it, or the folder cannot be written.
+        """
+        try:
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot write to run folder '{self.path}': {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is training in '{self.path}'") from None
+            yield
 
 
 def write_json(path: Path, data: Any) -> None:

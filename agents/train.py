@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,14 +26,13 @@ from agents import checkpoints, presets
 from agents.build import find_spec, is_nonstationary, make_model, make_vec_env
 from agents.callbacks import PhaseCallback, ProgressCallback, UnitCallback
 from agents.config import Config, with_overrides
-from agents.errors import UserError, unknown
+from agents.errors import RunError, UserError, unknown
 from agents.logs import make_logger
 from agents.ppo import PPO
 from agents.report import draw_run
 from agents.run_folder import RunFolder
 from agents.summary import write_summary
 
-_CHECKPOINT_SECONDS = 300
 _INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
@@ -41,19 +42,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit code: 0; 2 after bad input, with one line about it; 130 after Ctrl-C."""
+    """The command. Returns its exit code: 0; 2 after bad input, 1 after a failure, with a line about it; 130 after Ctrl-C."""
     warnings.showwarning = _show_warning
     try:
         args = _parser().parse_args(arguments)
         if args.resume is not None:
             return _resume(args)
+        if args.export is not None:
+            raise UserError("--export needs --resume RUN, the run whose model is meant")
         config, path = _from_arguments(args)
         _use_threads(config)
         model = make_model(config, make_vec_env(config))
-        return _train(RunFolder.create(path, config), config, model, PhaseCallback(config.param, path / "episodes.csv"))
-    except UserError as error:
+        folder = RunFolder.create(path, config)
+        with folder.locked():
+            model.set_logger(make_logger(folder))
+            return _train(folder, config, model, PhaseCallback(config.param, folder.episodes), UnitCallback())
+    except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("Stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
         return _INTERRUPTED
@@ -75,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
     add("--device", metavar="NAME", help="torch device of the networks (default: cpu)")
     add("--threads", metavar="N", type=int, help="threads of the run (default: as many as torch takes, mostly one a core)")
-    add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, from its last checkpoint")
+    add("--checkpoint-minutes", metavar="M", type=float, help="minutes between two checkpoints (default: 5)")
+    add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, exactly where it stopped")
+    add("--export", metavar="FILE", type=Path, help="with --resume: only write the model as a zip of Stable-Baselines3's")
     return parser
 
 
@@ -102,6 +110,7 @@ def _from_arguments(args: argparse.Namespace) -> tuple[Config, Path]:
         normalize=bool(args.normalize),
         device=_check_device(args.device or "cpu"),
         threads=args.threads,
+        checkpoint_minutes=_given(args.checkpoint_minutes, 5.0),
         env_kwargs=preset.env_kwargs,
         method_kwargs=method_kwargs,
         hyperparameters=hyperparameters,
@@ -133,17 +142,31 @@ def _check_device(name: str) -> str:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    others = [f"--{name.replace('_', '-')}" for name, value in vars(args).items() if value is not None and name != "resume"]
-    if others:
-        raise UserError(f"--resume goes on with the run as it was configured and takes no {others[0]}")
+    given = [name for name, value in vars(args).items() if value is not None and name not in ("resume", "export")]
+    if given:
+        raise UserError(f"--resume goes on with the run as it was configured and takes no --{given[0].replace('_', '-')}")
     folder, config = RunFolder.open(args.resume)
-    _use_threads(config)
-    phases = PhaseCallback(config.param, folder.episodes)
-    model = checkpoints.load(folder, config, phases)
-    if model.num_timesteps >= config.timesteps:
-        print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
-        return 0
-    return _train(folder, config, model, phases)
+    with folder.locked():
+        _use_threads(config)
+        phases, units = PhaseCallback(config.param, folder.episodes), UnitCallback()
+        model = checkpoints.load(folder, config, phases, units)
+        if args.export is not None:
+            return _export(model, args.export)
+        if model.num_timesteps >= config.timesteps:
+            print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
+            return 0
+        return _train(folder, config, model, phases, units)
+
+
+def _export(model: PPO, path: Path) -> int:
+    if path.exists():
+        raise UserError(f"'{path}' exists already")
+    try:
+        model.save(path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}") from error
+    print(f"{path}: the model at {model.num_timesteps:,} steps, for stable_baselines3.PPO.load")
+    return 0
 
 
 def _use_threads(config: Config) -> None:
@@ -156,14 +179,16 @@ class _Stop(Exception):  # noqa: N818
 
 
 class _CheckpointCallback(BaseCallback):
-    """Between two rollouts: stops where asked to, and writes a checkpoint every few minutes."""
+    """Between two rollouts: stops where asked to; writes a checkpoint at the start, after each phase and every few minutes."""
 
-    def __init__(self, folder: RunFolder, phases: PhaseCallback) -> None:
+    def __init__(self, folder: RunFolder, minutes: float, phases: PhaseCallback, units: UnitCallback) -> None:
         super().__init__()
         self.stop = False
         self._folder = folder
+        self._seconds = 60 * minutes
         self._phases = phases
-        self._last = time.monotonic()
+        self._units = units
+        self._last: tuple[float, int] | None = None  # when, and after how many phases
 
     def _on_step(self) -> bool:
         return True
@@ -171,33 +196,41 @@ class _CheckpointCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.stop:
             raise _Stop
-        if time.monotonic() - self._last > _CHECKPOINT_SECONDS:
-            assert isinstance(self.model, PPO)  # noqa: S101
-            checkpoints.save(self._folder, self.model, self._phases)
-            self._last = time.monotonic()
+        now, phases = time.monotonic(), max(1, len(self._phases.phases))
+        if self._last is None or phases > self._last[1] or now - self._last[0] > self._seconds:
+            self._last = now, phases
+            try:
+                self.save()
+            except OSError as error:
+                reason = f"no checkpoint at step {self.num_timesteps:,}: {error.strerror}"
+                warnings.warn(f"{reason}; training goes on", stacklevel=2)
+
+    def save(self) -> Path:
+        """Writes a checkpoint now."""
+        assert isinstance(self.model, PPO)  # noqa: S101
+        return checkpoints.save(self._folder, self.model, self._phases, self._units)
 
 
-def _train(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback) -> int:
+def _train(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback, units: UnitCallback) -> int:
     print(_first_line(folder, config, model), flush=True)
-    start, resumed = time.monotonic(), model.num_timesteps > 0
-    model.set_logger(make_logger(folder))
-    checkpointing = _CheckpointCallback(folder, phases)
+    start = time.monotonic()
+    checkpointing = _CheckpointCallback(folder, config.checkpoint_minutes, phases, units)
     progress = ProgressCallback(config.timesteps, phases)
-    with _stopping_on_signals(checkpointing):
-        try:
-            model.learn(
-                config.timesteps - model.num_timesteps,
-                callback=[checkpointing, phases, UnitCallback(), progress],
-                reset_num_timesteps=not resumed,
-            )
-        except _Stop:
-            pass
-        finally:
-            progress.close()
-        model.logger.close()
-        checkpoint = checkpoints.save(folder, model, phases)
-        summary = write_summary(folder, config, model, phases, time.monotonic() - start)
-        draw_run(folder, config)
+    try:
+        with _stopping_on_signals(checkpointing):
+            try:
+                callbacks = [checkpointing, phases, units, progress]
+                model.learn(config.timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
+            except _Stop:
+                pass
+            finally:
+                progress.close()
+            model.logger.close()
+            checkpoint = checkpointing.save()
+            summary = write_summary(folder, config, model, phases, time.monotonic() - start)
+            draw_run(folder, config)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _broken(folder, model, error) from error
     model.get_env().close()  # type: ignore[union-attr]
     if not summary["complete"]:
         go_on = f"python -m agents.train --resume {folder.path}"
@@ -205,6 +238,18 @@ def _train(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback)
         return _INTERRUPTED
     print(f"Done: {folder.figure} and {folder.summary.name} beside it; curves: tensorboard --logdir {folder.path}")
     return 0
+
+
+def _broken(folder: RunFolder, model: PPO, error: Exception) -> RunError:
+    """What broke, in one line; the traceback goes to a file."""
+    details = ""
+    with suppress(OSError):
+        folder.errors.write_text(traceback.format_exc())
+        details = f" (details in {folder.errors})"
+    last = checkpoints.newest(folder)
+    kept = f"--resume {folder.path} goes on from {last.name}" if last else "there is no checkpoint"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return RunError(f"training broke off at step {model.num_timesteps:,}: {reason}{details}; {kept}")
 
 
 def _first_line(folder: RunFolder, config: Config, model: PPO) -> str:
@@ -219,15 +264,22 @@ def _first_line(folder: RunFolder, config: Config, model: PPO) -> str:
 
 @contextmanager
 def _stopping_on_signals(checkpointing: _CheckpointCallback) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM stops after the current update; the second one at once, at the last checkpoint."""
+    """The first Ctrl-C, SIGTERM or closing of the terminal stops after the current update; another at the last checkpoint."""
 
-    def ask(*_: Any) -> None:
+    def ask(number: int, _: Any) -> None:
+        if number == signal.SIGHUP:  # nobody reads any more, and writing to the terminal would fail
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.__stdout__.fileno())  # type: ignore[union-attr]
+            os.dup2(nowhere, sys.__stderr__.fileno())  # type: ignore[union-attr]
         if checkpointing.stop:
             raise KeyboardInterrupt
         checkpointing.stop = True
         print("\nStopping after this update; once more to stop at once.", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield
     finally:

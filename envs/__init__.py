@@ -10,6 +10,7 @@ from envs.nonstationary import NonStationary
 from envs.parameters import PARAMETERS, Parameter
 from envs.published import TerminateAfter, UnclippedActions
 from envs.schedules import SCHEDULES, Schedule
+from envs.state import load_state, save_state
 
 __all__ = [
     "PARAMETERS",
@@ -20,6 +21,8 @@ __all__ = [
     "Schedule",
     "TerminateAfter",
     "UnclippedActions",
+    "load_state",
+    "save_state",
 ]
 
 # Gymnasium warns when an id is registered twice, which a reload of this module would do.

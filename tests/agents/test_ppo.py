@@ -40,15 +40,15 @@ class Tape(gymnasium.Env):
     def __init__(self, seed):
         self.numbers = np.random.default_rng(seed)
 
+    def observe(self):
+        return self.numbers.normal(size=(2, 3))
+
     def reset(self, *, seed=None, options=None):
-        self.length = 0
-        return self.numbers.normal(size=(2, 3)), {}
+        return self.observe(), {}
 
     def step(self, action):
-        self.length += 1
         ends = self.numbers.random()
-        observation, reward = self.numbers.normal(size=(2, 3)), self.numbers.normal()
-        return observation, reward, ends < 0.03, bool(ends > 0.95), {}
+        return self.observe(), self.numbers.normal(), ends < 0.03, bool(ends > 0.95), {"ends": ends}
 
 
 def tapes(n_envs):
@@ -66,6 +66,12 @@ def make(algorithm, vec_env, policy="MlpPolicy", net_arch=(16, 12), activation_f
     return algorithm(policy, vec_env, policy_kwargs=kwargs, **(defaults | settings))
 
 
+def numpy_state():
+    """Where NumPy's generator is: its numbers, and how many of them are used up."""
+    _, numbers, position, *_ = np.random.get_state()  # noqa: NPY002
+    return [*numbers.tolist(), position]
+
+
 def train_both(environments, rollouts, n_envs=2, **settings):
     """Both classes from the same seed; the models, the random states they leave, and what they logged at the end."""
     results = []
@@ -73,7 +79,7 @@ def train_both(environments, rollouts, n_envs=2, **settings):
         model = make(algorithm, environments(n_envs), **settings)
         model.learn(rollouts * model.n_steps * n_envs, log_interval=None)
         logged = {name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
-        results.append((model, torch.get_rng_state(), np.random.get_state()[1].copy(), logged))  # noqa: NPY002
+        results.append((model, torch.get_rng_state(), numpy_state(), logged))
     assert results[1][0].slow_because is None
     return results
 
@@ -81,7 +87,7 @@ def train_both(environments, rollouts, n_envs=2, **settings):
 def assert_equal(results, rtol=2e-4, atol=2e-6, gradients=True):
     (theirs, their_torch, their_numpy, their_log), (ours, our_torch, our_numpy, our_log) = results
     assert torch.equal(their_torch, our_torch)
-    assert np.array_equal(their_numpy, our_numpy)
+    assert their_numpy == our_numpy
     assert theirs.num_timesteps == ours.num_timesteps
     assert theirs._n_updates == ours._n_updates
     close = {"rtol": rtol, "atol": atol}
@@ -172,7 +178,29 @@ def test_units_are_replaced_as_under_sb3(rounding, reset_optimizer, max_grad_nor
     assert_equal(train_both(tapes, 6, learning_rate=1e-4, **settings))
 
 
-@pytest.mark.parametrize("utility", ["zero_contribution", "adaptable_contribution", "weight", "random"])
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+@pytest.mark.parametrize("activation_fn", [nn.ReLU, nn.Tanh])
+def test_units_of_every_layer_of_unequal_networks_are_replaced_as_under_sb3(activation_fn, max_grad_norm):
+    optimizer_kwargs = {"weight_decay": 1e-2, "fused": True}
+    policy_kwargs = {"method_kwargs": BUSY, "optimizer_kwargs": optimizer_kwargs, "share_features_extractor": False}
+    settings = {"activation_fn": activation_fn, "max_grad_norm": max_grad_norm, "net_arch": {"pi": [9], "vf": [20, 12, 8]}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*truncated mini-batch", UserWarning)
+        # 128 rows are minibatches of 50, 50 and 28.
+        results = train_both(tapes, 4, 2, policy="CBPMlpPolicy", policy_kwargs=policy_kwargs, batch_size=50, **settings)
+    assert_equal(results)
+    assert [layer.name for layer in results[1][0].policy.method.layers] == [
+        "policy/hidden1",
+        "value/hidden1",
+        "value/hidden2",
+        "value/hidden3",
+    ]
+
+
+UTILITIES = ["zero_contribution", "adaptable_contribution", "weight", "adaptation", "feature_by_input", "random"]
+
+
+@pytest.mark.parametrize("utility", UTILITIES)
 def test_other_utilities_are_averaged_as_under_sb3(utility):
     policy_kwargs = {"method_kwargs": BUSY | {"utility": utility}}
     assert_equal(train_both(tapes, 4, policy="CBPMlpPolicy", learning_rate=1e-4, policy_kwargs=policy_kwargs))
@@ -189,10 +217,14 @@ def test_a_last_minibatch_that_is_smaller_is_trained_on_too():
         warnings.filterwarnings("ignore", ".*truncated mini-batch", UserWarning)
         assert_equal(train_both(tapes, 4, batch_size=50))
         assert_equal(train_both(tapes, 4, batch_size=127, max_grad_norm=0.5))  # of 1: not normalised
+        assert_equal(train_both(tapes, 4, batch_size=500))  # the only one
 
 
-def test_a_target_for_the_divergence_stops_at_the_same_update(capsys):
-    results = train_both(tapes, 4, target_kl=0.001, learning_rate=3e-3, verbose=1)
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CBPMlpPolicy"])
+def test_a_target_for_the_divergence_stops_at_the_same_update(policy, capsys):
+    policy_kwargs = {"method_kwargs": BUSY | {"replacement_rate": 0.05}} if policy == "CBPMlpPolicy" else {}
+    settings = {"target_kl": 0.001, "learning_rate": 3e-3, "verbose": 1}
+    results = train_both(tapes, 4, policy=policy, policy_kwargs=policy_kwargs, **settings)
     assert_equal(results, gradients=False)  # those of the update that was not made any more are known here
     assert capsys.readouterr().out.count("Early stopping at step") >= 4
     steps = float(next(iter(results[1][0].policy.optimizer.state.values()))["step"])
@@ -231,7 +263,7 @@ class Recorder(BaseCallback):
 
     def __init__(self, stop_at=None):
         super().__init__()
-        self.seen, self.stop_at = [], stop_at
+        self.seen, self.computed, self.stop_at = [], [], stop_at
 
     def _on_training_start(self):
         self.seen.append("training starts")
@@ -242,15 +274,21 @@ class Recorder(BaseCallback):
     def _on_step(self):
         names = ("rewards", "dones", "new_obs", "actions", "clipped_actions")
         arrays = [self.locals[name].tolist() for name in names]
-        ends = [(i, info["terminal_observation"].tolist()) for i, info in enumerate(self.locals["infos"]) if "episode" in info]
-        self.seen.append((self.num_timesteps, self.n_calls, self.locals["n_steps"], arrays, ends))
+        infos = [{name: self.comparable(value) for name, value in info.items()} for info in self.locals["infos"]]
+        self.seen.append((self.num_timesteps, self.n_calls, self.locals["n_steps"], arrays, infos))
         return self.num_timesteps != self.stop_at
+
+    @staticmethod
+    def comparable(value):
+        """An array as a list; an episode's return and length without the time it took."""
+        if isinstance(value, dict):
+            return {name: item for name, item in value.items() if name != "t"}
+        return value.tolist() if isinstance(value, np.ndarray) else value
 
     def _on_rollout_end(self):
         buffer = self.model.rollout_buffer
         self.seen.append(("rollout ends", buffer.full, buffer.pos, buffer.actions.tolist(), buffer.log_probs.tolist()))
-        assert np.isfinite(buffer.advantages).all()
-        assert buffer.values.any()
+        self.computed += [buffer.values, buffer.advantages, buffer.returns]
 
     def _on_training_end(self):
         self.seen.append("training ends")
@@ -258,13 +296,15 @@ class Recorder(BaseCallback):
 
 @pytest.mark.parametrize("stop_at", [None, 180])
 def test_callbacks_see_what_they_see_under_sb3(stop_at):
-    seen = []
+    recorders = []
     for algorithm in BOTH:
-        recorder = Recorder(stop_at)
-        model = make(algorithm, tapes(2), learning_rate=0.0).learn(256, callback=recorder)
-        seen.append((recorder.seen, model.num_timesteps))
-    assert seen[0] == seen[1]
-    assert seen[0][1] == (stop_at or 256)
+        recorders.append(Recorder(stop_at))
+        model = make(algorithm, tapes(2), learning_rate=0.0).learn(256, callback=recorders[-1])
+        assert model.num_timesteps == (stop_at or 256)
+    theirs, ours = recorders
+    assert theirs.seen == ours.seen
+    assert len(theirs.computed) == (6 if stop_at is None else 3)
+    np.testing.assert_allclose(ours.computed, theirs.computed, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "CBPMlpPolicy"])
@@ -278,6 +318,7 @@ def test_what_one_class_saved_the_other_goes_on_with(saver, loader, policy, tmp_
         assert type(model) is algorithm
         model.set_random_seed(9)
         models.append(model.learn(512, reset_num_timesteps=False))
+        assert getattr(model, "slow_because", None) is None
     for parameter, other in zip(models[0].policy.parameters(), models[1].policy.parameters(), strict=True):
         torch.testing.assert_close(other, parameter, rtol=2e-4, atol=2e-6)
 
@@ -358,19 +399,47 @@ def test_what_has_no_fast_path_takes_sb3s_and_says_so_once(settings, change, rea
     assert model.slow_because in told[1][0]
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiBinary(2)], ids=["discrete", "binary"])
-def test_other_actions_than_boxes_take_sb3s_loop(space):
+PARTS = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "speed": spaces.Box(-1, 1, (3,))})
+IMAGE = spaces.Box(0, 255, (1, 8, 8), np.uint8)
+TINY = {"policy_kwargs": {"features_extractor_class": Trunk}}
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "settings", "reason"),
+    [
+        (Tape.observation_space, spaces.Discrete(3), {}, "not from a Gaussian"),
+        (Tape.observation_space, spaces.MultiBinary(2), {}, "not from a Gaussian"),
+        (PARTS, Tape.action_space, {"policy": "MultiInputPolicy"}, "observation space is Dict"),
+        (IMAGE, Tape.action_space, {"policy": "CnnPolicy", **TINY}, "not a Box of numbers"),
+    ],
+    ids=["discrete actions", "binary actions", "dictionaries", "images"],
+)
+def test_other_spaces_take_sb3s_loop_and_it_is_said_once(observations, actions, settings, reason):
     class Other(Tape):
-        action_space = space
+        observation_space, action_space = observations, actions
+
+        def observe(self):
+            observations.seed(int(self.numbers.integers(1000)))
+            return observations.sample()
 
     parameters = []
     for algorithm in BOTH:
-        model = make(algorithm, DummyVecEnv([lambda: Monitor(Other(0))]))
-        with warnings.catch_warnings(record=True):
+        model = make(algorithm, DummyVecEnv([lambda: Monitor(Other(0))]), **settings)
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             parameters.append(nn.utils.parameters_to_vector(model.learn(128).policy.parameters()))
     assert torch.equal(*parameters)
-    assert "not from a Gaussian" in model.slow_because
+    assert len(caught) == 1
+    assert reason in str(caught[0].message)
+    assert model.slow_because in str(caught[0].message)
+
+
+def test_why_training_was_slow_is_not_saved(tmp_path):
+    model = make(agents.PPO, tapes(1), net_arch=())
+    with pytest.warns(UserWarning, match="no hidden layer"):
+        model.learn(64)
+    model.save(tmp_path / "model")
+    assert "slow_because" not in vars(stable_baselines3.PPO.load(tmp_path / "model", device="cpu"))
 
 
 def test_a_loss_that_is_not_finite_ends_training():
@@ -384,12 +453,17 @@ def test_a_loss_that_is_not_finite_ends_training():
         model.learn(64)
 
 
-def test_weights_that_are_not_finite_end_training():
-    model = make(agents.PPO, tapes(1))
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+@pytest.mark.parametrize("activation_fn", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("name", ["action_net", "value_net", "mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"])
+def test_weights_that_are_not_finite_end_training(name, activation_fn, max_grad_norm):
+    threads = torch.get_num_threads()
+    model = make(agents.PPO, tapes(1), activation_fn=activation_fn, max_grad_norm=max_grad_norm)
     with torch.no_grad():
-        model.policy.action_net.bias.fill_(math.nan)
-    with pytest.raises(ValueError, match="nan"):
+        model.policy.get_submodule(name).bias[0] = math.nan
+    with pytest.raises(ValueError, match=r"nan|not a finite number"):
         model.learn(64)
+    assert torch.get_num_threads() == threads
 
 
 # The numerics underneath
@@ -421,3 +495,16 @@ def test_tanh_is_exact_to_float_rounding():
     assert error.max() < 8 * np.finfo(np.float32).eps
     assert np.median(error) < np.finfo(np.float32).eps
     assert np.abs(found).max() <= 1
+
+
+def test_tanh_is_odd_keeps_the_sign_of_zero_and_does_not_hide_nan():
+    z = np.concatenate([np.linspace(0, 20, 4001), np.logspace(-30, -1, 300)]).astype(np.float32)
+    of_z, of_minus_z = z[None].copy(), -z[None]
+    _tanh(of_z)
+    _tanh(of_minus_z)
+    np.testing.assert_allclose(of_minus_z, -of_z, rtol=8 * np.finfo(np.float32).eps)
+    special = np.array([[0.0, -0.0, math.inf, -math.inf, math.nan]], np.float32)
+    _tanh(special)
+    assert special[0, :4].tolist() == [0, 0, 1, -1]
+    assert np.signbit(special[0, :2]).tolist() == [False, True]
+    assert np.isnan(special[0, 4])

@@ -1,0 +1,389 @@
+"""A run that stopped goes on as if it had not: weights, logs and summaries are those of a run that was never stopped."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents import checkpoints
+from agents.callbacks import ProgressCallback
+
+SMALL = ["--set", "rollout_steps=256", "--set", "batch_size=64", "--set", "n_epochs=2", "--set", "net_arch=[12,10]"]
+BUSY = ["--set", "maturity_threshold=10", "--set", "replacement_rate=0.02"]
+ALWAYS = ["--checkpoint-minutes", 0]
+ANT = ["--env", "ant-nonstationary", "--timesteps", 2048, "--period", 600, *SMALL]
+
+
+def rows(path):
+    """A CSV file's rows, without what a clock says."""
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+
+
+def newest(folder):
+    return max((folder / "checkpoints").glob("*.pt"))
+
+
+def differences(one, other, place=""):
+    """Where two states differ, but for sizes of files and what a clock says."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        clocks = ("t", "t_start", "episode_times", "sizes")
+        return [text for key in one if key not in clocks for text in differences(one[key], other[key], f"{place}/{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [text for i, (a, b) in pairs for text in differences(a, b, f"{place}[{i}]")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+    else:
+        same = one == other
+    return [] if same else [f"{place}: {one} {other}"]
+
+
+def assert_same_run(folder, other):
+    """To the bit: the last checkpoint with all states and weights, logs, curves, summary."""
+    states = [torch.load(newest(path), weights_only=True) for path in (folder, other)]
+    assert differences(*states) == []
+    assert newest(folder).name[:12] == newest(other).name[:12]
+    assert rows(folder / "progress.csv") == rows(other / "progress.csv")
+    assert (folder / "episodes.csv").read_text() == (other / "episodes.csv").read_text()
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (folder, other)]
+    assert all(summary.pop("time") for summary in summaries)
+    assert summaries[0] == summaries[1]
+    assert curves(folder) == curves(other)
+
+
+def curves(folder):
+    """What TensorBoard shows, by name."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0})
+    events.Reload()
+    names = [name for name in events.Tags()["scalars"] if not name.startswith("time/")]
+    shown = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+    for steps in ([step for step, _ in points] for points in shown.values()):
+        assert steps == sorted(steps)
+    return shown | {name: [event.step for event in events.Histograms(name)] for name in events.Tags()["histograms"]}
+
+
+@pytest.fixture
+def interrupted(command, monkeypatch):
+    """Trains until a step and is then gone at once, as by a second Ctrl-C."""
+
+    def train(*arguments, until):
+        rollout_end = ProgressCallback._on_rollout_end
+
+        def leave(callback):
+            if callback.num_timesteps >= until:
+                raise KeyboardInterrupt
+            rollout_end(callback)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ProgressCallback, "_on_rollout_end", leave)
+            assert command(*arguments) == 130
+        time.sleep(1)  # TensorBoard puts files in the order of the seconds in their names
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        BUSY,
+        [*BUSY, "--n-envs", 1],
+        [*BUSY, "--normalize"],
+        ["--method", "ppo", "--n-envs", 2],
+        ["--method", "l2", "--n-envs", 1, "--normalize"],
+        [*BUSY, "--set", "reset_optimizer=moments_and_step"],
+        [*BUSY, "--set", "utility=adaptable_contribution", "--set", "rounding=counter", "--set", "max_grad_norm=0.5"],
+    ],
+    ids=["cbp", "one env", "normalised", "ppo", "l2 normalised", "SB3's loop", "other utility"],
+)
+def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, options):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command(*ANT, *options, *ALWAYS, "--run-dir", whole) == 0
+    interrupted(*ANT, *options, *ALWAYS, "--run-dir", stopped, until=768)
+    interrupted("--resume", stopped, until=1536)
+    assert command("--resume", stopped) == 0
+    assert_same_run(whole, stopped)
+
+
+@pytest.mark.parametrize("env", ["Hopper-v5", "Pendulum-v1"])
+def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
+    options = ["--env", env, "--timesteps", 1536, *SMALL, *BUSY, *ALWAYS, "--n-envs", 2]
+    options += ["--period", 300] if env == "Hopper-v5" else []
+    assert command(*options, "--run-dir", tmp_path / "whole") == 0
+    interrupted(*options, "--run-dir", tmp_path / "stopped", until=1024)
+    assert command("--resume", tmp_path / "stopped") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_changes_in_mid_episode_go_on_too(command, interrupted, tmp_path):
+    for name in ("whole", "stopped"):
+        assert command(*ANT, *BUSY, "--timesteps", 256, *ALWAYS, "--run-dir", tmp_path / name) == 0
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        config |= {"timesteps": 2048, "env_kwargs": {"change_at": "now"}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        for path in (tmp_path / name / "checkpoints").iterdir():
+            path.unlink()
+    assert command("--resume", tmp_path / "whole") == 0  # from its configuration: there is no checkpoint
+    interrupted("--resume", tmp_path / "stopped", until=1024)
+    assert command("--resume", tmp_path / "stopped") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert len(json.loads((tmp_path / "whole" / "summary.json").read_text())["phases"]) == 4
+
+
+def test_a_run_that_goes_on_from_the_start_or_an_earlier_checkpoint_is_the_same(command, interrupted, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command(*ANT, *BUSY, *ALWAYS, "--run-dir", whole) == 0
+    interrupted(*ANT, *BUSY, "--checkpoint-minutes", 60, "--run-dir", stopped, until=512)
+    assert newest(stopped).name.startswith("000000000000-")
+    config = json.loads((stopped / "config.json").read_text()) | {"checkpoint_minutes": 0}
+    (stopped / "config.json").write_text(json.dumps(config))
+    interrupted("--resume", stopped, until=1536)
+    newest(stopped).write_bytes(b"damaged")
+    assert command("--resume", stopped) == 0
+    assert_same_run(whole, stopped)
+
+
+def test_the_last_three_checkpoints_are_kept_and_one_is_made_after_each_phase(command, tmp_path):
+    folder = tmp_path / "run"
+    assert command(*ANT, "--run-dir", folder, "--checkpoint-minutes", 60) == 0
+    steps = [int(path.name[:12]) for path in sorted((folder / "checkpoints").iterdir())]
+    assert len(steps) == 3
+    assert steps[-1] == 2048
+    ends = [int(row["step"]) for row in rows(folder / "episodes.csv")]
+    assert all(step % 256 == 0 for step in steps)
+    assert len(ends) > 3
+
+
+@pytest.fixture
+def finished(command, tmp_path):
+    """A run of three checkpoints."""
+    assert command(*ANT, *BUSY, "--timesteps", 768, *ALWAYS, "--run-dir", tmp_path / "run") == 0
+    return tmp_path / "run"
+
+
+def told(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error: ", "warning: "))]
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(command, capsys, finished):
+    content = newest(finished).read_bytes()
+    newest(finished).write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+    capsys.readouterr()
+    assert command("--resume", finished) == 0
+    (line,) = [line for line in told(capsys) if "damaged" in line]
+    assert "checksum" in line
+    assert json.loads((finished / "summary.json").read_text())["timesteps"] == 768
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_overwritten(command, capsys, finished):
+    for path in (finished / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-5])
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert command("--resume", finished) == 2
+    assert "every checkpoint" in told(capsys)[-1]
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_a_checkpoint_from_a_stranger_runs_no_code(command, capsys, finished, tmp_path, by_torch):
+    stream = io.BytesIO()
+    (torch.save if by_torch else pickle.dump)({"model": Malicious(tmp_path / "harm")}, stream)
+    content = stream.getvalue()
+    for path in (finished / "checkpoints").iterdir():
+        path.unlink()
+    name = f"000000000512-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    (finished / "checkpoints" / name).write_bytes(content)
+    capsys.readouterr()
+    assert command("--resume", finished) == 2
+    assert "damaged" in " ".join(told(capsys))
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("env", ["os:system", "envs.ant:make_ant"])
+def test_a_configuration_that_names_code_is_refused(command, capsys, finished, env):
+    config = json.loads((finished / "config.json").read_text()) | {"env": env}
+    (finished / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert command("--resume", finished) == 2
+    (line,) = told(capsys)
+    assert "without a module" in line
+
+
+def test_a_checkpoint_of_another_run_is_refused(command, capsys, finished, tmp_path):
+    assert command(*ANT, "--method", "ppo", "--set", "net_arch=[9]", "--timesteps", 256, "--run-dir", tmp_path / "other") == 0
+    for path in (finished / "checkpoints").iterdir():
+        path.unlink()
+    source = newest(tmp_path / "other")
+    (finished / "checkpoints" / source.name).write_bytes(source.read_bytes())
+    capsys.readouterr()
+    assert command("--resume", finished) == 2
+    assert "not one of this run" in told(capsys)[-1]
+
+
+def test_other_versions_bring_one_warning(command, capsys, interrupted, monkeypatch, tmp_path):
+    interrupted(*ANT, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
+    made_by = checkpoints._made_by()
+    monkeypatch.setattr(checkpoints, "_made_by", lambda: made_by | {"torch": "9.9", "threads": 64})
+    capsys.readouterr()
+    assert command("--resume", tmp_path / "run") == 0
+    (line,) = [line for line in told(capsys) if "not to the bit" in line]
+    assert f"torch {made_by['torch']}, not 9.9" in line
+    assert f"threads {made_by['threads']}, not 64" in line
+
+
+def test_the_model_can_be_exported_for_sb3(command, finished, tmp_path, capsys):
+    assert command("--resume", finished, "--export", tmp_path / "model.zip") == 0
+    model = stable_baselines3.PPO.load(tmp_path / "model.zip", device="cpu")
+    state = torch.load(newest(finished), weights_only=True)["model"]["policy"]
+    assert all(torch.equal(value, state[name]) for name, value in model.policy.state_dict().items() if name != "_extra_state")
+    assert model.num_timesteps == 768
+    assert command("--resume", finished, "--export", tmp_path / "model.zip") == 2
+    assert "exists already" in told(capsys)[-1]
+    assert command("--env", "ant-nonstationary", "--export", tmp_path / "another.zip") == 2
+
+
+# Faults, in real processes
+
+
+def process(*arguments, **kwargs):
+    command = [sys.executable, "-m", "agents.train", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def wait_for(path, seconds=60):
+    for _ in range(20 * seconds):
+        if list(path.parent.glob(path.name)):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(path)
+
+
+def test_a_second_process_on_the_same_run_is_locked_out(tmp_path):
+    long = ["--env", "ant-nonstationary", "--timesteps", 1_000_000, *SMALL, "--run-dir", tmp_path / "run"]
+    first = process(*long)
+    wait_for(tmp_path / "run" / "checkpoints" / "0*.pt")
+    second = process("--resume", tmp_path / "run")
+    assert second.communicate(timeout=60)[1].splitlines() == [f"error: another process is training in '{tmp_path / 'run'}'"]
+    assert second.returncode == 2
+    first.kill()
+    first.communicate()
+    third = process("--resume", tmp_path / "run")  # the lock went with the process
+    time.sleep(6)
+    third.send_signal(signal.SIGTERM)
+    out, err = third.communicate(timeout=60)
+    assert third.returncode == 130, err
+    assert "Stopped at" in out
+
+
+def test_a_full_disk_at_a_checkpoint_is_reported_and_training_goes_on(command, capsys, monkeypatch, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(checkpoints, "_flush_folder", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    assert command(*ANT, "--timesteps", 512, "--run-dir", tmp_path / "full") == 1
+    lines = told(capsys)
+    assert any("no checkpoint at step 0: No space left; training goes on" in line for line in lines)
+    assert lines[-1].startswith("error: training broke off at step 512")
+    assert "Traceback" not in "".join(lines)
+    assert "No space left" in (tmp_path / "full" / "error.log").read_text()
+
+
+def test_rewards_that_are_no_numbers_end_the_run_with_one_line(command, capsys, monkeypatch, tmp_path):
+    from agents.ppo import _Samples
+
+    original = _Samples.of.__func__
+
+    def spoil(cls, buffer, *arguments):
+        if buffer.rewards[0, 0] != buffer.rewards[0, 1]:
+            buffer.returns[:] = float("nan")
+        return original(cls, buffer, *arguments)
+
+    monkeypatch.setattr(_Samples, "of", classmethod(spoil))
+    assert command(*ANT, *ALWAYS, "--run-dir", tmp_path / "run") == 1
+    line = told(capsys)[-1]
+    assert "a loss is not a finite number" in line
+    assert f"--resume {tmp_path / 'run'} goes on from 000000000000-" in line
+    assert "ValueError" in (tmp_path / "run" / "error.log").read_text()
+
+
+def test_a_closed_terminal_stops_the_run_with_everything_saved(tmp_path):
+    controller, terminal = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "agents.train",
+        *map(str, ["--env", "ant-nonstationary", "--timesteps", 1_000_000, *SMALL]),
+    ]
+    run = subprocess.Popen(
+        [*command, "--run-dir", str(tmp_path / "run")],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    wait_for(tmp_path / "run" / "checkpoints" / "0*.pt")
+    time.sleep(1)
+    os.close(controller)
+    assert run.wait(timeout=60) == 130
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["timesteps"] == int(newest(tmp_path / "run").name[:12]) > 0
+
+
+def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command(*ANT, *BUSY, *ALWAYS, "--run-dir", whole) == 0
+    interrupted(*ANT, *BUSY, *ALWAYS, "--run-dir", stopped, until=1024)
+    for path in (stopped / "progress.csv", stopped / "episodes.csv", next(stopped.glob("events*"))):
+        with path.open("ab") as file:
+            file.write(path.read_bytes()[-40:-7])  # begun, and never finished
+    assert command("--resume", stopped) == 0
+    assert_same_run(whole, stopped)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path):
+    arguments = ["--env", "ant-nonstationary", "--timesteps", 16_384, "--period", 5000, "--set", "rollout_steps=1024", *BUSY]
+    arguments += ["--checkpoint-minutes", 0.01]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert process(*arguments, "--run-dir", whole).wait() == 0
+    moments, kills = np.random.default_rng(), 0
+    while True:
+        started = (killed / "config.json").exists()
+        run = process("--resume", killed) if started else process(*arguments, "--run-dir", killed)
+        if kills < 3:
+            try:
+                run.wait(moments.uniform(3, 7))
+            except subprocess.TimeoutExpired:
+                run.kill()
+                kills += 1
+        _, err = run.communicate()
+        if run.returncode != -signal.SIGKILL:
+            break
+    assert run.returncode == 0, err
+    assert_same_run(whole, killed)
