@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
 
 from agents import checkpoints, presets
 from agents.build import find_spec, is_nonstationary, make_model, make_vec_env
@@ -288,7 +289,7 @@ def _stopping_on_signals(checkpointing: _CheckpointCallback) -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # above the progress bar
 
 
 if __name__ == "__main__":

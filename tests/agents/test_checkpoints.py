@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import errno
 import fcntl
 import hashlib
 import io
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -294,22 +294,37 @@ def test_a_second_process_on_the_same_run_is_locked_out(tmp_path):
     first.kill()
     first.communicate()
     third = process("--resume", tmp_path / "run")  # the lock went with the process
-    time.sleep(6)
+    assert "writing to" in third.stdout.readline()
+    time.sleep(1)
     third.send_signal(signal.SIGTERM)
     out, err = third.communicate(timeout=60)
     assert third.returncode == 130, err
     assert "Stopped at" in out
 
 
-def test_a_full_disk_at_a_checkpoint_is_reported_and_training_goes_on(command, capsys, monkeypatch, tmp_path):
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    monkeypatch.setattr(checkpoints, "_flush_folder", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
-    assert command(*ANT, "--timesteps", 512, "--run-dir", tmp_path / "full") == 1
-    lines = told(capsys)
-    assert any("no checkpoint at step 0: No space left; training goes on" in line for line in lines)
-    assert lines[-1].startswith("error: training broke off at step 512")
-    assert "Traceback" not in "".join(lines)
-    assert "No space left" in (tmp_path / "full" / "error.log").read_text()
+def test_a_full_disk_at_a_checkpoint_is_reported_and_training_goes_on(command, capsys, finished, tmp_path):
+    folder = tmp_path / "full"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_bytes((finished / "config.json").read_bytes())
+    (folder / "checkpoints" / ".new").symlink_to("/dev/full")  # the first one is written there
+    capsys.readouterr()
+    assert command("--resume", folder) == 0
+    (line,) = [line for line in told(capsys) if "no checkpoint" in line]
+    assert line == "warning: no checkpoint at step 0: No space left on device; training goes on"
+    assert_same_run(finished, folder)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_one_line(tmp_path):
+    limit = 20_000  # bytes, less than a checkpoint, more than the logs
+    arguments = [*ANT, "--timesteps", 512, "--run-dir", tmp_path / "run"]
+    run = process(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, err = run.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if line.startswith(("error: ", "Traceback"))]
+    assert run.returncode == 1
+    reason = f"[Errno 27] File too large (details in {tmp_path}/run/error.log); there is no checkpoint"
+    assert lines == [f"error: training broke off at step 512: {reason}"]
+    assert "no checkpoint at step 0: File too large; training goes on" in err
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_rewards_that_are_no_numbers_end_the_run_with_one_line(command, capsys, monkeypatch, tmp_path):
@@ -372,18 +387,26 @@ def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path):
     arguments += ["--checkpoint-minutes", 0.01]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert process(*arguments, "--run-dir", whole).wait() == 0
-    moments, kills = np.random.default_rng(), 0
-    while True:
-        started = (killed / "config.json").exists()
-        run = process("--resume", killed) if started else process(*arguments, "--run-dir", killed)
-        if kills < 3:
-            try:
-                run.wait(moments.uniform(3, 7))
-            except subprocess.TimeoutExpired:
-                run.kill()
-                kills += 1
-        _, err = run.communicate()
-        if run.returncode != -signal.SIGKILL:
-            break
-    assert run.returncode == 0, err
+    kills = kill_at_random_moments(killed, arguments, kills=3)
+    assert kills == 3
     assert_same_run(whole, killed)
+
+
+def kill_at_random_moments(folder, arguments, kills):
+    """Runs to the end, killed so many times on the way, every third time while a checkpoint is being written."""
+    numbers = np.random.default_rng()
+    for kill in range(kills):
+        started = (folder / "config.json").exists()
+        run = process("--resume", folder) if started else process(*arguments, "--run-dir", folder)
+        time.sleep(numbers.uniform(1, 6))
+        if kill % 3 == 2:
+            writing = folder / "checkpoints" / ".new"
+            while run.poll() is None and not writing.exists():
+                pass
+        run.kill()
+        _, err = run.communicate()
+        assert run.returncode == -signal.SIGKILL, err
+    run = process("--resume", folder)
+    _, err = run.communicate()
+    assert run.returncode == 0, err
+    return kills
