@@ -51,9 +51,6 @@ def save(folder: RunFolder, model: PPO, phases: PhaseCallback, units: UnitCallba
     Raises:
         OSError: It cannot be written; the earlier ones are as they were.
     """
-    for path in _all(folder):
-        if _steps(path) == model.num_timesteps:
-            return path
     state = {
         "made_by": _made_by(),
         "model": _save_model(model),
@@ -77,8 +74,9 @@ def save(folder: RunFolder, model: PPO, phases: PhaseCallback, units: UnitCallba
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    for old in _all(folder)[:-_KEPT]:
-        old.unlink()
+    same_step = [other for other in _all(folder) if _steps(other) == model.num_timesteps and other != path]  # damaged
+    for old in same_step + _all(folder)[:-_KEPT]:
+        old.unlink(missing_ok=True)
     return path
 
 

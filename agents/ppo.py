@@ -91,9 +91,11 @@ class PPO(stable_baselines3.PPO):
             for n_steps in range(n_rollout_steps):
                 # Of SB3's forward pass only what actions depend on, on tensors of the same shapes: 20 to 40 µs, not 150 to 200,
                 # and the same actions to the bit, without which a chaotic simulation would take another course.
-                means[n_steps] = actor(self._last_obs)
-                actions = means[n_steps] + std * noise.normal_().numpy()
-                clipped_actions = np.minimum(np.maximum(actions.reshape(-1, *low.shape), low), high)
+                mean = means[n_steps] = actor(self._last_obs)
+                if math.isnan(mean.sum()):
+                    raise ValueError(f"the policy's actions are not numbers, nan in {mean}: check observations and weights")
+                actions = (mean + std * noise.normal_().numpy()).reshape(-1, *low.shape)
+                clipped_actions = np.minimum(np.maximum(actions, low), high)
 
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
 
@@ -103,15 +105,16 @@ class PPO(stable_baselines3.PPO):
                     return False
                 self._update_info_buffer(infos, dones)
                 if dones.any():
-                    ended = [i for i in np.flatnonzero(dones).tolist() if infos[i].get("TimeLimit.truncated")]
-                    cut_off += [(n_steps, i, infos[i]["terminal_observation"]) for i in ended]
+                    ends = [(i, infos[i].get("terminal_observation")) for i in np.flatnonzero(dones).tolist()]
+                    cut_off += [(n_steps, i, o) for i, o in ends if o is not None and infos[i].get("TimeLimit.truncated")]
                 rollout_buffer.observations[n_steps] = self._last_obs
-                rollout_buffer.actions[n_steps] = actions
+                rollout_buffer.actions[n_steps] = actions.reshape(mean.shape)
                 rollout_buffer.rewards[n_steps] = rewards
                 rollout_buffer.episode_starts[n_steps] = self._last_episode_starts
                 rollout_buffer.pos = n_steps + 1
                 self._last_obs = new_obs  # type: ignore[assignment]
                 self._last_episode_starts = dones
+        n_steps = n_rollout_steps
         rollout_buffer.full = True
 
         # The values of the whole rollout in one pass.

@@ -12,6 +12,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
+import cbp
 from agents.policies import CBPMlpPolicy, PlasticMlpPolicy
 from cbp.layers import Tap
 
@@ -47,6 +48,9 @@ def _about_policy(policy: ActorCriticPolicy) -> str | None:
         return f"the policy is a {type(policy).__name__}, not an MlpPolicy, PlasticMlpPolicy or CBPMlpPolicy"
     if type(policy.action_dist) is not DiagGaussianDistribution or policy.squash_output:
         return f"actions come from a {type(policy.action_dist).__name__}, not from a Gaussian"
+    method = getattr(policy, "method", None)
+    if method is not None and type(method) is not cbp.ContinualBackprop:
+        return f"the method is a {type(method).__name__}, not ContinualBackprop"
     return None
 
 
@@ -54,7 +58,10 @@ def _about_networks(policy: ActorCriticPolicy) -> str | None:
     for module, supported in ((policy.features_extractor, FlattenExtractor), (policy.mlp_extractor, MlpExtractor)):
         if type(module) is not supported:
             return f"observations pass a {type(module).__name__}, not a {supported.__name__}"
-    for modules in networks(policy):
+    actor, critic = networks(policy)
+    if len({*actor, *critic}) < len(actor) + len(critic):
+        return "the networks share a module"
+    for modules in (actor, critic):
         linears, activations = modules[::2], modules[1::2]
         if not activations:
             return "a network has no hidden layer"
@@ -71,6 +78,8 @@ def _about_parameters(policy: ActorCriticPolicy) -> str | None:
             return f"{name} is frozen"
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu" or not parameter.is_contiguous():
             return f"{name} is {parameter.dtype} on {parameter.device}, not contiguous torch.float32 on cpu"
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            return f"{name} has hooks, which compiled code would not call"
     return None
 
 
@@ -90,17 +99,20 @@ def _about_optimizer(policy: ActorCriticPolicy) -> str | None:
 
 
 def _about_hooks(policy: ActorCriticPolicy) -> str | None:
+    own = int(getattr(policy, "method", None) is not None)
     for module in policy.modules():
-        before = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, Tap)]
+        before = list(module._forward_pre_hooks.values())
+        if own and len(before) == 1 and isinstance(before[0], Tap):
+            before = []
         if before or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
             return f"a {type(module).__name__} has hooks, which compiled code would not call"
-    own = int(getattr(policy, "method", None) is not None)
     if len(policy.optimizer._optimizer_step_pre_hooks) + len(policy.optimizer._optimizer_step_post_hooks) > own:
         return "the optimizer has hooks, which compiled code would not call"
     return None
 
 
 def _about_buffer(buffer: RolloutBuffer) -> str | None:
-    if type(buffer).add is not RolloutBuffer.add:
-        return f"{type(buffer).__name__} has an add() of its own, which would not be called"
+    for name in ("add", "get", "_get_samples"):
+        if getattr(type(buffer), name) is not getattr(RolloutBuffer, name):
+            return f"{type(buffer).__name__} has a method {name}() of its own"
     return None

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
@@ -43,7 +44,8 @@ class ThreadedVecEnv(DummyVecEnv):
     """
 
     def __init__(self, env_fns: list[Callable[[], gymnasium.Env[Any, Any]]], n_threads: int | None = None) -> None:
-        if n_threads is not None and not (isinstance(n_threads, int) and n_threads >= 1):
+        whole = isinstance(n_threads, int | np.integer) and not isinstance(n_threads, bool)
+        if n_threads is not None and not (whole and n_threads >= 1):
             raise ValueError(f"n_threads must be a whole number >= 1, or None; got {n_threads!r}")
         super().__init__(env_fns)
         self.n_threads = min(self.num_envs, n_threads or min(_MOST_THREADS, torch.get_num_threads()))

@@ -155,9 +155,21 @@ def test_a_run_that_goes_on_from_the_start_or_an_earlier_checkpoint_is_the_same(
     config = json.loads((stopped / "config.json").read_text()) | {"checkpoint_minutes": 0}
     (stopped / "config.json").write_text(json.dumps(config))
     interrupted("--resume", stopped, until=1536)
-    newest(stopped).write_bytes(b"damaged")
+    config = json.loads((stopped / "config.json").read_text()) | {"checkpoint_minutes": 60}
+    (stopped / "config.json").write_text(json.dumps(config))
+    damaged = newest(stopped)
+    damaged.write_bytes(b"damaged")
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(command, interrupted, tmp_path):
+    interrupted(*ANT, *BUSY, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
+    damaged = newest(tmp_path / "run")
+    damaged.write_bytes(b"damaged")
+    interrupted("--resume", tmp_path / "run", until=512)
+    assert damaged.read_bytes() != b"damaged"
+    assert len({path.name[:12] for path in damaged.parent.iterdir()}) == len(list(damaged.parent.iterdir()))
 
 
 def test_the_last_three_checkpoints_are_kept_and_one_is_made_after_each_phase(command, tmp_path):
@@ -287,12 +299,15 @@ def wait_for(path, seconds=60):
 def test_a_second_process_on_the_same_run_is_locked_out(tmp_path):
     long = ["--env", "ant-nonstationary", "--timesteps", 1_000_000, *SMALL, "--run-dir", tmp_path / "run"]
     first = process(*long)
-    wait_for(tmp_path / "run" / "checkpoints" / "0*.pt")
-    second = process("--resume", tmp_path / "run")
-    assert second.communicate(timeout=60)[1].splitlines() == [f"error: another process is training in '{tmp_path / 'run'}'"]
+    try:
+        wait_for(tmp_path / "run" / "checkpoints" / "0*.pt")
+        second = process("--resume", tmp_path / "run")
+        _, err = second.communicate(timeout=60)
+    finally:
+        first.kill()
+        first.communicate()
+    assert err.splitlines() == [f"error: another process is training in '{tmp_path / 'run'}'"]
     assert second.returncode == 2
-    first.kill()
-    first.communicate()
     third = process("--resume", tmp_path / "run")  # the lock went with the process
     assert "writing to" in third.stdout.readline()
     time.sleep(1)
@@ -346,26 +361,29 @@ def test_rewards_that_are_no_numbers_end_the_run_with_one_line(command, capsys, 
 
 
 def test_a_closed_terminal_stops_the_run_with_everything_saved(tmp_path):
+    def take_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     controller, terminal = os.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "agents.train",
-        *map(str, ["--env", "ant-nonstationary", "--timesteps", 1_000_000, *SMALL]),
-    ]
+    command = [sys.executable, "-m", "agents.train", "--env", "ant-nonstationary", "--timesteps", "1000000", *SMALL]
     run = subprocess.Popen(
         [*command, "--run-dir", str(tmp_path / "run")],
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=take_terminal,
     )
-    os.close(terminal)
-    wait_for(tmp_path / "run" / "checkpoints" / "0*.pt")
-    time.sleep(1)
-    os.close(controller)
-    assert run.wait(timeout=60) == 130
+    try:
+        os.close(terminal)
+        wait_for(tmp_path / "run" / "checkpoints" / "0*.pt")
+        time.sleep(1)
+        os.close(controller)
+        assert run.wait(timeout=60) == 130
+    finally:
+        run.kill()
+        run.wait()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["timesteps"] == int(newest(tmp_path / "run").name[:12]) > 0
 

@@ -25,6 +25,7 @@ from torch import nn
 import agents
 import cbp
 from agents.buffers import NormalizedRolloutBuffer, compute_advantages
+from agents.policies import hidden_layers
 from agents.ppo import _tanh
 
 BOTH = (stable_baselines3.PPO, agents.PPO)
@@ -169,6 +170,13 @@ def test_after_several_rollouts_parameters_are_those_of_sb3(settings):
 
 
 @pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+def test_samples_whose_ratio_is_clipped_train_the_policy_as_under_sb3(max_grad_norm):
+    results = train_both(tapes, 2, learning_rate=1e-3, clip_range=0.05, n_epochs=5, max_grad_norm=max_grad_norm)
+    assert results[0][3]["train/clip_fraction"] > 0.05
+    assert_equal(results)
+
+
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
 @pytest.mark.parametrize("reset_optimizer", ["none", "moments"])
 @pytest.mark.parametrize("rounding", ["counter", "stochastic"])
 def test_units_are_replaced_as_under_sb3(rounding, reset_optimizer, max_grad_norm):
@@ -253,6 +261,37 @@ def test_the_number_of_threads_does_not_change_the_result(max_grad_norm):
         finally:
             torch.set_num_threads(before)
     assert torch.equal(*parameters)
+
+
+def test_actions_of_several_dimensions_are_those_of_sb3():
+    class Square(Tape):
+        action_space = spaces.Box(-1, 1, (2, 2), np.float32)
+
+    seen = []
+    for algorithm in BOTH:
+        recorder = Recorder()
+        make(algorithm, DummyVecEnv([lambda: Monitor(Square(0))] * 2), learning_rate=0.0).learn(256, callback=recorder)
+        seen.append(recorder.seen)
+    assert seen[0] == seen[1]
+
+
+def test_a_method_stepped_by_a_callback_finds_its_forward_passes():
+    class Stepping(BaseCallback):
+        def _on_training_start(self):
+            self.method = cbp.ContinualBackprop(
+                self.model.policy, self.model.policy.optimizer, layers=hidden_layers(self.model.policy)
+            )
+
+        def _on_step(self):
+            return True
+
+        def _on_rollout_start(self):
+            if self.num_timesteps:
+                self.method.step()
+
+    model = make(agents.PPO, tapes(2))
+    with pytest.warns(UserWarning, match="hooks"):
+        model.learn(384, callback=Stepping())
 
 
 # Callbacks, saving and loading
@@ -363,7 +402,29 @@ def group_parameters(model):
     policy.optimizer = torch.optim.Adam([{"params": actor, "lr": 1e-3}, {"params": critic, "lr": 1e-3}])
 
 
+class EveryOther(RolloutBuffer):
+    """Gives every second minibatch."""
+
+    def get(self, batch_size=None):
+        for index, samples in enumerate(super().get(batch_size)):
+            if index % 2:
+                yield samples
+
+
+def share_a_network(model):
+    policy = model.policy
+    policy.mlp_extractor.value_net = policy.mlp_extractor.policy_net
+    policy.optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+
+
+def hook_a_gradient(model):
+    model.policy.action_net.weight.register_hook(lambda gradient: 0 * gradient)
+
+
 UNSUPPORTED = {
+    "buffer with its own minibatches": ({"rollout_buffer_class": EveryOther}, None, "method get() of its own"),
+    "networks that share": ({}, share_a_network, "share a module"),
+    "hooked gradient": ({}, hook_a_gradient, "action_net.weight has hooks"),
     "shared layers": ({"policy_kwargs": {"features_extractor_class": Trunk}}, None, "pass a Trunk"),
     "ELU": ({"activation_fn": nn.ELU}, None, "ReLU or Tanh"),
     "no hidden layer": ({"net_arch": ()}, None, "no hidden layer"),
@@ -473,7 +534,7 @@ def test_weights_that_are_not_finite_end_training(name, activation_fn, max_grad_
 def test_advantages_are_sb3s_to_the_bit(n_envs):
     numbers = np.random.default_rng(0)
     box = spaces.Box(-1, 1, (1,), np.float32)
-    buffers = [RolloutBuffer(50, box, box, gamma=0.97, gae_lambda=0.9, n_envs=n_envs) for _ in range(2)]
+    buffers = [RolloutBuffer(50, box, box, gamma=0.98, gae_lambda=0.9, n_envs=n_envs) for _ in range(2)]
     rewards, values = (numbers.normal(size=(50, n_envs)).astype(np.float32) for _ in range(2))
     starts = (numbers.random((50, n_envs)) < 0.2).astype(np.float32)
     for buffer in buffers:

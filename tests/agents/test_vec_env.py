@@ -164,7 +164,7 @@ def test_an_error_of_any_thread_reaches_the_caller_once_all_have_finished(fails_
     vec_env.close()
 
 
-@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "2"])
+@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "2", True])
 def test_a_number_of_threads_that_is_none_is_refused(n_threads):
     with pytest.raises(ValueError, match=r"n_threads must be a whole number >= 1, or None; got"):
         ThreadedVecEnv([Scripted], n_threads=n_threads)
