@@ -84,7 +84,8 @@ def _draw_layers(
         if group in ("cbp", "plasticity") and last == measure:
             style = "-" if path[-1] == "hidden1" else "--"
             drawn = np.where(values > 0, scale * values, np.nan) if measure == "mean_utility" else scale * values
-            axis.plot(steps, drawn, style, color=colours.get(path[0]), linewidth=1.2, label=" ".join(path))
+            recorded = np.isfinite(values)  # units are recorded after every few rollouts
+            axis.plot(steps[recorded], drawn[recorded], style, color=colours.get(path[0]), linewidth=1.2, label=" ".join(path))
     if axis.lines:
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     else:

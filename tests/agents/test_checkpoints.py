@@ -24,6 +24,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents import checkpoints
 from agents.callbacks import ProgressCallback
+from agents.report import draw_run
+from agents.run_folder import RunFolder
 
 SMALL = ["--set", "rollout_steps=256", "--set", "batch_size=64", "--set", "n_epochs=2", "--set", "net_arch=[12,10]"]
 BUSY = ["--set", "maturity_threshold=10", "--set", "replacement_rate=0.02"]
@@ -340,6 +342,37 @@ def test_a_disk_that_stays_full_ends_the_run_with_one_line(tmp_path):
     assert lines == [f"error: training broke off at step 512: {reason}"]
     assert "no checkpoint at step 0: File too large; training goes on" in err
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_physics_that_diverge_are_reset_and_training_goes_on(command, monkeypatch, tmp_path):
+    rollout_end = ProgressCallback._on_rollout_end
+
+    def upset(callback):
+        rollout_end(callback)
+        callback.training_env.envs[0].unwrapped.data.qvel[3] = np.nan
+
+    monkeypatch.setattr(ProgressCallback, "_on_rollout_end", upset)
+    assert command(*ANT, "--run-dir", tmp_path / "run") == 0
+    assert "huge value in QVEL" in (tmp_path / "MUJOCO_LOG.TXT").read_text()
+    state = torch.load(newest(tmp_path / "run"), weights_only=True)
+    assert torch.isfinite(state["model"]["last_observations"]).all()
+
+
+def test_report_and_tensorboard_read_a_run_while_it_is_written(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    run = process("--env", "ant-nonstationary", "--timesteps", 1_000_000, *SMALL, *BUSY, *ALWAYS, "--run-dir", folder.path)
+    steps = []
+    try:
+        wait_for(folder.progress)
+        _, config = RunFolder.open(folder.path)
+        for _ in range(15):
+            draw_run(folder, config)
+            steps.append(max(curves(folder.path)["env/phase"])[0])
+    finally:
+        run.kill()
+        run.communicate()
+    assert steps[-1] > steps[0] > 0
+    assert steps == sorted(steps)
 
 
 def test_rewards_that_are_no_numbers_end_the_run_with_one_line(command, capsys, monkeypatch, tmp_path):
