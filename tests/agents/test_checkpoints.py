@@ -435,7 +435,7 @@ def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, tmp_pa
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path):
-    arguments = ["--env", "ant-nonstationary", "--timesteps", 16_384, "--period", 5000, "--set", "rollout_steps=1024", *BUSY]
+    arguments = ["--env", "ant-nonstationary", "--timesteps", 40_960, "--period", 5000, "--set", "rollout_steps=1024", *BUSY]
     arguments += ["--checkpoint-minutes", 0.01]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert process(*arguments, "--run-dir", whole).wait() == 0
@@ -450,7 +450,7 @@ def kill_at_random_moments(folder, arguments, kills):
     for kill in range(kills):
         started = (folder / "config.json").exists()
         run = process("--resume", folder) if started else process(*arguments, "--run-dir", folder)
-        time.sleep(numbers.uniform(1, 6))
+        time.sleep(numbers.uniform(2, 6))
         if kill % 3 == 2:
             writing = folder / "checkpoints" / ".new"
             while run.poll() is None and not writing.exists():
