@@ -438,7 +438,9 @@ def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path):
     arguments = ["--env", "ant-nonstationary", "--timesteps", 40_960, "--period", 5000, "--set", "rollout_steps=1024", *BUSY]
     arguments += ["--checkpoint-minutes", 0.01]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert process(*arguments, "--run-dir", whole).wait() == 0
+    unbroken = process(*arguments, "--run-dir", whole)
+    _, err = unbroken.communicate()
+    assert unbroken.returncode == 0, err
     kills = kill_at_random_moments(killed, arguments, kills=3)
     assert kills == 3
     assert_same_run(whole, killed)
