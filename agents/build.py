@@ -122,6 +122,7 @@ def make_model(config: Config, vec_env: VecEnv) -> PPO:
         UserError: A value that PPO, the method or the device refuses.
     """
     values = config.hyperparameters
+    preset = presets.METHODS[config.method]
     per_rollout = values.normalize_advantage == "rollout"
     counts_per_element = config.method_kwargs.get("reset_optimizer") == "moments_and_step"
     optimizer_kwargs: dict[str, Any] = {
@@ -153,8 +154,9 @@ def make_model(config: Config, vec_env: VecEnv) -> PPO:
                 "log_std_init": values.log_std_init,
                 "optimizer_class": cbp.Adam if counts_per_element else torch.optim.Adam,
                 "optimizer_kwargs": optimizer_kwargs,
-                "method": presets.METHODS[config.method].method,
+                "method": preset.method,
                 "method_kwargs": config.method_kwargs,
+                **preset.policy_kwargs,
             },
             seed=config.seed,
             device=config.device,

@@ -134,9 +134,10 @@ class UnitCallback(BaseCallback):
     for each hidden layer:
 
     - ``plasticity/<network>/<layer>/dormant_fraction`` (ReLU only) on the last 1,000 steps, and ``weight_magnitude``, the mean
-      |w| of the incoming weights;
-    - with a method: ``cbp/<network>/<layer>/utility`` and ``…/age`` (histograms, TensorBoard only), ``…/mean_utility`` and
-      ``…/mean_age`` (in updates), ``…/mature_fraction``; and for each network ``cbp/<network>/replaced``, the running total.
+      |w| of the incoming weights; ``stable_rank`` for the last hidden layer of each network;
+    - with a method that replaces units: ``cbp/<network>/<layer>/utility`` and ``…/age`` (histograms, TensorBoard only),
+      ``…/mean_utility`` and ``…/mean_age`` (in updates), with continual backpropagation ``…/mature_fraction``; and for each
+      network ``cbp/<network>/replaced``, the running total.
 
     Args:
         every: Rollouts from one record to the next. Default ours: a record takes 10 ms, 2 % of a rollout and its updates.
@@ -182,9 +183,11 @@ class UnitCallback(BaseCallback):
             if layer.activation == "relu":
                 self.logger.record(f"{prefix}/dormant_fraction", metrics.dormant_fraction(h))
             self.logger.record(f"{prefix}/weight_magnitude", metrics.weight_magnitude(layer.incoming.weight))
+            if layer.outgoing[0] in (policy.action_net, policy.value_net):
+                self.logger.record(f"{prefix}/stable_rank", metrics.stable_rank(h))
         self._record_method(getattr(policy, "method", None))
 
-    def _record_method(self, method: cbp.ContinualBackprop | None) -> None:
+    def _record_method(self, method: cbp.Method | None) -> None:
         if method is None:
             return
         for layer in method.layers:
@@ -193,7 +196,8 @@ class UnitCallback(BaseCallback):
             self.logger.record(f"{prefix}/age", age, exclude=("csv", "stdout", "log", "json"))
             self.logger.record(f"{prefix}/mean_utility", layer.corrected_utility.mean().item())
             self.logger.record(f"{prefix}/mean_age", age.mean().item())
-            self.logger.record(f"{prefix}/mature_fraction", layer.eligible / layer.hidden.units)
+            if isinstance(layer, cbp.MaturingLayer):
+                self.logger.record(f"{prefix}/mature_fraction", layer.eligible / layer.hidden.units)
         for network, total in replaced_units(self.model.policy).items():
             self.logger.record(f"cbp/{network}/replaced", total)
 
@@ -219,6 +223,31 @@ def activations(policy: ActorCriticPolicy, layers: list[cbp.HiddenLayer], observ
         for hook in hooks:
             hook.remove()
     return [received[i].flatten(1) for i in range(len(layers))]
+
+
+class FreshNetworkCallback(BaseCallback):
+    """Gives the model fresh networks and a fresh optimizer with each phase of the first environment: a control.
+
+    What an agent reaches in a phase with a fresh network tells how hard this phase is by itself; without it, a loss of
+    plasticity cannot be told from a harder world. Acts between two rollouts. Fresh weights are drawn from torch's generator.
+    """
+
+    def _on_training_start(self) -> None:
+        self._phase = self._phase_now()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        before, self._phase = self._phase, self._phase_now()
+        if self._phase != before:
+            policy = self.model.policy
+            fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
+            policy.load_state_dict(fresh.state_dict())
+            policy.optimizer.state.clear()
+
+    def _phase_now(self) -> int:
+        return int(self.training_env.get_attr("phase", 0)[0])
 
 
 class ProgressCallback(BaseCallback):

@@ -65,6 +65,7 @@ def save(folder: RunFolder, model: PPO, phases: PhaseCallback, units: UnitCallba
     path = folder.checkpoints / f"{model.num_timesteps:012d}-{_checksum(content)}.pt"
     temporary = folder.checkpoints / ".new"
     try:
+        folder.checkpoints.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()

@@ -62,7 +62,7 @@ class Config:
         threads: Threads of the run, as for ``torch.set_num_threads``; None for torch's default.
         checkpoint_minutes: Minutes between two checkpoints.
         env_kwargs: Further keyword arguments of the environment.
-        method_kwargs: Keyword arguments of the method that acts after each update; empty where none does.
+        method_kwargs: Keyword arguments of the method that acts around each update; empty where none does.
         hyperparameters: PPO, networks and optimizer.
 
     Raises:
@@ -91,8 +91,6 @@ class Config:
         if self.method not in presets.METHODS:
             raise unknown("method", self.method, presets.METHODS)
         _check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
-        if self.param is not None and not (isinstance(self.param, str) and self.param in envs.PARAMETERS):
-            raise unknown("parameter", self.param, envs.PARAMETERS)
         _check_whole("timesteps", self.timesteps, least=1)
         _check_whole("n-envs", self.n_envs, least=1)
         _check_whole("seed", self.seed, least=0)
@@ -100,17 +98,26 @@ class Config:
             _check_whole("threads", self.threads, least=1)
         if self.seed >= 2**32:
             raise UserError(f"seed must be less than 2^32, got {self.seed}")
+        self._check_change()
+        _check_hyperparameters(self.hyperparameters)
+        if self.hyperparameters.rollout_steps % self.n_envs:
+            raise UserError(
+                f"n-envs must divide rollout_steps ({self.hyperparameters.rollout_steps}) so that every environment takes as "
+                f"many; got {self.n_envs}"
+            )
+
+    def _check_change(self) -> None:
+        if self.param is not None and not (isinstance(self.param, str) and self.param in envs.PARAMETERS):
+            raise unknown("parameter", self.param, envs.PARAMETERS)
         if self.period is not None:
             _check_whole("period", self.period, least=1)
             if self.period < self.n_envs:
                 raise UserError(
                     f"period must be at least one step for each of the {self.n_envs} environments, got {self.period}"
                 )
-        _check_hyperparameters(self.hyperparameters)
-        if self.hyperparameters.rollout_steps % self.n_envs:
+        if self.param is None and presets.METHODS[self.method].fresh_each_phase:
             raise UserError(
-                f"n-envs must divide rollout_steps ({self.hyperparameters.rollout_steps}) so that every environment takes as "
-                f"many; got {self.n_envs}"
+                f"method '{self.method}' begins anew with each phase and needs an env that changes, got '{self.env}'"
             )
 
     def to_json(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import math
 import sys
 import warnings
@@ -24,8 +25,6 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 import cbp
-
-METHODS: dict[str, type[cbp.ContinualBackprop]] = {"cbp": cbp.ContinualBackprop}
 
 
 def hidden_layers(policy: ActorCriticPolicy) -> list[cbp.HiddenLayer]:
@@ -63,9 +62,11 @@ class PlasticMlpPolicy(ActorCriticPolicy):
         observation_space: Observation space, not a dictionary.
         action_space: Action space.
         lr_schedule: Learning rate schedule.
-        method: Name of the method, or None for none.
+        method: Name of the method, one of :data:`cbp.METHODS`, or None for none.
         method_kwargs: Keyword arguments of the method, for ``"cbp"`` those of :class:`cbp.ContinualBackprop`. Without a
             ``seed`` the method's generator is seeded like torch's, so it follows the algorithm's ``seed``.
+        method_layers: The hidden layers of each network that the method treats: ``"all"``, or the ``"first"`` alone.
+        layer_norm: Whether each hidden layer is normalised (``LayerNorm``, with its affine weights) before its activation.
         weight_init: ``"sb3"`` leaves the weights to ``ortho_init``; ``"lecun"`` draws those of every Linear layer uniformly
             on ±√(3/fan_in) and zeroes the biases, as in the reinforcement learning of the paper.
         **kwargs: Those of ``MlpPolicy``.
@@ -76,7 +77,7 @@ class PlasticMlpPolicy(ActorCriticPolicy):
     Raises:
         NotImplementedError: State-dependent exploration, another features extractor, a dictionary of observations; at the
             start of training, another algorithm.
-        ValueError: An unknown method or weight_init, or an option that the method refuses.
+        ValueError: An unknown method, method_layers or weight_init, or an option that the method refuses.
 
     Example:
         >>> import agents
@@ -94,6 +95,8 @@ class PlasticMlpPolicy(ActorCriticPolicy):
         *,
         method: str | None = "cbp",
         method_kwargs: dict[str, Any] | None = None,
+        method_layers: Literal["all", "first"] = "all",
+        layer_norm: bool = False,
         weight_init: Literal["sb3", "lecun"] = "sb3",
         **kwargs: Any,
     ) -> None:
@@ -105,17 +108,21 @@ class PlasticMlpPolicy(ActorCriticPolicy):
         extractor = kwargs.get("features_extractor_class", FlattenExtractor)
         if extractor is not FlattenExtractor:
             raise NotImplementedError(f"{name} supports FlattenExtractor only as yet; got {extractor.__name__}")
-        if method is not None and method not in METHODS:
-            close = difflib.get_close_matches(str(method), METHODS, n=1)
+        if method is not None and method not in cbp.METHODS:
+            close = difflib.get_close_matches(str(method), cbp.METHODS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, or None; got {method!r}{hint}")
+            raise ValueError(f"method must be one of {', '.join(cbp.METHODS)}, or None; got {method!r}{hint}")
+        if method_layers not in ("all", "first"):
+            raise ValueError(f"method_layers must be 'all' or 'first'; got {method_layers!r}")
         if weight_init not in ("sb3", "lecun"):
             raise ValueError(f"weight_init must be 'sb3' or 'lecun'; got {weight_init!r}")
         self._method_name = method
         self._method_kwargs = dict(method_kwargs or {})
+        self._method_layers = method_layers
+        self._layer_norm = layer_norm
         self._weight_init = weight_init
         self._checked_timesteps: int | None = None
-        self.method: cbp.ContinualBackprop | None = None
+        self.method: cbp.Method | None = None
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -127,14 +134,30 @@ class PlasticMlpPolicy(ActorCriticPolicy):
                     nn.init.uniform_(module.weight, -bound, bound)
                     nn.init.zeros_(module.bias)
         if self._method_name is not None:
-            # initial_seed() is what torch was last seeded with (by SB3, with the algorithm's seed); it draws nothing.
-            seeded = {"seed": torch.initial_seed(), **self._method_kwargs}
-            self.method = METHODS[self._method_name](self, self.optimizer, layers=hidden_layers(self), **seeded)
+            self.method = self._make_method(cbp.METHODS[self._method_name])
         self._attach()
+
+    def _build_mlp_extractor(self) -> None:
+        super()._build_mlp_extractor()
+        if self._layer_norm:
+            self.mlp_extractor.policy_net = _normalized(self.mlp_extractor.policy_net).to(self.device)
+            self.mlp_extractor.value_net = _normalized(self.mlp_extractor.value_net).to(self.device)
+
+    def _make_method(self, method: type[cbp.Method]) -> cbp.Method:
+        layers = [layer for layer in hidden_layers(self) if self._method_layers == "all" or layer.name.endswith("/hidden1")]
+        # initial_seed() is what torch was last seeded with (by SB3, with the algorithm's seed); it draws nothing.
+        offered: dict[str, Any] = {"layers": layers, "seed": torch.initial_seed()}
+        taken = {name: offered[name] for name in inspect.signature(method).parameters.keys() & offered.keys()}
+        return method(self, self.optimizer, **{**taken, **self._method_kwargs})  # type: ignore[call-arg]
 
     def _attach(self) -> None:
         if self.method is not None:
+            self.optimizer.register_step_pre_hook(self._before_update)
             self.optimizer.register_step_post_hook(self._after_update)
+
+    def _before_update(self, *_: Any) -> None:
+        assert self.method is not None  # noqa: S101
+        self.method.before_update()
 
     def _after_update(self, *_: Any) -> None:
         assert self.method is not None  # noqa: S101
@@ -165,6 +188,8 @@ class PlasticMlpPolicy(ActorCriticPolicy):
             "share_features_extractor": self.share_features_extractor,
             "method": self._method_name,
             "method_kwargs": self._method_kwargs,
+            "method_layers": self._method_layers,
+            "layer_norm": self._layer_norm,
             "weight_init": self._weight_init,
         }
 
@@ -176,12 +201,14 @@ class PlasticMlpPolicy(ActorCriticPolicy):
             self._check_algorithm(caller, self.method)
         super().set_training_mode(mode)
 
-    def _check_algorithm(self, algorithm: BaseAlgorithm, method: cbp.ContinualBackprop) -> None:
+    def _check_algorithm(self, algorithm: BaseAlgorithm, method: cbp.Method) -> None:
         if self._checked_timesteps == algorithm._total_timesteps:
             return
         self._checked_timesteps = algorithm._total_timesteps
         if not isinstance(algorithm, PPO | A2C):
             _refuse(type(self).__name__, type(algorithm).__name__)
+        if not isinstance(method, cbp.ContinualBackprop):
+            return
         updates = updates_left(algorithm)
         oldest = max((int(layer.age.max()) for layer in method.layers), default=0)
         if oldest + updates <= method.maturity_threshold:
@@ -190,6 +217,14 @@ class PlasticMlpPolicy(ActorCriticPolicy):
                 f"{oldest + updates:,}; train longer or lower maturity_threshold",
                 stacklevel=4,
             )
+
+
+def _normalized(network: nn.Module) -> nn.Sequential:
+    """A chain of Linear layers and activations with a norm behind each Linear layer."""
+    modules: list[nn.Module] = []
+    for module in network.children():
+        modules += [module, nn.LayerNorm(module.out_features)] if isinstance(module, nn.Linear) else [module]
+    return nn.Sequential(*modules)
 
 
 class CBPMlpPolicy(PlasticMlpPolicy):

@@ -53,7 +53,7 @@ class PPO(stable_baselines3.PPO):
     - Up to two threads train, never more than ``torch.get_num_threads()``: ``torch.set_num_threads(1)`` or the environment
       variable ``OMP_NUM_THREADS=1`` keep a run on one core. The number of threads does not change the result.
     - The networks are trained side by side where nothing couples them: ``max_grad_norm=math.inf``, ``target_kl=None``, and
-      no method or continual backpropagation with ``utility="contribution"``.
+      no method or continual backpropagation with ``utility="contribution"``. Other methods act between two updates of both.
 
     Attributes:
         slow_because: Why Stable-Baselines3's own loop was taken; None where it was not.
@@ -151,10 +151,10 @@ class PPO(stable_baselines3.PPO):
             ent_coef=float(self.ent_coef),
             vf_coef=float(self.vf_coef),
             normalize_advantage=bool(self.normalize_advantage),
-            decay_rate=-1.0 if method is None else method.decay_rate,
+            decay_rate=method.decay_rate if type(method) is cbp.ContinualBackprop else -1.0,
         )
-        steps_in_python = method is not None and method.utility != "contribution"
-        coupled = math.isfinite(self.max_grad_norm) or self.target_kl is not None or steps_in_python
+        compiled = method is None or (type(method) is cbp.ContinualBackprop and method.utility == "contribution")
+        coupled = math.isfinite(self.max_grad_norm) or self.target_kl is not None or not compiled
         with _one_thread_each() as threads, torch.no_grad():
             actor, critic = (
                 _Network(modules, log_std, self.policy.optimizer, self.batch_size, method)
@@ -183,13 +183,14 @@ class PPO(stable_baselines3.PPO):
         @torch.no_grad()  # which torch has for each thread
         def train(network: _Network, losses: Losses) -> None:
             # When units are due is known before their utilities are, so that the compiled loop runs on until then.
-            due = [method.pass_updates(layer, updates) for layer in network.hidden] if method else []
+            tracked = [layer for layer in network.hidden.values() if isinstance(layer, cbp.MaturingLayer)]
+            due = [method.pass_updates(layer, updates) for layer in tracked] if method else []
             done = 0
             while done < updates:
                 until = min((at for at, _ in due), default=updates)
                 _updates(done, until, samples, settings, network.layers, network.adam, losses)
                 done = until
-                for k, layer in enumerate(network.hidden):
+                for k, layer in enumerate(tracked):
                     at, count = due[k]
                     if method and at == done:
                         if count:
@@ -205,7 +206,7 @@ class PPO(stable_baselines3.PPO):
         return losses, updates // self.n_epochs
 
     def _train_together(
-        self, actor: _Network, critic: _Network, method: cbp.ContinualBackprop | None, settings: _Settings
+        self, actor: _Network, critic: _Network, method: cbp.Method | None, settings: _Settings
     ) -> tuple[Losses, int]:
         """Trains both networks update by update; returns what :meth:`_train_apart` does."""
         losses: list[Losses] = []
@@ -222,10 +223,13 @@ class PPO(stable_baselines3.PPO):
                         print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
                     return np.stack(losses, axis=1), t + 1
                 _clip_gradients(actor.adam.gradients, critic.adam.gradients, self.max_grad_norm)
+                if method:
+                    method.before_update()
                 for network in (actor, critic):
                     network.count(1)
                     _adam_step(network.adam, float(network.states[0]["step"]))
-                    for layer, output in zip(network.hidden, network.layers.outputs, strict=False):
+                    for k, layer in network.hidden.items():
+                        output = network.layers.outputs[k]
                         layer.receive(torch.from_numpy(output[: samples.bounds[t + 1] - samples.bounds[t]]))
                 if method:
                     method.step()
@@ -375,7 +379,7 @@ class _Network:
     """One of the two networks while it is trained.
 
     Attributes:
-        hidden: What the method knows of each hidden layer; empty without a method.
+        hidden: What the method keeps of the hidden layers that it treats, by their number from 0.
         states: Adam's state of each parameter.
     """
 
@@ -385,7 +389,7 @@ class _Network:
         log_std: nn.Parameter | None,
         optimizer: torch.optim.Optimizer,
         batch_size: int,
-        method: cbp.ContinualBackprop | None,
+        method: cbp.Method | None,
     ) -> None:
         linears = [module for module in modules if isinstance(module, nn.Linear)]
         parameters = [linear.weight for linear in linears] + [linear.bias for linear in linears]
@@ -398,7 +402,7 @@ class _Network:
                 optimizer.state[parameter].update(step=torch.tensor(0.0), **zeros)
         self.states = [optimizer.state[parameter] for parameter in parameters]
         watched = {layer.hidden.incoming: layer for layer in method.layers} if method else {}
-        self.hidden = [watched[linear] for linear in linears[:-1]] if method else []
+        self.hidden = {k: watched[linear] for k, linear in enumerate(linears[:-1]) if linear in watched}
 
         none = np.empty(0, np.float32)
         self.layers = _Layers(
@@ -410,7 +414,7 @@ class _Network:
             log_std_gradient=none if log_std is None else _arrays([log_std.grad])[0],
             outputs=tuple(np.empty((batch_size, linear.out_features), np.float32) for linear in linears),
             deltas=tuple(np.empty((batch_size, linear.out_features), np.float32) for linear in linears),
-            utilities=_arrays(layer.utility for layer in self.hidden) or (none,) * len(linears[:-1]),
+            utilities=tuple(self.hidden[k].utility.numpy() if k in self.hidden else none for k in range(len(linears) - 1)),
             tanh=isinstance(modules[1], nn.Tanh),
         )
         group = optimizer.param_groups[0]

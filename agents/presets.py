@@ -6,7 +6,7 @@ the paper does where the paper is silent or differs. *ours*: chosen here. ``docs
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -62,33 +62,84 @@ class MethodPreset:
     """A name for ``--method``: what it changes in the standard PPO.
 
     Attributes:
-        method: The method that acts after each update, as for :class:`agents.PlasticMlpPolicy`; None for none.
+        method: The method that acts around each update, one of :data:`cbp.METHODS`; None for none.
         method_kwargs: Its keyword arguments.
         changes: Values of :class:`Hyperparameters` that differ from the standard PPO.
+        policy_kwargs: Further keyword arguments of :class:`agents.PlasticMlpPolicy`.
+        fresh_each_phase: Whether networks and optimizer begin anew with each phase.
     """
 
     method: str | None = None
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    fresh_each_phase: bool = False
 
+
+_TUNED = {"beta1": 0.99, "beta2": 0.99}  # paper
+_CBP = MethodPreset(
+    method="cbp",
+    method_kwargs={
+        "replacement_rate": 1e-4,  # paper
+        "maturity_threshold": 10_000,  # paper
+        "decay_rate": 0.99,  # paper
+        "utility": "contribution",  # paper
+        "rounding": "stochastic",  # published code; the paper's algorithm 1 counts
+        "reset_optimizer": "none",  # published code
+        "init": "lecun",  # published code
+    },
+    changes={**_TUNED, "weight_decay": 1e-4},  # paper
+)
 
 METHODS: dict[str, MethodPreset] = {
     "ppo": MethodPreset(),
-    "ppo-tuned": MethodPreset(changes={"beta1": 0.99, "beta2": 0.99}),  # paper
-    "l2": MethodPreset(changes={"beta1": 0.99, "beta2": 0.99, "weight_decay": 1e-3}),  # paper
-    "cbp": MethodPreset(
-        method="cbp",
+    "ppo-tuned": MethodPreset(changes=_TUNED),
+    "l2": MethodPreset(changes={**_TUNED, "weight_decay": 1e-3}),  # paper
+    "layer-norm": MethodPreset(changes=_TUNED, policy_kwargs={"layer_norm": True}),  # ours
+    "shrink-perturb": MethodPreset(  # at every update, as in the paper, whose settings for Ant are not published
+        method="shrink-perturb",
         method_kwargs={
-            "replacement_rate": 1e-4,  # paper
-            "maturity_threshold": 10_000,  # paper
-            "decay_rate": 0.99,  # paper
-            "utility": "contribution",  # paper
-            "rounding": "stochastic",  # published code; the paper's algorithm 1 counts
-            "reset_optimizer": "none",  # published code
-            "init": "lecun",  # published code
+            "shrink": 1.0,  # paper: the weight decay shrinks
+            "perturb": 1e-5,  # paper, for images
+            "period": 1,  # paper
+            "noise": "normal",  # paper
         },
-        changes={"beta1": 0.99, "beta2": 0.99, "weight_decay": 1e-4},  # paper
+        changes={**_TUNED, "weight_decay": 1e-3},  # ours: that of l2
     ),
+    "shrink-perturb-soft": MethodPreset(  # ours: a tenth of the way to a fresh network, every 10,000 updates
+        method="shrink-perturb",
+        method_kwargs={"shrink": 0.9, "perturb": 0.1, "period": 10_000, "noise": "fresh"},
+        changes=_TUNED,
+    ),
+    "l2-init": MethodPreset(
+        method="l2-init",
+        method_kwargs={"strength": 5e-4},  # ours: pulls as strongly as l2's weight decay
+        changes=_TUNED,
+    ),
+    "snr": MethodPreset(
+        method="snr",
+        method_kwargs={
+            "rejection": 0.01,  # the authors' code
+            "max_silence": 20_000,  # ours
+            "reset_optimizer": "moments",  # the authors' code
+            "init": "lecun",  # as the first weights
+        },
+        changes={**_TUNED, "weight_decay": 1e-4},  # ours: as redo and cbp
+    ),
+    "redo": MethodPreset(
+        method="redo",
+        method_kwargs={
+            "threshold": 0.1,  # published code
+            "period": 100,  # published code
+            "reset_optimizer": "moments",  # as in the paper of ReDo
+            "init": "lecun",  # as the first weights
+        },
+        changes={**_TUNED, "weight_decay": 1e-4},  # published code
+    ),
+    "cbp": _CBP,
+    "cbp-first-layer": replace(_CBP, policy_kwargs={"method_layers": "first"}),  # ours
+    "cbp-no-l2": replace(_CBP, changes=_TUNED),  # ours
+    "reset-all": MethodPreset(changes=_TUNED, fresh_each_phase=True),  # ours
 }
 
 

@@ -15,6 +15,10 @@ from agents.config import Config
 from agents.errors import UserError
 
 
+class FolderInUseError(UserError):
+    """Another process is training in a run folder."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of a run.
@@ -56,6 +60,11 @@ class RunFolder:
         return self.path / "error.log"
 
     @property
+    def output(self) -> Path:
+        """What a run of a sweep printed."""
+        return self.path / "output.log"
+
+    @property
     def summary(self) -> Path:
         """What came of the run, JSON."""
         return self.path / "summary.json"
@@ -74,10 +83,10 @@ class RunFolder:
         """
         folder = cls(path)
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir())):
                 hint = f"; to go on with the run there: --resume {path}" if folder.config.exists() else ""
                 raise UserError(f"'{path}' exists already{hint}")
-            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
             write_atomically(folder.config, config.to_json())
         except OSError as error:
             raise UserError(f"cannot write to run folder '{path}': {error.strerror}") from error
@@ -105,7 +114,8 @@ class RunFolder:
         """Keeps other processes from writing to the run; a process that ends, in whatever way, frees it.
 
         Raises:
-            UserError: Another process writes to it, or the folder cannot be written.
+            FolderInUseError: Another process writes to it.
+            UserError: The folder cannot be written.
         """
         try:
             file = (self.path / ".lock").open("w")
@@ -115,7 +125,7 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"another process is training in '{self.path}'") from None
+                raise FolderInUseError(f"another process is training in '{self.path}'") from None
             yield
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -17,142 +16,87 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from tqdm import tqdm
 
 from agents import checkpoints, presets
-from agents.build import find_spec, is_nonstationary, make_model, make_vec_env
-from agents.callbacks import PhaseCallback, ProgressCallback, UnitCallback
-from agents.config import Config, with_overrides
-from agents.errors import RunError, UserError, unknown
+from agents.build import make_model, make_vec_env
+from agents.callbacks import FreshNetworkCallback, PhaseCallback, ProgressCallback, UnitCallback
+from agents.commands import INTERRUPTED, Parser, add_run_options, folder_of, given, make_config, run_command
+from agents.config import Config
+from agents.errors import RunError, UserError
 from agents.logs import make_logger
 from agents.ppo import PPO
 from agents.report import draw_run
 from agents.run_folder import RunFolder
 from agents.summary import write_summary
 
-_INTERRUPTED = 130  # what shells expect after Ctrl-C
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0; 2 after bad input, 1 after a failure, with a line about it; 130 after Ctrl-C."""
-    warnings.showwarning = _show_warning
     try:
-        args = _parser().parse_args(arguments)
-        if args.resume is not None:
-            return _resume(args)
-        if args.export is not None:
-            raise UserError("--export needs --resume RUN, the run whose model is meant")
-        config, path = _from_arguments(args)
-        _use_threads(config)
-        model = make_model(config, make_vec_env(config))
-        folder = RunFolder.create(path, config)
-        with folder.locked():
-            model.set_logger(make_logger(folder))
-            return _train(folder, config, model, PhaseCallback(config.param, folder.episodes), UnitCallback())
-    except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return run_command(lambda: _train_or_resume(_parser().parse_args(arguments)))
     except KeyboardInterrupt:
         print("Stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m agents.train", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m agents.train", description=__doc__, allow_abbrev=False)
+    add_run_options(parser)
     add = parser.add_argument
-    add("--env", metavar="ID", help="ant-nonstationary, or any registered Gymnasium id")
     add("--method", metavar="NAME", help=f"{', '.join(presets.METHODS)} (default: cbp)")
-    add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
-    add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
-    add("--period", metavar="N", type=int, help="steps between two changes, over all environments")
-    add("--param", metavar="NAME", help="the parameter that changes (default: friction)")
     add("--seed", metavar="S", type=int, help="seed of everything (default: 0)")
-    add("--n-envs", metavar="K", type=int, help="number of environments")
     add("--run-dir", metavar="DIR", type=Path, help="run folder (default: runs/<env>/<method>/seed<S>-<time>)")
-    add("--set", metavar="KEY=VALUE", action="append", help="another value for a setting of the method; VALUE as in JSON")
-    add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
-    add("--device", metavar="NAME", help="torch device of the networks (default: cpu)")
-    add("--threads", metavar="N", type=int, help="threads of the run (default: as many as torch takes, mostly one a core)")
-    add("--checkpoint-minutes", metavar="M", type=float, help="minutes between two checkpoints (default: 5)")
     add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, exactly where it stopped")
     add("--export", metavar="FILE", type=Path, help="with --resume: only write the model as a zip of Stable-Baselines3's")
     return parser
 
 
-def _from_arguments(args: argparse.Namespace) -> tuple[Config, Path]:
-    if args.env is None:
-        raise UserError("--env is missing, for example: --env ant-nonstationary; or --resume RUN")
-    spec = find_spec(args.env)
-    preset_name, method, seed = args.preset or "quick", args.method or "cbp", args.seed or 0
-    if preset_name not in presets.RUNS:
-        raise unknown("preset", preset_name, presets.RUNS)
-    preset = presets.RUNS[preset_name]
-    if preset.env_kwargs and not is_nonstationary(spec):
-        raise UserError(f"preset '{preset_name}' is that of ant-nonstationary, got env '{args.env}'")
-    changes = is_nonstationary(spec) or args.period is not None or args.param is not None
-    hyperparameters, method_kwargs = with_overrides(method, [*preset.changes.items(), *map(_parse_override, args.set or [])])
-    config = Config(
-        env=spec.id,
-        method=method,
-        timesteps=_given(args.timesteps, preset.timesteps),
-        period=_given(args.period, preset.period) if changes else None,
-        param=_given(args.param, "friction") if changes else None,
-        seed=seed,
-        n_envs=_given(args.n_envs, preset.n_envs),
-        normalize=bool(args.normalize),
-        device=_check_device(args.device or "cpu"),
-        threads=args.threads,
-        checkpoint_minutes=_given(args.checkpoint_minutes, 5.0),
-        env_kwargs=preset.env_kwargs,
-        method_kwargs=method_kwargs,
-        hyperparameters=hyperparameters,
-    )
+def _train_or_resume(args: argparse.Namespace) -> int:
+    if args.resume is not None:
+        options = [name for name, value in vars(args).items() if value is not None and name not in ("resume", "export")]
+        if options:
+            option = options[0].replace("_", "-")
+            raise UserError(f"--resume goes on with the run as it was configured and takes no --{option}")
+        return resume(*RunFolder.open(args.resume), export=args.export)
+    if args.export is not None:
+        raise UserError("--export needs --resume RUN, the run whose model is meant")
+    method, seed = given(args.method, "cbp"), given(args.seed, 0)
+    config = make_config(args, method, seed)
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return config, args.run_dir or Path("runs", args.env.replace("/", "-"), method, f"seed{seed}-{now}")
+    path = args.run_dir or folder_of(Path("runs"), args.env, method, f"seed{seed}-{now}")
+    _use_threads(config)
+    model = make_model(config, make_vec_env(config))
+    folder = RunFolder.create(path, config)
+    with folder.locked():
+        model.set_logger(make_logger(folder))
+        return _train(folder, config, model, PhaseCallback(config.param, folder.episodes), UnitCallback())
 
 
-def _given(value: Any, default: Any) -> Any:
-    return default if value is None else value
+def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int:
+    """Goes on with a run from its newest checkpoint; without one, from the beginning.
 
+    Args:
+        folder: The run.
+        config: Its configuration.
+        export: Write the model to this file as a zip of Stable-Baselines3's, and do nothing else.
 
-def _parse_override(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--set takes key=value, got '{text}'")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+    Returns:
+        0 when the run is complete, 130 when it was asked to stop before.
 
-
-def _check_device(name: str) -> str:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
-    return name
-
-
-def _resume(args: argparse.Namespace) -> int:
-    given = [name for name, value in vars(args).items() if value is not None and name not in ("resume", "export")]
-    if given:
-        raise UserError(f"--resume goes on with the run as it was configured and takes no --{given[0].replace('_', '-')}")
-    folder, config = RunFolder.open(args.resume)
+    Raises:
+        UserError: The folder is in use or its checkpoints cannot be read, or the file to export to exists.
+        RunError: Training broke off.
+    """
     with folder.locked():
         _use_threads(config)
         phases, units = PhaseCallback(config.param, folder.episodes), UnitCallback()
         model = checkpoints.load(folder, config, phases, units)
-        if args.export is not None:
-            return _export(model, args.export)
+        if export is not None:
+            return _export(model, export)
         if model.num_timesteps >= config.timesteps:
             print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
             return 0
@@ -220,7 +164,9 @@ def _train(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback,
     try:
         with _stopping_on_signals(checkpointing):
             try:
-                callbacks = [checkpointing, phases, units, progress]
+                callbacks: list[BaseCallback] = [checkpointing, phases, units, progress]
+                if presets.METHODS[config.method].fresh_each_phase:
+                    callbacks.insert(0, FreshNetworkCallback())
                 model.learn(config.timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
             except _Stop:
                 pass
@@ -236,7 +182,7 @@ def _train(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback,
     if not summary["complete"]:
         go_on = f"python -m agents.train --resume {folder.path}"
         print(f"Stopped at {model.num_timesteps:,} steps, saved in {checkpoint}; to go on: {go_on}")
-        return _INTERRUPTED
+        return INTERRUPTED
     print(f"Done: {folder.figure} and {folder.summary.name} beside it; curves: tensorboard --logdir {folder.path}")
     return 0
 
@@ -286,10 +232,6 @@ def _stopping_on_signals(checkpointing: _CheckpointCallback) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # above the progress bar
 
 
 if __name__ == "__main__":

@@ -1,9 +1,19 @@
-"""Keeps a network plastic: continual backpropagation for any PyTorch model."""
+"""Keeps a network plastic: continual backpropagation, and the field's other methods, for any PyTorch model."""
 
-from cbp.adam import Adam
-from cbp.continual_backprop import ContinualBackprop
-from cbp.layers import HiddenLayer, LayerError, find_layers
-from cbp.units import TrackedLayer
+from cbp.adam import Adam as Adam
+from cbp.continual_backprop import ContinualBackprop as ContinualBackprop
+from cbp.continual_backprop import MaturingLayer as MaturingLayer
+from cbp.l2_init import L2Init as L2Init
+from cbp.layers import HiddenLayer as HiddenLayer
+from cbp.layers import LayerError as LayerError
+from cbp.layers import find_layers as find_layers
+from cbp.method import METHODS as METHODS
+from cbp.method import Method as Method
+from cbp.method import ReplacingMethod as ReplacingMethod
+from cbp.redo import ReDo as ReDo
+from cbp.shrink_perturb import ShrinkPerturb as ShrinkPerturb
+from cbp.snr import FiringLayer as FiringLayer
+from cbp.snr import SelfNormalizedResets as SelfNormalizedResets
+from cbp.units import TrackedLayer as TrackedLayer
 
-__all__ = ["Adam", "ContinualBackprop", "HiddenLayer", "LayerError", "TrackedLayer", "find_layers"]
 __version__ = "0.1.0"

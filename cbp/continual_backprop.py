@@ -6,29 +6,89 @@ paper are those of the code published with it and of arXiv 2108.06325.
 
 from __future__ import annotations
 
-import difflib
 import math
+from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp import utility as utilities
-from cbp.adam import Adam
-from cbp.layers import HiddenLayer, LayerError, find_layers
+from cbp.layers import HiddenLayer
+from cbp.method import Init, ReplacingMethod, ResetOptimizer, check_choice, check_number, check_whole
 from cbp.units import TrackedLayer
 
 Utility = Literal[
     "contribution", "zero_contribution", "adaptable_contribution", "weight", "adaptation", "feature_by_input", "random"
 ]
 Rounding = Literal["counter", "stochastic"]
-ResetOptimizer = Literal["none", "moments", "moments_and_step"]
-Init = Literal["auto", "lecun", "kaiming", "xavier", "default"]
 
 
-class ContinualBackprop:
+class MaturingLayer(TrackedLayer):
+    """A layer whose units are judged by running averages, once they are mature.
+
+    Attributes:
+        utility: ``(units,)``, running average of the units' utility; 0 at replacement.
+        mean_activation: ``(outgoing layers, units)``, running mean of what each outgoing layer receives; 0 at replacement, and
+            throughout where the utility does not use it.
+        eligible: Number of units older than the maturity threshold.
+        counter: Part of a unit still due (``rounding="counter"``).
+        decay_rate: η of the running averages.
+        maturity_threshold: m, the age in updates that mature units exceed.
+        non_negative: Whether what the outgoing layers receive is known to be never below zero.
+    """
+
+    _per_unit = ("utility", "mean_activation")
+
+    def __init__(self, hidden: HiddenLayer, fresh_bound: float, seed: int, decay_rate: float, maturity_threshold: int) -> None:
+        super().__init__(hidden, fresh_bound, seed)
+        self.mean_activation = self.utility.new_zeros(len(hidden.outgoing), hidden.units)
+        self.counter = 0.0
+        self.eligible = 0
+        self.decay_rate = decay_rate
+        self.maturity_threshold = maturity_threshold
+        self.non_negative = hidden.non_negative
+        self._births = deque([(0, hidden.units)])  # (clock, number) of units that are not mature yet
+
+    @property
+    def corrected_utility(self) -> Tensor:
+        """``(units,)``: u / (1 − η^age), what units are ranked by; 0 at age 0."""
+        return self.bias_corrected(self.utility)
+
+    def bias_corrected(self, average: Tensor) -> Tensor:
+        """A running average that began at 0 with each unit, divided by 1 − η^age; 0 at age 0."""
+        age = self.age
+        correction = 1 - self.decay_rate ** age.double()
+        return torch.where(age > 0, average / correction, 0).to(average.dtype)
+
+    def advance(self) -> None:
+        """One update passes: a ← a + 1, and ``eligible`` counts who became mature."""
+        super().advance()
+        while self._births and self.clock - self._births[0][0] > self.maturity_threshold:
+            self.eligible += self._births.popleft()[1]
+
+    def forget(self, units: Tensor) -> None:
+        """The units are new."""
+        super().forget(units)
+        self.eligible -= len(units)
+        self._births.append((self.clock, len(units)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers that change with time."""
+        return {**super().state_dict(), "counter": self.counter}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self.counter = float(state["counter"])
+        ages = sorted(Counter(self.age.tolist()).items(), reverse=True)
+        self.eligible = sum(number for age, number in ages if age > self.maturity_threshold)
+        self._births = deque((self.clock - age, number) for age, number in ages if age <= self.maturity_threshold)
+
+
+class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
     """Replaces a few of a network's least useful units after each optimizer step.
 
     A unit of least utility among those older than ``maturity_threshold`` updates gets fresh incoming weights, a zero bias and
@@ -58,7 +118,7 @@ class ContinualBackprop:
         layers: The hidden layers in forward order, where they cannot be found or only some shall be treated.
 
     Attributes:
-        layers: One :class:`TrackedLayer` per hidden layer, in forward order.
+        layers: One :class:`MaturingLayer` per hidden layer, in forward order.
 
     Raises:
         ValueError: An option out of its range or an unknown name.
@@ -93,73 +153,30 @@ class ContinualBackprop:
         seed: int = 0,
         layers: Sequence[HiddenLayer] | None = None,
     ) -> None:
-        if not (isinstance(replacement_rate, int | float) and 0 <= replacement_rate <= 1):
-            raise ValueError(f"replacement_rate must be a number in [0, 1], got {replacement_rate!r}")
-        if isinstance(maturity_threshold, bool) or not isinstance(maturity_threshold, int) or maturity_threshold < 0:
-            raise ValueError(f"maturity_threshold must be a whole number of updates >= 0, got {maturity_threshold!r}")
-        if not (isinstance(decay_rate, int | float) and 0 <= decay_rate < 1):
-            raise ValueError(f"decay_rate must be a number in [0, 1), got {decay_rate!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ValueError(f"seed must be a whole number, got {seed!r}")
-        _check_choice("utility", utility, Utility)
-        _check_choice("rounding", rounding, Rounding)
-        _check_choice("reset_optimizer", reset_optimizer, ResetOptimizer)
-        _check_choice("init", init, Init)
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        if reset_optimizer == "moments_and_step" and not isinstance(optimizer, Adam):
-            raise TypeError(
-                f"reset_optimizer='moments_and_step' needs cbp.Adam, which counts steps per element; got "
-                f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
-            )
+        check_number("replacement_rate", replacement_rate, 0, 1)
+        check_whole("maturity_threshold", maturity_threshold, least=0)
+        check_number("decay_rate", decay_rate, 0, math.nextafter(1, 0))
+        check_choice("utility", utility, Utility)
+        check_choice("rounding", rounding, Rounding)
         self.replacement_rate = float(replacement_rate)
         self.maturity_threshold = maturity_threshold
         self.decay_rate = float(decay_rate)
         self.utility = utility
         self.rounding = rounding
-        self.reset_optimizer = reset_optimizer
-        self.optimizer = optimizer
-        found = find_layers(model) if layers is None else list(layers)
-        if not found:
-            raise LayerError("no hidden layer was given")
-        _check_optimizer_holds(optimizer, found)
-        # Random numbers are ranked as they are, not averaged.
-        decay_rate = 0.0 if utility == "random" else self.decay_rate
-        seeds = torch.randint(2**63 - 1, (len(found),), generator=torch.Generator().manual_seed(seed)).tolist()
-        self.layers = [
-            TrackedLayer(layer, decay_rate, _fresh_bound(layer, init), own) for layer, own in zip(found, seeds, strict=True)
-        ]
+        super().__init__(model, optimizer, reset_optimizer, init, seed, layers)
 
-    @torch.no_grad()
-    def step(self) -> list[Tensor]:
-        """Updates utilities and ages from the last forward pass and replaces the units that are due.
+    def _track(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> MaturingLayer:
+        decay_rate = 0.0 if self.utility == "random" else self.decay_rate  # random numbers are ranked as they are
+        return MaturingLayer(hidden, fresh_bound, seed, decay_rate, self.maturity_threshold)
 
-        Returns:
-            For each hidden layer, in forward order, the indices of the units just replaced: int64, of shape ``(replaced,)``.
-
-        Raises:
-            RuntimeError: No forward pass in training mode with gradients on since the last call.
-        """
-        received = [layer.take_received() for layer in self.layers]
-        if not any(received):
-            raise RuntimeError("step() found no forward pass since the last one: call the model in training mode, gradients on")
-        # Every layer is judged by the weights that made this update, before any unit is replaced.
-        replaced = [
-            layer.nothing if h is None else self._judge(layer, h) for layer, h in zip(self.layers, received, strict=True)
-        ]
-        for layer, units in zip(self.layers, replaced, strict=True):
-            if len(units):
-                self._replace(layer, units)
-        return replaced
-
-    def _judge(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
+    def _judge(self, layer: MaturingLayer, received: list[Tensor]) -> Tensor:
         """Updates a layer's averages and ages; returns the units to replace, least useful first."""
-        layer.advance(self.maturity_threshold)
+        layer.advance()
         # u ← η·u + (1−η)·y
         layer.utility.lerp_(self._utility_now(layer, received), 1 - layer.decay_rate)
         return self._least_useful(layer, self._due(layer))
 
-    def pass_updates(self, layer: TrackedLayer, updates: int) -> tuple[int, int]:
+    def pass_updates(self, layer: MaturingLayer, updates: int) -> tuple[int, int]:
         """Lets updates of one layer pass until units are due: for a training loop that averages the utilities itself.
 
         Together with :meth:`replace_least_useful` it does for a layer what :meth:`step` does, with the same random numbers.
@@ -172,26 +189,26 @@ class ContinualBackprop:
             How many updates have passed, and how many units are to be replaced now.
         """
         for passed in range(1, updates + 1):
-            layer.advance(self.maturity_threshold)
+            layer.advance()
             if due := self._due(layer):
                 return passed, due
         return updates, 0
 
     @torch.no_grad()
-    def replace_least_useful(self, layer: TrackedLayer, count: int) -> Tensor:
+    def replace_least_useful(self, layer: MaturingLayer, count: int) -> Tensor:
         """Replaces the ``count`` least useful mature units of a layer and returns their indices, least useful first."""
         units = self._least_useful(layer, count)
         self._replace(layer, units)
         return units
 
-    def _least_useful(self, layer: TrackedLayer, count: int) -> Tensor:
+    def _least_useful(self, layer: MaturingLayer, count: int) -> Tensor:
         if count == 0:
             return layer.nothing
         # NaN sorts last. A unit whose utility is not a number goes first, one that is not mature never.
         rank = layer.corrected_utility.nan_to_num(nan=-math.inf)
         return rank.masked_fill(layer.age <= self.maturity_threshold, math.nan).argsort(stable=True)[:count]
 
-    def _utility_now(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
+    def _utility_now(self, layer: MaturingLayer, received: list[Tensor]) -> Tensor:
         """This batch's utility of each unit, over all outgoing layers together: ``(units,)``."""
         if self.utility == "random":
             return torch.rand(layer.hidden.units, generator=layer.generator).to(layer.utility)
@@ -202,7 +219,7 @@ class ContinualBackprop:
             total = total + self._utility_towards(layer, k, received[k])
         return total / len(received) if self.utility == "feature_by_input" else total
 
-    def _utility_towards(self, layer: TrackedLayer, k: int, h: Tensor) -> Tensor:
+    def _utility_towards(self, layer: MaturingLayer, k: int, h: Tensor) -> Tensor:
         """This batch's utility of each unit to the layer's ``k``-th outgoing layer, which received ``h``: ``(units,)``."""
         w_out = layer.hidden.outgoing[k].weight
         if self.utility == "contribution":
@@ -218,7 +235,7 @@ class ContinualBackprop:
             return utilities.adaptable_contribution(h, h_mean, layer.hidden.incoming.weight, w_out)
         return utilities.feature_by_input(h, h_mean, layer.hidden.incoming.weight)
 
-    def _due(self, layer: TrackedLayer) -> int:
+    def _due(self, layer: MaturingLayer) -> int:
         """How many units to replace now. Known from past replacements: nothing is read back from the device."""
         expected = self.replacement_rate * layer.eligible
         if self.rounding == "counter":
@@ -229,88 +246,3 @@ class ContinualBackprop:
         if 0 < expected < 1:
             return int(torch.rand((), generator=layer.generator).item() < expected)
         return math.floor(expected)
-
-    def _replace(self, layer: TrackedLayer, units: Tensor) -> None:
-        """Gives the units fresh incoming and zero outgoing weights, and forgets what was known about them."""
-        hidden, bound = layer.hidden, layer.fresh_bound
-        w_in, bias = hidden.incoming.weight, hidden.incoming.bias
-        fresh = torch.empty((len(units), hidden.incoming.in_features), dtype=w_in.dtype)
-        fresh.uniform_(-bound, bound, generator=layer.generator)
-        w_in.index_copy_(0, units, fresh.to(w_in.device))
-        self._reset_optimizer_state(w_in, 0, units)
-        unitwise = [(bias, 0), *((norm.weight, 1) for norm in hidden.norms), *((norm.bias, 0) for norm in hidden.norms)]
-        for parameter, value in unitwise:
-            if parameter is not None:
-                parameter.index_fill_(0, units, value)
-                self._reset_optimizer_state(parameter, 0, units)
-        for outgoing in hidden.outgoing:
-            outgoing.weight.index_fill_(1, units, 0)
-            self._reset_optimizer_state(outgoing.weight, 1, units)
-        layer.forget(units)
-
-    def _reset_optimizer_state(self, parameter: Tensor, dim: int, units: Tensor) -> None:
-        if self.reset_optimizer == "none":
-            return
-        for name, value in self.optimizer.state.get(parameter, {}).items():
-            per_element = isinstance(value, Tensor) and value.shape == parameter.shape
-            if per_element and (name != "step" or self.reset_optimizer == "moments_and_step"):
-                value.index_fill_(dim, units, 0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that changes with time, as tensors and numbers: what is known of each unit, counters, generators."""
-        return {"layers": [layer.state_dict() for layer in self.layers]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state made by :meth:`state_dict`.
-
-        Raises:
-            ValueError: The state belongs to a model with other hidden layers. Nothing is loaded then.
-        """
-        shapes = [tuple(saved["mean_activation"].shape) for saved in state["layers"]]
-        own = [tuple(layer.mean_activation.shape) for layer in self.layers]
-        if shapes != own:
-            raise ValueError(f"the state is of hidden layers with (outgoing layers, units) {shapes}, this model has {own}")
-        for layer, saved in zip(self.layers, state["layers"], strict=True):
-            layer.load_state_dict(saved, self.maturity_threshold)
-
-
-def _check_choice(option: str, value: object, choices: Any) -> None:
-    allowed = get_args(choices)
-    if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"{option} must be one of {', '.join(allowed)}; got {value!r}{hint}")
-
-
-def _check_optimizer_holds(optimizer: Optimizer, layers: list[HiddenLayer]) -> None:
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for layer in layers:
-        if not all(id(linear.weight) in held for linear in (layer.incoming, *layer.outgoing)):
-            raise LayerError(f"the optimizer does not hold the weights around layer '{layer.name}'")
-
-
-def _fresh_bound(layer: HiddenLayer, init: Init) -> float:
-    """Bound of the uniform distribution that fresh incoming weights are drawn from."""
-    fan_in, fan_out = layer.incoming.in_features, layer.units
-    match init:
-        case "lecun":
-            return math.sqrt(3 / fan_in)
-        case "kaiming":
-            return _gain(layer.activation) * math.sqrt(3 / fan_in)
-        case "xavier":
-            return _gain(layer.activation) * math.sqrt(6 / (fan_in + fan_out))
-        case "default":
-            return math.sqrt(1 / fan_in)
-        case _:
-            # A uniform distribution on ±b has root mean square b/√3.
-            bound = math.sqrt(3) * layer.incoming.weight.detach().square().mean().sqrt().item()
-            if bound == 0:
-                raise LayerError(f"init='auto' takes the spread of layer '{layer.name}', whose weights are all zero")
-            return bound
-
-
-def _gain(activation: str | None) -> float:
-    """PyTorch's recommended gain, 1 where it names none."""
-    if activation in ("relu", "leaky_relu", "tanh", "sigmoid", "selu"):
-        return nn.init.calculate_gain(activation)  # type: ignore[arg-type]
-    return 1.0

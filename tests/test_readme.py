@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents import train
+from agents.commands import make_config
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -34,7 +35,7 @@ def test_a_command_exists(command):
     assert words[:3] == ["python", "-m", "agents.train"]
     arguments = train._parser().parse_args(words[3:])
     if arguments.resume is None:
-        config, _ = train._from_arguments(arguments)
+        config = make_config(arguments, arguments.method or "cbp", arguments.seed or 0)
         assert config.period is None or config.timesteps > config.period
 
 

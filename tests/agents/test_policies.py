@@ -198,7 +198,7 @@ def test_a_deep_copy_trains_by_itself():
 
     update(clone)
     assert known(original.method) == before
-    assert all(layer._clock == 5 * UPDATES_PER_ROLLOUT + 1 for layer in clone.method.layers)
+    assert all(layer.clock == 5 * UPDATES_PER_ROLLOUT + 1 for layer in clone.method.layers)
     update(original)
     assert known(original.method) == known(clone.method)
 

@@ -1,0 +1,124 @@
+"""What the commands share: the options that describe a run, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from tqdm import tqdm
+
+from agents import presets
+from agents.build import find_spec, is_nonstationary
+from agents.config import Config, with_overrides
+from agents.errors import RunError, UserError, unknown
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are :class:`agents.errors.UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses the arguments."""
+        raise UserError(message)
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Runs a command; returns its exit code: 2 after bad input and 1 after a failure, each with one line on standard error."""
+    warnings.showwarning = show_warning
+    try:
+        return command()
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Shows a warning as one line: for ``warnings.showwarning``."""
+    tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # above the progress bar
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what describes a run but for its method, its seed and its folder."""
+    add = parser.add_argument
+    add("--env", metavar="ID", help="ant-nonstationary, or any registered Gymnasium id")
+    add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
+    add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
+    add("--period", metavar="N", type=int, help="steps between two changes, over all environments")
+    add("--param", metavar="NAME", help="the parameter that changes (default: friction)")
+    add("--n-envs", metavar="K", type=int, help="number of environments")
+    add("--set", metavar="KEY=VALUE", action="append", help="another value for a setting of the method; VALUE as in JSON")
+    add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
+    add("--device", metavar="NAME", help="torch device of the networks (default: cpu)")
+    add("--threads", metavar="N", type=int, help="threads of a run (default: as many as torch takes, mostly one a core)")
+    add("--checkpoint-minutes", metavar="M", type=float, help="minutes between two checkpoints (default: 5)")
+
+
+def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
+    """The configuration that the options describe.
+
+    Raises:
+        UserError: An option that is missing, unknown or out of its range.
+    """
+    if args.env is None:
+        raise UserError("--env is missing, for example: --env ant-nonstationary")
+    spec = find_spec(args.env)
+    preset_name = args.preset or "quick"
+    if preset_name not in presets.RUNS:
+        raise unknown("preset", preset_name, presets.RUNS)
+    preset = presets.RUNS[preset_name]
+    if preset.env_kwargs and not is_nonstationary(spec):
+        raise UserError(f"preset '{preset_name}' is that of ant-nonstationary, got env '{args.env}'")
+    changes = is_nonstationary(spec) or args.period is not None or args.param is not None
+    hyperparameters, method_kwargs = with_overrides(method, [*preset.changes.items(), *map(_parse_override, args.set or [])])
+    return Config(
+        env=spec.id,
+        method=method,
+        timesteps=given(args.timesteps, preset.timesteps),
+        period=given(args.period, preset.period) if changes else None,
+        param=given(args.param, "friction") if changes else None,
+        seed=seed,
+        n_envs=given(args.n_envs, preset.n_envs),
+        normalize=bool(args.normalize),
+        device=_check_device(args.device or "cpu"),
+        threads=args.threads,
+        checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
+        env_kwargs=preset.env_kwargs,
+        method_kwargs=method_kwargs,
+        hyperparameters=hyperparameters,
+    )
+
+
+def folder_of(run_dir: Path, env: str, method: str, run: str) -> Path:
+    """Where a run lies below a folder of runs."""
+    return run_dir / env.replace("/", "-") / method / run
+
+
+def given(value: Any, default: Any) -> Any:
+    """The value of an option, or what stands for one that was not given."""
+    return default if value is None else value
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set takes key=value, got '{text}'")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _check_device(name: str) -> str:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
+    return name

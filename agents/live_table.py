@@ -1,0 +1,112 @@
+"""A sweep on the screen: one table that follows its runs."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from agents.sweep import Run
+
+_SECONDS_BETWEEN_LINES = 60.0  # where the screen is no terminal
+_COLUMNS = ("run", "state", "steps", "phase", "steps/s", "reward", "time left", "")
+_COLOURS = {"waiting": "dim", "running": "bold", "complete": "green", "stopped": "yellow", "failed": "red"}
+
+
+class LiveTable:
+    """Run, state, phase, steps/s, reward and time left, read from the runs' folders.
+
+    On a terminal one table is drawn again and again; elsewhere a change of a state gets a line, and running runs
+    one a minute.
+
+    Args:
+        runs: The sweep's runs.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
+        self._console = Console(file=sys.stdout)
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._states = {run.name: run.state for run in runs}
+        self._said = time.monotonic()
+
+    def __enter__(self) -> LiveTable:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the table."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def update(self) -> None:
+        """Shows how the runs are now."""
+        if self._console.is_terminal:
+            self._live.update(self._table(), refresh=True)
+            return
+        due = time.monotonic() - self._said > _SECONDS_BETWEEN_LINES
+        self._said = time.monotonic() if due else self._said
+        for run in self._runs:
+            if run.state != self._states[run.name] or (due and run.state == "running"):
+                self._states[run.name] = run.state
+                cells = [f"{name} {cell}".strip() for name, cell in zip(_COLUMNS, _cells(run), strict=True) if cell]
+                self.say(", ".join(cells[1:]).replace("state", run.name, 1))
+
+    def _table(self) -> Table:
+        table = Table()
+        for column in _COLUMNS:
+            table.add_column(column, justify="left" if column in ("run", "state", "") else "right")
+        shown = self._runs
+        room = self._console.height - 6
+        if len(shown) > room:  # the finished ones make room first, then those that wait
+            order = {"running": 0, "failed": 1, "waiting": 2, "stopped": 3, "complete": 4}
+            shown = sorted(shown, key=lambda run: order[run.state])[: max(room, 1)]
+        for run in shown:
+            table.add_row(*_cells(run), style=_COLOURS[run.state])
+        states = [run.state for run in self._runs]
+        table.caption = ", ".join(f"{states.count(state)} {state}" for state in _COLOURS if state in states)
+        return table
+
+
+def _cells(run: Run) -> list[str]:
+    row = _last_row(run.folder.progress)
+    steps = int(row.get("time/total_timesteps") or 0)
+    speed = float(row.get("time/fps") or 0) if run.state == "running" else 0
+    reward = row.get("rollout/ep_rew_mean")
+    return [
+        run.name,
+        run.state,
+        f"{steps:,} of {run.config.timesteps:,}" if steps else "",
+        row.get("env/phase") or "",
+        f"{speed:,.0f}" if speed else "",
+        f"{float(reward):.0f}" if reward else "",
+        str(timedelta(seconds=round((run.config.timesteps - steps) / speed))) if speed else "",
+        run.note,
+    ]
+
+
+def _last_row(path: Path) -> dict[str, str]:
+    """The last complete row of a CSV file that another process is writing."""
+    try:
+        with path.open("rb") as file:
+            head = file.readline()
+            file.seek(max(len(head), path.stat().st_size - 4 * max(len(head), 1024)))
+            rows = file.read().decode().split("\n")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return next(csv.DictReader(StringIO(head.decode() + rows[-2])), {}) if len(rows) > 1 else {}

@@ -1,0 +1,289 @@
+"""Trains methods × seeds, each run a task of Ray, on this machine's cores or on a cluster.
+
+``python -m agents.sweep --env ant-nonstationary --methods ppo,cbp --seeds 0-4 --run-dir DIR``
+
+A run lies in ``DIR/<env>/<method>/seed<S>/``. Runs that are complete are skipped, others go on from their last checkpoint: a
+sweep that was stopped, killed or has lost a worker goes on by the same command. The same seed gives every method the same
+sequence of values of the parameter that changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from agents import checkpoints, presets, train
+from agents.build import make_model, make_vec_env
+from agents.commands import INTERRUPTED, Parser, add_run_options, folder_of, make_config, run_command, show_warning
+from agents.config import Config
+from agents.errors import RunError, UserError, unknown
+from agents.run_folder import FolderInUseError, RunFolder
+
+_LOSSES = 3  # so many losses of a run's worker in a row, without a checkpoint between, end the run
+_POLL_SECONDS = 1.0
+_NOT_PART_OF_THE_EXPERIMENT = ("threads", "checkpoint_minutes")
+
+
+@dataclass
+class Run:
+    """A run of the sweep.
+
+    Attributes:
+        folder: Where it lies.
+        config: What it is.
+        state: ``"waiting"``, ``"running"``, ``"complete"``, ``"stopped"`` or ``"failed"``.
+        note: What happened to it, in a few words.
+        printed: Size of its ``output.log`` when it was handed to Ray: what is more tells that it runs.
+        losses: How often in a row its worker was lost before it could write another checkpoint.
+        checkpoint: Its newest checkpoint when its worker was last lost.
+    """
+
+    folder: RunFolder
+    config: Config
+    state: str = "waiting"
+    note: str = ""
+    printed: int = 0
+    losses: int = 0
+    checkpoint: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Method and seed."""
+        return f"{self.config.method}/seed{self.config.seed}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0; 2 after bad input; 1 if a run failed; 130 after Ctrl-C."""
+    try:
+        return run_command(lambda: _sweep(_parser().parse_args(arguments)))
+    except KeyboardInterrupt:
+        print("Stopped at once; the same command goes on from the last checkpoints.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m agents.sweep", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    add_run_options(parser)
+    parser.set_defaults(threads=1)
+    add = parser.add_argument
+    add("--methods", metavar="NAMES", required=True, help=f"with commas between: {', '.join(presets.METHODS)}")
+    add("--seeds", metavar="S", required=True, help="such as 0-4 or 0,1,5")
+    add("--run-dir", metavar="DIR", type=Path, required=True, help="where the runs lie; on a cluster, a folder all nodes share")
+    add("--address", metavar="A", help="a running Ray cluster, or auto (default: this machine's cores)")
+    return parser
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    runs = _plan(args)
+    todo = [run for run in runs if run.state != "complete"]
+    print(f"{len(runs)} runs in {args.run_dir}, {len(runs) - len(todo)} of them complete", flush=True)
+    if todo:
+        _check_buildable(todo)
+        ray = _start_ray(args.address)
+        try:
+            _run_all(ray, runs, args.run_dir / "ray.log")
+        finally:
+            ray.shutdown()
+    report = f"python -m agents.report {args.run_dir} --output {args.run_dir / 'report'}"
+    failed = [f"{run.folder.path}: {run.note}" for run in runs if run.state == "failed"]
+    if failed:
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again: {'; '.join(failed)}")
+    if any(run.state != "complete" for run in runs):
+        print("Stopped, with everything saved; the same command goes on.")
+        return INTERRUPTED
+    print(f"Done: {len(runs)} runs complete; to compare them: {report}")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> list[Run]:
+    """The sweep's runs, seed by seed, so that methods can be compared early."""
+    methods = list(dict.fromkeys(args.methods.split(",")))
+    for method in methods:
+        if method not in presets.METHODS:
+            raise unknown("method", method, presets.METHODS)
+    runs = []
+    for seed in _parse_seeds(args.seeds):
+        for method in methods:
+            path = folder_of(args.run_dir.absolute(), args.env or "", method, f"seed{seed}")
+            runs.append(_inspect(Run(RunFolder(path), make_config(args, method, seed))))
+    return runs
+
+
+def _parse_seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise UserError(f"--seeds takes whole numbers and ranges with commas between, such as 0-4 or 0,1,5; got '{text}'")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def _inspect(run: Run) -> Run:
+    """Finds out how far a run is; refuses a folder with another run in it."""
+    if not run.folder.config.exists():
+        return run
+    _, found = RunFolder.open(run.folder.path)
+    for name, value in dataclasses.asdict(run.config).items():
+        other = getattr(found, name) if name != "hyperparameters" else dataclasses.asdict(found.hyperparameters)
+        if name not in _NOT_PART_OF_THE_EXPERIMENT and value != other:
+            name, value, other = _narrow(name, value, other)
+            raise UserError(
+                f"'{run.folder.path}' has another run: its {name} is {other}, not {value}; take another --run-dir or remove it"
+            )
+    run.config = found
+    with contextlib.suppress(OSError, ValueError):  # there is none, or none that can be read: the run goes on and writes it
+        run.state = "complete" if json.loads(run.folder.summary.read_text())["complete"] else run.state
+    return run
+
+
+def _narrow(name: str, value: Any, other: Any) -> tuple[str, Any, Any]:
+    """Of two dictionaries that differ the first differing entry."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        for key in value.keys() | other.keys():
+            if value.get(key) != other.get(key):
+                return key, value.get(key), other.get(key)
+    return name, value, other
+
+
+def _check_buildable(runs: list[Run]) -> None:
+    """Refuses what no run could be made of before any is begun."""
+    for config in {run.config.method: run.config for run in runs}.values():
+        make_model(config, make_vec_env(config)).get_env().close()  # type: ignore[union-attr]
+
+
+def _start_ray(address: str | None) -> ModuleType:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system, lets Ray listen on the loopback address only
+        options |= {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    try:
+        import ray
+        import rich  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"a sweep needs '{error.name}': pip install 'continual-backprop[sweep]'") from error
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
+    return ray
+
+
+def _run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
+    """Trains what is not complete, with a live table on the screen; what Ray itself prints goes to the ``log``."""
+    from agents.live_table import LiveTable  # needs the extra
+
+    task = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(_train_in_worker)
+    pending = {_submit(task, run): run for run in runs if run.state != "complete"}
+    stopping = False
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with LiveTable(runs) as table, log.open("a") as file, contextlib.redirect_stdout(file), _stop_requested() as asked:
+        while pending:
+            if asked and not stopping:
+                stopping = True
+                table.say("Stopping: each run ends its update and saves; Ctrl-C again stops at once.")
+                for handle in pending:
+                    ray.cancel(handle)
+            for handle in ray.wait(list(pending), timeout=_POLL_SECONDS)[0]:
+                run = pending.pop(handle)
+                _take_result(ray, handle, run)
+                if run.state == "waiting" and not stopping:
+                    pending[_submit(task, run)] = run
+            for run in pending.values():
+                if _size(run.folder.output) > run.printed:
+                    run.state = "running"
+            table.update()
+
+
+def _submit(task: Any, run: Run) -> Any:
+    run.printed = _size(run.folder.output)
+    return task.options(num_cpus=run.config.threads).remote(str(run.folder.path), run.config.to_json())
+
+
+def _take_result(ray: ModuleType, handle: Any, run: Run) -> None:
+    try:
+        run.state, run.note = ray.get(handle)
+    except ray.exceptions.TaskCancelledError:
+        run.state, run.note = "stopped", ""
+    except ray.exceptions.RayTaskError as error:
+        run.state, run.note = "failed", str(error).strip().splitlines()[-1]
+    except ray.exceptions.RayError as error:
+        newest = checkpoints.newest(run.folder)
+        run.losses = run.losses + 1 if newest == run.checkpoint else 1
+        run.checkpoint = newest
+        why = type(error).__name__
+        if run.losses > _LOSSES:
+            run.state, run.note = "failed", f"its worker was lost {run.losses} times in a row ({why})"
+        else:
+            run.state, run.note = "waiting", f"goes on after the loss of its worker ({why})"
+
+
+def _train_in_worker(path: str, config: str) -> tuple[str, str]:
+    """What a worker of Ray does: trains a run from where it is.
+
+    Returns:
+        The run's state, and what went wrong.
+    """
+    warnings.showwarning = show_warning
+    folder = RunFolder(Path(path))
+    try:
+        if not folder.config.exists():
+            RunFolder.create(folder.path, Config.from_json(config))
+        with folder.output.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}, process {os.getpid()}")
+            return "complete" if _train_when_free(folder) == 0 else "stopped", ""
+    except (UserError, RunError) as error:
+        return "failed", str(error)
+    except OSError as error:
+        return "failed", f"cannot write to '{path}': {error.strerror}"
+
+
+def _train_when_free(folder: RunFolder) -> int:
+    """Trains when no other process, such as the lost worker's, trains in the folder any more."""
+    while True:
+        try:
+            return train.resume(*RunFolder.open(folder.path))
+        except FolderInUseError:
+            time.sleep(_POLL_SECONDS)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _stop_requested() -> Iterator[list[int]]:
+    """Gives a list that Ctrl-C or SIGTERM adds itself to; the second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""ReDo: every so often, recycle the units that are hardly active beside the others of their layer.
+
+Source: Sokar, Agarwal, Castro, Evci, *The dormant neuron phenomenon in deep reinforcement learning*, ICML 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp import utility as utilities
+from cbp.layers import HiddenLayer
+from cbp.method import Init, ReplacingMethod, ResetOptimizer, check_number, check_whole
+from cbp.units import TrackedLayer
+
+
+class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
+    """Replaces, every ``period`` updates, all units that are dormant.
+
+    A unit is dormant where its score, its mean activity in units of its layer's, is at most τ (equation 1 and definition 3.1):
+
+        s_i = E|h_i| / (1/H · Σ_k E|h_k|) ≤ τ
+
+    with the mean E over the minibatch of the update just made. In a layer where nothing is active all units are dormant.
+
+    Args:
+        model: As for :class:`cbp.ReplacingMethod`.
+        optimizer: As there.
+        threshold: τ, at least 0. Default: the paper's of DQN with its default network, 0.1; see ``docs/methods.md``.
+        period: Updates from one check to the next. Default: the paper's.
+        reset_optimizer: As there. Default: the paper's.
+        init: As there.
+        seed: As there.
+        layers: As there.
+
+    Attributes:
+        layers: One :class:`cbp.TrackedLayer` per hidden layer; its ``utility`` is the score at the last check.
+
+    Raises:
+        ValueError: An option out of its range or an unknown name.
+        TypeError: As for :class:`cbp.ReplacingMethod`.
+        LayerError: As there.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+        >>> _ = nn.init.constant_(model[0].bias[:3], -100.0)  # three units that are never active
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> method = ReDo(model, optimizer, period=1)
+        >>> model(torch.rand(8, 4)).mean().backward()
+        >>> optimizer.step()
+        >>> {0, 1, 2} <= set(method.step()[0].tolist())
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        threshold: float = 0.1,
+        period: int = 1000,
+        reset_optimizer: ResetOptimizer = "moments",
+        init: Init = "auto",
+        seed: int = 0,
+        layers: Sequence[HiddenLayer] | None = None,
+    ) -> None:
+        check_number("threshold", threshold, 0)
+        check_whole("period", period, least=1)
+        self.threshold = float(threshold)
+        self.period = period
+        super().__init__(model, optimizer, reset_optimizer, init, seed, layers)
+
+    def _track(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> TrackedLayer:
+        return TrackedLayer(hidden, fresh_bound, seed)
+
+    def _judge(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
+        layer.advance()
+        if layer.clock % self.period:
+            return layer.nothing
+        activity = torch.stack([utilities.activity(h) for h in received]).sum(dim=0)
+        layer.utility.copy_(activity / activity.mean().clamp_min(torch.finfo(activity.dtype).tiny))
+        return (layer.utility <= self.threshold).nonzero().flatten()

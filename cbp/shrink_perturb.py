@@ -1,0 +1,107 @@
+"""Shrink and perturb: make all weights a little smaller and a little random.
+
+Sources: Ash and Adams, *On warm-starting neural network training*, NeurIPS 2020; at every update, Dohare et al., *Loss of
+plasticity in deep continual learning*, Nature 632 (2024).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.method import Method, check_choice, check_number, check_whole
+
+Noise = Literal["normal", "fresh"]
+
+
+class ShrinkPerturb(Method, name="shrink-perturb"):
+    """Shrinks and perturbs the weights and biases of all Linear and convolutional layers, every ``period`` updates.
+
+        θ ← λ·θ + σ·ε
+
+    With ``noise="normal"``, ε is standard normal. With ``noise="fresh"`` it is drawn like fresh weights, uniform with each
+    tensor's spread at the moment the method is made (√3 times its root mean square; a bias that begins at 0 is shrunk only).
+
+    Two uses: at every update, with λ = 1 where the optimizer's weight decay shrinks already (Nature); and soft, now and then,
+    a small step towards a fresh network (``noise="fresh"``, σ = 1 − λ).
+
+    Args:
+        model: Any module.
+        optimizer: Not touched; every method takes it.
+        shrink: λ, in [0, 1].
+        perturb: σ, at least 0.
+        period: Updates from one time to the next.
+        noise: What ε is.
+        seed: Seed of the noise; nothing is drawn from the global generators.
+
+    Raises:
+        ValueError: An option out of its range or an unknown name.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> method = ShrinkPerturb(model, torch.optim.SGD(model.parameters(), lr=0.1), shrink=0.5, perturb=0.0)
+        >>> before = model.weight.detach().clone()
+        >>> method.step()
+        []
+        >>> torch.equal(model.weight, before / 2)
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,  # noqa: ARG002
+        shrink: float = 1.0,
+        perturb: float = 1e-5,
+        period: int = 1,
+        noise: Noise = "normal",
+        seed: int = 0,
+    ) -> None:
+        check_number("shrink", shrink, 0, 1)
+        check_number("perturb", perturb, 0)
+        check_whole("period", period, least=1)
+        check_choice("noise", noise, Noise)
+        check_whole("seed", seed)
+        self.shrink = float(shrink)
+        self.perturb = float(perturb)
+        self.period = period
+        self.noise = noise
+        self._generator = torch.Generator().manual_seed(seed)
+        self._updates = 0
+        weighted = [module for module in model.modules() if getattr(getattr(module, "weight", None), "ndim", 0) >= 2]
+        self._parameters = list(dict.fromkeys(p for module in weighted for p in module.parameters(recurse=False)))
+        self._spreads = [parameter.detach().square().mean().sqrt().item() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def step(self) -> list[Tensor]:
+        """Counts an update; shrinks and perturbs where it is time. Returns an empty list: no unit is replaced."""
+        self._updates += 1
+        if self._updates % self.period == 0:
+            for parameter, spread in zip(self._parameters, self._spreads, strict=True):
+                drawn = torch.empty(parameter.shape, dtype=parameter.dtype)
+                if self.noise == "normal":
+                    drawn.normal_(generator=self._generator)
+                else:
+                    drawn.uniform_(-math.sqrt(3) * spread, math.sqrt(3) * spread, generator=self._generator)
+                parameter.mul_(self.shrink).add_(drawn.to(parameter.device), alpha=self.perturb)
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Updates so far, the spreads of fresh weights, and the generator."""
+        return {"updates": self._updates, "spreads": list(self._spreads), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state belongs to another model. Nothing is loaded then.
+        """
+        if len(state["spreads"]) != len(self._spreads):
+            raise ValueError(f"the state is of a model with {len(state['spreads'])} tensors, this one has {len(self._spreads)}")
+        self._updates = int(state["updates"])
+        self._spreads = [float(spread) for spread in state["spreads"]]
+        self._generator.set_state(state["generator"].cpu())

@@ -1,0 +1,114 @@
+"""Self-normalised resets: replace a unit when it has been silent for longer than its own past makes likely.
+
+Source: Farias and Jozefiak, *Self-normalized resets for plasticity in continual learning*, ICLR 2025 (arXiv 2410.20098),
+algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.layers import HiddenLayer, LayerError
+from cbp.method import Init, ReplacingMethod, ResetOptimizer, check_number, check_whole
+from cbp.units import TrackedLayer
+
+
+class FiringLayer(TrackedLayer):
+    """A layer whose units fire or are silent, sample by sample.
+
+    Attributes:
+        utility: ``(units,)``, how likely a silence as long as the present one is; 1 for a unit that fired in the last update.
+        silence: ``(units,)`` float64, samples since the unit fired, counted in whole minibatches.
+        fired: ``(units,)`` float64, samples on which it fired.
+        seen: ``(units,)`` float64, samples up to the last minibatch in which it fired.
+    """
+
+    _per_unit = ("utility", "silence", "fired", "seen")
+
+    def __init__(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> None:
+        super().__init__(hidden, fresh_bound, seed)
+        self.silence, self.fired, self.seen = torch.zeros(3, hidden.units, dtype=torch.float64, device=self.utility.device)
+
+
+class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
+    """Replaces a unit once its silence rejects, at the level η, that it still fires as it did.
+
+    A unit fires on a sample where its value is above zero. With A_i the time between two firings of unit i, and a_i the
+    samples since it last fired, the unit is replaced when (algorithm 1)
+
+        P(A_i ≥ a_i) ≤ η
+
+    The distribution of A_i is taken as geometric with the unit's own rate p_i = fired_i / seen_i since it was made, so that
+    P(A_i > a) = (1 − p_i)^a. Minibatches are sets, so a silence is counted in whole minibatches without a firing.
+
+    Args:
+        model: As for :class:`cbp.ReplacingMethod`.
+        optimizer: As there.
+        rejection: η, in [0, 1]. Default: the authors' code's.
+        max_silence: Samples of silence after which a unit is replaced in any case, at least 1; what a unit that never fired is
+            given. Default: ours.
+        reset_optimizer: As there. Default: the authors' code's.
+        init: As there.
+        seed: As there.
+        layers: As there.
+
+    Attributes:
+        layers: One :class:`FiringLayer` per hidden layer.
+
+    Raises:
+        ValueError: An option out of its range or an unknown name.
+        TypeError: As for :class:`cbp.ReplacingMethod`.
+        LayerError: As there, or an activation that does not tell firing from silence.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+        >>> method = SelfNormalizedResets(model, torch.optim.SGD(model.parameters(), lr=0.1), max_silence=16)
+        >>> _ = nn.init.constant_(model[0].bias[:3], -100.0)  # three units that never fire
+        >>> for _ in range(2):
+        ...     _ = model(torch.rand(8, 4))
+        ...     replaced = method.step()
+        >>> {0, 1, 2} <= set(replaced[0].tolist())
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        rejection: float = 0.01,
+        max_silence: int = 20_000,
+        reset_optimizer: ResetOptimizer = "moments",
+        init: Init = "auto",
+        seed: int = 0,
+        layers: Sequence[HiddenLayer] | None = None,
+    ) -> None:
+        check_number("rejection", rejection, 0, 1)
+        check_whole("max_silence", max_silence, least=1)
+        self.rejection = float(rejection)
+        self.max_silence = max_silence
+        super().__init__(model, optimizer, reset_optimizer, init, seed, layers)
+
+    def _track(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> FiringLayer:
+        if hidden.activation not in (None, "relu", "relu6", "threshold"):
+            raise LayerError(
+                f"layer '{hidden.name}' has activation '{hidden.activation}', which does not tell firing from silence: "
+                "self-normalised resets need ReLU"
+            )
+        return FiringLayer(hidden, fresh_bound, seed)
+
+    def _judge(self, layer: FiringLayer, received: list[Tensor]) -> Tensor:
+        layer.advance()
+        samples = len(received[0])
+        fired = torch.stack([(h > 0).sum(dim=0) for h in received]).amax(dim=0)
+        fires = fired > 0
+        layer.seen += torch.where(fires, layer.silence + samples, 0)
+        layer.fired += fired
+        layer.silence = torch.where(fires, 0, layer.silence + samples)
+        rate = layer.fired / layer.seen.clamp_min(1)
+        layer.utility.copy_((1 - rate) ** layer.silence)
+        rejected: Tensor = (layer.utility <= self.rejection) | (layer.silence >= self.max_silence)
+        return rejected.nonzero().flatten()
