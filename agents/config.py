@@ -35,6 +35,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "weight_init": ("sb3", "lecun"),
 }
 
+_NOT_THE_EXPERIMENT = ("method", "seed", "threads", "checkpoint_minutes")
+
 _KINDS: dict[str, type] = {
     "env": str,
     "method": str,
@@ -120,6 +122,17 @@ class Config:
                 f"method '{self.method}' begins anew with each phase and needs an env that changes, got '{self.env}'"
             )
 
+    def difference(self, other: Config) -> tuple[str, Any, Any] | None:
+        """The first setting in which two configurations are another experiment: its name, and both values; None where none is.
+
+        The method and the seed, the number of threads and the time between checkpoints do not count.
+        """
+        own, theirs = _flat(dataclasses.asdict(self)), _flat(dataclasses.asdict(other))
+        for name in dict.fromkeys([*own, *theirs]):
+            if name not in _NOT_THE_EXPERIMENT and own.get(name) != theirs.get(name):
+                return name, own.get(name), theirs.get(name)
+        return None
+
     def to_json(self) -> str:
         """The configuration as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -140,6 +153,13 @@ class Config:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"not a run's configuration: {' '.join(str(error).split())}") from error
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[Hyperparameters, dict[str, Any]]:

@@ -1,148 +1,184 @@
-"""Draws a run."""
+"""Compares methods: a figure and tables over all complete runs below some folders.
+
+``python -m agents.report DIR [DIR …] --output OUT``
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 
-from agents.config import Config
-from agents.run_folder import RunFolder
-
-_WINDOW = 20  # episodes in the running mean
-_MAX_LABELS = 24  # more phases than this are shaded but not labelled
-
-
-def draw_run(folder: RunFolder, config: Config) -> None:
-    """Draws reward, utility and dormant units over environment steps, phases shaded, into the run's ``report.png``.
-
-    Phases and their values are those of the first environment.
-
-    Args:
-        folder: The run; reads ``progress.csv`` and ``episodes.csv``.
-        config: Its configuration.
-    """
-    progress, episodes = _read_columns(folder.progress), _read_columns(folder.episodes)
-    if "time/total_timesteps" not in progress:
-        return
-    steps = progress["time/total_timesteps"]
-    groups = [("dormant_fraction", "dormant units (%)", 100.0)]
-    if any(name.endswith("/mean_utility") for name in progress):
-        groups.insert(0, ("mean_utility", "mean utility", 1.0))
-
-    figure = Figure(figsize=(10, 3.2 + 1.8 * len(groups)), layout="constrained")
-    ratios = [2.0, *[1.2] * len(groups)]
-    axes = figure.subplots(1 + len(groups), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
-    _draw_returns(axes[0], episodes)
-    for axis, (measure, label, scale) in zip(axes[1:], groups, strict=True):
-        _draw_layers(axis, progress, steps, measure, scale)
-        axis.set_ylabel(label)
-        if measure == "mean_utility":
-            axis.set_yscale("log")  # layers differ by orders of magnitude
-    spans = _phases(progress, steps, config.param)
-    for i, axis in enumerate(axes):
-        _shade(axis, spans, config.param, labelled=i == 0)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0)
-    axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
-    axes[-1].xaxis.set_major_formatter(FuncFormatter(_short))
-    axes[-1].set_xlim(0, steps[-1])
-    figure.suptitle(f"{config.env}   method {config.method}   seed {config.seed}", fontsize=11)
-    figure.savefig(folder.figure, dpi=120)
+from agents.commands import Parser, folder_of, run_command
+from agents.comparison import (
+    CONFIDENCE,
+    LEAST_SEEDS,
+    MEASURES,
+    RESAMPLES,
+    Comparison,
+    Estimate,
+    Statistic,
+    compare,
+    estimate,
+    paired_differences,
+    phase_measures,
+    run_measures,
+    values,
+    whole_phases,
+)
+from agents.errors import UserError
+from agents.figures import draw_comparison
+from agents.results import RunResult, find_runs, read_run, record
+from agents.run_folder import write_atomically
 
 
-def _draw_returns(axis: Axes, episodes: dict[str, NDArray[np.float64]]) -> None:
-    axis.set_ylabel("episode return")
-    if not len(episodes.get("return", [])):
-        return
-    steps, returns = episodes["step"], episodes["return"]
-    axis.plot(steps, returns, ".", markersize=2, alpha=0.35, color="tab:blue", label="episode")
-    sums = np.cumsum(np.insert(returns, 0, 0.0))
-    ends = np.arange(1, len(returns) + 1)
-    starts = np.maximum(ends - _WINDOW, 0)
-    axis.plot(steps, (sums[ends] - sums[starts]) / (ends - starts), color="tab:blue", label=f"mean of last {_WINDOW}")
-    # Single episodes far below the rest would flatten the curve.
-    low, high = np.percentile(returns, [2, 100])
-    margin = 0.05 * (high - low) or 1.0
-    axis.set_ylim(low - margin, high + margin)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0; 2 after bad input, with a line about it."""
+    return run_command(lambda: _report(_parser().parse_args(arguments)))
 
 
-def _draw_layers(
-    axis: Axes, progress: dict[str, NDArray[np.float64]], steps: NDArray[np.float64], measure: str, scale: float
-) -> None:
-    colours = {"policy": "tab:blue", "value": "tab:red"}
-    for name, values in sorted(progress.items()):
-        group, *path, last = name.split("/")
-        if group in ("cbp", "plasticity") and last == measure:
-            style = "-" if path[-1] == "hidden1" else "--"
-            drawn = np.where(values > 0, scale * values, np.nan) if measure == "mean_utility" else scale * values
-            recorded = np.isfinite(values)  # units are recorded after every few rollouts
-            axis.plot(steps[recorded], drawn[recorded], style, color=colours.get(path[0]), linewidth=1.2, label=" ".join(path))
-    if axis.lines:
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
-    else:
-        axis.text(0.5, 0.5, "not defined for this activation", transform=axis.transAxes, ha="center", color="grey")
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m agents.report", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("folders", metavar="DIR", nargs="+", type=Path, help="runs are looked for in it at any depth")
+    add("--output", metavar="OUT", type=Path, required=True, help="where report.png, report.svg, table.md and table.csv go")
+    add("--statistic", choices=("mean", "iqm"), default="mean", help="over seeds: mean, or interquartile mean (default: mean)")
+    add("--baseline", metavar="NAME", help="the method that differences are taken from (default: ppo, or else the first)")
+    add("--record", metavar="FOLDER", type=Path, help="also write what this report needs of each run, some 20 kB, to FOLDER")
+    return parser
 
 
-@dataclass(frozen=True)
-class _Span:
-    start: float
-    end: float
-    value: float
-
-
-def _phases(progress: dict[str, NDArray[np.float64]], steps: NDArray[np.float64], parameter: str | None) -> list[_Span]:
-    if "env/phase" not in progress or parameter is None:
-        return []
-    phase, value = progress["env/phase"], progress[f"env/{parameter}"]
-    changes = [0, *(np.flatnonzero(np.diff(phase)) + 1), len(steps)]
-    # A row tells of the rollout that ends at its step.
-    edges = [0.0, *(float(steps[i - 1]) for i in changes[1:])]
-    return [_Span(start, end, float(value[i])) for (start, end), i in zip(pairwise(edges), changes, strict=False)]
-
-
-def _shade(axis: Axes, spans: list[_Span], parameter: str | None, *, labelled: bool) -> None:
-    for i, span in enumerate(spans):
-        if i % 2:
-            axis.axvspan(span.start, span.end, color="0.92", zorder=0, linewidth=0)
-        if labelled and len(spans) <= _MAX_LABELS:
-            text = f"{parameter}\n{span.value:.2g}" if i == 0 else f"{span.value:.2g}"
-            axis.annotate(
-                text,
-                ((span.start + span.end) / 2, 1.01),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                va="bottom",
-                fontsize=8,
-            )
-
-
-def _short(number: float, _: Any) -> str:
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:g}{letter}"
-    return f"{number:g}"
-
-
-def _read_columns(path: Any) -> dict[str, NDArray[np.float64]]:
-    """A CSV file by columns; what is no number is NaN."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([_number(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
-
-
-def _number(text: str | None) -> float:
+def _report(args: argparse.Namespace) -> int:
+    comparison = compare([read_run(path) for path in find_runs(args.folders)])
+    baseline = args.baseline or ("ppo" if "ppo" in comparison.runs else next(iter(comparison.runs)))
+    table = _markdown(comparison, args.statistic, baseline)
+    for line in _left_out(comparison):
+        print(f"warning: {line}", file=sys.stderr)
     try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.output / "table.csv", _csv(comparison))
+        write_atomically(args.output / "table.md", table)
+        draw_comparison(comparison, args.statistic, [args.output / "report.png", args.output / "report.svg"])
+        if args.record:
+            _record(comparison, args.record)
+    except OSError as error:
+        raise UserError(f"cannot write to '{error.filename or args.output}': {error.strerror}") from error
+    number = sum(map(len, comparison.runs.values()))
+    print(f"{number} runs of {', '.join(comparison.runs)}: {args.output / 'report.png'}, report.svg, table.md and table.csv")
+    return 0
+
+
+def _record(comparison: Comparison, folder: Path) -> None:
+    for by_seed in comparison.runs.values():
+        for result in by_seed.values():
+            record(result, folder_of(folder, result.config.env, result.config.method, f"seed{result.config.seed}"))
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    """What a reader must know is not in the averages."""
+    lines = [
+        f"left out, not complete: {run.path}, {run.timesteps:,} of {run.config.timesteps:,} steps"
+        for run in comparison.unfinished
+    ]
+    for method, seeds in comparison.missing.items():
+        lines.append(f"missing, though other methods have it: {method} with seed {', '.join(map(str, seeds))}")
+    versions = [run.versions for run in _runs(comparison)]
+    if differing := [name for name in versions[0] if len({of_run.get(name) for of_run in versions}) > 1]:
+        lines.append(f"runs were made by different versions of {', '.join(differing)}")
+    return lines
+
+
+def _runs(comparison: Comparison) -> list[RunResult]:
+    return [run for by_seed in comparison.runs.values() for run in by_seed.values()]
+
+
+def _csv(comparison: Comparison) -> str:
+    """A row for each whole phase of each run."""
+    text = io.StringIO()
+    table = csv.writer(text)
+    parameter = comparison.config.param
+    table.writerow(["method", "seed", "phase", *([parameter] if parameter else []), *MEASURES])
+    for run in _runs(comparison):
+        for phase in whole_phases(run):
+            value = [values(run)[phase]] if parameter else []
+            numbers = phase_measures(run, phase).values()
+            cells = ["" if np.isnan(number) else repr(float(number)) for number in numbers]
+            table.writerow([run.config.method, run.config.seed, phase, *value, *cells])
+    return text.getvalue()
+
+
+def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> str:
+    config = comparison.config
+    over = {"mean": "Mean", "iqm": "Interquartile mean"}[statistic]
+    environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
+    change = f", {config.param} changes every {config.period:,}" if config.period else ""
+    lines = [
+        f"# {config.env}: {', '.join(comparison.runs)}",
+        "",
+        f"{config.timesteps:,} steps of {environments}{change}. {over} over seeds of each run's mean over its whole phases,",
+        f"with a {100 * CONFIDENCE:.0f} % bootstrap interval over seeds (percentile method of scipy.stats.bootstrap, {RESAMPLES:,}",
+        "resamples).",
+        f"Below {LEAST_SEEDS} seeds there is no interval; the values of the seeds stand in parentheses.",
+        "",
+        *[f"- {line}" for line in _left_out(comparison)],
+        "",
+        "## Methods",
+        "",
+        _row(["", *(f"{method} ({len(by_seed)})" for method, by_seed in comparison.runs.items())]),
+        _row(["---"] * (1 + len(comparison.runs))),
+    ]
+    of_methods = {method: [run_measures(run) for run in by_seed.values()] for method, by_seed in comparison.runs.items()}
+    for name, words in MEASURES.items():
+        estimates = [estimate([row[name] for row in rows], statistic) for rows in of_methods.values()]
+        if any(each.each for each in estimates):
+            lines.append(_row([words, *map(_cell, estimates)]))
+    others = [method for method in comparison.runs if method != baseline]
+    if others:
+        differences = {method: paired_differences(comparison, method, baseline, statistic) for method in others}
+        lines += ["", f"## Minus {baseline}, paired by seed", "", _row(["", *others]), _row(["---"] * (1 + len(others)))]
+        for name, words in MEASURES.items():
+            estimates = [differences[method][name] for method in others]
+            if any(each.each for each in estimates):
+                lines.append(_row([words, *(_cell(each, signed=True) for each in estimates)]))
+    lines += ["", "## Final return by phase", "", *_by_phase(comparison, statistic), ""]
+    return "\n".join(lines)
+
+
+def _by_phase(comparison: Comparison, statistic: Statistic) -> list[str]:
+    lines = [_row(["phase", *comparison.runs]), _row(["---"] * (1 + len(comparison.runs)))]
+    for phase in range(max(len(run.phases) for run in _runs(comparison))):
+        estimates = []
+        for by_seed in comparison.runs.values():
+            finals = [phase_measures(run, phase)["final_return"] for run in by_seed.values() if phase in whole_phases(run)]
+            estimates.append(estimate(finals, statistic))
+        if any(each.each for each in estimates):
+            lines.append(_row([str(phase), *map(_cell, estimates)]))
+    return lines
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: Estimate, *, signed: bool = False) -> str:
+    if not value.each:
+        return "–"
+    sign = "+" if signed else ""
+    if value.low is None or value.high is None:
+        each = f" ({', '.join(_number(number, sign) for number in value.each)})" if len(value.each) > 1 else ""
+        return _number(value.centre, sign) + each
+    return f"{_number(value.centre, sign)} [{_number(value.low, sign)}, {_number(value.high, sign)}]"
+
+
+def _number(number: float, sign: str) -> str:
+    digits = 0 if abs(number) >= 100 or number == 0 else 1 if abs(number) >= 10 else 2 if abs(number) >= 0.1 else 4
+    return f"{number:{sign},.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

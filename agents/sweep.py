@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -36,7 +35,6 @@ from agents.run_folder import FolderInUseError, RunFolder
 
 _LOSSES = 3  # so many losses of a run's worker in a row, without a checkpoint between, end the run
 _POLL_SECONDS = 1.0
-_NOT_PART_OF_THE_EXPERIMENT = ("threads", "checkpoint_minutes")
 
 
 @dataclass
@@ -139,26 +137,15 @@ def _inspect(run: Run) -> Run:
     if not run.folder.config.exists():
         return run
     _, found = RunFolder.open(run.folder.path)
-    for name, value in dataclasses.asdict(run.config).items():
-        other = getattr(found, name) if name != "hyperparameters" else dataclasses.asdict(found.hyperparameters)
-        if name not in _NOT_PART_OF_THE_EXPERIMENT and value != other:
-            name, value, other = _narrow(name, value, other)
-            raise UserError(
-                f"'{run.folder.path}' has another run: its {name} is {other}, not {value}; take another --run-dir or remove it"
-            )
+    if difference := found.difference(run.config):
+        name, there, asked = difference
+        raise UserError(
+            f"'{run.folder.path}' has another run: its {name} is {there}, not {asked}; take another --run-dir or remove it"
+        )
     run.config = found
     with contextlib.suppress(OSError, ValueError):  # there is none, or none that can be read: the run goes on and writes it
         run.state = "complete" if json.loads(run.folder.summary.read_text())["complete"] else run.state
     return run
-
-
-def _narrow(name: str, value: Any, other: Any) -> tuple[str, Any, Any]:
-    """Of two dictionaries that differ the first differing entry."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        for key in value.keys() | other.keys():
-            if value.get(key) != other.get(key):
-                return key, value.get(key), other.get(key)
-    return name, value, other
 
 
 def _check_buildable(runs: list[Run]) -> None:

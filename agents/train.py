@@ -27,9 +27,9 @@ from agents.callbacks import FreshNetworkCallback, PhaseCallback, ProgressCallba
 from agents.commands import INTERRUPTED, Parser, add_run_options, folder_of, given, make_config, run_command
 from agents.config import Config
 from agents.errors import RunError, UserError
+from agents.figures import draw_run
 from agents.logs import make_logger
 from agents.ppo import PPO
-from agents.report import draw_run
 from agents.run_folder import RunFolder
 from agents.summary import write_summary
 

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents import checkpoints
 from agents.callbacks import ProgressCallback
-from agents.report import draw_run
+from agents.figures import draw_run
 from agents.run_folder import RunFolder
 
 SMALL = ["--set", "rollout_steps=256", "--set", "batch_size=64", "--set", "n_epochs=2", "--set", "net_arch=[12,10]"]

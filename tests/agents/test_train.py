@@ -340,15 +340,19 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
         "normalize_advantage": "rollout", "net_arch": (256, 256), "activation": "relu", "weight_init": "lecun",
         "log_std_init": 0.0,
     }  # fmt: skip
-    own = {"ppo": (0.9, 0.999, 0.0), "ppo-tuned": (0.99, 0.99, 0.0), "l2": (0.99, 0.99, 1e-3), "cbp": (0.99, 0.99, 1e-4)}
-    assert [config.method for config in made] == list(own)
+    own = {"ppo": (0.9, 0.999, 0.0), "l2": (0.99, 0.99, 1e-3), "shrink-perturb": (0.99, 0.99, 1e-3)}
+    own |= dict.fromkeys(("redo", "snr", "cbp", "cbp-first-layer"), (0.99, 0.99, 1e-4))
+    own |= dict.fromkeys(
+        ("ppo-tuned", "layer-norm", "shrink-perturb-soft", "l2-init", "cbp-no-l2", "reset-all"), (0.99, 0.99, 0.0)
+    )
+    assert sorted(own) == sorted(presets.METHODS)
     for config in made:
         values = vars(config.hyperparameters)
         assert {name: values[name] for name in common} == common
         assert (values["beta1"], values["beta2"], values["weight_decay"]) == own[config.method]
         assert (config.timesteps, config.period, config.n_envs, config.normalize) == (20_000_000, 2_000_000, 1, False)
         assert config.env_kwargs == {"unclipped_actions": True, "terminate_after": 1000}
-    method = made[-1].method_kwargs
+    method = next(config.method_kwargs for config in made if config.method == "cbp")
     assert (method["replacement_rate"], method["maturity_threshold"], method["decay_rate"]) == (1e-4, 10_000, 0.99)
     assert method["utility"] == "contribution"
 

@@ -1,0 +1,272 @@
+"""Methods compared over phases and seeds: measures, intervals, and what may be averaged at all.
+
+The definitions are those of ``docs/comparison.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import scipy.stats
+
+from agents import presets
+from agents.config import Config
+from agents.errors import UserError, unknown
+from agents.results import BINS, RETURN, Array, RunResult
+
+Statistic = Literal["mean", "iqm"]
+
+LEAST_SEEDS = 5
+"""With fewer there is no interval."""
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+_RECOVERED = 0.9  # of the way from the first part of a phase to its final return
+_COLLAPSED = 0.5  # of the best return within the phase, lost at its end
+_WORLD = ("env", "env_kwargs", "param", "period", "timesteps", "n_envs", "normalize")
+
+MEASURES: dict[str, str] = {
+    "area": "area under the curve",
+    "final_return": "final return",
+    "drop": "drop at the change",
+    "steps_to_recover": "steps to recover",
+    "collapsed": "share of phases that collapse",
+    "dormant_policy": "dormant units, policy (%)",
+    "dormant_value": "dormant units, value (%)",
+    "rank_policy": "stable rank, policy",
+    "rank_value": "stable rank, value",
+    "weight_policy": "mean size of weights, policy",
+    "weight_value": "mean size of weights, value",
+}
+"""Measures of a phase, and what they are called in words."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Complete runs that may be compared.
+
+    Attributes:
+        runs: The runs of each method by their seeds; methods in the order of :data:`agents.presets.METHODS`.
+        unfinished: Runs that are not complete, which are left out.
+        missing: Seeds that other methods have, by the method that lacks them.
+    """
+
+    runs: dict[str, dict[int, RunResult]]
+    unfinished: list[RunResult]
+    missing: dict[str, list[int]]
+
+    @property
+    def config(self) -> Config:
+        """A configuration; all agree about the world."""
+        return next(iter(next(iter(self.runs.values())).values())).config
+
+
+def compare(results: Iterable[RunResult]) -> Comparison:
+    """Sorts runs by method and seed.
+
+    Raises:
+        UserError: Runs whose settings differ, a run that is there twice, a seed whose worlds differ, or no complete run.
+    """
+    results = list(results)
+    unfinished = [result for result in results if not result.complete]
+    complete = [result for result in results if result.complete]
+    if not complete:
+        raise UserError(f"none of the {len(results)} runs is complete yet, such as '{results[0].path}'")
+    runs: dict[str, dict[int, RunResult]] = {}
+    for method in presets.METHODS:
+        for result in complete:
+            if result.config.method == method:
+                _check_fits(result, complete[0], runs.get(method, {}))
+                runs.setdefault(method, {})[result.config.seed] = result
+    _check_worlds(runs)
+    seeds = {seed for by_seed in runs.values() for seed in by_seed}
+    missing = {method: sorted(seeds - by_seed.keys()) for method, by_seed in runs.items() if seeds - by_seed.keys()}
+    return Comparison({method: dict(sorted(by_seed.items())) for method, by_seed in runs.items()}, unfinished, missing)
+
+
+def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, RunResult]) -> None:
+    seed = result.config.seed
+    if seed in of_method:
+        raise UserError(f"'{of_method[seed].path}' and '{result.path}' are both {result.config.method} with seed {seed}")
+    for other in (any_other, *list(of_method.values())[:1]):
+        difference = result.config.difference(other.config)
+        if difference and (other.config.method == result.config.method or difference[0].split(".")[0] in _WORLD):
+            name, own, theirs = difference
+            where = f"{own} in '{result.path}' and {theirs} in '{other.path}'"
+            raise UserError(f"runs of different settings are not averaged: {name} is {where}")
+
+
+def _check_worlds(runs: dict[str, dict[int, RunResult]]) -> None:
+    """The same seed must have given every method the same values of the parameter."""
+    first: dict[int, RunResult] = {}
+    for by_seed in runs.values():
+        for seed, result in by_seed.items():
+            other = first.setdefault(seed, result)
+            for phase, (own, theirs) in enumerate(zip(values(result), values(other), strict=False)):
+                if own != theirs:
+                    raise UserError(
+                        f"seed {seed} is not the same world: {result.config.param} in phase {phase} is {own} in "
+                        f"'{result.path}' and {theirs} in '{other.path}'"
+                    )
+
+
+def values(result: RunResult) -> list[float | None]:
+    """The parameter's value in each phase; None in a world that does not change."""
+    return [phase.get(result.config.param or "") for phase in result.phases]
+
+
+def whole_phases(result: RunResult) -> list[int]:
+    """The phases that lasted as long as they should: the last one may be cut off."""
+    return [number for number, phase in enumerate(result.phases) if phase["steps"] >= result.phase_length]
+
+
+def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
+    """The measures of one phase of a run, by their names in :data:`MEASURES`; NaN where there is none.
+
+    Args:
+        result: A complete run.
+        phase: One of its phases.
+    """
+    curve = fill(result.curve[RETURN][phase])
+    final = _final_return(result, phase)
+    best = curve.max()
+    networks = ("policy", "value")
+    return {
+        "area": float(curve.mean()),
+        "final_return": final,
+        "drop": _final_return(result, phase - 1) - float(curve[0]) if phase else np.nan,
+        "steps_to_recover": steps_to_recover(curve, final, result.phase_length),
+        "collapsed": float(best - final > _COLLAPSED * abs(best)) if np.isfinite(best - final) else np.nan,
+        **{f"dormant_{network}": 100 * _last(result, phase, network, "dormant_fraction") for network in networks},
+        **{f"rank_{network}": _last(result, phase, network, "stable_rank") for network in networks},
+        **{f"weight_{network}": _last(result, phase, network, "weight_magnitude") for network in networks},
+    }
+
+
+def steps_to_recover(curve: Array, final: float, length: int) -> float:
+    """Steps until the return has come 90 % of the way from the first part of a phase to the phase's final return.
+
+        least b with R(b) ≥ R(0) + 0.9 · (F − R(0)), as b/BINS · length
+
+    Args:
+        curve: R, the mean return in each part: ``(BINS,)`` without gaps.
+        final: F.
+        length: Steps of a phase.
+
+    Returns:
+        The steps; 0 where the final return is not above the first part's, NaN where a return is missing.
+    """
+    if not np.isfinite(curve).all() or not np.isfinite(final):
+        return np.nan
+    if final <= curve[0]:
+        return 0.0
+    reached = np.flatnonzero(curve >= curve[0] + _RECOVERED * (final - curve[0]))
+    return float(reached[0] if len(reached) else BINS) / BINS * length
+
+
+def _final_return(result: RunResult, phase: int) -> float:
+    final = result.phases[phase]["final_return"]
+    return np.nan if final is None else float(final)
+
+
+def _last(result: RunResult, phase: int, network: str, measure: str) -> float:
+    """The last recorded value in a phase, averaged over the network's layers that have the measure."""
+    rows = [
+        curve[phase] for name, curve in result.curve.items() if name.split("/")[1:2] == [network] and name.endswith(measure)
+    ]
+    last = [row[np.isfinite(row)][-1] for row in rows if np.isfinite(row).any()]
+    return float(np.mean(last)) if last else np.nan
+
+
+def fill(row: Array) -> Array:
+    """A row whose gaps have the value before them, the first ones that of the first value; without any value, all NaN."""
+    known = np.flatnonzero(np.isfinite(row))
+    if not len(known):
+        return row
+    before = np.searchsorted(known, np.arange(len(row)), side="right") - 1
+    return row[known[np.maximum(before, 0)]]
+
+
+def run_measures(result: RunResult) -> dict[str, float]:
+    """The measures of a run: means over its whole phases that have the measure."""
+    rows = [phase_measures(result, phase) for phase in whole_phases(result)]
+    return {name: _mean([row[name] for row in rows]) for name in MEASURES}
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    known = [number for number in numbers if np.isfinite(number)]
+    return float(np.mean(known)) if known else np.nan
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic over seeds.
+
+    Attributes:
+        centre: Mean or interquartile mean.
+        low: Lower end of its interval; None with fewer than five seeds.
+        high: Upper end.
+        each: The value of each seed.
+    """
+
+    centre: float
+    low: float | None
+    high: float | None
+    each: list[float]
+
+
+def estimate(each: Sequence[float], statistic: Statistic) -> Estimate:
+    """A statistic over seeds with its 95 % interval, see :func:`bootstrap_interval`; seeds without a value do not count."""
+    known = [float(value) for value in each if np.isfinite(value)]
+    if not known:
+        return Estimate(np.nan, None, None, [])
+    centre = float(centre_of(np.array(known), statistic))
+    if len(known) < LEAST_SEEDS:
+        return Estimate(centre, None, None, known)
+    low, high = bootstrap_interval(np.array(known), statistic)
+    return Estimate(centre, float(low), float(high), known)
+
+
+def centre_of(samples: Array, statistic: Statistic) -> Array:
+    """The statistic over the first axis: the mean, or the mean of the middle half (``scipy.stats.trim_mean``)."""
+    if statistic == "iqm":
+        samples = np.asarray(scipy.stats.trim_mean(samples, 0.25, axis=0))[None]
+    return np.asarray(samples.mean(axis=0))
+
+
+def bootstrap_interval(samples: Array, statistic: Statistic) -> tuple[Array, Array]:
+    """The 95 % interval of the statistic over the first axis, by the percentile method of ``scipy.stats.bootstrap``.
+
+    Seeds are drawn with replacement 9,999 times, from a generator with a fixed seed.
+    """
+
+    def of_resample(resample: Array, axis: int) -> Any:
+        return centre_of(np.moveaxis(resample, axis, 0), statistic)
+
+    interval = scipy.stats.bootstrap(
+        (samples,),
+        of_resample,
+        axis=0,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+        batch=500,
+    ).confidence_interval
+    return interval.low, interval.high
+
+
+def paired_differences(comparison: Comparison, method: str, baseline: str, statistic: Statistic) -> dict[str, Estimate]:
+    """By how much a method's measures exceed the baseline's, over the seeds that both have.
+
+    Raises:
+        UserError: There is no such baseline.
+    """
+    if baseline not in comparison.runs:
+        raise unknown("baseline", baseline, comparison.runs)
+    own, theirs = comparison.runs[method], comparison.runs[baseline]
+    pairs = [(run_measures(own[seed]), run_measures(theirs[seed])) for seed in own if seed in theirs]
+    return {name: estimate([a[name] - b[name] for a, b in pairs], statistic) for name in MEASURES}

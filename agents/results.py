@@ -1,0 +1,189 @@
+"""What came of runs, read from their folders, and the compact form in which it is recorded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.config import Config
+from agents.errors import UserError
+from agents.run_folder import RunFolder, write_atomically
+
+BINS = 20
+"""Parts of equal length that a phase is cut into."""
+
+RETURN = "return"
+_MEASURES = ("dormant_fraction", "stable_rank", "weight_magnitude", "replaced")
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run.
+
+    Attributes:
+        path: Its folder.
+        config: Its configuration.
+        timesteps: Environment steps so far.
+        complete: Whether these are all.
+        phases: The ``phases`` of its ``summary.json``; empty while it is not complete.
+        versions: Those of its ``summary.json``.
+        curve: Arrays of shape ``(phases, BINS)``: mean ``"return"`` of the episodes that ended, and the last value of each
+            measure (under its name in TensorBoard), in each part of each phase; NaN where there is none. Empty while the run
+            is not complete.
+    """
+
+    path: Path
+    config: Config
+    timesteps: int
+    complete: bool
+    phases: list[dict[str, Any]]
+    versions: dict[str, str]
+    curve: dict[str, Array]
+
+    @property
+    def phase_length(self) -> int:
+        """Steps that a phase lasts: the period, or the whole run in a world that does not change."""
+        return self.config.period or self.config.timesteps
+
+
+def find_runs(folders: Iterable[Path]) -> list[Path]:
+    """The folders of all runs below some folders, which may be runs themselves.
+
+    Raises:
+        UserError: A folder that does not exist, or has no run in it.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"'{folder}' is no folder")
+        runs = sorted(path.parent for path in folder.rglob("config.json"))
+        if not runs:
+            raise UserError(f"'{folder}' has no runs in it: no config.json at any depth")
+        found += [run for run in runs if run not in found]
+    return found
+
+
+def read_run(path: Path) -> RunResult:
+    """What came of the run in a folder, be it the run's own or one written by :func:`record`.
+
+    Raises:
+        UserError: The folder has no run, or its files cannot be read.
+    """
+    folder, config = RunFolder.open(path)
+    try:
+        summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
+        if not summary["complete"]:
+            return RunResult(path, config, _steps_so_far(folder), False, [], {}, {})
+        length, number = config.period or config.timesteps, len(summary["phases"])
+        recorded = path / "curve.csv"
+        curve = _read_curve(recorded, number) if recorded.exists() else _make_curve(folder, number, length)
+        return RunResult(path, config, summary["timesteps"], True, summary["phases"], summary["versions"], curve)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+        raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def record(result: RunResult, folder: Path) -> None:
+    """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "summary.json"):
+        shutil.copyfile(result.path / name, folder / name)
+    text = io.StringIO()
+    table = csv.writer(text)
+    names = sorted(result.curve)
+    table.writerow(["phase", "bin", *names])
+    for phase in range(len(result.phases)):
+        for part in range(BINS):
+            values = [result.curve[name][phase, part] for name in names]
+            table.writerow([phase, part, *("" if np.isnan(value) else repr(float(value)) for value in values)])
+    write_atomically(folder / "curve.csv", text.getvalue())
+
+
+def read_columns(path: Path) -> dict[str, Array]:
+    """A CSV file by columns; what is no number is NaN."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([_number(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def time_in_phase(steps: Array, envs: Array, phases: Array) -> Array:
+    """When, by the clock of its environment's own phase, each of some episodes ended.
+
+    Environments change at the end of their own episodes, so a phase begins for each at another step.
+
+    Args:
+        steps: Steps of the run, over all environments, at the end of each episode, in their order: ``(episodes,)``.
+        envs: The environment of each.
+        phases: The phase of each.
+
+    Returns:
+        Steps of the run since the last episode of an earlier phase ended in the same environment.
+    """
+    times = np.empty_like(steps)
+    for env in np.unique(envs):
+        own = envs == env
+        own_steps, own_phases = steps[own], phases[own]
+        starts = {phase: max(own_steps[own_phases < phase], default=0.0) for phase in np.unique(own_phases)}
+        times[own] = own_steps - np.array([starts[phase] for phase in own_phases])
+    return times
+
+
+def part_of_phase(times: Array, length: int) -> NDArray[np.int64]:
+    """Which of the :data:`BINS` parts of a phase of this length each time falls in; what is later is in the last.
+
+    Part b reaches from just after b/BINS of the length to (b + 1)/BINS.
+    """
+    parts: NDArray[np.int64] = np.clip(np.ceil(times * BINS / length) - 1, 0, BINS - 1).astype(np.int64)
+    return parts
+
+
+def _make_curve(folder: RunFolder, phases: int, length: int) -> dict[str, Array]:
+    episodes, progress = read_columns(folder.episodes), read_columns(folder.progress)
+    curve = {RETURN: np.full((phases, BINS), np.nan)}
+    if episodes:
+        times = time_in_phase(episodes["step"], episodes["env"], episodes["phase"])
+        cells = episodes["phase"].astype(int) * BINS + part_of_phase(times, length)
+        counts = np.bincount(cells, minlength=phases * BINS).reshape(phases, BINS)
+        sums = np.bincount(cells, weights=episodes["return"], minlength=phases * BINS).reshape(phases, BINS)
+        np.divide(sums, counts, out=curve[RETURN], where=counts > 0)
+    steps = progress["time/total_timesteps"]
+    phase = progress.get("env/phase", np.zeros_like(steps))
+    # A row tells of the rollout that ends at its step, and of the phase of the first environment there.
+    parts = part_of_phase(time_in_phase(steps, np.zeros_like(steps), phase), length)
+    for name in sorted(progress):
+        if name.split("/")[-1] in _MEASURES:
+            curve[name] = np.full((phases, BINS), np.nan)
+            recorded = np.isfinite(progress[name])
+            curve[name][phase[recorded].astype(int), parts[recorded]] = progress[name][recorded]
+    return curve
+
+
+def _read_curve(path: Path, phases: int) -> dict[str, Array]:
+    columns = read_columns(path)
+    if len(columns["phase"]) != phases * BINS:
+        raise ValueError(f"{path.name} has {len(columns['phase'])} rows, not {BINS} for each of {phases} phases")
+    return {name: values.reshape(phases, BINS) for name, values in columns.items() if name not in ("phase", "bin")}
+
+
+def _steps_so_far(folder: RunFolder) -> int:
+    steps = read_columns(folder.progress).get("time/total_timesteps", np.zeros(1))
+    return int(np.nanmax(steps, initial=0))
