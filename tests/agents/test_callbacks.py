@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import csv
 
 import gymnasium
@@ -13,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from torch import nn
 
 import agents  # noqa: F401  (makes the policies known)
-from agents.callbacks import Phase, PhaseCallback, UnitCallback
+from agents.callbacks import FreshNetworkCallback, Phase, PhaseCallback, UnitCallback
 
 
 class Scripted(gymnasium.Env):
@@ -127,6 +128,11 @@ def test_plasticity_of_a_stock_policy_agrees_with_a_loop_over_units(activation):
             h = modules[2 * i - 1](linear(h)).detach()
             magnitude = sum(abs(w) for row in linear.weight.tolist() for w in row) / linear.weight.numel()
             assert values[f"plasticity/{network}/hidden{i}/weight_magnitude"] == pytest.approx(magnitude, rel=1e-5)
+            rank = f"plasticity/{network}/hidden{i}/stable_rank"
+            assert (rank in values) == (i == 2)
+            if i == 2:
+                share = np.cumsum(singular := np.linalg.svd(h.double().numpy(), compute_uv=False)) / singular.sum()
+                assert values[rank] == next(k for k, part in enumerate(share, start=1) if part > 0.99)
             name = f"plasticity/{network}/hidden{i}/dormant_fraction"
             if activation is nn.Tanh:
                 assert name not in values
@@ -178,3 +184,35 @@ def test_records_come_at_the_first_rollout_and_then_as_often_as_asked():
     assert ["plasticity/policy/hidden1/weight_magnitude" in values for values in logged] == [True, False, True, False]
     with pytest.raises(ValueError, match="got 0"):
         UnitCallback(every=0)
+
+
+class Phases(Scripted):
+    """Knows its phase, as :class:`envs.NonStationary` does."""
+
+    @property
+    def phase(self):
+        return self.steps // (6 * self.own)
+
+
+def test_networks_and_optimizer_begin_anew_with_each_phase_of_the_first_environment():
+    # A rollout of 24 steps in each of two environments. The first is in phase 0 until its step 48, in phase 1 from there on.
+    environments = iter([Phases(8), Phases(2)])
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_start(self):
+            policy = self.model.policy
+            seen.append((copy.deepcopy(policy.state_dict()), len(policy.optimizer.state), torch.initial_seed()))
+
+    model, _ = learn([FreshNetworkCallback(), Watch()], 5 * 48, env=make_vec_env(lambda: next(environments), n_envs=2))
+    parameters = len(list(model.policy.parameters()))
+    assert [held for _, held, _ in seen] == [0, parameters, 0, parameters, 0]  # phases 0, 0, 1, 1, 2
+    heads = [state["value_net.bias"].item() for state, *_ in seen]
+    assert [head == 0 for head in heads] == [True, False, True, False, True]  # SB3's first bias is 0
+    first = [state["mlp_extractor.policy_net.0.weight"] for state, *_ in seen]
+    assert not torch.equal(first[0], first[2])  # drawn anew
+    for weight in (first[0], first[2], first[4]):  # SB3's first weights: orthogonal columns of norm √2
+        assert torch.allclose(weight.T @ weight, 2 * torch.eye(2), atol=1e-5)

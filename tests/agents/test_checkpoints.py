@@ -110,10 +110,21 @@ def interrupted(command, monkeypatch):
         [*BUSY, "--normalize"],
         ["--method", "ppo", "--n-envs", 2],
         ["--method", "l2", "--n-envs", 1, "--normalize"],
+        ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
+        ["--method", "snr", "--set", "rejection=0.2"],
+        ["--method", "l2-init"],
+        ["--method", "shrink-perturb"],
+        ["--method", "shrink-perturb-soft", "--set", "period=7"],
+        ["--method", "layer-norm"],
+        ["--method", "cbp-first-layer", *BUSY],
+        ["--method", "reset-all"],
         [*BUSY, "--set", "reset_optimizer=moments_and_step"],
         [*BUSY, "--set", "utility=adaptable_contribution", "--set", "rounding=counter", "--set", "max_grad_norm=0.5"],
     ],
-    ids=["cbp", "one env", "normalised", "ppo", "l2 normalised", "SB3's loop", "other utility"],
+    ids=[
+        *["cbp", "one env", "normalised", "ppo", "l2 normalised", "redo", "snr", "l2-init", "shrink-perturb"],
+        *["shrink-perturb-soft", "layer-norm", "cbp-first-layer", "reset-all", "SB3's loop", "other utility"],
+    ],
 )
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, options):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

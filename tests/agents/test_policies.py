@@ -315,3 +315,60 @@ def test_without_a_method_training_equals_that_of_mlp_policy():
     plain, without = make(PPO, "MlpPolicy").learn(128), make(PPO, "PlasticMlpPolicy", method=None).learn(128)
     assert without.policy.method is None
     assert torch.equal(weights(plain), weights(without))
+
+
+# Every method
+
+
+@pytest.mark.parametrize("method", cbp.METHODS)
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_every_method_trains_by_its_name_and_is_saved_and_loaded_with_its_state(method, algorithm, tmp_path):
+    model = learn_quietly(make(algorithm, "PlasticMlpPolicy", method=method, activation_fn=nn.ReLU), 320)
+    assert type(model.policy.method) is cbp.METHODS[method]
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=model.get_env(), device="cpu")
+    states = [policy.method.state_dict() for policy in (model.policy, loaded.policy)]
+    assert str(states[0]) == str(states[1])
+    assert type(loaded.policy.method) is cbp.METHODS[method]
+
+
+def test_a_method_without_a_seed_or_layers_of_its_own_is_not_given_any():
+    assert not make(PPO, "PlasticMlpPolicy", method="l2-init").policy.method.layers
+    one, other = (make(PPO, "PlasticMlpPolicy", method="shrink-perturb").policy.method.state_dict() for _ in range(2))
+    assert torch.equal(one["generator"], other["generator"])
+    assert one["generator"].equal(torch.Generator().manual_seed(PPO_SETTINGS["seed"]).get_state())
+
+
+def test_l2_init_acts_on_the_gradients_of_stock_ppo():
+    # One update by SGD with a step of 1: θ − θ' is the gradient. A penalty of 0.5·‖θ − θ₀‖² shifted by 1 adds θ − θ₀ = 1.
+    def after(method):
+        kwargs = {"optimizer_class": torch.optim.SGD, "net_arch": [5], "method": method, "method_kwargs": {}}
+        if method:
+            kwargs["method_kwargs"] = {"strength": 0.5}
+        settings = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "seed": 0, "learning_rate": 1.0, "max_grad_norm": math.inf}
+        model = PPO("PlasticMlpPolicy", "Pendulum-v1", **settings, policy_kwargs=kwargs)
+        with torch.no_grad():
+            model.policy.value_net.bias += 1.0
+        model.learn(16)
+        return model.policy.value_net.bias.item()
+
+    assert after("l2-init") == pytest.approx(after(None) - 1.0, rel=1e-5)
+
+
+def test_the_method_may_treat_the_first_hidden_layer_alone():
+    policy = make(PPO, "CBPMlpPolicy", method_layers="first").policy
+    assert [layer.name for layer in policy.method.layers] == ["policy/hidden1", "value/hidden1"]
+    with pytest.raises(ValueError, match="method_layers must be 'all' or 'first'; got 'last'"):
+        make(PPO, "CBPMlpPolicy", method_layers="last")
+
+
+def test_layers_are_normalised_before_their_activation():
+    model = make(PPO, "PlasticMlpPolicy", method="cbp", layer_norm=True, activation_fn=nn.ReLU, method_kwargs=BUSY)
+    for network in (model.policy.mlp_extractor.policy_net, model.policy.mlp_extractor.value_net):
+        kinds = [type(module) for module in network]
+        assert kinds == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear, nn.LayerNorm, nn.ReLU]
+    assert all(len(layer.hidden.norms) == 1 for layer in model.policy.method.layers)
+    before = model.policy.mlp_extractor.policy_net[1].weight.detach().clone()
+    model.learn(640)
+    assert not torch.equal(model.policy.mlp_extractor.policy_net[1].weight, before)
+    assert min(layer.replaced for layer in model.policy.method.layers) > 0
