@@ -179,7 +179,7 @@ METHODS = {
         "method": "shrink-perturb",
         "method_kwargs": {"shrink": 0.9, "perturb": 0.1, "period": 7, "noise": "fresh"},
     },
-    "l2 init": {"method": "l2-init", "method_kwargs": {"strength": 0.05}},
+    "l2 init": {"method": "l2-init", "method_kwargs": {"strength": 1.0}},
     "cbp in the first layer": {"method": "cbp", "method_kwargs": BUSY, "method_layers": "first"},
 }
 
