@@ -101,7 +101,7 @@ def assert_equal(results, rtol=2e-4, atol=2e-6, gradients=True):
         assert float(state["step"]) == float(expected["step"])
         for moment in ("exp_avg", "exp_avg_sq"):
             largest = float(expected[moment].abs().max())
-            torch.testing.assert_close(state[moment], expected[moment], rtol=1e-3, atol=1e-5 * largest)
+            torch.testing.assert_close(state[moment], expected[moment], rtol=1e-2, atol=1e-4 * largest)
     assert our_log.keys() == their_log.keys()
     for name, value in their_log.items():
         assert our_log[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
