@@ -6,8 +6,11 @@ the paper does where the paper is silent or differs. *ours*: chosen here. ``docs
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import cbp
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,16 @@ METHODS: dict[str, MethodPreset] = {
     "cbp-no-l2": replace(_CBP, changes=_TUNED),  # ours
     "reset-all": MethodPreset(changes=_TUNED, fresh_each_phase=True),  # ours
 }
+
+
+def _with_defaults(name: str) -> MethodPreset:
+    """For a method without settings of its own: tuned Adam and the defaults of its class."""
+    options = inspect.signature(cbp.METHODS[name]).parameters.values()
+    kwargs = {o.name: o.default for o in options if o.default is not o.empty and o.name not in ("layers", "seed")}
+    return MethodPreset(method=name, method_kwargs=kwargs, changes=_TUNED)
+
+
+METHODS |= {name: _with_defaults(name) for name in cbp.METHODS if name not in METHODS}
 
 
 @dataclass(frozen=True)

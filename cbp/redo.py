@@ -29,9 +29,9 @@ class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
     Args:
         model: As for :class:`cbp.ReplacingMethod`.
         optimizer: As there.
-        threshold: τ, at least 0. Default: the paper's of DQN with its default network, 0.1; see ``docs/methods.md``.
-        period: Updates from one check to the next. Default: the paper's.
-        reset_optimizer: As there. Default: the paper's.
+        threshold: τ, at least 0. Default: that of PPO on Ant in the code published with Dohare et al. (2024).
+        period: Updates from one check to the next. Default: as there, where no other is given.
+        reset_optimizer: As there. Default: as the authors do.
         init: As there.
         seed: As there.
         layers: As there.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import train
+from agents import report, sweep, train
 from agents.commands import make_config
 
 ROOT = Path(__file__).parent.parent
@@ -32,9 +32,12 @@ def test_a_command_exists(command):
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
         return
-    assert words[:3] == ["python", "-m", "agents.train"]
-    arguments = train._parser().parse_args(words[3:])
-    if arguments.resume is None:
+    assert words[:2] == ["python", "-m"]
+    parser = {"agents.train": train, "agents.sweep": sweep, "agents.report": report}[words[2]]._parser()
+    arguments = parser.parse_args(words[3:])
+    if words[2] == "agents.sweep":
+        assert all(sweep.make_config(arguments, method, seed=0) for method in arguments.methods.split(","))
+    elif words[2] == "agents.train" and arguments.resume is None:
         config = make_config(arguments, arguments.method or "cbp", arguments.seed or 0)
         assert config.period is None or config.timesteps > config.period
 
