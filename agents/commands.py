@@ -45,8 +45,13 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # above the progress bar
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what describes a run but for its method, its seed and its folder."""
+def add_run_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
+    """Adds what describes a run but for its method, its seed and its folder.
+
+    Args:
+        parser: Of a command.
+        threads: The default of ``--threads``.
+    """
     add = parser.add_argument
     add("--env", metavar="ID", help="ant-nonstationary, or any registered Gymnasium id")
     add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
@@ -57,7 +62,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--set", metavar="KEY=VALUE", action="append", help="another value for a setting of the method; VALUE as in JSON")
     add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
     add("--device", metavar="NAME", help="torch device of the networks (default: cpu)")
-    add("--threads", metavar="N", type=int, help="threads of a run (default: as many as torch takes, mostly one a core)")
+    add(
+        "--threads",
+        metavar="N",
+        type=int,
+        default=threads,
+        help=f"threads of a run (default: {threads or 'one for each core'})",
+    )
     add("--checkpoint-minutes", metavar="M", type=float, help="minutes between two checkpoints (default: 5)")
 
 

@@ -35,6 +35,7 @@ from agents.run_folder import FolderInUseError, RunFolder
 
 _LOSSES = 3  # so many losses of a run's worker in a row, without a checkpoint between, end the run
 _POLL_SECONDS = 1.0
+_MOST_SEEDS = 10_000
 
 
 @dataclass
@@ -76,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.sweep", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    add_run_options(parser)
-    parser.set_defaults(threads=1)
+    add_run_options(parser, threads=1)
     add = parser.add_argument
     add("--methods", metavar="NAMES", required=True, help=f"with commas between: {', '.join(presets.METHODS)}")
     add("--seeds", metavar="S", required=True, help="such as 0-4 or 0,1,5")
@@ -94,6 +94,7 @@ def _sweep(args: argparse.Namespace) -> int:
         _check_buildable(todo)
         ray = _start_ray(args.address)
         try:
+            _check_room(ray, args.threads)
             _run_all(ray, runs, args.run_dir / "ray.log")
         finally:
             ray.shutdown()
@@ -128,7 +129,10 @@ def _parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise UserError(f"--seeds takes whole numbers and ranges with commas between, such as 0-4 or 0,1,5; got '{text}'")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last - first >= _MOST_SEEDS:
+            raise UserError(f"--seeds takes at most {_MOST_SEEDS:,} seeds, got '{text}'")
+        seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 
 
@@ -149,9 +153,13 @@ def _inspect(run: Run) -> Run:
 
 
 def _check_buildable(runs: list[Run]) -> None:
-    """Refuses what no run could be made of before any is begun."""
-    for config in {run.config.method: run.config for run in runs}.values():
-        make_model(config, make_vec_env(config)).get_env().close()  # type: ignore[union-attr]
+    """Refuses what no run could be made of before any is begun; what all would warn of is said once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for config in {run.config.method: run.config for run in runs}.values():
+            make_model(config, make_vec_env(config)).get_env().close()  # type: ignore[union-attr]
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        warnings.warn(text, stacklevel=2)
 
 
 def _start_ray(address: str | None) -> ModuleType:
@@ -159,7 +167,7 @@ def _start_ray(address: str | None) -> ModuleType:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system, lets Ray listen on the loopback address only
-        options |= {"num_cpus": os.cpu_count(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
+        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
         import ray
         import rich  # noqa: F401
@@ -170,6 +178,13 @@ def _start_ray(address: str | None) -> ModuleType:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
     return ray
+
+
+def _check_room(ray: ModuleType, threads: int) -> None:
+    """Refuses runs that would wait for ever; nodes that have no cores may be waiting for others to come."""
+    cores = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes())
+    if 0 < cores < threads:
+        raise UserError(f"threads must be at most the {cores} cores of a node, got {threads}")
 
 
 def _run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
@@ -230,8 +245,7 @@ def _train_in_worker(path: str, config: str) -> tuple[str, str]:
     warnings.showwarning = show_warning
     folder = RunFolder(Path(path))
     try:
-        if not folder.config.exists():
-            RunFolder.create(folder.path, Config.from_json(config))
+        _create_where_missing(folder, Config.from_json(config))
         with folder.output.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}, process {os.getpid()}")
             return "complete" if _train_when_free(folder) == 0 else "stopped", ""
@@ -239,6 +253,15 @@ def _train_in_worker(path: str, config: str) -> tuple[str, str]:
         return "failed", str(error)
     except OSError as error:
         return "failed", f"cannot write to '{path}': {error.strerror}"
+
+
+def _create_where_missing(folder: RunFolder, config: Config) -> None:
+    try:
+        if not folder.config.exists():
+            RunFolder.create(folder.path, config)
+    except UserError:
+        if not folder.config.exists():  # else another sweep was faster by an instant
+            raise
 
 
 def _train_when_free(folder: RunFolder) -> int:

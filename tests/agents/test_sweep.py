@@ -187,7 +187,8 @@ def test_a_sweep_that_was_ended_goes_on_by_the_same_command(swept, tmp_path, num
     process = start(folder, *arguments)
     try:
         wait_for(lambda: rollouts(folder / "ant-nonstationary/ppo/seed0") >= 3, process)
-        os.kill(process.pid, number)
+        # A terminal sends Ctrl-C to the whole group, Ray's own processes included.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
         out, err = process.communicate(timeout=60)
     finally:
         finish(process)
@@ -199,6 +200,41 @@ def test_a_sweep_that_was_ended_goes_on_by_the_same_command(swept, tmp_path, num
     assert "0 of them complete" in out.splitlines()[0]
     for run in ("ppo/seed0", "ppo/seed1", "redo/seed0", "redo/seed1"):
         assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
+    run = tmp_path / "runs" / "ant-nonstationary/redo/seed0"
+    arguments = ["--methods", "redo", "--seeds", "0", "--timesteps", "400000", "--checkpoint-minutes", "60"]
+    process = start(tmp_path / "runs", *arguments)
+    killed = []
+    try:
+        for _ in range(4):
+            wait_for(lambda: (run / "output.log").exists() and worker_of(run) not in killed, process)
+            wait_for(lambda: (run / "checkpoints").exists() and list((run / "checkpoints").glob("0*.pt")), process)
+            killed.append(worker_of(run))
+            os.kill(killed[-1], signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    finally:
+        finish(process)
+    assert process.returncode == 1, (out, err)
+    assert out.count("goes on after the loss of its worker") >= 3
+    assert f"{run}: its worker was lost 4 times in a row (WorkerCrashedError)" in err
+
+
+@pytest.mark.slow
+def test_two_sweeps_on_one_folder_train_no_run_twice(swept, tmp_path):
+    folder = tmp_path / "runs"
+    arguments = ["--methods", "ppo,redo", "--seeds", "0", "--timesteps", "4096"]
+    both = [start(folder, *arguments) for _ in range(2)]
+    for process in both:
+        out, err = finish(process)
+        assert process.returncode == 0, (out, err)
+    for run in ("ppo/seed0", "redo/seed0"):
+        assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
+        printed = (folder / "ant-nonstationary" / run / "output.log").read_text()
+        assert printed.count("4,096 steps of 4 environments") == 1  # trained once
+        assert printed.count("is complete: 4,096 of 4,096 steps") == 1
 
 
 @pytest.mark.slow
@@ -266,6 +302,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["--methods", "ppo", "--seeds", "one"], "--seeds takes whole numbers and ranges with commas between, such as 0-4"),
         (["--methods", "ppo", "--seeds", "4-2"], "got '4-2'"),
         (["--methods", "ppo", "--seeds", "0,"], "got '0,'"),
+        (["--methods", "ppo", "--seeds", "0-4000000000"], "--seeds takes at most 10,000 seeds, got '0-4000000000'"),
         (["--methods", "ppo", "--timesteps", "0"], "timesteps must be a whole number >= 1, got 0"),
         (["--methods", "ppo", "--env", "mars"], "unknown environment 'mars'"),
         ([], "--methods"),
@@ -287,6 +324,14 @@ def test_a_folder_with_another_run_is_refused_and_left_as_it_is(swept, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{folder}/ant-nonstationary/ppo/seed0' has another run: its timesteps is 4096, not 8192" in line
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_more_threads_than_a_node_has_cores_are_refused(tmp_path):
+    process = start(tmp_path / "runs", "--methods", "ppo", "--seeds", "0", "--threads", "1000")
+    _, err = finish(process)
+    assert process.returncode == 2
+    assert re.fullmatch(r"error: threads must be at most the \d+ cores of a node, got 1000", err.splitlines()[-1])
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_ray_the_extra_is_named(swept, monkeypatch, tmp_path, capsys):
