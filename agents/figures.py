@@ -213,7 +213,7 @@ def _draw_methods(
 ) -> None:
     for k, (method, by_seed) in enumerate(comparison.runs.items()):
         colour, style = _COLOURS[k % len(_COLOURS)], _STYLES[k // len(_COLOURS) % len(_STYLES)]
-        drawn = [_mean([_until_last(curve.ravel()) for curve in of_run]) for of_run in map(curves, by_seed.values()) if of_run]
+        drawn = [_mean([_until_last(curve) for curve in of_run]) for of_run in map(curves, by_seed.values()) if of_run]
         if not drawn:
             continue
         samples = scale * np.array([run[: min(map(len, drawn))] for run in drawn])
@@ -230,9 +230,9 @@ def _mean(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _until_last(curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A curve without gaps, up to its last value."""
+    """A curve ``(phases, BINS)`` in a row, up to its last value, with the gaps of each phase filled."""
     known = np.flatnonzero(np.isfinite(curve))
-    return fill(curve[: known[-1] + 1]) if len(known) else curve[:0]
+    return np.concatenate([fill(phase) for phase in curve])[: known[-1] + 1 if len(known) else 0]
 
 
 def _spans(comparison: Comparison, length: int) -> list[_Span]:
