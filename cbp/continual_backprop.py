@@ -108,14 +108,10 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         utility: What is averaged for each unit; see :mod:`cbp.utility`. ``"random"`` ranks by fresh uniform numbers.
         rounding: How ρ·eligible, mostly below one, becomes whole units. ``"counter"`` adds it up (algorithm 1);
             ``"stochastic"`` replaces one unit with that probability (the published PPO runs).
-        reset_optimizer: What becomes of the optimizer's state for the weights of a replaced unit: ``"none"`` leaves it,
-            ``"moments"`` zeroes every per-weight average, ``"moments_and_step"`` the step counts too, which needs
-            :class:`cbp.Adam`.
-        init: Distribution of fresh incoming weights, uniform on ±bound: ``"lecun"`` √(3/fan_in), ``"kaiming"``
-            gain·√(3/fan_in), ``"xavier"`` gain·√(6/(fan_in+fan_out)), ``"default"`` √(1/fan_in) (torch's own for Linear), with
-            the gain of the layer's activation; ``"auto"`` √3 times the root mean square of the layer's weights now.
-        seed: Seed that the layers' generators are seeded from.
-        layers: The hidden layers in forward order, where they cannot be found or only some shall be treated.
+        reset_optimizer: As for :class:`cbp.ReplacingMethod`.
+        init: As there.
+        seed: As there.
+        layers: As there.
 
     Attributes:
         layers: One :class:`MaturingLayer` per hidden layer, in forward order.
@@ -155,7 +151,7 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
     ) -> None:
         check_number("replacement_rate", replacement_rate, 0, 1)
         check_whole("maturity_threshold", maturity_threshold, least=0)
-        check_number("decay_rate", decay_rate, 0, math.nextafter(1, 0))
+        check_number("decay_rate", decay_rate, 0, below=1)
         check_choice("utility", utility, Utility)
         check_choice("rounding", rounding, Rounding)
         self.replacement_rate = float(replacement_rate)

@@ -219,14 +219,13 @@ def check_choice(option: str, value: object, choices: Any) -> None:
         raise ValueError(f"{option} must be one of {', '.join(allowed)}; got {value!r}{hint}")
 
 
-def check_number(option: str, value: object, least: float, greatest: float = math.inf) -> None:
-    """Refuses what is no finite number in [least, greatest]."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not (least <= value <= greatest and math.isfinite(value))
-    ):
-        words = f"in [{least:g}, {greatest:g}]" if math.isfinite(greatest) else f">= {least:g}"
+def check_number(option: str, value: object, least: float, greatest: float = math.inf, *, below: float = math.inf) -> None:
+    """Refuses what is no finite number of at least ``least``, at most ``greatest`` and under ``below``."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and least <= number <= greatest and number < below):
+        words = f">= {least:g}"
+        if min(greatest, below) < math.inf:
+            words = f"in [{least:g}, {greatest:g}]" if greatest < below else f"in [{least:g}, {below:g})"
         raise ValueError(f"{option} must be a finite number {words}, got {value!r}")
 
 

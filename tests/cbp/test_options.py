@@ -50,6 +50,22 @@ def test_bad_value_is_refused_with_the_option_and_the_value(option, value):
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("replacement_rate", 2, "a finite number in [0, 1]"),
+        ("decay_rate", 1.0, "a finite number in [0, 1)"),
+        ("maturity_threshold", -1, "a whole number >= 0"),
+        ("seed", 0.5, "a whole number"),
+    ],
+)
+def test_the_refusal_says_what_is_allowed(option, value, allowed):
+    model = chain(3, 6, 2)
+    with pytest.raises(ValueError, match=option) as caught:
+        cbp.ContinualBackprop(model, still(model), **{option: value})
+    assert str(caught.value) == f"{option} must be {allowed}, got {value!r}"
+
+
+@pytest.mark.parametrize(
     ("option", "value", "meant"),
     [
         ("utility", "contributoin", "contribution"),
