@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -107,9 +108,9 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     )
 
 
-def folder_of(run_dir: Path, env: str, method: str, run: str) -> Path:
-    """Where a run lies below a folder of runs."""
-    return run_dir / env.replace("/", "-") / method / run
+def folder_of(run_dir: Path, config: Config, run: str) -> Path:
+    """Where a run lies below a folder of runs: ``<env>/<method>/<run>``, the environment without its version."""
+    return run_dir / re.sub(r"-v\d+$", "", config.env).replace("/", "-") / config.method / run
 
 
 def given(value: Any, default: Any) -> Any:

@@ -52,11 +52,13 @@ class Comparison:
         runs: The runs of each method by their seeds; methods in the order of :data:`agents.presets.METHODS`.
         unfinished: Runs that are not complete, which are left out.
         missing: Seeds that other methods have, by the method that lacks them.
+        phases: The phases that are whole in every run: what measures are averaged over, so that all are over the same worlds.
     """
 
     runs: dict[str, dict[int, RunResult]]
     unfinished: list[RunResult]
     missing: dict[str, list[int]]
+    phases: list[int]
 
     @property
     def config(self) -> Config:
@@ -84,7 +86,10 @@ def compare(results: Iterable[RunResult]) -> Comparison:
     _check_worlds(runs)
     seeds = {seed for by_seed in runs.values() for seed in by_seed}
     missing = {method: sorted(seeds - by_seed.keys()) for method, by_seed in runs.items() if seeds - by_seed.keys()}
-    return Comparison({method: dict(sorted(by_seed.items())) for method, by_seed in runs.items()}, unfinished, missing)
+    phases = sorted(set.intersection(*(set(whole_phases(result)) for result in complete)))
+    if not phases:
+        raise UserError("no phase is whole in every run: the runs are shorter than the period")
+    return Comparison({method: dict(sorted(by_seed.items())) for method, by_seed in runs.items()}, unfinished, missing, phases)
 
 
 def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, RunResult]) -> None:
@@ -92,9 +97,10 @@ def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, Ru
     if seed in of_method:
         raise UserError(f"'{of_method[seed].path}' and '{result.path}' are both {result.config.method} with seed {seed}")
     for other in (any_other, *list(of_method.values())[:1]):
-        difference = result.config.difference(other.config)
-        if difference and (other.config.method == result.config.method or difference[0].split(".")[0] in _WORLD):
-            name, own, theirs = difference
+        same_method = other.config.method == result.config.method
+        for name, own, theirs in result.config.differences(other.config):
+            if name == "seed" or not (same_method or name.split(".")[0] in _WORLD):
+                continue
             where = f"{own} in '{result.path}' and {theirs} in '{other.path}'"
             raise UserError(f"runs of different settings are not averaged: {name} is {where}")
 
@@ -190,9 +196,22 @@ def fill(row: Array) -> Array:
     return row[known[np.maximum(before, 0)]]
 
 
-def run_measures(result: RunResult) -> dict[str, float]:
-    """The measures of a run: means over its whole phases that have the measure."""
-    rows = [phase_measures(result, phase) for phase in whole_phases(result)]
+def other_settings(comparison: Comparison) -> list[str]:
+    """In which hyperparameters methods differ beyond what the methods themselves are."""
+    configs = [next(iter(by_seed.values())).config for by_seed in comparison.runs.values()]
+    names = []
+    for config in configs[1:]:
+        of_methods = {**presets.METHODS[config.method].changes, **presets.METHODS[configs[0].method].changes}
+        for name, *_ in config.differences(configs[0]):
+            kind, _, setting = name.partition(".")
+            if kind == "hyperparameters" and setting not in of_methods:
+                names.append(setting)
+    return list(dict.fromkeys(names))
+
+
+def run_measures(result: RunResult, phases: Iterable[int]) -> dict[str, float]:
+    """The measures of a run: means over those of some phases that have the measure."""
+    rows = [phase_measures(result, phase) for phase in phases]
     return {name: _mean([row[name] for row in rows]) for name in MEASURES}
 
 
@@ -268,5 +287,6 @@ def paired_differences(comparison: Comparison, method: str, baseline: str, stati
     if baseline not in comparison.runs:
         raise unknown("baseline", baseline, comparison.runs)
     own, theirs = comparison.runs[method], comparison.runs[baseline]
-    pairs = [(run_measures(own[seed]), run_measures(theirs[seed])) for seed in own if seed in theirs]
+    phases = comparison.phases
+    pairs = [(run_measures(own[seed], phases), run_measures(theirs[seed], phases)) for seed in own if seed in theirs]
     return {name: estimate([a[name] - b[name] for a, b in pairs], statistic) for name in MEASURES}

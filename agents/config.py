@@ -35,8 +35,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "weight_init": ("sb3", "lecun"),
 }
 
-_NOT_THE_EXPERIMENT = ("method", "seed", "threads", "checkpoint_minutes")
-
 _KINDS: dict[str, type] = {
     "env": str,
     "method": str,
@@ -122,16 +120,14 @@ class Config:
                 f"method '{self.method}' begins anew with each phase and needs an env that changes, got '{self.env}'"
             )
 
-    def difference(self, other: Config) -> tuple[str, Any, Any] | None:
-        """The first setting in which two configurations are another experiment: its name, and both values; None where none is.
+    def differences(self, other: Config) -> list[tuple[str, Any, Any]]:
+        """The settings in which two configurations are another run: name, own value, the other's.
 
-        The method and the seed, the number of threads and the time between checkpoints do not count.
+        The number of threads and the time between checkpoints do not count.
         """
         own, theirs = _flat(dataclasses.asdict(self)), _flat(dataclasses.asdict(other))
-        for name in dict.fromkeys([*own, *theirs]):
-            if name not in _NOT_THE_EXPERIMENT and own.get(name) != theirs.get(name):
-                return name, own.get(name), theirs.get(name)
-        return None
+        names = [name for name in dict.fromkeys([*own, *theirs]) if name not in ("threads", "checkpoint_minutes")]
+        return [(name, own.get(name), theirs.get(name)) for name in names if own.get(name) != theirs.get(name)]
 
     def to_json(self) -> str:
         """The configuration as JSON text."""
@@ -212,7 +208,7 @@ def _check_hyperparameters(values: Hyperparameters) -> None:
 
 def _check_number(name: str, value: object, least: float, inclusive: bool, greatest: float) -> None:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not (math.isfinite(number) and (number > least or (inclusive and number == least)) and number <= greatest):
+    if not (abs(number) < math.inf and (number > least or (inclusive and number == least)) and number <= greatest):
         raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}, got {value!r}")
 
 

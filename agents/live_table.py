@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -85,19 +86,26 @@ class LiveTable:
 
 def _cells(run: Run) -> list[str]:
     row = _last_row(run.folder.progress)
-    steps = int(row.get("time/total_timesteps") or 0)
-    speed = float(row.get("time/fps") or 0) if run.state == "running" else 0
-    reward = row.get("rollout/ep_rew_mean")
+    steps, speed = int(_number(row, "time/total_timesteps")), _number(row, "time/fps") if run.state == "running" else 0
     return [
         run.name,
         run.state,
         f"{steps:,} of {run.config.timesteps:,}" if steps else "",
         row.get("env/phase") or "",
         f"{speed:,.0f}" if speed else "",
-        f"{float(reward):.0f}" if reward else "",
-        str(timedelta(seconds=round((run.config.timesteps - steps) / speed))) if speed else "",
+        f"{_number(row, 'rollout/ep_rew_mean'):.0f}" if row.get("rollout/ep_rew_mean") else "",
+        str(timedelta(seconds=round(max(run.config.timesteps - steps, 0) / speed))) if speed else "",
         run.note,
     ]
+
+
+def _number(row: dict[str, str], name: str) -> float:
+    """A number of a row; 0 where there is none, or what a power failure left of it."""
+    try:
+        number = float(row.get(name) or 0)
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _last_row(path: Path) -> dict[str, str]:
@@ -109,4 +117,7 @@ def _last_row(path: Path) -> dict[str, str]:
             rows = file.read().decode().split("\n")
     except (OSError, UnicodeDecodeError):
         return {}
-    return next(csv.DictReader(StringIO(head.decode() + rows[-2])), {}) if len(rows) > 1 else {}
+    try:
+        return next(csv.DictReader(StringIO(head.decode() + rows[-2])), {}) if len(rows) > 1 else {}
+    except (csv.Error, UnicodeDecodeError):
+        return {}

@@ -25,6 +25,7 @@ from agents.comparison import (
     Statistic,
     compare,
     estimate,
+    other_settings,
     paired_differences,
     phase_measures,
     run_measures,
@@ -76,7 +77,7 @@ def _report(args: argparse.Namespace) -> int:
 def _record(comparison: Comparison, folder: Path) -> None:
     for by_seed in comparison.runs.values():
         for result in by_seed.values():
-            record(result, folder_of(folder, result.config.env, result.config.method, f"seed{result.config.seed}"))
+            record(result, folder_of(folder, result.config, f"seed{result.config.seed}"))
 
 
 def _left_out(comparison: Comparison) -> list[str]:
@@ -87,6 +88,13 @@ def _left_out(comparison: Comparison) -> list[str]:
     ]
     for method, seeds in comparison.missing.items():
         lines.append(f"missing, though other methods have it: {method} with seed {', '.join(map(str, seeds))}")
+    if settings := other_settings(comparison):
+        lines.append(f"methods differ in more than the methods: {', '.join(settings)}")
+    partly = sorted({phase for run in _runs(comparison) for phase in whole_phases(run)} - set(comparison.phases))
+    if partly:
+        lines.append(f"left out of all averages, because they are not whole in every run: phases {', '.join(map(str, partly))}")
+    empty = [(phase, run.path) for run in _runs(comparison) for phase in comparison.phases if not run.phases[phase]["episodes"]]
+    lines += [f"no episode ended in phase {phase} of {path}" for phase, path in empty]
     versions = [run.versions for run in _runs(comparison)]
     if differing := [name for name in versions[0] if len({of_run.get(name) for of_run in versions}) > 1]:
         lines.append(f"runs were made by different versions of {', '.join(differing)}")
@@ -132,7 +140,10 @@ def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> st
         _row(["", *(f"{method} ({len(by_seed)})" for method, by_seed in comparison.runs.items())]),
         _row(["---"] * (1 + len(comparison.runs))),
     ]
-    of_methods = {method: [run_measures(run) for run in by_seed.values()] for method, by_seed in comparison.runs.items()}
+    of_methods = {
+        method: [run_measures(run, comparison.phases) for run in by_seed.values()]
+        for method, by_seed in comparison.runs.items()
+    }
     for name, words in MEASURES.items():
         estimates = [estimate([row[name] for row in rows], statistic) for rows in of_methods.values()]
         if any(each.each for each in estimates):
@@ -151,13 +162,11 @@ def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> st
 
 def _by_phase(comparison: Comparison, statistic: Statistic) -> list[str]:
     lines = [_row(["phase", *comparison.runs]), _row(["---"] * (1 + len(comparison.runs)))]
-    for phase in range(max(len(run.phases) for run in _runs(comparison))):
-        estimates = []
-        for by_seed in comparison.runs.values():
-            finals = [phase_measures(run, phase)["final_return"] for run in by_seed.values() if phase in whole_phases(run)]
-            estimates.append(estimate(finals, statistic))
-        if any(each.each for each in estimates):
-            lines.append(_row([str(phase), *map(_cell, estimates)]))
+    for phase in comparison.phases:
+        finals = [
+            [phase_measures(run, phase)["final_return"] for run in by_seed.values()] for by_seed in comparison.runs.values()
+        ]
+        lines.append(_row([str(phase), *(_cell(estimate(of_method, statistic)) for of_method in finals)]))
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ BINS = 20
 """Parts of equal length that a phase is cut into."""
 
 RETURN = "return"
-_MEASURES = ("dormant_fraction", "stable_rank", "weight_magnitude", "replaced")
+_MEASURES = ("dormant_fraction", "stable_rank", "weight_magnitude")
 
 Array = NDArray[np.float64]
 
@@ -65,13 +65,13 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises where a name is too long
             raise UserError(f"'{folder}' is no folder")
         runs = sorted(path.parent for path in folder.rglob("config.json"))
         if not runs:
             raise UserError(f"'{folder}' has no runs in it: no config.json at any depth")
-        found += [run for run in runs if run not in found]
-    return found
+        found += runs
+    return list({run.resolve(): run for run in found}.values())
 
 
 def read_run(path: Path) -> RunResult:
@@ -85,11 +85,12 @@ def read_run(path: Path) -> RunResult:
         summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
         if not summary["complete"]:
             return RunResult(path, config, _steps_so_far(folder), False, [], {}, {})
-        length, number = config.period or config.timesteps, len(summary["phases"])
+        length, phases = config.period or config.timesteps, summary["phases"]
+        _check_phases(phases)
         recorded = path / "curve.csv"
-        curve = _read_curve(recorded, number) if recorded.exists() else _make_curve(folder, number, length)
+        curve = _read_curve(recorded, len(phases)) if recorded.exists() else _make_curve(folder, phases, length)
         return RunResult(path, config, summary["timesteps"], True, summary["phases"], summary["versions"], curve)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
         raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
@@ -97,7 +98,7 @@ def record(result: RunResult, folder: Path) -> None:
     """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "summary.json"):
-        shutil.copyfile(result.path / name, folder / name)
+        write_atomically(folder / name, (result.path / name).read_text())
     text = io.StringIO()
     table = csv.writer(text)
     names = sorted(result.curve)
@@ -156,10 +157,26 @@ def part_of_phase(times: Array, length: int) -> NDArray[np.int64]:
     return parts
 
 
-def _make_curve(folder: RunFolder, phases: int, length: int) -> dict[str, Array]:
-    episodes, progress = read_columns(folder.episodes), read_columns(folder.progress)
+def _check_phases(phases: list[dict[str, Any]]) -> None:
+    if not phases:
+        raise ValueError("summary.json has no phases")
+    for phase in phases:
+        final, number, steps = phase["final_return"], phase["episodes"], phase["steps"]
+        if not (isinstance(number, int) and isinstance(steps, int) and (final is None) == (number == 0)):
+            raise ValueError(f"summary.json has a phase of {steps!r} steps and {number!r} episodes with final return {final!r}")
+        if final is not None and not np.isfinite(final):
+            raise ValueError(f"summary.json has a final return of {final!r}")
+
+
+def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], length: int) -> dict[str, Array]:
+    episodes, progress, phases = read_columns(folder.episodes), read_columns(folder.progress), len(of_summary)
+    ended = np.bincount(episodes["phase"].astype(int), minlength=phases).tolist() if episodes else [0] * phases
+    if ended != [phase["episodes"] for phase in of_summary]:
+        raise ValueError(f"episodes.csv has {ended} episodes by phase, summary.json {[p['episodes'] for p in of_summary]}")
     curve = {RETURN: np.full((phases, BINS), np.nan)}
     if episodes:
+        if not np.isfinite(episodes["return"]).all():
+            raise ValueError("episodes.csv has a return that is no finite number")
         times = time_in_phase(episodes["step"], episodes["env"], episodes["phase"])
         cells = episodes["phase"].astype(int) * BINS + part_of_phase(times, length)
         counts = np.bincount(cells, minlength=phases * BINS).reshape(phases, BINS)
@@ -181,6 +198,8 @@ def _read_curve(path: Path, phases: int) -> dict[str, Array]:
     columns = read_columns(path)
     if len(columns["phase"]) != phases * BINS:
         raise ValueError(f"{path.name} has {len(columns['phase'])} rows, not {BINS} for each of {phases} phases")
+    if RETURN not in columns:
+        raise ValueError(f"{path.name} has no column '{RETURN}'")
     return {name: values.reshape(phases, BINS) for name, values in columns.items() if name not in ("phase", "bin")}
 
 

@@ -83,7 +83,8 @@ class RunFolder:
         """
         folder = cls(path)
         try:
-            if path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir())):
+            own = (folder.output.name, ".")  # of a sweep, which takes lock and log before the configuration is there
+            if path.exists() and (not path.is_dir() or any(not file.name.startswith(own) for file in path.iterdir())):
                 hint = f"; to go on with the run there: --resume {path}" if folder.config.exists() else ""
                 raise UserError(f"'{path}' exists already{hint}")
             path.mkdir(parents=True, exist_ok=True)

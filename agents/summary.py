@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +17,14 @@ from agents.ppo import PPO
 from agents.run_folder import RunFolder, write_json
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numba", "scipy")
+
+
+def is_complete(folder: RunFolder) -> bool:
+    """Whether the run's summary says so; a summary that is missing or cannot be read does not."""
+    try:
+        return json.loads(folder.summary.read_text())["complete"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback, seconds: float) -> dict[str, Any]:

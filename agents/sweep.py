@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import signal
@@ -32,6 +31,7 @@ from agents.commands import INTERRUPTED, Parser, add_run_options, folder_of, mak
 from agents.config import Config
 from agents.errors import RunError, UserError, unknown
 from agents.run_folder import FolderInUseError, RunFolder
+from agents.summary import is_complete
 
 _LOSSES = 3  # so many losses of a run's worker in a row, without a checkpoint between, end the run
 _POLL_SECONDS = 1.0
@@ -95,6 +95,7 @@ def _sweep(args: argparse.Namespace) -> int:
         ray = _start_ray(args.address)
         try:
             _check_room(ray, args.threads)
+            _make_folder(args.run_dir)
             _run_all(ray, runs, args.run_dir / "ray.log")
         finally:
             ray.shutdown()
@@ -118,15 +119,16 @@ def _plan(args: argparse.Namespace) -> list[Run]:
     runs = []
     for seed in _parse_seeds(args.seeds):
         for method in methods:
-            path = folder_of(args.run_dir.absolute(), args.env or "", method, f"seed{seed}")
-            runs.append(_inspect(Run(RunFolder(path), make_config(args, method, seed))))
+            config = make_config(args, method, seed)
+            path = folder_of(args.run_dir.absolute(), config, f"seed{seed}")
+            runs.append(_inspect(Run(RunFolder(path), config)))
     return runs
 
 
 def _parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        match = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", part.strip())
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise UserError(f"--seeds takes whole numbers and ranges with commas between, such as 0-4 or 0,1,5; got '{text}'")
         first, last = int(match[1]), int(match[2] or match[1])
@@ -138,18 +140,20 @@ def _parse_seeds(text: str) -> list[int]:
 
 def _inspect(run: Run) -> Run:
     """Finds out how far a run is; refuses a folder with another run in it."""
-    if not run.folder.config.exists():
-        return run
-    _, found = RunFolder.open(run.folder.path)
-    if difference := found.difference(run.config):
-        name, there, asked = difference
-        raise UserError(
-            f"'{run.folder.path}' has another run: its {name} is {there}, not {asked}; take another --run-dir or remove it"
-        )
-    run.config = found
-    with contextlib.suppress(OSError, ValueError):  # there is none, or none that can be read: the run goes on and writes it
-        run.state = "complete" if json.loads(run.folder.summary.read_text())["complete"] else run.state
+    if run.folder.config.exists():
+        run.config = _check_same(run.folder, run.config)
+        run.state = "complete" if is_complete(run.folder) else run.state
     return run
+
+
+def _check_same(folder: RunFolder, config: Config) -> Config:
+    """The configuration found in a folder, which may differ from the one asked for in what changes no result."""
+    _, found = RunFolder.open(folder.path)
+    for name, there, asked in found.differences(config):
+        raise UserError(
+            f"'{folder.path}' has another run: its {name} is {there}, not {asked}; take another --run-dir or remove it"
+        )
+    return found
 
 
 def _check_buildable(runs: list[Run]) -> None:
@@ -180,6 +184,13 @@ def _start_ray(address: str | None) -> ModuleType:
     return ray
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make folder '{path}': {error.strerror}") from error
+
+
 def _check_room(ray: ModuleType, threads: int) -> None:
     """Refuses runs that would wait for ever; nodes that have no cores may be waiting for others to come."""
     cores = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes())
@@ -194,7 +205,6 @@ def _run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
     task = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(_train_in_worker)
     pending = {_submit(task, run): run for run in runs if run.state != "complete"}
     stopping = False
-    log.parent.mkdir(parents=True, exist_ok=True)
     with LiveTable(runs) as table, log.open("a") as file, contextlib.redirect_stdout(file), _stop_requested() as asked:
         while pending:
             if asked and not stopping:
@@ -230,7 +240,7 @@ def _take_result(ray: ModuleType, handle: Any, run: Run) -> None:
         run.losses = run.losses + 1 if newest == run.checkpoint else 1
         run.checkpoint = newest
         why = type(error).__name__
-        if run.losses > _LOSSES:
+        if run.losses >= _LOSSES:
             run.state, run.note = "failed", f"its worker was lost {run.losses} times in a row ({why})"
         else:
             run.state, run.note = "waiting", f"goes on after the loss of its worker ({why})"
@@ -245,30 +255,24 @@ def _train_in_worker(path: str, config: str) -> tuple[str, str]:
     warnings.showwarning = show_warning
     folder = RunFolder(Path(path))
     try:
-        _create_where_missing(folder, Config.from_json(config))
+        folder.path.mkdir(parents=True, exist_ok=True)
         with folder.output.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}, process {os.getpid()}")
-            return "complete" if _train_when_free(folder) == 0 else "stopped", ""
+            return "complete" if _train_when_free(folder, Config.from_json(config)) == 0 else "stopped", ""
     except (UserError, RunError) as error:
         return "failed", str(error)
     except OSError as error:
         return "failed", f"cannot write to '{path}': {error.strerror}"
 
 
-def _create_where_missing(folder: RunFolder, config: Config) -> None:
-    try:
-        if not folder.config.exists():
-            RunFolder.create(folder.path, config)
-    except UserError:
-        if not folder.config.exists():  # else another sweep was faster by an instant
-            raise
-
-
-def _train_when_free(folder: RunFolder) -> int:
-    """Trains when no other process, such as the lost worker's, trains in the folder any more."""
+def _train_when_free(folder: RunFolder, config: Config) -> int:
+    """Trains when no other process, such as the lost worker's or another sweep's, trains in the folder any more."""
     while True:
         try:
-            return train.resume(*RunFolder.open(folder.path))
+            with folder.locked():
+                if not folder.config.exists():
+                    RunFolder.create(folder.path, config)
+            return train.resume(folder, _check_same(folder, config))
         except FolderInUseError:
             time.sleep(_POLL_SECONDS)
 

@@ -31,7 +31,7 @@ from agents.figures import draw_run
 from agents.logs import make_logger
 from agents.ppo import PPO
 from agents.run_folder import RunFolder
-from agents.summary import write_summary
+from agents.summary import is_complete, write_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def _train_or_resume(args: argparse.Namespace) -> int:
     method, seed = given(args.method, "cbp"), given(args.seed, 0)
     config = make_config(args, method, seed)
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = args.run_dir or folder_of(Path("runs"), args.env, method, f"seed{seed}-{now}")
+    path = args.run_dir or folder_of(Path("runs"), config, f"seed{seed}-{now}")
     _use_threads(config)
     model = make_model(config, make_vec_env(config))
     folder = RunFolder.create(path, config)
@@ -98,6 +98,9 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         if export is not None:
             return _export(model, export)
         if model.num_timesteps >= config.timesteps:
+            if not is_complete(folder):  # it was killed between its last checkpoint and its summary
+                write_summary(folder, config, model, phases, seconds=0)
+                draw_run(folder, config)
             print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
             return 0
         return _train(folder, config, model, phases, units)

@@ -81,7 +81,7 @@ class L2Init(Method, name="l2-init"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["initial"], self._initial))
+        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state.get("initial", []), self._initial))
         if theirs != own:
             raise ValueError(f"the state is of a model with parameters of shapes {theirs}, this one has {own}")
         for initial, saved in zip(self._initial, state["initial"], strict=True):

@@ -39,8 +39,8 @@ class Method(ABC):
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if name is not None:
-            METHODS[name] = cls
+        if name is not None and METHODS.setdefault(name, cls) is not cls:
+            raise ValueError(f"there is a method '{name}' already: {METHODS[name].__module__}.{METHODS[name].__qualname__}")
 
     def before_update(self) -> None:  # noqa: B027  most methods act only afterwards
         """Acts on the gradients of the update that is about to be made."""
@@ -199,7 +199,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         Raises:
             ValueError: The state belongs to a model with other hidden layers. Nothing is loaded then.
         """
-        theirs, own = _shapes(state["layers"]), _shapes([layer.state_dict() for layer in self.layers])
+        theirs, own = _shapes(state.get("layers", [])), _shapes([layer.state_dict() for layer in self.layers])
         if theirs != own:
             raise ValueError(f"the state is of hidden layers with {theirs}, this model has {own}")
         for layer, saved in zip(self.layers, state["layers"], strict=True):
@@ -222,7 +222,7 @@ def check_choice(option: str, value: object, choices: Any) -> None:
 def check_number(option: str, value: object, least: float, greatest: float = math.inf, *, below: float = math.inf) -> None:
     """Refuses what is no finite number of at least ``least``, at most ``greatest`` and under ``below``."""
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not (math.isfinite(number) and least <= number <= greatest and number < below):
+    if not (abs(number) < math.inf and least <= number <= greatest and number < below):
         words = f">= {least:g}"
         if min(greatest, below) < math.inf:
             words = f"in [{least:g}, {greatest:g}]" if greatest < below else f"in [{least:g}, {below:g})"

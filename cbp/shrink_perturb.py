@@ -91,8 +91,16 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Updates so far, the spreads of fresh weights, and the generator."""
-        return {"updates": self._updates, "spreads": list(self._spreads), "generator": self._generator.get_state()}
+        """Updates so far, the shapes and spreads of fresh weights, and the generator."""
+        return {
+            "updates": self._updates,
+            "shapes": self._shapes(),
+            "spreads": list(self._spreads),
+            "generator": self._generator.get_state(),
+        }
+
+    def _shapes(self) -> list[list[int]]:
+        return [list(parameter.shape) for parameter in self._parameters]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`.
@@ -100,8 +108,10 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        if len(state["spreads"]) != len(self._spreads):
-            raise ValueError(f"the state is of a model with {len(state['spreads'])} tensors, this one has {len(self._spreads)}")
+        if state.get("shapes") != self._shapes():
+            raise ValueError(
+                f"the state is of a model with weights of shapes {state.get('shapes')}, this one has {self._shapes()}"
+            )
         self._updates = int(state["updates"])
         self._spreads = [float(spread) for spread in state["spreads"]]
         self._generator.set_state(state["generator"].cpu())

@@ -48,7 +48,7 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
     Args:
         model: As for :class:`cbp.ReplacingMethod`.
         optimizer: As there.
-        rejection: η, in [0, 1]. Default: the authors' code's.
+        rejection: η, in (0, 1]. Default: the authors' code's.
         max_silence: Samples of silence after which a unit is replaced in any case, at least 1; what a unit that never fired is
             given. Default: ours.
         reset_optimizer: As there. Default: the authors' code's.
@@ -87,13 +87,19 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         layers: Sequence[HiddenLayer] | None = None,
     ) -> None:
         check_number("rejection", rejection, 0, 1)
+        if rejection == 0:
+            raise ValueError(f"rejection must be above 0, got {rejection!r}")
         check_whole("max_silence", max_silence, least=1)
         self.rejection = float(rejection)
         self.max_silence = max_silence
         super().__init__(model, optimizer, reset_optimizer, init, seed, layers)
 
     def _track(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> FiringLayer:
-        if hidden.activation not in (None, "relu", "relu6", "threshold"):
+        if hidden.norms:
+            raise LayerError(
+                f"layer '{hidden.name}' has a norm, behind which firing cannot be told from silence: not supported yet"
+            )
+        if hidden.activation not in (None, "relu", "relu6"):
             raise LayerError(
                 f"layer '{hidden.name}' has activation '{hidden.activation}', which does not tell firing from silence: "
                 "self-normalised resets need ReLU"
@@ -110,5 +116,5 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         layer.silence = torch.where(fires, 0, layer.silence + samples)
         rate = layer.fired / layer.seen.clamp_min(1)
         layer.utility.copy_((1 - rate) ** layer.silence)
-        rejected: Tensor = (layer.utility <= self.rejection) | (layer.silence >= self.max_silence)
+        rejected: Tensor = (layer.utility <= self.rejection) | (layer.silence >= float(self.max_silence))
         return rejected.nonzero().flatten()

@@ -44,9 +44,10 @@ def write(
         for step in range(100, sum(steps) + 1, 100):
             values = {name: value for at, _, name, value in progress if at == step}
             table.writerow([step, 0 if step <= steps[0] else 1, *(values.get(name, "") for name in names)])
+    ended = [sum(1 for _, _, of_phase, _ in episodes if of_phase == phase) for phase in range(len(steps))]
     phases = [
-        {"friction": friction, "mean_return": final, "final_return": final, "episodes": 1, "steps": number}
-        for friction, final, number in zip(frictions, finals, steps, strict=True)
+        {"friction": friction, "final_return": final if number else None, "episodes": number, "steps": length}
+        for friction, final, number, length in zip(frictions, finals, ended, steps, strict=True)
     ]
     summary = {"complete": complete, "phases": phases, "timesteps": sum(steps), "versions": {"torch": "2"}, "time": {}}
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -165,7 +166,17 @@ def test_measures_of_units_are_the_last_of_the_phase_averaged_over_layers(tmp_pa
 def test_a_phase_that_was_cut_off_does_not_count(tmp_path):
     result = measures(tmp_path, FLAT, ramp(0, 19), steps=(2_000, 1_999), finals=(5.0, 19.0))
     assert comparison.whole_phases(result) == [0]
-    assert run_measures(result)["final_return"] == 5
+    assert run_measures(result, [0])["final_return"] == 5
+
+
+def test_all_averages_are_over_the_phases_that_are_whole_in_every_run(tmp_path, capsys):
+    write(tmp_path / "a", config_for("ppo"), even(FLAT, FLAT), finals=(100.0, 0.0))
+    write(tmp_path / "b", config_for("cbp"), even(FLAT, FLAT), finals=(100.0, 0.0), steps=(2_000, 1_999))
+    found = compare([read_run(tmp_path / name) for name in "ab"])
+    assert found.phases == [0]
+    assert paired_differences(found, "cbp", "ppo", "mean")["final_return"].each == [0.0]
+    assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert "because they are not whole in every run: phases 1" in capsys.readouterr().err
 
 
 # Over seeds
@@ -215,8 +226,8 @@ def test_differences_are_paired_by_seed(tmp_path):
 # What is not averaged
 
 
-def mixed(tmp_path, capsys, *, words, **changes):
-    write(tmp_path / "a", config_for("ppo", 0), even(FLAT, FLAT))
+def mixed(tmp_path, capsys, *, words, first=("ppo", 0), **changes):
+    write(tmp_path / "a", config_for(*first), even(FLAT, FLAT))
     write(tmp_path / "b", config_for(changes.pop("method", "ppo"), changes.pop("seed", 1), **changes), even(FLAT, FLAT))
     assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -237,6 +248,36 @@ def test_runs_of_a_method_with_other_settings_are_refused(tmp_path, capsys):
 )
 def test_methods_in_other_worlds_are_refused(tmp_path, capsys, name, value):
     mixed(tmp_path, capsys, method="cbp", seed=0, words=[name, str(value)], **{name: value})
+
+
+def test_two_runs_of_a_second_method_must_agree_too(tmp_path, capsys):
+    write(tmp_path / "first", config_for("ppo", 0), even(FLAT, FLAT))
+    mixed(tmp_path, capsys, first=("cbp", 0), method="cbp", seed=1, device="cuda", words=["device", "cuda"])
+
+
+def test_worlds_that_differ_behind_another_difference_are_refused(tmp_path, capsys):
+    changes = {"device": "cuda", "env_kwargs": {"terminate_after": 7}}
+    mixed(tmp_path, capsys, method="cbp", seed=0, words=["env_kwargs.terminate_after", "7"], **changes)
+
+
+def test_methods_that_differ_in_more_than_the_method_are_named(tmp_path, capsys):
+    other = dataclasses.replace(config_for("cbp").hyperparameters, gamma=0.5, beta1=0.7)
+    write(tmp_path / "a", config_for("ppo", 0), even(FLAT, FLAT))
+    write(tmp_path / "b", config_for("cbp", 0, hyperparameters=other), even(FLAT, FLAT))
+    assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert "methods differ in more than the methods: gamma\n" in capsys.readouterr().err  # cbp is with another beta1
+
+
+def test_a_phase_without_an_episode_is_named(tmp_path, capsys):
+    write(tmp_path / "a", config_for("ppo", 0), even(FLAT, FLAT)[:BINS])
+    assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert f"no episode ended in phase 1 of {tmp_path / 'a'}" in capsys.readouterr().err
+
+
+def test_the_same_folder_given_twice_counts_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a", config_for("ppo", 0), even(FLAT, FLAT))
+    assert report.main(["a", str(tmp_path / "a"), "--output", str(tmp_path / "out")]) == 0
 
 
 def test_methods_may_differ_in_their_settings_and_runs_in_threads(tmp_path):
@@ -284,6 +325,13 @@ def test_versions_that_differ_are_named(tmp_path):
 # Bad input
 
 
+def spoil(folder, phases=None, **changes):
+    """A run whose summary has other phases, or whose first phase has other entries."""
+    summary = json.loads((write(folder, config_for(), even(FLAT, FLAT)) / "summary.json").read_text())
+    summary["phases"] = [{**summary["phases"][0], **changes}, summary["phases"][1]] if phases is None else phases
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -293,6 +341,14 @@ def test_versions_that_differ_are_named(tmp_path):
         (lambda folder: write(folder, config_for(), [], complete=False), "none of the 1 runs is complete yet"),
         (lambda folder: (write(folder, config_for(), []) / "summary.json").write_text("{"), "cannot be read"),
         (lambda folder: (write(folder, config_for(), []) / "summary.json").write_text("[]"), "cannot be read"),
+        (lambda folder: spoil(folder, phases=[]), "summary.json has no phases"),
+        (lambda folder: spoil(folder, phases=[{}]), "cannot be read"),
+        (lambda folder: spoil(folder, phases=["one"]), "cannot be read"),
+        (lambda folder: spoil(folder, final_return="high"), "cannot be read"),
+        (lambda folder: spoil(folder, final_return=math.nan), "a final return of nan"),
+        (lambda folder: spoil(folder, steps=None), "a phase of None steps"),
+        (lambda folder: spoil(folder, episodes=19), "episodes.csv has [20, 20] episodes by phase, summary.json [19, 20]"),
+        (lambda folder: write(folder, config_for(), even([math.nan] * BINS, FLAT)), "a return that is no finite number"),
         (lambda folder: (write(folder, config_for(), []) / "progress.csv").write_text("what,is\nthis"), "cannot be read"),
         (lambda folder: (write(folder, config_for(), []) / "episodes.csv").write_text("step\n1"), "cannot be read"),
         (
@@ -382,7 +438,7 @@ def test_what_is_recorded_of_runs_gives_the_same_report(reported):
     folder = reported[0]
     recorded = sorted(path.relative_to(folder / "recorded") for path in (folder / "recorded").rglob("*.*"))
     assert [str(path) for path in recorded] == [
-        f"ant-nonstationary-v0/{method}/seed0/{name}"
+        f"ant-nonstationary/{method}/seed0/{name}"
         for method in ("ppo", "redo")
         for name in ("config.json", "curve.csv", "summary.json")
     ]

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from agents import sweep, train
+from agents.live_table import _cells
+from agents.run_folder import RunFolder
 
 # 4 environments × 128 steps a rollout.
 SMALL = ["--env", "ant-nonstationary", "--n-envs", "4", "--set", "rollout_steps=512", "--set", "batch_size=64"]
@@ -209,7 +212,7 @@ def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
     process = start(tmp_path / "runs", *arguments)
     killed = []
     try:
-        for _ in range(4):
+        for _ in range(3):
             wait_for(lambda: (run / "output.log").exists() and worker_of(run) not in killed, process)
             wait_for(lambda: (run / "checkpoints").exists() and list((run / "checkpoints").glob("0*.pt")), process)
             killed.append(worker_of(run))
@@ -218,8 +221,8 @@ def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
     finally:
         finish(process)
     assert process.returncode == 1, (out, err)
-    assert out.count("goes on after the loss of its worker") >= 3
-    assert f"{run}: its worker was lost 4 times in a row (WorkerCrashedError)" in err
+    assert out.count("goes on after the loss of its worker") >= 2
+    assert f"{run}: its worker was lost 3 times in a row (WorkerCrashedError)" in err
 
 
 @pytest.mark.slow
@@ -233,6 +236,7 @@ def test_two_sweeps_on_one_folder_train_no_run_twice(swept, tmp_path):
     for run in ("ppo/seed0", "redo/seed0"):
         assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
         printed = (folder / "ant-nonstationary" / run / "output.log").read_text()
+        assert printed.count("process ") == 2
         assert printed.count("4,096 steps of 4 environments") == 1  # trained once
         assert printed.count("is complete: 4,096 of 4,096 steps") == 1
 
@@ -324,6 +328,49 @@ def test_a_folder_with_another_run_is_refused_and_left_as_it_is(swept, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{folder}/ant-nonstationary/ppo/seed0' has another run: its timesteps is 4096, not 8192" in line
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("method", "l2"), ("seed", 3)])
+def test_a_run_of_another_method_or_seed_is_refused(swept, tmp_path, capsys, name, value):
+    run = tmp_path / "runs" / "ant-nonstationary/ppo/seed0"
+    shutil.copytree(swept[0] / "ant-nonstationary/ppo/seed0", run)
+    config = json.loads((run / "config.json").read_text()) | {name: value}
+    (run / "config.json").write_text(json.dumps(config))
+    arguments = [*SMALL, "--run-dir", str(tmp_path / "runs"), "--methods", "ppo", "--seeds", "0", "--timesteps", "4096"]
+    assert sweep.main(arguments) == 2
+    assert f"has another run: its {name} is {value}, not " in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_before_its_summary_gets_one(swept, tmp_path):
+    run = tmp_path / "runs" / "ant-nonstationary/ppo/seed0"
+    shutil.copytree(swept[0] / "ant-nonstationary/ppo/seed0", run)
+    (run / "summary.json").write_text("[]")
+    out, _ = run_sweep(tmp_path / "runs", "--methods", "ppo", "--seeds", "0", "--timesteps", "4096")
+    assert "1 runs in" in out
+    assert results(run) == results(swept[0] / "ant-nonstationary/ppo/seed0")
+
+
+def test_a_damaged_log_does_not_end_the_sweep(tmp_path):
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,time/fps\n512,100\ngarb\x00,age\n")
+    run = sweep.Run(RunFolder(tmp_path), make_config_of_small(), state="running")
+    assert _cells(run)[:3] == ["ppo/seed0", "running", ""]
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,time/fps\n512,100\n")
+    assert _cells(run)[2:5] == ["512 of 400,000", "", "100"]
+
+
+def make_config_of_small():
+    return sweep.make_config(
+        sweep._parser().parse_args([*SMALL, "--methods", "ppo", "--seeds", "0", "--run-dir", "x"]), "ppo", 0
+    )
+
+
+def test_a_run_dir_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("keep me")
+    process = start(tmp_path / "file", "--methods", "ppo", "--seeds", "0")
+    _, err = finish(process)
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith(f"error: cannot make folder '{tmp_path / 'file'}'")
+    assert (tmp_path / "file").read_text() == "keep me"
 
 
 def test_more_threads_than_a_node_has_cores_are_refused(tmp_path):

@@ -63,6 +63,7 @@ def test_the_state_holds_where_the_weights_began():
     state = cbp.L2Init(model, still(model), strength=0.5).state_dict()
     method = cbp.L2Init(later, still(later), strength=0.5)
     method.load_state_dict(state)
+    state["initial"][0] += 7  # a copy, which the method does not hold
     for parameter in later.parameters():
         parameter.grad = torch.zeros_like(parameter)
     method.before_update()

@@ -157,3 +157,16 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
     model = chain(3, 6, 2)
     with pytest.raises(ValueError, match=message):
         cbp.ReDo(model, still(model), **options)
+
+
+def test_the_state_of_another_kind_of_method_is_refused():
+    model = chain(3, 6, 2)
+    with pytest.raises(ValueError, match="this model has"):
+        cbp.ReDo(model, still(model)).load_state_dict(cbp.L2Init(model, still(model)).state_dict())
+
+
+def test_two_methods_cannot_have_one_name():
+    with pytest.raises(ValueError, match=r"there is a method .redo. already: cbp\.redo\.ReDo"):
+
+        class Other(cbp.Method, name="redo"):
+            pass

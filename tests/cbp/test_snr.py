@@ -146,11 +146,29 @@ def test_a_stopped_run_goes_on_with_what_it_knew():
     assert any(units for step in trained(None)[30:] for units in step)
 
 
+@pytest.mark.parametrize("silences", [1, 2])
+def test_at_the_level_or_the_longest_silence_itself_a_unit_is_replaced(silences):
+    # Fired on 2 of 4 samples: (1/2)^4 = 0.0625 exactly after one silent minibatch; 8 silent samples after two.
+    options = {"rejection": 0.0625} if silences == 1 else {"rejection": 1e-9, "max_silence": 8}
+    model = by_hand([[1.0], [-1.0]], [[1.0, 1.0]])
+    method = cbp.SelfNormalizedResets(model, still(model), **options)
+    history = shown(model, method, [1, 1, -1, -1], *[[1] * 4] * silences)
+    assert history == [[]] * silences + [[1]]
+    assert method.layers[0].utility.tolist() == [1, 0]  # forgotten
+
+
+def test_a_layer_with_a_norm_is_refused():
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, 1))
+    with pytest.raises(cbp.LayerError, match="layer '0' has a norm"):
+        cbp.SelfNormalizedResets(model, still(model))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"rejection": 1.5}, r"rejection must be a finite number in \[0, 1\], got 1.5"),
         ({"rejection": math.nan}, r"rejection must be a finite number in \[0, 1\], got nan"),
+        ({"rejection": 0}, r"rejection must be above 0, got 0"),
         ({"max_silence": 0}, r"max_silence must be a whole number >= 1, got 0"),
     ],
 )
