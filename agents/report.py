@@ -125,16 +125,16 @@ def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> st
     over = {"mean": "Mean", "iqm": "Interquartile mean"}[statistic]
     environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
     change = f", {config.param} changes every {config.period:,}" if config.period else ""
+    left_out = [f"- {line}" for line in _left_out(comparison)]
     lines = [
         f"# {config.env}: {', '.join(comparison.runs)}",
         "",
-        f"{config.timesteps:,} steps of {environments}{change}. {over} over seeds of each run's mean over its whole phases,",
-        f"with a {100 * CONFIDENCE:.0f} % bootstrap interval over seeds (percentile method of scipy.stats.bootstrap,",
-        f"{RESAMPLES:,} resamples).",
+        f"{config.timesteps:,} steps of {environments}{change}. {over} over seeds of each run's mean over phases",
+        f"{comparison.phases[0]} to {comparison.phases[-1]}, with a {100 * CONFIDENCE:.0f} % bootstrap interval over seeds",
+        f"(percentile method of scipy.stats.bootstrap, {RESAMPLES:,} resamples).",
         f"Below {LEAST_SEEDS} seeds there is no interval; the values of the seeds stand in parentheses.",
         "",
-        *[f"- {line}" for line in _left_out(comparison)],
-        "",
+        *([*left_out, ""] if left_out else []),
         "## Methods",
         "",
         _row(["", *(f"{method} ({len(by_seed)})" for method, by_seed in comparison.runs.items())]),
