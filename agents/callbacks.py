@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
-from torch import Tensor
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
-import cbp
-from agents.policies import hidden_layers, replaced_units
-from cbp import metrics
+from agents.dashboard import write_note
+from agents.plasticity import PlasticityCallback as PlasticityCallback
+from agents.policies import replaced_units
+from agents.verdict import PhaseEnd, judge, policy_measures
 
-_SAMPLES = 1000  # paper: dormant units are counted on the last 1,000 steps
 _FINAL_SHARE = 0.1  # the share of a phase's episodes, the last ones, that its final return is the mean of
+_FEWEST_EPISODES = 3  # that tell a standard error
 
 
 @dataclass
@@ -35,11 +33,13 @@ class Phase:
         value: The parameter's value; None where nothing changes.
         steps: Environment steps.
         returns: Of the episodes that ended in the phase, in the order of their ends.
+        measures: The last :func:`agents.verdict.policy_measures` in the phase of the first environment.
     """
 
     value: float | None
     steps: int = 0
     returns: list[float] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def mean_return(self) -> float | None:
@@ -49,8 +49,21 @@ class Phase:
     @property
     def final_return(self) -> float | None:
         """Mean over the last tenth of the phase's episodes, at least one; None without one."""
-        last = math.ceil(_FINAL_SHARE * len(self.returns))
-        return float(np.mean(self.returns[-last:])) if self.returns else None
+        return float(np.mean(self._last_returns)) if self.returns else None
+
+    @property
+    def final_return_error(self) -> float | None:
+        """The standard error of the final return; None with fewer than three episodes in it."""
+        last = self._last_returns
+        return float(np.std(last, ddof=1) / math.sqrt(len(last))) if len(last) >= _FEWEST_EPISODES else None
+
+    @property
+    def _last_returns(self) -> list[float]:
+        return self.returns[len(self.returns) - math.ceil(_FINAL_SHARE * len(self.returns)) :]
+
+    def end(self, number: int) -> PhaseEnd:
+        """What a verdict needs of it, as phase ``number``."""
+        return PhaseEnd(number, self.value, self.final_return, self.final_return_error, self.measures)
 
 
 class PhaseCallback(BaseCallback):
@@ -87,7 +100,10 @@ class PhaseCallback(BaseCallback):
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Goes on from phases made by :meth:`state_dict`."""
-        self.phases = {saved["phase"]: Phase(saved["value"], saved["steps"], list(saved["returns"])) for saved in state}
+        self.phases = {
+            saved["phase"]: Phase(saved["value"], saved["steps"], list(saved["returns"]), dict(saved["measures"]))
+            for saved in state
+        }
 
     def _on_training_start(self) -> None:
         if self._path is not None and not self._path.exists():
@@ -127,102 +143,47 @@ class PhaseCallback(BaseCallback):
         self._rows.clear()
 
 
-class UnitCallback(BaseCallback):
-    """Records the state of the hidden units of the policy and the value network, after the first rollout and every few.
+class VerdictCallback(BaseCallback):
+    """Says at the end of each phase of the first environment whether the agent shows signs of loss of plasticity.
 
-    Works on any PPO or A2C whose networks are made of Linear layers, stock ``MlpPolicy`` included. Draws no random number. Logs
-    for each hidden layer:
-
-    - ``plasticity/<network>/<layer>/dormant_fraction`` (ReLU only) on the last 1,000 steps, and ``weight_magnitude``, the mean
-      |w| of the incoming weights; ``stable_rank`` for the last hidden layer of each network;
-    - with a method that replaces units: ``cbp/<network>/<layer>/utility`` and ``…/age`` (histograms, TensorBoard only),
-      ``…/mean_utility`` and ``…/mean_age`` (in updates), with continual backpropagation ``…/mature_fraction``; and for each
-      network ``cbp/<network>/replaced``, the running total.
+    On standard error, and as a note in TensorBoard's Text tab, ``phases``. Notes the plasticity at the end of each phase in
+    ``phases``.
 
     Args:
-        every: Rollouts from one record to the next. Default ours: a record takes 10 ms, 2 % of a rollout and its updates.
+        phases: Rewards by phase; called before this one.
+        plasticity: The measures; called before this one.
+        method: The run's method.
     """
 
-    def __init__(self, every: int = 4) -> None:
+    def __init__(self, phases: PhaseCallback, plasticity: PlasticityCallback, method: str) -> None:
         super().__init__()
-        if every < 1:
-            raise ValueError(f"every must be >= 1 rollouts, got {every!r}")
-        self._every = every
-        self._rollouts = 0
-
-    def state_dict(self) -> dict[str, int]:
-        """How many rollouts it has seen."""
-        return {"rollouts": self._rollouts}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from a state made by :meth:`state_dict`."""
-        self._rollouts = state["rollouts"]
+        self._phases = phases
+        self._plasticity = plasticity
+        self._method = method
 
     def _on_training_start(self) -> None:
-        policy = self.model.policy
-        assert isinstance(policy, ActorCriticPolicy)  # noqa: S101
-        self._layers = hidden_layers(policy)
+        self._phase = _first_phase(self.training_env)
 
     def _on_step(self) -> bool:
+        before, self._phase = self._phase, self.locals["infos"][0].get("phase", 0)
+        if self._phase != before:
+            self._say(before, self._phase)
         return True
 
     def _on_rollout_end(self) -> None:
-        self._rollouts += 1
-        if (self._rollouts - 1) % self._every == 0:
-            self._record()
+        self._phases.phases[self._phase].measures = policy_measures(self._plasticity.latest)
 
-    def _record(self) -> None:
-        model, policy = self.model, self.model.policy
-        assert isinstance(model, OnPolicyAlgorithm) and isinstance(policy, ActorCriticPolicy)  # noqa: S101, PT018
-        observations = model.rollout_buffer.observations
-        steps = math.ceil(_SAMPLES / observations.shape[1])
-        on_policy = observations[-steps:].reshape(-1, *observations.shape[2:])[-_SAMPLES:]
-        received = activations(policy, self._layers, torch.as_tensor(on_policy, device=policy.device))
-        for layer, h in zip(self._layers, received, strict=True):
-            prefix = f"plasticity/{layer.name}"
-            if layer.activation == "relu":
-                self.logger.record(f"{prefix}/dormant_fraction", metrics.dormant_fraction(h))
-            self.logger.record(f"{prefix}/weight_magnitude", metrics.weight_magnitude(layer.incoming.weight))
-            if layer.outgoing[0] in (policy.action_net, policy.value_net):
-                self.logger.record(f"{prefix}/stable_rank", metrics.stable_rank(h))
-        self._record_method(getattr(policy, "method", None))
-
-    def _record_method(self, method: cbp.Method | None) -> None:
-        if method is None:
-            return
-        for layer in method.layers:
-            prefix, age = f"cbp/{layer.name}", layer.age.double()
-            self.logger.record(f"{prefix}/utility", layer.corrected_utility, exclude=("csv", "stdout", "log", "json"))
-            self.logger.record(f"{prefix}/age", age, exclude=("csv", "stdout", "log", "json"))
-            self.logger.record(f"{prefix}/mean_utility", layer.corrected_utility.mean().item())
-            self.logger.record(f"{prefix}/mean_age", age.mean().item())
-            if isinstance(layer, cbp.MaturingLayer):
-                self.logger.record(f"{prefix}/mature_fraction", layer.eligible / layer.hidden.units)
-        for network, total in replaced_units(self.model.policy).items():
-            self.logger.record(f"cbp/{network}/replaced", total)
+    def _say(self, ended: int, begun: int) -> None:
+        phases, parameter = self._phases.phases, self._phases.parameter
+        ends = [phase.end(number) for number, phase in sorted(phases.items()) if number <= ended]
+        verdict = judge(ends, parameter, self._method).words
+        change = f"{parameter} {phases[ended].value:.3g} → {phases[begun].value:.3g}"
+        write_note(self.logger, "phases", f"**Phase {begun}: {change}.** {verdict}", self.num_timesteps)
+        tqdm.write(f"Phase {ended} ended at step {self.num_timesteps:,}, {change}. {verdict}", file=sys.stderr)
 
 
-@torch.no_grad()
-def activations(policy: ActorCriticPolicy, layers: list[cbp.HiddenLayer], observations: Tensor) -> list[Tensor]:
-    """What the layers behind each hidden layer receive: a list of ``(samples, units)``.
-
-    Args:
-        policy: The policy; nothing is sampled from it.
-        layers: Hidden layers of the policy, see :func:`agents.policies.hidden_layers`.
-        observations: ``(samples, …)``.
-    """
-    received: dict[int, Tensor] = {}
-    hooks = [
-        layer.outgoing[0].register_forward_pre_hook(lambda _, args, i=i: received.__setitem__(i, args[0]))
-        for i, layer in enumerate(layers)
-    ]
-    try:
-        policy.get_distribution(observations)
-        policy.predict_values(observations)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [received[i].flatten(1) for i in range(len(layers))]
+def _first_phase(vec_env: VecEnv) -> int:
+    return int(vec_env.get_attr("phase", 0)[0]) if vec_env.has_attr("phase") else 0
 
 
 class FreshNetworkCallback(BaseCallback):
@@ -233,21 +194,18 @@ class FreshNetworkCallback(BaseCallback):
     """
 
     def _on_training_start(self) -> None:
-        self._phase = self._phase_now()
+        self._phase = _first_phase(self.training_env)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        before, self._phase = self._phase, self._phase_now()
+        before, self._phase = self._phase, _first_phase(self.training_env)
         if self._phase != before:
             policy = self.model.policy
             fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
             policy.load_state_dict(fresh.state_dict())
             policy.optimizer.state.clear()
-
-    def _phase_now(self) -> int:
-        return int(self.training_env.get_attr("phase", 0)[0])
 
 
 class ProgressCallback(BaseCallback):

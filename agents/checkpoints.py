@@ -14,9 +14,10 @@ import platform
 import random
 import warnings
 from collections import deque
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 import envs
 from agents import logs
 from agents.build import make_model, make_vec_env
-from agents.callbacks import PhaseCallback, UnitCallback
 from agents.config import Config
 from agents.errors import UserError
 from agents.ppo import PPO
@@ -36,14 +36,23 @@ _DIGITS = 16  # of the checksum
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
 
 
-def save(folder: RunFolder, model: PPO, phases: PhaseCallback, units: UnitCallback) -> Path:
+class Recorder(Protocol):
+    """A callback that has a state: numbers, strings and arrays."""
+
+    def state_dict(self) -> Any:
+        """The state."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Goes on from a state."""
+
+
+def save(folder: RunFolder, model: PPO, recorders: Mapping[str, Recorder]) -> Path:
     """Writes a checkpoint between two rollouts and drops the oldest beyond three.
 
     Args:
         folder: The run.
         model: The model, with its environments and logger.
-        phases: What happened so far.
-        units: Knows when it records next.
+        recorders: The callbacks that have a state, by name.
 
     Returns:
         The checkpoint.
@@ -56,7 +65,7 @@ def save(folder: RunFolder, model: PPO, phases: PhaseCallback, units: UnitCallba
         "model": _save_model(model),
         "environments": _save_environments(model),
         "random": _save_random(),
-        "callbacks": {"phases": phases.state_dict(), "units": units.state_dict()},
+        "callbacks": {name: recorder.state_dict() for name, recorder in recorders.items()},
         "logs": logs.save_state(model.logger, folder),
     }
     stream = io.BytesIO()
@@ -81,7 +90,7 @@ def save(folder: RunFolder, model: PPO, phases: PhaseCallback, units: UnitCallba
     return path
 
 
-def load(folder: RunFolder, config: Config, phases: PhaseCallback, units: UnitCallback) -> PPO:
+def load(folder: RunFolder, config: Config, recorders: Mapping[str, Recorder]) -> PPO:
     """The model, its environments and its logger as they were at the newest checkpoint that is whole; random generators too.
 
     Logs are cut back to it. A run that was stopped before its first checkpoint begins anew.
@@ -104,8 +113,8 @@ def load(folder: RunFolder, config: Config, phases: PhaseCallback, units: UnitCa
         differing = [f"{name} {made_by[name]}, not {now}" for name, now in _made_by().items() if made_by[name] != now]
         _load_model(model, state["model"])
         _load_environments(model, _to_arrays(state["environments"]))
-        phases.load_state_dict(state["callbacks"]["phases"])
-        units.load_state_dict(state["callbacks"]["units"])
+        for name, recorder in recorders.items():
+            recorder.load_state_dict(_to_arrays(state["callbacks"][name]))
         logs.cut(folder, model.num_timesteps, logged["sizes"])
         model.set_logger(logs.make_logger(folder))
         logs.load_state(model.logger, logged)

@@ -125,7 +125,7 @@ class Config:
 
         The number of threads and the time between checkpoints do not count.
         """
-        own, theirs = _flat(dataclasses.asdict(self)), _flat(dataclasses.asdict(other))
+        own, theirs = flat(dataclasses.asdict(self)), flat(dataclasses.asdict(other))
         names = [name for name in dict.fromkeys([*own, *theirs]) if name not in ("threads", "checkpoint_minutes")]
         return [(name, own.get(name), theirs.get(name)) for name in names if own.get(name) != theirs.get(name)]
 
@@ -151,11 +151,12 @@ class Config:
             raise UserError(f"not a run's configuration: {' '.join(str(error).split())}") from error
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by the paths of their names: ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    found: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[Hyperparameters, dict[str, Any]]:

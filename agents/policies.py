@@ -25,31 +25,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 import cbp
-
-
-def hidden_layers(policy: ActorCriticPolicy) -> list[cbp.HiddenLayer]:
-    """The hidden layers of an SB3 actor-critic: ``policy/hidden1``, ``policy/hidden2``, …, ``value/hidden1``, ….
-
-    Args:
-        policy: A policy whose networks are made of Linear layers, such as ``MlpPolicy``.
-
-    Returns:
-        The policy network's layers in forward order, then the value network's; the last of each feeds its head. A network
-        without hidden layers (``net_arch=[]``) has none.
-
-    Raises:
-        cbp.LayerError: The networks are made of something else.
-    """
-    networks = {
-        "policy": [*policy.mlp_extractor.policy_net, policy.action_net],
-        "value": [*policy.mlp_extractor.value_net, policy.value_net],
-    }
-    return [
-        cbp.HiddenLayer(layer.incoming, layer.outgoing, f"{network}/hidden{i}", layer.activation, layer.norms)
-        for network, modules in networks.items()
-        if len(modules) > 1
-        for i, layer in enumerate(cbp.find_layers(nn.Sequential(*modules)), start=1)
-    ]
+from agents.networks import hidden_layers
 
 
 class PlasticMlpPolicy(ActorCriticPolicy):

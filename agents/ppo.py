@@ -31,7 +31,8 @@ from torch import nn
 
 import cbp
 from agents.buffers import compute_advantages
-from agents.support import networks, unsupported
+from agents.networks import networks
+from agents.support import unsupported
 
 Array = NDArray[np.float32]
 Losses = NDArray[np.float64]
@@ -81,7 +82,7 @@ class PPO(stable_baselines3.PPO):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        actor, critic = (_Forward(modules) for modules in networks(self.policy))
+        actor, critic = (_Forward(modules) for modules in networks(self.policy).values())
         low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
         std = self.policy.log_std.detach().exp().numpy()
         means = np.empty_like(rollout_buffer.actions, dtype=np.float32)
@@ -158,7 +159,7 @@ class PPO(stable_baselines3.PPO):
         with _one_thread_each() as threads, torch.no_grad():
             actor, critic = (
                 _Network(modules, log_std, self.policy.optimizer, self.batch_size, method)
-                for modules, log_std in zip(networks(self.policy), (self.policy.log_std, None), strict=True)
+                for modules, log_std in zip(networks(self.policy).values(), (self.policy.log_std, None), strict=True)
             )
             if coupled:
                 losses, of_last_epoch = self._train_together(actor, critic, method, settings)

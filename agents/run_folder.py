@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def probe(self) -> Path:
+        """The probe batch of :class:`agents.callbacks.PlasticityCallback`."""
+        return self.path / "probe.npz"
+
+    @property
     def errors(self) -> Path:
         """The traceback of the error that ended the run, if one did."""
         return self.path / "error.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from agents.config import Config
 from agents.policies import replaced_units
 from agents.ppo import PPO
 from agents.run_folder import RunFolder, write_json
+from agents.verdict import judge
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numba", "scipy")
 
@@ -38,17 +40,24 @@ def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCa
         seconds: Wall-clock time since the start or the last resume.
     """
     returns = [value for phase in phases.phases.values() for value in phase.returns]
+    length = config.period or config.timesteps
+    ends = [phase.end(number) for number, phase in sorted(phases.phases.items()) if phase.steps >= length]
+    verdicts = {end.number: judge(ends[: i + 1], config.param, config.method) for i, end in enumerate(ends)}
     summary = {
         "complete": model.num_timesteps >= config.timesteps,
+        "verdict": dataclasses.asdict(judge(ends, config.param, config.method)),
         "phases": [
             {
                 **({config.param: phase.value} if config.param else {}),
                 "mean_return": phase.mean_return,
                 "final_return": phase.final_return,
+                "final_return_error": phase.final_return_error,
                 "episodes": len(phase.returns),
                 "steps": phase.steps,
+                "measures": phase.measures,
+                "verdict": verdicts[number].words if number in verdicts else None,
             }
-            for _, phase in sorted(phases.phases.items())
+            for number, phase in sorted(phases.phases.items())
         ],
         "timesteps": model.num_timesteps,
         "episodes": len(returns),

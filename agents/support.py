@@ -12,14 +12,9 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
+from agents.networks import networks
 from agents.policies import CBPMlpPolicy, PlasticMlpPolicy
 from cbp.layers import Tap
-
-
-def networks(policy: ActorCriticPolicy) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The modules of the policy network and of the value network, each in forward order."""
-    extractor = policy.mlp_extractor
-    return [*extractor.policy_net, policy.action_net], [*extractor.value_net, policy.value_net]
 
 
 def unsupported(model: PPO) -> str | None:
@@ -54,7 +49,7 @@ def _about_networks(policy: ActorCriticPolicy) -> str | None:
     for module, supported in ((policy.features_extractor, FlattenExtractor), (policy.mlp_extractor, MlpExtractor)):
         if type(module) is not supported:
             return f"observations pass a {type(module).__name__}, not a {supported.__name__}"
-    actor, critic = networks(policy)
+    actor, critic = networks(policy).values()
     if len({*actor, *critic}) < len(actor) + len(critic):
         return "the networks share a module"
     for modules in (actor, critic):

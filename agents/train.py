@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import checkpoints, presets
+from agents import checkpoints, dashboard, presets
 from agents.build import make_model, make_vec_env
-from agents.callbacks import FreshNetworkCallback, PhaseCallback, ProgressCallback, UnitCallback
+from agents.callbacks import FreshNetworkCallback, PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
 from agents.commands import INTERRUPTED, Parser, add_run_options, folder_of, given, make_config, run_command
 from agents.config import Config
 from agents.errors import RunError, UserError
@@ -73,7 +73,7 @@ def _train_or_resume(args: argparse.Namespace) -> int:
     folder = RunFolder.create(path, config)
     with folder.locked():
         model.set_logger(make_logger(folder))
-        return _train(folder, config, model, PhaseCallback(config.param, folder.episodes), UnitCallback())
+        return _train(folder, config, model, _Recorders.of(folder, config))
 
 
 def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int:
@@ -93,17 +93,16 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
     """
     with folder.locked():
         _use_threads(config)
-        phases, units = PhaseCallback(config.param, folder.episodes), UnitCallback()
-        model = checkpoints.load(folder, config, phases, units)
+        recorders = _Recorders.of(folder, config)
+        model = checkpoints.load(folder, config, recorders._asdict())
         if export is not None:
             return _export(model, export)
         if model.num_timesteps >= config.timesteps:
             if not is_complete(folder):  # it was killed between its last checkpoint and its summary
-                write_summary(folder, config, model, phases, seconds=0)
-                draw_run(folder, config)
+                _finish(folder, config, model, recorders, seconds=0)
             print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
             return 0
-        return _train(folder, config, model, phases, units)
+        return _train(folder, config, model, recorders)
 
 
 def _export(model: PPO, path: Path) -> int:
@@ -122,6 +121,17 @@ def _use_threads(config: Config) -> None:
         torch.set_num_threads(config.threads)
 
 
+class _Recorders(NamedTuple):
+    """What records a run, in the order in which it is called."""
+
+    phases: PhaseCallback
+    plasticity: PlasticityCallback
+
+    @classmethod
+    def of(cls, folder: RunFolder, config: Config) -> _Recorders:
+        return cls(PhaseCallback(config.param, folder.episodes), PlasticityCallback(probe_path=folder.probe))
+
+
 class _Stop(Exception):  # noqa: N818
     """The user asked to stop."""
 
@@ -129,13 +139,12 @@ class _Stop(Exception):  # noqa: N818
 class _CheckpointCallback(BaseCallback):
     """Between two rollouts: stops where asked to; writes a checkpoint at the start, after each phase and every few minutes."""
 
-    def __init__(self, folder: RunFolder, minutes: float, phases: PhaseCallback, units: UnitCallback) -> None:
+    def __init__(self, folder: RunFolder, minutes: float, recorders: _Recorders) -> None:
         super().__init__()
         self.stop = False
         self._folder = folder
         self._seconds = 60 * minutes
-        self._phases = phases
-        self._units = units
+        self._recorders = recorders
         self._last: tuple[float, int] | None = None  # when, and after how many phases
 
     def _on_step(self) -> bool:
@@ -144,7 +153,7 @@ class _CheckpointCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.stop:
             raise _Stop
-        now, phases = time.monotonic(), max(1, len(self._phases.phases))
+        now, phases = time.monotonic(), max(1, len(self._recorders.phases.phases))
         if self._last is None or phases > self._last[1] or now - self._last[0] > self._seconds:
             self._last = now, phases
             try:
@@ -156,29 +165,29 @@ class _CheckpointCallback(BaseCallback):
     def save(self) -> Path:
         """Writes a checkpoint now."""
         assert isinstance(self.model, PPO)  # noqa: S101
-        return checkpoints.save(self._folder, self.model, self._phases, self._units)
+        return checkpoints.save(self._folder, self.model, self._recorders._asdict())
 
 
-def _train(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback, units: UnitCallback) -> int:
+def _train(folder: RunFolder, config: Config, model: PPO, recorders: _Recorders) -> int:
     print(_first_line(folder, config, model), flush=True)
     start = time.monotonic()
-    checkpointing = _CheckpointCallback(folder, config.checkpoint_minutes, phases, units)
-    progress = ProgressCallback(config.timesteps, phases)
+    dashboard.write_hyperparameters(model.logger, config)
+    checkpointing = _CheckpointCallback(folder, config.checkpoint_minutes, recorders)
+    progress = ProgressCallback(config.timesteps, recorders.phases)
+    callbacks: list[BaseCallback] = [*recorders, VerdictCallback(*recorders, config.method), progress]
+    if presets.METHODS[config.method].fresh_each_phase:
+        callbacks.append(FreshNetworkCallback())
+    callbacks.append(checkpointing)  # the last, so that what the others do between two rollouts is in it
     try:
         with _stopping_on_signals(checkpointing):
             try:
-                callbacks: list[BaseCallback] = [checkpointing, phases, units, progress]
-                if presets.METHODS[config.method].fresh_each_phase:
-                    callbacks.insert(0, FreshNetworkCallback())
                 model.learn(config.timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
             except _Stop:
                 pass
             finally:
                 progress.close()
-            model.logger.close()
             checkpoint = checkpointing.save()
-            summary = write_summary(folder, config, model, phases, time.monotonic() - start)
-            draw_run(folder, config)
+            summary = _finish(folder, config, model, recorders, time.monotonic() - start)
     except (OSError, ValueError, RuntimeError) as error:
         raise _broken(folder, model, error) from error
     model.get_env().close()  # type: ignore[union-attr]
@@ -186,8 +195,19 @@ def _train(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback,
         go_on = f"python -m agents.train --resume {folder.path}"
         print(f"Stopped at {model.num_timesteps:,} steps, saved in {checkpoint}; to go on: {go_on}")
         return INTERRUPTED
-    print(f"Done: {folder.figure} and {folder.summary.name} beside it; curves: tensorboard --logdir {folder.path}")
+    print(" ".join([summary["verdict"]["words"], *summary["verdict"]["caveats"]]))
+    print(f"Done: {folder.figure} and {folder.summary.name} beside it.")
+    print(f"Dashboard: {dashboard.LINK} after: tensorboard --logdir {folder.path} --host localhost")
     return 0
+
+
+def _finish(folder: RunFolder, config: Config, model: PPO, recorders: _Recorders, seconds: float) -> dict[str, Any]:
+    """Writes what came of the run."""
+    summary = write_summary(folder, config, model, recorders.phases, seconds)
+    draw_run(folder, config)
+    dashboard.write_figure(model.logger, folder.figure, model.num_timesteps)
+    model.logger.close()
+    return summary
 
 
 def _broken(folder: RunFolder, model: PPO, error: Exception) -> RunError:

@@ -15,7 +15,7 @@ import torch
 
 from agents import presets
 from agents.build import make_model, make_vec_env
-from agents.callbacks import PhaseCallback, UnitCallback
+from agents.callbacks import PhaseCallback, PlasticityCallback
 from agents.commands import Parser, add_run_options, make_config
 
 RUNS, STEPS = 30, 50_000_000  # paper: runs a method, steps a run
@@ -42,7 +42,7 @@ def main() -> None:
         for method, model in models.items():
             steps = args.rollouts * model.n_steps
             start = time.perf_counter()
-            model.learn(steps, [PhaseCallback("friction"), UnitCallback()], reset_num_timesteps=False)
+            model.learn(steps, [PhaseCallback("friction"), PlasticityCallback()], reset_num_timesteps=False)
             speeds[method].append(steps / (time.perf_counter() - start))
     print(f"| method | steps/s on one core | core-hours for {RUNS} runs of {STEPS // 10**6} million steps |\n|---|---|---|")
     hours = {method: RUNS * STEPS / statistics.median(of_method) / 3600 for method, of_method in speeds.items()}

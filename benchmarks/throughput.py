@@ -39,7 +39,7 @@ import agents
 import agents.ppo
 from agents.buffers import NormalizedRolloutBuffer
 from agents.build import make_model, make_vec_env
-from agents.callbacks import PhaseCallback, ProgressCallback, UnitCallback
+from agents.callbacks import PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
 from agents.config import Config, with_overrides
 from agents.logs import make_logger
 from agents.run_folder import RunFolder
@@ -193,7 +193,8 @@ def work(n_envs: int) -> None:
 def default_callbacks() -> list[BaseCallback]:
     """Those of ``agents.train``."""
     phases = PhaseCallback("friction", Path(tempfile.mkdtemp(), "episodes.csv"))
-    return [phases, UnitCallback(), ProgressCallback(NEVER, phases)]
+    plasticity = PlasticityCallback()
+    return [phases, plasticity, VerdictCallback(phases, plasticity, "cbp"), ProgressCallback(NEVER, phases)]
 
 
 @contextmanager

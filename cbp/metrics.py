@@ -1,19 +1,32 @@
-"""Measures of plasticity: pure functions of activations and weights.
+"""Measures of plasticity: pure functions of activations, weights, gradients and actions.
 
-Source: Dohare et al., *Loss of plasticity in deep continual learning*, Nature 632 (2024), methods.
+Activations ``h`` are those of one hidden layer, ``(samples, units)``, as the layer behind it receives them. Sources:
+
+- *Dohare*: Dohare et al., *Loss of plasticity in deep continual learning*, Nature 632 (2024).
+- *Sokar*: Sokar, Agarwal, Castro, Evci, *The dormant neuron phenomenon in deep reinforcement learning*, ICML 2023.
+- *Roy*: Roy, Vetterli, *The effective rank: a measure of effective dimensionality*, EUSIPCO 2007.
+- *Lyle*: Lyle, Rowland, Dabney, *Understanding and preventing capacity loss in reinforcement learning*, ICLR 2022.
+- *Schaul*: Schaul, Barreto, Quan, Ostrovski, *The phenomenon of policy churn*, NeurIPS 2022.
+
+What each is good for, and what it misses, is in ``docs/plasticity.md``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-DORMANT_FRACTION_ACTIVE = 0.01  # paper: a unit active on at most 1 % of the samples is dormant
-STABLE_RANK_SHARE = 0.99  # paper: of the sum of the singular values
+DORMANT_FRACTION_ACTIVE = 0.01  # Dohare: a unit active on at most 1 % of the samples is dormant
+TAU = 0.1  # the threshold of units to be recycled, as in cbp.ReDo
+SATURATED_BEYOND = 0.9  # ours: beyond it a tanh unit's slope is below a fifth
+STABLE_RANK_SHARE = 0.99  # Dohare: of the sum of the singular values
+FEATURE_RANK_THRESHOLD = 0.01  # Lyle, section 3.2
 
 
 def dormant_fraction(h: Tensor) -> float:
-    """Fraction of ReLU units that are active (> 0) on at most 1 % of the samples.
+    """Fraction of ReLU units that are active (> 0) on at most 1 % of the samples (Dohare, methods).
 
     Args:
         h: Activations, ``(samples, units)``; the paper takes the last 1,000 steps of the current policy.
@@ -22,18 +35,80 @@ def dormant_fraction(h: Tensor) -> float:
         A number in [0, 1].
 
     Raises:
-        ValueError: ``h`` is no matrix or has no samples.
+        ValueError: ``h`` is no matrix, or has no samples or no units.
+
+    Example:
+        >>> dormant_fraction(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+        0.5
     """
     _check_activations(h)
-    active = (h > 0).double().mean(dim=0)
-    return (active <= DORMANT_FRACTION_ACTIVE).double().mean().item()
+    return _fraction_true_at_most(h > 0, DORMANT_FRACTION_ACTIVE)
+
+
+def dead_fraction(h: Tensor) -> float:
+    """Fraction of ReLU units that are not active (> 0) on any sample (Dohare, who take 2,000 samples of a new task).
+
+    Args:
+        h: Activations, ``(samples, units)``. With fewer samples more units look dead.
+
+    Returns:
+        A number in [0, 1], never above :func:`dormant_fraction`.
+
+    Raises:
+        ValueError: As :func:`dormant_fraction`.
+    """
+    _check_activations(h)
+    return _fraction_true_at_most(h > 0, 0.0)
+
+
+def tau_dormant_fraction(h: Tensor, tau: float = TAU) -> float:
+    """Fraction of units whose score, their mean activity in units of their layer's, is at most τ (Sokar, definition 3.1).
+
+        s_i = E|h_i| / mean_k E|h_k|
+
+    Meaningful for any activation. In a layer where nothing is active all units are dormant.
+
+    Args:
+        h: Activations, ``(samples, units)``.
+        tau: τ ≥ 0. The default is that of ``cbp.ReDo``.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: As :func:`dormant_fraction`; or ``tau`` is negative.
+    """
+    _check_activations(h)
+    if not tau >= 0:
+        raise ValueError(f"tau must be >= 0, got {tau!r}")
+    activity = h.abs().mean(dim=0, dtype=torch.float64)
+    return (activity <= tau * activity.mean()).double().mean().item()
+
+
+def saturated_fraction(h: Tensor) -> float:
+    """Fraction of tanh units that are saturated (``|h| > 0.9``) on at least 99 % of the samples.
+
+    The counterpart of :func:`dormant_fraction` for bounded units: both hardly change with their input and hardly pass a
+    gradient on. The threshold and the share are ours.
+
+    Args:
+        h: Activations in [−1, 1], ``(samples, units)``.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: As :func:`dormant_fraction`.
+    """
+    _check_activations(h)
+    return _fraction_true_at_most(h.abs() <= SATURATED_BEYOND, DORMANT_FRACTION_ACTIVE)
 
 
 def stable_rank(h: Tensor) -> int:
     """The paper's "stable rank": how many singular values make up 99 % of their sum.
 
-    The least k with Σ_{i≤k} σ_i > 0.99 · Σ_i σ_i, the greatest first and none squared (Nature, methods). Not to be confused
-    with ‖h‖²_F / ‖h‖²_2, which numerical analysis calls so.
+    The least k with Σ_{i≤k} σ_i > 0.99 · Σ_i σ_i, the greatest first and none squared (Dohare, methods). Not to be confused
+    with :func:`true_stable_rank`, which numerical analysis calls so.
 
     Args:
         h: Activations, ``(samples, units)``; the paper takes 1,000 samples of the policy's last hidden layer.
@@ -42,22 +117,177 @@ def stable_rank(h: Tensor) -> int:
         A number from 0 (all activations are zero) to the number of units.
 
     Raises:
-        ValueError: ``h`` is no matrix or has no samples.
+        ValueError: As :func:`dormant_fraction`.
     """
-    _check_activations(h)
-    h = h.double()
-    # The eigenvalues of hᵀh are the squared singular values; for 1,000 × 256 in a fifth of the time.
-    squares = torch.linalg.eigvalsh(h.T @ h if h.shape[0] > h.shape[1] else h @ h.T).clamp_min(0)
-    singular_values = squares.sqrt().flip(0)
-    share = singular_values.cumsum(0) / singular_values.sum()
-    return int((share <= STABLE_RANK_SHARE).sum()) + 1 if squares.any() else 0
+    return _stable_rank(_singular_values(h))
+
+
+def true_stable_rank(h: Tensor) -> float:
+    """The stable rank of numerical analysis, ‖h‖²_F / ‖h‖²_2 = Σσ² / σ_1² (Rudelson and Vershynin, J. ACM 54, 2007).
+
+    Args:
+        h: Activations, ``(samples, units)``.
+
+    Returns:
+        A number from 1 to the rank; 0 where all activations are zero.
+
+    Raises:
+        ValueError: As :func:`dormant_fraction`.
+    """
+    return _true_stable_rank(_singular_values(h))
+
+
+def effective_rank(h: Tensor) -> float:
+    """The exponential of the entropy of the normalised singular values: exp(−Σ p_i ln p_i) with p = σ/Σσ (Roy, equation 4).
+
+    Args:
+        h: Activations, ``(samples, units)``.
+
+    Returns:
+        A number from 1 to the rank; 0 where all activations are zero.
+
+    Raises:
+        ValueError: As :func:`dormant_fraction`.
+    """
+    return _effective_rank(_singular_values(h))
+
+
+def feature_rank(h: Tensor) -> int:
+    """How many singular values of h/√samples exceed 0.01 (Lyle, section 3.2).
+
+    Unlike the other ranks it depends on the scale of the activations.
+
+    Args:
+        h: Activations, ``(samples, units)``.
+
+    Returns:
+        A number from 0 to the number of units.
+
+    Raises:
+        ValueError: As :func:`dormant_fraction`.
+    """
+    return _feature_rank(_singular_values(h), h.shape[0])
+
+
+def ranks(h: Tensor) -> dict[str, float]:
+    """All four ranks of one decomposition, by the names of their functions.
+
+    Example:
+        >>> ranks(torch.eye(4))
+        {'stable_rank': 4, 'true_stable_rank': 4.0, 'effective_rank': 4.0, 'feature_rank': 4}
+    """
+    sigma = _singular_values(h)
+    return {
+        "stable_rank": _stable_rank(sigma),
+        "true_stable_rank": _true_stable_rank(sigma),
+        "effective_rank": _effective_rank(sigma),
+        "feature_rank": _feature_rank(sigma, h.shape[0]),
+    }
 
 
 def weight_magnitude(weight: Tensor) -> float:
-    """Mean of ``|w|`` over all elements."""
+    """Mean of ``|w|`` over all elements (Dohare)."""
     return torch.mean(weight.detach().abs()).item()
 
 
+def gradient_norm(weights: Iterable[Tensor]) -> float | None:
+    """Euclidean norm of the gradients that some weights hold, all together.
+
+    Args:
+        weights: Parameters. Those without a gradient do not count.
+
+    Returns:
+        The norm; None where none of them has a gradient.
+    """
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    return _norm(gradients) if gradients else None
+
+
+def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
+    """Euclidean distance of some weights from others, such as those at the start, or before the updates of a rollout.
+
+    Args:
+        weights: Tensors.
+        reference: As many tensors of the same shapes.
+
+    Raises:
+        ValueError: The numbers or the shapes of tensors differ.
+    """
+    differences = []
+    for weight, other in zip(weights, reference, strict=True):
+        if weight.shape != other.shape:
+            raise ValueError(f"weights of shape {tuple(weight.shape)} have no distance from {tuple(other.shape)}")
+        differences.append(weight.detach() - other)
+    return _norm(differences)
+
+
+def policy_churn(before: Tensor, after: Tensor) -> float:
+    """How much the greedy actions on the same states changed.
+
+    Discrete actions: the fraction of states whose action is another (Schaul, equation 1). Continuous actions, for which there
+    is no such fraction: the mean Euclidean distance between the two actions of a state.
+
+    Args:
+        before: Actions, ``(states,)`` or ``(states, dimensions)``; whole numbers are discrete.
+        after: The actions after some updates, in the same order.
+
+    Raises:
+        ValueError: Shapes or kinds differ, or there are no states.
+
+    Example:
+        >>> policy_churn(torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 1, 0]))
+        0.25
+    """
+    if before.shape != after.shape or before.dtype != after.dtype or before.ndim == 0 or len(before) == 0:
+        received = f"{tuple(before.shape)} {before.dtype} and {tuple(after.shape)} {after.dtype}"
+        raise ValueError(f"actions must be of the same states, at least one, and of one kind, got {received}")
+    before, after = before.reshape(len(before), -1), after.reshape(len(after), -1)
+    if before.is_floating_point():
+        distances: Tensor = torch.linalg.vector_norm(after.double() - before.double(), dim=1)
+        return distances.mean().item()
+    return (before != after).any(dim=1).double().mean().item()
+
+
+def _fraction_true_at_most(on_samples: Tensor, share: float) -> float:
+    """Fraction of columns that are true in at most this share of the rows."""
+    return (on_samples.count_nonzero(dim=0).double() / len(on_samples) <= share).double().mean().item()
+
+
+def _singular_values(h: Tensor) -> Tensor:
+    """The greatest first."""
+    _check_activations(h)
+    h = h.double()
+    # The eigenvalues of hᵀh are the squared singular values; for 1,000 × 256 in a fifth of the time.
+    squares: Tensor = torch.linalg.eigvalsh(h.T @ h if h.shape[0] > h.shape[1] else h @ h.T).clamp_min(0)
+    return squares.sqrt().flip(0)
+
+
+def _stable_rank(sigma: Tensor) -> int:
+    share = sigma.cumsum(0) / sigma.sum()
+    return int((share <= STABLE_RANK_SHARE).sum()) + 1 if sigma[0] > 0 else 0
+
+
+def _true_stable_rank(sigma: Tensor) -> float:
+    return (sigma / sigma[0]).square().sum().item() if sigma[0] > 0 else 0.0
+
+
+def _effective_rank(sigma: Tensor) -> float:
+    if not sigma[0] > 0:
+        return 0.0
+    entropy: Tensor = torch.special.entr(sigma / sigma.sum()).sum()
+    return entropy.exp().item()
+
+
+def _feature_rank(sigma: Tensor, samples: int) -> int:
+    return int((sigma / samples**0.5 > FEATURE_RANK_THRESHOLD).sum())
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt().item()
+
+
 def _check_activations(h: Tensor) -> None:
-    if h.ndim != 2 or h.shape[0] == 0:
-        raise ValueError(f"activations must be (samples, units) with at least one sample, got shape {tuple(h.shape)}")
+    if h.ndim != 2 or 0 in h.shape:
+        raise ValueError(
+            f"activations must be (samples, units) with at least one sample and one unit, got shape {tuple(h.shape)}"
+        )

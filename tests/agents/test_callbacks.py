@@ -7,14 +7,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from recorder import Recorder
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import Logger
-from torch import nn
 
 import agents  # noqa: F401  (makes the policies known)
-from agents.callbacks import FreshNetworkCallback, Phase, PhaseCallback, UnitCallback
+from agents.callbacks import FreshNetworkCallback, Phase, PhaseCallback
 
 
 class Scripted(gymnasium.Env):
@@ -43,18 +42,6 @@ def learn(callback, steps, *, env, policy="MlpPolicy", **kwargs):
     model.set_logger(Recorder(logged))
     model.learn(steps, callback=callback)
     return model, logged
-
-
-class Recorder(Logger):
-    """Keeps what would be written at each dump."""
-
-    def __init__(self, logged) -> None:
-        super().__init__(None, [])
-        self.logged = logged
-
-    def dump(self, step=0):
-        self.logged.append(dict(self.name_to_value))
-        super().dump(step)
 
 
 @pytest.fixture
@@ -109,81 +96,6 @@ def test_the_state_goes_on_where_it_was(scripted):
 def test_the_final_return_is_the_mean_of_the_last_tenth(returns, mean, final):
     phase = Phase(1.0, 100, returns)
     assert (phase.mean_return, phase.final_return) == (mean, final)
-
-
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-def test_plasticity_of_a_stock_policy_agrees_with_a_loop_over_units(activation):
-    kwargs = {"activation_fn": activation, "net_arch": [8, 6]}
-    # With a learning rate of 0 the weights are still those of the record after the updates.
-    model, logged = learn(UnitCallback(), 24, env=make_vec_env("Pendulum-v1"), policy_kwargs=kwargs, learning_rate=0.0)
-    (values,) = logged
-    observations = torch.as_tensor(model.rollout_buffer.observations.reshape(24, 3))
-    for network, modules in (
-        ("policy", model.policy.mlp_extractor.policy_net),
-        ("value", model.policy.mlp_extractor.value_net),
-    ):
-        h = observations
-        for i in (1, 2):
-            linear = modules[2 * i - 2]
-            h = modules[2 * i - 1](linear(h)).detach()
-            magnitude = sum(abs(w) for row in linear.weight.tolist() for w in row) / linear.weight.numel()
-            assert values[f"plasticity/{network}/hidden{i}/weight_magnitude"] == pytest.approx(magnitude, rel=1e-5)
-            rank = f"plasticity/{network}/hidden{i}/stable_rank"
-            assert (rank in values) == (i == 2)
-            if i == 2:
-                share = np.cumsum(singular := np.linalg.svd(h.double().numpy(), compute_uv=False)) / singular.sum()
-                assert values[rank] == next(k for k, part in enumerate(share, start=1) if part > 0.99)
-            name = f"plasticity/{network}/hidden{i}/dormant_fraction"
-            if activation is nn.Tanh:
-                assert name not in values
-                continue
-            # 1 % of 24 samples is less than one: a unit that is never active.
-            dormant = sum(all(h[k, unit] <= 0 for k in range(24)) for unit in range(h.shape[1]))
-            assert values[name] == pytest.approx(dormant / h.shape[1])
-
-
-def test_units_are_recorded_as_the_method_knows_them():
-    kwargs = {"net_arch": [8, 6], "method_kwargs": {"replacement_rate": 0.2, "maturity_threshold": 3}}
-    seen = []
-
-    class Compare(BaseCallback):
-        def _on_step(self):
-            return True
-
-        def _on_rollout_end(self):
-            method = self.model.policy.method
-            layers = [
-                (layer.name, layer.corrected_utility.clone(), layer.age.tolist(), layer.replaced) for layer in method.layers
-            ]
-            seen.append((dict(self.logger.name_to_value), layers))
-
-    learn([UnitCallback(every=1), Compare()], 240, env=make_vec_env("Pendulum-v1"), policy="CBPMlpPolicy", policy_kwargs=kwargs)
-    assert len(seen) == 10
-    for values, layers in seen:
-        for name, utility, ages, _ in layers:
-            assert torch.equal(values[f"cbp/{name}/utility"], utility)
-            assert values[f"cbp/{name}/mature_fraction"] == sum(age > 3 for age in ages) / len(ages)
-            assert values[f"cbp/{name}/mean_age"] == pytest.approx(sum(ages) / len(ages))
-        replaced = [number for *_, number in layers]
-        assert (values["cbp/policy/replaced"], values["cbp/value/replaced"]) == (sum(replaced[:2]), sum(replaced[2:]))
-    assert min(replaced) > 0
-
-
-def test_recording_changes_nothing_in_the_training():
-    kwargs = {"net_arch": [8], "method_kwargs": {"replacement_rate": 0.2, "maturity_threshold": 3}}
-    results = []
-    for callback in (None, [UnitCallback(), PhaseCallback(None)]):
-        model, _ = learn(callback, 120, env=make_vec_env("Pendulum-v1"), policy="CBPMlpPolicy", policy_kwargs=kwargs)
-        results.append((torch.cat([p.detach().flatten() for p in model.policy.parameters()]), torch.get_rng_state()))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
-
-
-def test_records_come_at_the_first_rollout_and_then_as_often_as_asked():
-    _, logged = learn(UnitCallback(every=2), 96, env=make_vec_env("Pendulum-v1"))
-    assert ["plasticity/policy/hidden1/weight_magnitude" in values for values in logged] == [True, False, True, False]
-    with pytest.raises(ValueError, match="got 0"):
-        UnitCallback(every=0)
 
 
 class Phases(Scripted):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agents import checkpoints
 from agents.build import make_model, make_vec_env
-from agents.callbacks import PhaseCallback, UnitCallback
+from agents.callbacks import PhaseCallback, PlasticityCallback
 from agents.config import Config
 from agents.errors import UserError
 from agents.run_folder import RunFolder
@@ -92,7 +92,8 @@ def check_checkpoint(finished, tmp_path, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = checkpoints.load(copy, config, PhaseCallback("friction"), UnitCallback())
+            recorders = {"phases": PhaseCallback("friction"), "plasticity": PlasticityCallback()}
+            model = checkpoints.load(copy, config, recorders)
         except UserError as error:
             assert "\n" not in str(error)  # noqa: PT017
         else:

@@ -19,7 +19,8 @@ from torch import nn
 
 import agents
 import cbp
-from agents.policies import hidden_layers, replaced_units
+from agents.networks import hidden_layers
+from agents.policies import replaced_units
 
 PPO_SETTINGS = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "seed": 3, "device": "cpu"}
 A2C_SETTINGS = {"n_steps": 8, "seed": 3, "device": "cpu"}

@@ -25,7 +25,7 @@ from torch import nn
 import agents
 import cbp
 from agents.buffers import NormalizedRolloutBuffer, compute_advantages
-from agents.policies import hidden_layers
+from agents.networks import hidden_layers
 from agents.ppo import _tanh
 
 BOTH = (stable_baselines3.PPO, agents.PPO)

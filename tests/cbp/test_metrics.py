@@ -1,9 +1,32 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from cbp import metrics
+
+OF_ACTIVATIONS = [
+    metrics.dormant_fraction,
+    metrics.dead_fraction,
+    metrics.tau_dormant_fraction,
+    metrics.saturated_fraction,
+    metrics.stable_rank,
+    metrics.true_stable_rank,
+    metrics.effective_rank,
+    metrics.feature_rank,
+    metrics.ranks,
+]
+
+
+def with_singular_values(sigma, samples):
+    """A matrix ``(samples, units)`` with these singular values, otherwise random."""
+    generator = torch.Generator().manual_seed(1)
+    units = len(sigma)
+    u, _ = torch.linalg.qr(torch.randn(samples, units, generator=generator, dtype=torch.float64))
+    v, _ = torch.linalg.qr(torch.randn(units, units, generator=generator, dtype=torch.float64))
+    return u @ torch.diag(torch.tensor(sigma, dtype=torch.float64)) @ v.T
 
 
 def test_a_unit_active_on_at_most_one_in_a_hundred_samples_is_dormant():
@@ -14,15 +37,53 @@ def test_a_unit_active_on_at_most_one_in_a_hundred_samples_is_dormant():
     assert metrics.dormant_fraction(h) == 3 / 4
 
 
-@pytest.mark.parametrize("shape", [(3,), (0, 3), (2, 3, 4)])
-def test_activations_of_another_shape_are_refused(shape):
+def test_a_unit_active_on_a_single_sample_is_not_dead():
+    h = torch.zeros(2000, 4)
+    h[7, 1] = 1e-9
+    h[:, 3] = -1.0
+    assert metrics.dead_fraction(h) == 3 / 4
+    assert metrics.dormant_fraction(h) == 1
+
+
+def test_a_unit_is_tau_dormant_where_its_share_of_the_layers_activity_is_at_most_tau():
+    # E|h|: 4, 0.5, 0.25, 3.25; their mean is 2, so the scores are 2, 0.25, 0.125, 1.625.
+    h = torch.tensor([[8.0, -1.0, 0.5, 3.25], [0.0, 0.0, 0.0, -3.25]])
+    assert metrics.tau_dormant_fraction(h, tau=0.1) == 0
+    assert metrics.tau_dormant_fraction(h, tau=0.125) == 1 / 4  # a score of τ is dormant
+    assert metrics.tau_dormant_fraction(h, tau=0.3) == 2 / 4
+    assert metrics.tau_dormant_fraction(h, tau=2.0) == 1
+    # 9.5, 0.5: scores 1.9 and 0.1
+    assert metrics.tau_dormant_fraction(torch.tensor([[9.5, 0.5]])) == 0.5
+
+
+def test_tau_dormancy_with_no_activity_at_all_or_a_negative_threshold():
+    assert metrics.tau_dormant_fraction(torch.zeros(3, 2)) == 1
+    with pytest.raises(ValueError, match=r"tau must be >= 0, got -0\.1"):
+        metrics.tau_dormant_fraction(torch.ones(3, 2), tau=-0.1)
+
+
+def test_a_unit_beyond_nine_tenths_on_all_but_one_in_a_hundred_samples_is_saturated():
+    h = torch.full((200, 4), 0.95)
+    h[::2] *= -1  # either side counts
+    h[:2, 1] = 0.9  # not beyond, on 1 %: still saturated
+    h[:3, 2] = 0.0  # on 1.5 %: not
+    h[:, 3] = 0.89
+    assert metrics.saturated_fraction(h) == 2 / 4
+
+
+@pytest.mark.parametrize("measure", OF_ACTIVATIONS, ids=lambda measure: measure.__name__)
+@pytest.mark.parametrize("shape", [(3,), (0, 3), (3, 0), (2, 3, 4)])
+def test_activations_of_another_shape_are_refused(measure, shape):
     with pytest.raises(ValueError, match="samples, units"):
-        metrics.dormant_fraction(torch.zeros(shape))
+        measure(torch.zeros(shape))
 
 
-def test_weight_magnitude_is_the_mean_of_absolute_values():
-    # (1 + 3 + 0 + 2) / 4
-    assert metrics.weight_magnitude(torch.tensor([[1.0, -3.0], [0.0, 2.0]], requires_grad=True)) == 1.5
+@pytest.mark.parametrize("measure", OF_ACTIVATIONS, ids=lambda measure: measure.__name__)
+def test_measures_do_not_change_what_they_measure(measure):
+    h = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    before = h.clone()
+    measure(h)
+    assert torch.equal(h, before)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +99,124 @@ def test_weight_magnitude_is_the_mean_of_absolute_values():
 )
 @pytest.mark.parametrize("samples", [4, 50])
 def test_the_papers_stable_rank_of_matrices_with_known_singular_values(singular_values, rank, samples):
-    generator = torch.Generator().manual_seed(1)
-    u, _ = torch.linalg.qr(torch.randn(samples, 4, generator=generator, dtype=torch.float64))
-    v, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64))
-    h = u @ torch.diag(torch.tensor(singular_values, dtype=torch.float64)) @ v.T
+    h = with_singular_values(singular_values, samples)
     assert metrics.stable_rank(h) == metrics.stable_rank(h.T) == rank
 
 
-def test_the_rank_of_no_matrix_is_refused():
-    with pytest.raises(ValueError, match="samples, units"):
-        metrics.stable_rank(torch.zeros(3))
+@pytest.mark.parametrize(
+    ("singular_values", "rank"),
+    [
+        ([2.0, 2.0, 2.0, 2.0], 4.0),
+        ([2.0, 1.0, 1.0, 0.0], 1.5),  # (4 + 1 + 1) / 4
+        ([3.0, 0.0, 0.0, 0.0], 1.0),
+        ([0.0, 0.0, 0.0, 0.0], 0.0),
+    ],
+)
+def test_the_true_stable_rank_is_the_squared_frobenius_norm_over_the_squared_spectral_norm(singular_values, rank):
+    h = with_singular_values(singular_values, 50)
+    assert metrics.true_stable_rank(h) == pytest.approx(rank)
+    if rank:
+        assert rank == pytest.approx((h.norm() ** 2 / torch.linalg.matrix_norm(h, 2) ** 2).item())
+
+
+@pytest.mark.parametrize(
+    ("singular_values", "rank"),
+    [
+        ([5.0, 5.0, 5.0, 5.0], 4.0),
+        ([5.0, 5.0, 0.0, 0.0], 2.0),
+        # p = 1/2, 1/4, 1/4: the entropy is (1/2 + 1/4 · 2 + 1/4 · 2) ln 2 = 1.5 ln 2, its exponential 2^1.5
+        ([2.0, 1.0, 1.0, 0.0], 2**1.5),
+        ([0.0, 0.0, 0.0, 0.0], 0.0),
+    ],
+)
+def test_the_effective_rank_is_the_exponential_of_the_entropy_of_the_singular_values(singular_values, rank):
+    assert metrics.effective_rank(with_singular_values(singular_values, 50)) == pytest.approx(rank, rel=1e-6)
+
+
+def test_the_feature_rank_counts_singular_values_above_a_hundredth_per_root_of_samples():
+    # √100 = 10: the singular values of h/√samples are 1, 0.02, 0.011, 0.009.
+    h = with_singular_values([10.0, 0.2, 0.11, 0.09], 100)
+    assert metrics.feature_rank(h) == 3
+    assert metrics.feature_rank(10 * h) == 4  # it knows the scale
+    assert metrics.feature_rank(0 * h) == 0
+
+
+def test_all_ranks_of_one_decomposition_are_those_of_the_single_functions():
+    h = with_singular_values([10.0, 3.0, 0.2, 0.01], 60)
+    of_functions = {
+        function.__name__: function(h)
+        for function in (metrics.stable_rank, metrics.true_stable_rank, metrics.effective_rank, metrics.feature_rank)
+    }
+    assert metrics.ranks(h) == of_functions
+
+
+def test_weight_magnitude_is_the_mean_of_absolute_values():
+    # (1 + 3 + 0 + 2) / 4
+    assert metrics.weight_magnitude(torch.tensor([[1.0, -3.0], [0.0, 2.0]], requires_grad=True)) == 1.5
+
+
+def test_the_gradient_norm_is_that_of_all_gradients_together():
+    a, b, without = (torch.zeros(2, requires_grad=True) for _ in range(3))
+    a.grad, b.grad = torch.tensor([2.0, -3.0]), torch.tensor([6.0, 0.0])
+    assert metrics.gradient_norm([a, b, without]) == 7  # √(4 + 9 + 36)
+    assert metrics.gradient_norm([without]) is None
+
+
+def test_the_weight_distance_is_euclidean_over_all_weights():
+    weights = [torch.tensor([[1.0, 2.0]], requires_grad=True), torch.tensor([5.0])]
+    others = [torch.tensor([[1.0, 5.0]]), torch.tensor([1.0])]
+    assert metrics.weight_distance(weights, others) == 5  # √(0 + 9 + 16)
+    assert metrics.weight_distance(weights, weights) == 0
+
+
+def test_weights_of_other_shapes_have_no_distance():
+    with pytest.raises(ValueError, match=r"shape \(2,\) have no distance from \(1,\)"):
+        metrics.weight_distance([torch.zeros(2)], [torch.zeros(1)])
+    with pytest.raises(ValueError, match="zip"):
+        metrics.weight_distance([torch.zeros(2)], [])
+
+
+def test_churn_of_discrete_actions_is_the_fraction_of_states_with_another():
+    assert metrics.policy_churn(torch.tensor([3, 1, 2, 0]), torch.tensor([3, 2, 2, 1])) == 0.5
+    # With several discrete dimensions an action is another if any differs.
+    assert metrics.policy_churn(
+        torch.tensor([[0, 1], [2, 2], [0, 0]]), torch.tensor([[0, 0], [2, 2], [1, 1]])
+    ) == pytest.approx(2 / 3)
+
+
+def test_churn_of_continuous_actions_is_their_mean_distance():
+    # √(9 + 16) = 5 and 0
+    assert metrics.policy_churn(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])) == 2.5
+    assert metrics.policy_churn(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 2.0])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (torch.zeros(3), torch.zeros(4)),
+        (torch.zeros(3), torch.zeros(3, dtype=torch.long)),
+        (torch.zeros(0), torch.zeros(0)),
+        (torch.tensor(1.0), torch.tensor(1.0)),
+    ],
+)
+def test_actions_that_cannot_be_compared_are_refused(before, after):
+    with pytest.raises(ValueError, match="of the same states"):
+        metrics.policy_churn(before, after)
+
+
+def test_ranks_of_a_network_wide_matrix_agree_with_its_singular_values():
+    h = torch.relu(torch.randn(300, 64, generator=torch.Generator().manual_seed(2)))
+    sigma = torch.linalg.svdvals(h.double()).tolist()
+    total = sum(sigma)
+    share, least = 0.0, 0
+    for least, value in enumerate(sigma, start=1):  # noqa: B007
+        share += value / total
+        if share > 0.99:
+            break
+    expected = {
+        "stable_rank": least,
+        "true_stable_rank": sum(s**2 for s in sigma) / sigma[0] ** 2,
+        "effective_rank": math.exp(-sum(s / total * math.log(s / total) for s in sigma)),
+        "feature_rank": sum(s / math.sqrt(300) > 0.01 for s in sigma),
+    }
+    assert metrics.ranks(h) == pytest.approx(expected)
