@@ -16,6 +16,7 @@ from agents import presets
 from agents.config import Config
 from agents.errors import UserError, unknown
 from agents.results import BINS, RETURN, Array, RunResult
+from agents.verdict import PhaseEnd
 
 Statistic = Literal["mean", "iqm"]
 
@@ -152,6 +153,24 @@ def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
     }
 
 
+def phase_ends(result: RunResult) -> list[PhaseEnd]:
+    """What a verdict needs of the whole phases of a run."""
+    ends = []
+    for number in whole_phases(result):
+        phase, measures = result.phases[number], phase_measures(result, number)
+        of_policy = {"dormant_fraction": measures["dormant_policy"] / 100, "stable_rank": measures["rank_policy"]}
+        ends.append(
+            PhaseEnd(
+                number,
+                values(result)[number],
+                phase["final_return"],
+                phase.get("final_return_error"),  # which runs recorded earlier do not have
+                {name: value for name, value in of_policy.items() if np.isfinite(value)},
+            )
+        )
+    return ends
+
+
 def steps_to_recover(curve: Array, final: float, length: int) -> float:
     """Steps until the return has come 90 % of the way from the first part of a phase to the phase's final return.
 
@@ -178,11 +197,16 @@ def _final_return(result: RunResult, phase: int) -> float:
     return np.nan if final is None else float(final)
 
 
+def curves_of(result: RunResult, network: str, measure: str) -> list[Array]:
+    """A measure of a network's hidden layers, each ``(phases, BINS)``; the rank is the last one's alone, as in the paper."""
+    names = [name for name in result.curve if name.startswith(f"plasticity/{network}/") and name.endswith(f"/{measure}")]
+    in_order = sorted(names, key=lambda name: (len(name), name))  # hidden10 comes after hidden9
+    return [result.curve[name] for name in (in_order[-1:] if measure == "stable_rank" else in_order)]
+
+
 def _last(result: RunResult, phase: int, network: str, measure: str) -> float:
-    """The last recorded value in a phase, averaged over the network's layers that have the measure."""
-    rows = [
-        curve[phase] for name, curve in result.curve.items() if name.split("/")[1:2] == [network] and name.endswith(measure)
-    ]
+    """The last recorded value in a phase, averaged over the network's layers."""
+    rows = [curve[phase] for curve in curves_of(result, network, measure)]
     last = [row[np.isfinite(row)][-1] for row in rows if np.isfinite(row).any()]
     return float(np.mean(last)) if last else np.nan
 

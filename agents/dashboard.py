@@ -33,7 +33,7 @@ def layout(networks: Iterable[str], *, changes: bool, replaces: bool) -> dict[st
     sections = {"Reward": {"mean return of the last 100 episodes": _chart("rollout/ep_rew_mean")}}
     sections["Reward"]["return of each episode"] = _chart("rollout/episode_return")
     if changes:
-        sections["World"] = {"parameter": _chart("env/(?!phase)[^/]+"), "phase": _chart("env/phase")}
+        sections["World"] = {"the parameter that changes": _chart("env/(?!phase)[^/]+"), "phase": _chart("env/phase")}
     sections["Plasticity"] = {}
     for network in networks:
         for title, measure in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from agents.comparison import CONFIDENCE, LEAST_SEEDS, Comparison, Statistic, bootstrap_interval, centre_of, fill, values
+from agents.comparison import (
+    CONFIDENCE,
+    LEAST_SEEDS,
+    Comparison,
+    Statistic,
+    bootstrap_interval,
+    centre_of,
+    curves_of,
+    fill,
+    values,
+)
 from agents.config import Config
 from agents.results import BINS, RETURN, RunResult, read_columns
 from agents.run_folder import RunFolder
@@ -161,14 +172,15 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         paths: The files to write; their endings say how.
     """
     length = next(result for by_seed in comparison.runs.values() for result in by_seed.values()).phase_length
-    rows = [row for row in _MEASURES if any(_rows(result, row[0]) for result in _all(comparison))]
+    rows = [row for row in _MEASURES if any(curves_of(result, "policy", row[0]) for result in _all(comparison))]
     figure = Figure(figsize=(11, 4.2 + 1.7 * len(rows)), layout="constrained")
     axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.6, *[1.0] * len(rows)], squeeze=False)[:, 0]
     axes[0].set_ylabel("episode return")
     _draw_methods(axes[0], comparison, statistic, length, lambda result: [result.curve[RETURN]], 1.0)
     for axis, (measure, label, scale) in zip(axes[1:], rows, strict=True):
         axis.set_ylabel(f"{label},\npolicy")
-        _draw_methods(axis, comparison, statistic, length, lambda result, name=measure: _rows(result, name), scale)  # type: ignore[misc]
+        of_policy = partial(curves_of, network="policy", measure=measure)
+        _draw_methods(axis, comparison, statistic, length, of_policy, scale)
     axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     config = comparison.config
     spans = _spans(comparison, length)
@@ -196,11 +208,6 @@ def _what_is_drawn(comparison: Comparison, statistic: Statistic) -> str:
 
 def _all(comparison: Comparison) -> list[RunResult]:
     return [result for by_seed in comparison.runs.values() for result in by_seed.values()]
-
-
-def _rows(result: RunResult, measure: str) -> list[NDArray[np.float64]]:
-    """A measure of the policy's layers, each ``(phases, BINS)``."""
-    return [values for name, values in sorted(result.curve.items()) if "/policy/" in name and name.endswith(f"/{measure}")]
 
 
 def _draw_methods(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +23,8 @@ from agents.networks import activations, hidden_layers
 from agents.policies import replaced_units
 from cbp import metrics
 
+EVERY = 16_384  # ours: together with the ranks less than 2 % of the time of agents.train (benchmarks/callbacks.py)
+RANKS_EVERY = 32_768  # ours
 SAMPLES = 1000  # paper: dormant units are counted on the last 1,000 steps
 _FEWEST = 100  # with fewer samples 1 % of them is none
 _SILENT = ("csv", "stdout", "log", "json")  # outputs that take no histograms
@@ -56,8 +57,8 @@ class PlasticityCallback(BaseCallback):
     shorter than 100 steps, as in A2C, SAC, TD3 and DQN; random actions before ``learning_starts`` do not count.
 
     Args:
-        every: Environment steps, over all environments, from one record to the next. Default ours: together with the ranks it
-            takes less than 2 % of the time of ``agents.train`` (``benchmarks/callbacks.py``).
+        every: Environment steps, over all environments, from one record to the next. Default ours: together with the ranks less
+            than 2 % of the time of ``agents.train``.
         ranks_every: Environment steps from one record of the ranks to the next; they come with the next record.
         probe_path: Write the probe batch to this file (``.npz``) when it is fixed; an existing file is overwritten.
 
@@ -80,7 +81,7 @@ class PlasticityCallback(BaseCallback):
         True
     """
 
-    def __init__(self, every: int = 8_192, ranks_every: int = 32_768, probe_path: Path | None = None) -> None:
+    def __init__(self, every: int = EVERY, ranks_every: int = RANKS_EVERY, probe_path: Path | None = None) -> None:
         super().__init__()
         for name, steps in (("every", every), ("ranks_every", ranks_every)):
             if not steps >= 1:
@@ -128,6 +129,7 @@ class PlasticityCallback(BaseCallback):
         rollout = model.n_steps * model.n_envs if isinstance(model, OnPolicyAlgorithm) else 1
         self._fewest = min(rollout, SAMPLES) if rollout >= _FEWEST else SAMPLES
         self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
+        self._judges_actions = hasattr(policy, "critic")
         self._on_training_end()  # of an earlier training that broke off
         # The critics' gradients are added to by the actor's loss; only their optimizer sees them as they were.
         for optimizer in [] if isinstance(policy, ActorCriticPolicy) else _optimizers(policy):
@@ -146,8 +148,8 @@ class PlasticityCallback(BaseCallback):
     def _on_step(self) -> bool:
         model = self.model
         if not isinstance(model, OffPolicyAlgorithm) or model.num_timesteps > model.learning_starts:
-            actions = self.locals["buffer_actions"].copy() if hasattr(model.policy, "critic") else None
-            self._window.append({"observations": copy.deepcopy(model._last_obs), "actions": actions})
+            actions = self.locals["buffer_actions"] if self._judges_actions else None
+            self._window.append(_map(np.copy, {"observations": model._last_obs, "actions": actions}))
         return True
 
     def _on_rollout_end(self) -> None:

@@ -27,6 +27,7 @@ from agents.comparison import (
     estimate,
     other_settings,
     paired_differences,
+    phase_ends,
     phase_measures,
     run_measures,
     values,
@@ -36,6 +37,7 @@ from agents.errors import UserError
 from agents.figures import draw_comparison
 from agents.results import RunResult, find_runs, read_run, record
 from agents.run_folder import write_atomically
+from agents.verdict import LEAST_PHASES, Sign, judge
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,8 +158,40 @@ def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> st
             estimates = [differences[method][name] for method in others]
             if any(each.each for each in estimates):
                 lines.append(_row([words, *(_cell(each, signed=True) for each in estimates)]))
+    lines += ["", "## Signs of loss of plasticity", "", *_signs(comparison)]
     lines += ["", "## Final return by phase", "", *_by_phase(comparison, statistic), ""]
     return "\n".join(lines)
+
+
+_SIGNS: dict[Sign, str] = {
+    "units": "dormant or saturated units",
+    "rank": "falling rank",
+    "return": "return falling at like values",
+    "control": "return below a fresh network's",
+}
+
+
+def _signs(comparison: Comparison) -> list[str]:
+    """In how many seeds of each method the verdict sees each sign, of those in which it could be looked for."""
+    methods = [method for method in comparison.runs if method != "reset-all"]
+    fresh = {seed: phase_ends(run) for seed, run in comparison.runs.get("reset-all", {}).items()}
+    verdicts = {
+        method: [
+            judge(phase_ends(run), comparison.config.param, method, fresh.get(seed))
+            for seed, run in comparison.runs[method].items()
+        ]
+        for method in methods
+    }
+    lines = [_row(["seeds with the sign after the last phase", *methods]), _row(["---"] * (1 + len(methods)))]
+    for sign, words in _SIGNS.items():
+        judged = [[verdict for verdict in of_method if sign in verdict.judged] for of_method in verdicts.values()]
+        cells = [f"{sum(sign in verdict.signs for verdict in each)} of {len(each)}" if each else "–" for each in judged]
+        lines.append(_row([words, *cells]))
+    if len(comparison.phases) < LEAST_PHASES:
+        lines += ["", f"With {len(comparison.phases)} phases it is too early to tell; {LEAST_PHASES} are needed."]
+    if not fresh:
+        lines += ["", "There is no fresh-network control (`reset-all`), so a harder world cannot be told from a worse learner."]
+    return lines
 
 
 def _by_phase(comparison: Comparison, statistic: Statistic) -> list[str]:

@@ -29,6 +29,7 @@ from agents.config import Config
 from agents.errors import RunError, UserError
 from agents.figures import draw_run
 from agents.logs import make_logger
+from agents.plasticity import EVERY, RANKS_EVERY
 from agents.ppo import PPO
 from agents.run_folder import RunFolder
 from agents.summary import is_complete, write_summary
@@ -129,7 +130,10 @@ class _Recorders(NamedTuple):
 
     @classmethod
     def of(cls, folder: RunFolder, config: Config) -> _Recorders:
-        return cls(PhaseCallback(config.param, folder.episodes), PlasticityCallback(probe_path=folder.probe))
+        phase = config.period or config.timesteps
+        # Each phase has a record near its end, even a short one.
+        every, ranks_every = max(1, min(EVERY, phase // 4)), max(1, min(RANKS_EVERY, phase // 2))
+        return cls(PhaseCallback(config.param, folder.episodes), PlasticityCallback(every, ranks_every, folder.probe))
 
 
 class _Stop(Exception):  # noqa: N818

@@ -63,11 +63,13 @@ class Verdict:
     Attributes:
         signs: The signs of loss of plasticity that were seen: ``"units"`` (dormant or saturated, and rising), ``"rank"``
             (falling), ``"return"`` (falling at like values of the parameter), ``"control"`` (below a fresh network).
+        judged: The signs that there was enough data to look for.
         words: The verdict in a sentence, with what it rests on, and what to try where there are signs.
         caveats: What could not be judged, a sentence each.
     """
 
     signs: tuple[Sign, ...]
+    judged: tuple[Sign, ...]
     words: str
     caveats: tuple[str, ...] = ()
 
@@ -95,7 +97,7 @@ def judge(phases: Sequence[PhaseEnd], parameter: str | None, method: str, contro
         The verdict. With fewer than five phases it says that it is too early to tell.
     """
     if not phases:
-        return Verdict((), "Too early to tell: no phase has ended.")
+        return Verdict((), (), "Too early to tell: no phase has ended.")
     checks: dict[Sign, tuple[bool, str] | None] = {
         "units": _units(phases),
         "rank": _rank(phases),
@@ -103,22 +105,23 @@ def judge(phases: Sequence[PhaseEnd], parameter: str | None, method: str, contro
         "control": _against(phases, control),
     }
     signs = tuple(name for name, found in checks.items() if found and found[0])
+    judged = tuple(name for name, found in checks.items() if found)
     seen = [found[1] for found in checks.values() if found]
-    words = _head(signs, len(phases), judged=bool(checks["return"] or checks["control"]))
+    words = _head(signs, len(phases), judged=not {"return", "control"}.isdisjoint(judged))
     words += f": {'; '.join(seen)}." if seen else "."
-    if signs and (advice := [name for name in _ADVICE if name != method]):
+    if signs and len(phases) >= LEAST_PHASES and (advice := [name for name in _ADVICE if name != method]):
         words += f" To try: --method {', '.join(advice[:-1])} or {advice[-1]}."
     caveats = []
     if parameter is None:
         caveats.append("The world does not change, so returns are not compared.")
     else:
-        if checks["return"] is None:
+        if "return" not in judged:
             caveats.append(
                 f"No earlier phase with enough episodes had a {parameter} like the last one's: returns are not compared."
             )
-        if checks["control"] is None and method != "reset-all":
+        if "control" not in judged and method != "reset-all":
             caveats.append("Not compared with a fresh network: that takes a run with --method reset-all, and agents.report.")
-    return Verdict(signs, words, tuple(caveats))
+    return Verdict(signs, judged, words, tuple(caveats))
 
 
 def _head(signs: tuple[Sign, ...], phases: int, *, judged: bool) -> str:
@@ -176,10 +179,11 @@ def _returns(phases: Sequence[PhaseEnd], parameter: str | None) -> tuple[bool, s
 
 def _against(phases: Sequence[PhaseEnd], control: Sequence[PhaseEnd] | None) -> tuple[bool, str] | None:
     """Whether the return is below a fresh network's in the mean over the later half of the phases and in most of them."""
+    of_fresh = {phase.number: phase.final_return for phase in control or ()}
     pairs = [
-        (own.final_return, fresh.final_return)
-        for own, fresh in zip(phases, control or (), strict=False)
-        if own.final_return is not None and fresh.final_return is not None
+        (phase.final_return, fresh)
+        for phase in phases
+        if phase.final_return is not None and (fresh := of_fresh.get(phase.number)) is not None
     ]
     later = np.array(pairs[len(pairs) // 2 :])
     if not len(later):

@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,7 +150,10 @@ def test_measures_of_units_are_the_last_of_the_phase_averaged_over_layers(tmp_pa
         (400, 0, "plasticity/policy/hidden1/dormant_fraction", 0.9),
         (1_900, 0, "plasticity/policy/hidden1/dormant_fraction", 0.1),
         (1_900, 0, "plasticity/policy/hidden2/dormant_fraction", 0.3),
+        (1_900, 0, "plasticity/policy/hidden1/stable_rank", 99.0),  # the paper's is the last layer's
         (1_900, 0, "plasticity/policy/hidden2/stable_rank", 33.0),
+        (1_900, 0, "plasticity/policy/hidden2/true_stable_rank", 2.0),
+        (1_900, 0, "plasticity/policy/hidden2/probe_stable_rank", 77.0),
         (1_900, 0, "plasticity/value/hidden1/dormant_fraction", 0.5),
         (2_400, 1, "plasticity/policy/hidden1/dormant_fraction", 0.7),
         (2_400, 1, "plasticity/value/hidden1/weight_magnitude", 0.25),
@@ -459,3 +463,28 @@ def test_with_five_seeds_the_figure_and_the_tables_have_intervals(tmp_path):
     assert "## Minus ppo, paired by seed" in text
     paired = [line for line in text.splitlines() if line.startswith("| final return")][1]
     assert paired == "| final return | +1.00 [+1.00, +1.00] | 0 [0, 0] |".replace(" 0 [0, 0]", " +0 [+0, +0]")
+
+
+def test_the_recorded_pilot_gives_its_table_and_the_signs_that_its_summaries_show(tmp_path):
+    pilot = Path(__file__).parents[2] / "runs" / "pilot"
+    assert report.main([str(pilot), "--output", str(tmp_path / "report")]) == 0
+    table = (tmp_path / "report" / "table.md").read_text()
+    assert table == (pilot / "table.md").read_text()
+
+    def finals(method, seed):
+        summary = json.loads((pilot / "ant-nonstationary" / method / f"seed{seed}" / "summary.json").read_text())
+        return [phase["final_return"] for phase in summary["phases"] if phase["steps"] >= 200_000]
+
+    below = {}
+    for method in ("ppo", "l2", "redo", "cbp"):
+        below[method] = 0
+        for seed in (0, 1):
+            pairs = list(zip(finals(method, seed), finals("reset-all", seed), strict=False))
+            later = pairs[len(pairs) // 2 :]
+            mean_below = sum(own for own, _ in later) < sum(fresh for _, fresh in later)
+            below[method] += mean_below and sum(own < fresh for own, fresh in later) > len(later) / 2
+    row = next(line for line in table.splitlines() if line.startswith("| return below a fresh network's"))
+    assert row == f"| return below a fresh network's | {' | '.join(f'{number} of 2' for number in below.values())} |"
+    assert below["ppo"] == 2
+    # Recorded before the error of the final return was.
+    assert "| return falling at like values | – | – | – | – |" in table

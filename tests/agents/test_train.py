@@ -73,23 +73,32 @@ def test_every_promised_name_is_in_the_event_file_from_the_first_rollout_on(run)
     events.Reload()
     for name in ("rollout/ep_rew_mean", "env/friction", "env/phase"):
         assert [event.step for event in events.Scalars(name)] == list(range(512, 6145, 512)), name
-    # The next record would be due 8,192 steps later.
-    scalars = {"cbp/policy/replaced": 512, "cbp/value/replaced": 512, "plasticity/policy/probe_churn": 1024}
+    # A phase has 1,200 steps, so records are due after 300, ranks after 600.
+    ranks, at_once, of_the_updates_before = (
+        list(range(*span)) for span in ((512, 6145, 1024), (512, 6145, 512), (1024, 6145, 512))
+    )
+    scalars = {"cbp/policy/replaced": at_once, "cbp/value/replaced": at_once}
+    scalars["plasticity/policy/probe_churn"] = of_the_updates_before
     for layer in LAYERS:
         for name in ("mature_fraction", "mean_utility", "mean_age"):
-            scalars[f"cbp/{layer}/{name}"] = 512
-        for name in ("dormant_fraction", "tau_dormant_fraction", "stable_rank", "effective_rank"):
-            scalars |= {f"plasticity/{layer}/{name}": 512, f"plasticity/{layer}/probe_{name}": 512}
-        scalars[f"plasticity/{layer}/weight_magnitude"] = 512
-        for name in ("weight_change", "gradient_norm"):  # of the updates after the record
-            scalars[f"plasticity/{layer}/{name}"] = 1024
+            scalars[f"cbp/{layer}/{name}"] = at_once
+        for prefix in ("", "probe_"):
+            for name in ("dormant_fraction", "dead_fraction", "tau_dormant_fraction"):
+                scalars[f"plasticity/{layer}/{prefix}{name}"] = at_once
+            for name in ("stable_rank", "true_stable_rank", "effective_rank", "feature_rank"):
+                scalars[f"plasticity/{layer}/{prefix}{name}"] = ranks
+        for name in ("weight_magnitude", "distance_from_init"):
+            scalars[f"plasticity/{layer}/{name}"] = at_once
+        for name in ("weight_change", "gradient_norm"):
+            scalars[f"plasticity/{layer}/{name}"] = of_the_updates_before
     columns = rows(run[0] / "progress.csv")
-    for name, step in scalars.items():
-        assert [event.step for event in events.Scalars(name)] == [step], name
-        assert [int(row["time/total_timesteps"]) for row in columns if row[name]] == [step], name
+    for name, steps in scalars.items():
+        assert [event.step for event in events.Scalars(name)] == steps, name
+        assert [int(row["time/total_timesteps"]) for row in columns if row[name]] == steps, name
     for layer in LAYERS:
-        (histogram,) = events.Histograms(f"cbp/{layer}/utility")
-        assert histogram.histogram_value.num == (16 if layer.endswith("1") else 12)
+        histograms = events.Histograms(f"cbp/{layer}/utility")
+        assert [event.step for event in histograms] == at_once
+        assert histograms[-1].histogram_value.num == (16 if layer.endswith("1") else 12)
     returns = events.Scalars("rollout/episode_return")
     assert [event.value for event in returns] == pytest.approx([float(row["return"]) for row in rows(run[0] / "episodes.csv")])
 

@@ -23,7 +23,7 @@ def verdict(*args, method="ppo", control=None, **kwargs):
 
 def test_a_healthy_run_shows_no_sign():
     healthy = verdict([100, 300, 500, 600, 700])
-    assert healthy.signs == ()
+    assert (healthy.signs, healthy.judged) == ((), ("units", "rank", "return"))
     assert healthy.words == (
         "No sign of loss of plasticity: 1 % of the policy's units dormant (1 % after the first phase); "
         "stable rank 200 (before at most 200); final return 700 at friction 0.5 (600 at 0.5 in phase 3)."
@@ -97,7 +97,7 @@ def test_the_return_is_a_sign_where_it_fell_clearly_at_a_like_value(finals, valu
 
 def test_what_cannot_be_compared_is_not_judged_and_said_so():
     alone = verdict([1.0, 2.0, 3.0, 4.0, -500.0], values=[0.02, 0.1, 0.5, 2.0, 1.0])
-    assert alone.signs == ()
+    assert (alone.signs, alone.judged) == ((), ("units", "rank"))
     assert alone.words.startswith("No sign of loss of plasticity in the units, the return cannot be judged: ")
     assert alone.caveats[0] == (
         "No earlier phase with enough episodes had a friction like the last one's: returns are not compared."
@@ -113,6 +113,7 @@ def test_few_phases_are_too_early_to_tell_whatever_they_show(number):
     finals, dormant = [1000.0, 500.0, 200.0, 0.0], [0.0, 0.3, 0.5, 0.9]
     result = verdict(finals[:number], dormant=dormant[:number])
     assert result.words.startswith(f"Too early to tell ({number} of 5 phases): ")
+    assert "To try" not in result.words
     assert judge([], "friction", "ppo").words == "Too early to tell: no phase has ended."
 
 
