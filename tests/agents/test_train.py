@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,16 @@ def test_the_bar_shows_speed_time_left_friction_reward_and_replaced_units(run):
         assert word in last
 
 
+def test_the_end_of_each_phase_is_said_with_a_verdict(run):
+    phases = json.loads((run[0] / "summary.json").read_text())["phases"]
+    lines = [line for line in run[1].stderr.splitlines() if line.startswith("Phase ")]
+    assert len(lines) == int(rows(run[0] / "progress.csv")[-1]["env/phase"]) >= 1  # of the first environment
+    for number, line in enumerate(lines):
+        change = f"friction {phases[number]['friction']:.3g} → {phases[number + 1]['friction']:.3g}"
+        verdict = rf"Too early to tell \({number + 1} of 5 phases\): \d+ % of the policy's units dormant"
+        assert re.match(rf"Phase {number} ended at step [\d,]+, {change}\. {verdict}", line)
+
+
 def test_a_short_phase_brings_one_line_of_warning(run):
     lines = [line for line in run[1].stderr.splitlines() if line.startswith("warning: ")]
     (line,) = lines
@@ -73,31 +84,29 @@ def test_every_promised_name_is_in_the_event_file_from_the_first_rollout_on(run)
     events.Reload()
     for name in ("rollout/ep_rew_mean", "env/friction", "env/phase"):
         assert [event.step for event in events.Scalars(name)] == list(range(512, 6145, 512)), name
-    # A phase has 1,200 steps, so records are due after 300, ranks after 600.
-    ranks, at_once, of_the_updates_before = (
-        list(range(*span)) for span in ((512, 6145, 1024), (512, 6145, 512), (1024, 6145, 512))
-    )
-    scalars = {"cbp/policy/replaced": at_once, "cbp/value/replaced": at_once}
-    scalars["plasticity/policy/probe_churn"] = of_the_updates_before
+    # A phase has 1,200 steps, so records are due after 300, those of ranks after 600.
+    at_once, ranks, after_the_updates = range(512, 6145, 512), range(512, 6145, 1024), range(1024, 6145, 512)
+    scalars = dict.fromkeys(("cbp/policy/replaced", "cbp/value/replaced"), at_once)
+    scalars["plasticity/policy/probe_churn"] = after_the_updates
     for layer in LAYERS:
-        for name in ("mature_fraction", "mean_utility", "mean_age"):
-            scalars[f"cbp/{layer}/{name}"] = at_once
-        for prefix in ("", "probe_"):
-            for name in ("dormant_fraction", "dead_fraction", "tau_dormant_fraction"):
-                scalars[f"plasticity/{layer}/{prefix}{name}"] = at_once
-            for name in ("stable_rank", "true_stable_rank", "effective_rank", "feature_rank"):
-                scalars[f"plasticity/{layer}/{prefix}{name}"] = ranks
-        for name in ("weight_magnitude", "distance_from_init"):
-            scalars[f"plasticity/{layer}/{name}"] = at_once
-        for name in ("weight_change", "gradient_norm"):
-            scalars[f"plasticity/{layer}/{name}"] = of_the_updates_before
+        of_units = ("mature_fraction", "mean_utility", "mean_age")
+        of_states = ("dormant_fraction", "dead_fraction", "tau_dormant_fraction")
+        of_matrices = ("stable_rank", "true_stable_rank", "effective_rank", "feature_rank")
+        both = (f"plasticity/{layer}/", f"plasticity/{layer}/probe_")
+        scalars |= dict.fromkeys((f"cbp/{layer}/{name}" for name in of_units), at_once)
+        scalars |= dict.fromkeys((prefix + name for prefix in both for name in of_states), at_once)
+        scalars |= dict.fromkeys((prefix + name for prefix in both for name in of_matrices), ranks)
+        scalars |= dict.fromkeys((f"plasticity/{layer}/{name}" for name in ("weight_magnitude", "distance_from_init")), at_once)
+        scalars |= dict.fromkeys(
+            (f"plasticity/{layer}/{name}" for name in ("weight_change", "gradient_norm")), after_the_updates
+        )
     columns = rows(run[0] / "progress.csv")
     for name, steps in scalars.items():
-        assert [event.step for event in events.Scalars(name)] == steps, name
-        assert [int(row["time/total_timesteps"]) for row in columns if row[name]] == steps, name
+        assert [event.step for event in events.Scalars(name)] == list(steps), name
+        assert [int(row["time/total_timesteps"]) for row in columns if row[name]] == list(steps), name
     for layer in LAYERS:
         histograms = events.Histograms(f"cbp/{layer}/utility")
-        assert [event.step for event in histograms] == at_once
+        assert [event.step for event in histograms] == list(at_once)
         assert histograms[-1].histogram_value.num == (16 if layer.endswith("1") else 12)
     returns = events.Scalars("rollout/episode_return")
     assert [event.value for event in returns] == pytest.approx([float(row["return"]) for row in rows(run[0] / "episodes.csv")])
