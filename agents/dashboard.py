@@ -70,7 +70,7 @@ def write_layout(logger: Logger, sections: dict[str, _Section]) -> None:
 
 def write_hyperparameters(logger: Logger, config: Config) -> None:
     """Writes a run's configuration to TensorBoard's HParams tab."""
-    settings = flat(dataclasses.asdict(config))
+    settings = {name.removeprefix("hyperparameters."): value for name, value in flat(dataclasses.asdict(config)).items()}
     shown = {name: value if isinstance(value, str | bool | int | float) else str(value) for name, value in settings.items()}
     metrics = dict.fromkeys(("rollout/ep_rew_mean", "cbp/policy/replaced"), 0.0)
     for output in _outputs(logger):

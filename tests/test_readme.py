@@ -1,4 +1,4 @@
-"""What the README shows works as it stands."""
+"""What the README and the other pages show works as it stands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from agents.commands import make_config
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+PAGES = [TEXT, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+SNIPPETS = list(dict.fromkeys(code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
 COMMANDS = [
     line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
 ]

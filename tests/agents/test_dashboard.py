@@ -99,9 +99,9 @@ def test_hyperparameters_are_in_the_hparams_tab(run, events):
     hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     config = json.loads((run / "config.json").read_text())
     assert hparams["method"].string_value == config["method"] == "cbp"
-    assert hparams["hyperparameters.learning_rate"].number_value == config["hyperparameters"]["learning_rate"]
+    assert hparams["learning_rate"].number_value == config["hyperparameters"]["learning_rate"]
     assert hparams["method_kwargs.replacement_rate"].number_value == config["method_kwargs"]["replacement_rate"]
-    assert hparams["hyperparameters.net_arch"].string_value == str(tuple(config["hyperparameters"]["net_arch"]))
+    assert hparams["net_arch"].string_value == str(tuple(config["hyperparameters"]["net_arch"]))
 
 
 def test_the_figure_is_in_the_images_tab(run, events):
