@@ -146,11 +146,10 @@ class PhaseCallback(BaseCallback):
 class VerdictCallback(BaseCallback):
     """Says at the end of each phase of the first environment whether the agent shows signs of loss of plasticity.
 
-    On standard error, and as a note in TensorBoard's Text tab, ``phases``. Notes the plasticity at the end of each phase in
-    ``phases``.
+    On standard error, and as a note in TensorBoard's Text tab, ``phases``. Keeps in ``phases`` what was measured last in each.
 
     Args:
-        phases: Rewards by phase; called before this one.
+        phases: Rewards by phase, with a parameter that changes; called before this one.
         plasticity: The measures; called before this one.
         method: The run's method.
     """
@@ -160,26 +159,34 @@ class VerdictCallback(BaseCallback):
         self._phases = phases
         self._plasticity = plasticity
         self._method = method
+        self._phase = 0
 
-    def _on_training_start(self) -> None:
-        self._phase = _first_phase(self.training_env)
+    def state_dict(self) -> dict[str, int]:
+        """The phase that is going on, as far as it was said."""
+        return {"phase": self._phase}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from a state made by :meth:`state_dict`."""
+        self._phase = state["phase"]
 
     def _on_step(self) -> bool:
         before, self._phase = self._phase, self.locals["infos"][0].get("phase", 0)
-        if self._phase != before:
+        if self._phase != before and self._phases.parameter is not None:
             self._say(before, self._phase)
         return True
 
     def _on_rollout_end(self) -> None:
-        self._phases.phases[self._phase].measures = policy_measures(self._plasticity.latest)
+        if self._plasticity.recorded_at == self.num_timesteps:
+            self._phases.phases[self._phase].measures |= policy_measures(self._plasticity.latest)
 
     def _say(self, ended: int, begun: int) -> None:
         phases, parameter = self._phases.phases, self._phases.parameter
         ends = [phase.end(number) for number, phase in sorted(phases.items()) if number <= ended]
-        verdict = judge(ends, parameter, self._method).words
+        verdict = judge(ends, parameter, self._method)
         change = f"{parameter} {phases[ended].value:.3g} → {phases[begun].value:.3g}"
-        write_note(self.logger, "phases", f"**Phase {begun}: {change}.** {verdict}", self.num_timesteps)
-        tqdm.write(f"Phase {ended} ended at step {self.num_timesteps:,}, {change}. {verdict}", file=sys.stderr)
+        text = " ".join([f"**Phase {begun}: {change}.**", verdict.words, *verdict.caveats])
+        write_note(self.logger, "phases", text, self.num_timesteps)
+        tqdm.write(f"Phase {ended} ended at step {self.num_timesteps:,}, {change}. {verdict.words}", file=sys.stderr)
 
 
 def _first_phase(vec_env: VecEnv) -> int:

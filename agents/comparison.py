@@ -16,7 +16,7 @@ from agents import presets
 from agents.config import Config
 from agents.errors import UserError, unknown
 from agents.results import BINS, RETURN, Array, RunResult
-from agents.verdict import PhaseEnd
+from agents.verdict import IDLE_UNITS, PhaseEnd
 
 Statistic = Literal["mean", "iqm"]
 
@@ -153,12 +153,12 @@ def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
     }
 
 
-def phase_ends(result: RunResult) -> list[PhaseEnd]:
-    """What a verdict needs of the whole phases of a run."""
+def phase_ends(result: RunResult, phases: Iterable[int]) -> list[PhaseEnd]:
+    """What a verdict needs of some phases of a run."""
     ends = []
-    for number in whole_phases(result):
-        phase, measures = result.phases[number], phase_measures(result, number)
-        of_policy = {"dormant_fraction": measures["dormant_policy"] / 100, "stable_rank": measures["rank_policy"]}
+    for number in phases:
+        phase = result.phases[number]
+        of_policy = {name: _last(result, number, "policy", name) for name in (*IDLE_UNITS, "stable_rank")}
         ends.append(
             PhaseEnd(
                 number,

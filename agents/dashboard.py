@@ -37,12 +37,14 @@ def layout(networks: Iterable[str], *, changes: bool, replaces: bool) -> dict[st
     sections["Plasticity"] = {}
     for network in networks:
         for title, measure in (
-            ("dormant units (fraction)", "(dormant|saturated)_fraction"),
+            ("idle units (dormant or saturated, fraction)", "(dormant|saturated)_fraction"),
+            ("τ-dormant units (fraction)", "tau_dormant_fraction"),
             ("stable rank", "stable_rank"),
             ("stable rank, probe batch", "probe_stable_rank"),
             ("mean |w|", "weight_magnitude"),
             ("distance from initial weights", "distance_from_init"),
             ("change of weights in a rollout", "weight_change"),
+            ("gradient norm", "gradient_norm"),
         ):
             sections["Plasticity"][f"{network}: {title}"] = _chart(f"plasticity/{network}/[^/]+/{measure}")
     if replaces:

@@ -104,7 +104,14 @@ def _draw_layers(
     if axis.lines:
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     else:
-        axis.text(0.5, 0.5, "not defined for this activation", transform=axis.transAxes, ha="center", color="grey")
+        axis.text(
+            0.5,
+            0.5,
+            "not recorded, or no meaning for this activation",
+            transform=axis.transAxes,
+            ha="center",
+            color="grey",
+        )
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 import cbp
 from agents.dashboard import layout, write_layout
-from agents.networks import activations, hidden_layers
+from agents.networks import activations, hidden_layers, networks
 from agents.policies import replaced_units
 from cbp import metrics
 
 EVERY = 16_384  # ours: together with the ranks less than 2 % of the time of agents.train (benchmarks/callbacks.py)
 RANKS_EVERY = 32_768  # ours
 SAMPLES = 1000  # paper: dormant units are counted on the last 1,000 steps
-_FEWEST = 100  # with fewer samples 1 % of them is none
 _SILENT = ("csv", "stdout", "log", "json")  # outputs that take no histograms
 
 
@@ -39,13 +38,14 @@ class PlasticityCallback(BaseCallback):
 
     - ``dormant_fraction`` and ``dead_fraction`` (ReLU), ``saturated_fraction`` (tanh), ``tau_dormant_fraction``;
     - ``stable_rank``, ``true_stable_rank``, ``effective_rank``, ``feature_rank``: rarer than the rest, because they cost more;
-    - ``weight_magnitude``, ``distance_from_init`` (from the first call of ``learn``), and of the updates between this rollout
-      and the next ``weight_change`` and ``gradient_norm``: of the layer's incoming weights, the gradient that of the last
-      update, as the optimizer received it.
+    - ``weight_magnitude``, ``distance_from_init`` (from the first call of ``learn``), and of the updates that follow the record
+      ``weight_change`` and ``gradient_norm``: of the layer's incoming weights, the gradient that of the last update, as the
+      optimizer received it. The updates are those up to the next rollout; of SAC, TD3 and DQN those until every network has
+      been updated, mostly one.
 
     What depends on states is measured twice: on the last 1,000 steps of the agent, and, with ``probe_`` before its name, on a
     batch of states that is fixed at the first record and stays the same for the whole run. ``plasticity/<network>/probe_churn``
-    is how much the updates between this rollout and the next changed the greedy actions on the probe batch.
+    is how much the same updates changed the greedy actions on the probe batch.
 
     Where TensorBoard is written, it lays out a dashboard of these curves there, under *Custom scalars*.
 
@@ -53,8 +53,8 @@ class PlasticityCallback(BaseCallback):
     ``…/mean_utility`` and ``…/mean_age`` (in updates), with continual backpropagation ``…/mature_fraction``; and for each
     network ``cbp/<network>/replaced``, the running total.
 
-    The first record is made at the end of the first rollout, or of the first with 1,000 steps before it where rollouts are
-    shorter than 100 steps, as in A2C, SAC, TD3 and DQN; random actions before ``learning_starts`` do not count.
+    The first record is made at the end of the first rollout with 1,000 steps of the agent before it: fewer samples would make
+    ranks smaller and more units look dead. Random actions before ``learning_starts`` do not count.
 
     Args:
         every: Environment steps, over all environments, from one record to the next. Default ours: together with the ranks less
@@ -63,7 +63,9 @@ class PlasticityCallback(BaseCallback):
         probe_path: Write the probe batch to this file (``.npz``) when it is fixed; an existing file is overwritten.
 
     Attributes:
-        latest: The last value of each measure, by its name; ``weight_change``, ``gradient_norm`` and ``probe_churn`` excepted.
+        latest: What the last record measured, by name: ranks only where it was their turn; without ``weight_change``,
+            ``gradient_norm`` and ``probe_churn``, which follow.
+        recorded_at: The step of the last record; None before the first.
         probe: The probe batch: ``"observations"``, an array ``(samples, …)`` or a dictionary of such, as the networks receive
             them, and ``"actions"`` for the critics of SAC and TD3, else None. None before the first record.
 
@@ -76,7 +78,7 @@ class PlasticityCallback(BaseCallback):
         >>> from agents.callbacks import PlasticityCallback
         >>> from stable_baselines3 import PPO
         >>> callback = PlasticityCallback()
-        >>> model = PPO("MlpPolicy", "Pendulum-v1", n_steps=256, device="cpu").learn(256, callback)
+        >>> model = PPO("MlpPolicy", "Pendulum-v1", n_steps=1024, device="cpu").learn(1024, callback)
         >>> callback.latest["plasticity/policy/hidden2/stable_rank"] <= 64
         True
     """
@@ -91,7 +93,7 @@ class PlasticityCallback(BaseCallback):
         self._every = every
         self._ranks_every = ranks_every
         self._probe_path = probe_path
-        self._recorded_at: int | None = None
+        self.recorded_at: int | None = None
         self._ranked_at: int | None = None
         self._window: deque[dict[str, Any]] = deque()  # of the last steps of all environments, as the probe
         self._initial: dict[str, Tensor] = {}
@@ -102,9 +104,8 @@ class PlasticityCallback(BaseCallback):
     def state_dict(self) -> dict[str, Any]:
         """What it needs to go on between two rollouts: numbers and arrays."""
         return {
-            "recorded_at": self._recorded_at,
+            "recorded_at": self.recorded_at,
             "ranked_at": self._ranked_at,
-            "latest": dict(self.latest),
             "initial": {name: weight.cpu().numpy() for name, weight in self._initial.items()},
             "probe": self.probe,
             "steps": len(self._window),
@@ -113,8 +114,7 @@ class PlasticityCallback(BaseCallback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`."""
-        self._recorded_at, self._ranked_at = state["recorded_at"], state["ranked_at"]
-        self.latest = dict(state["latest"])
+        self.recorded_at, self._ranked_at = state["recorded_at"], state["ranked_at"]
         self._initial = {name: torch.from_numpy(weight) for name, weight in state["initial"].items()}
         self.probe = state["probe"]
         self._window = deque(_split(state["window"], state["steps"]))
@@ -126,8 +126,6 @@ class PlasticityCallback(BaseCallback):
             raise ValueError(f"the networks of this {type(policy).__name__} have no hidden layers to measure")
         for layer in self._layers:
             self._initial.setdefault(layer.name, layer.incoming.weight.detach().clone())
-        rollout = model.n_steps * model.n_envs if isinstance(model, OnPolicyAlgorithm) else 1
-        self._fewest = min(rollout, SAMPLES) if rollout >= _FEWEST else SAMPLES
         self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
         self._judges_actions = hasattr(policy, "critic")
         self._on_training_end()  # of an earlier training that broke off
@@ -135,10 +133,10 @@ class PlasticityCallback(BaseCallback):
         for optimizer in [] if isinstance(policy, ActorCriticPolicy) else _optimizers(policy):
             held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             self._hooks.append(optimizer.register_step_pre_hook(partial(self._keep_gradients, held)))
-        networks = dict.fromkeys(layer.name.split("/")[0] for layer in self._layers)
+        names = dict.fromkeys(layer.name.split("/")[0] for layer in self._layers)
         method = getattr(policy, "method", None)
         replaces = bool(method and method.layers)
-        write_layout(self.logger, layout(networks, changes=self.training_env.has_attr("phase"), replaces=replaces))
+        write_layout(self.logger, layout(names, changes=self.training_env.has_attr("phase"), replaces=replaces))
 
     def _on_training_end(self) -> None:
         for hook in self._hooks:
@@ -153,10 +151,10 @@ class PlasticityCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if len(self._window) * self.model.n_envs >= self._fewest and self._is_due(self._recorded_at, self._every):
+        if len(self._window) * self.model.n_envs >= SAMPLES and self._is_due(self.recorded_at, self._every):
             with_ranks = self._is_due(self._ranked_at, self._ranks_every)
             self._record(with_ranks)
-            self._recorded_at = self.num_timesteps
+            self.recorded_at = self.num_timesteps
             self._ranked_at = self.num_timesteps if with_ranks else self._ranked_at
 
     def _is_due(self, last: int | None, every: int) -> bool:
@@ -166,16 +164,19 @@ class PlasticityCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self._before is None:
             return
-        (weights, actions), self._before = self._before, None
         if isinstance(self.model.policy, ActorCriticPolicy):
             self._keep_gradients(None)
+        elif len(self._gradients) < len(self._layers):
+            return  # TD3 updates its actor at every other time only
+        (weights, actions), self._before = self._before, None
         for layer, before in zip(self._layers, weights, strict=True):
             prefix = f"plasticity/{layer.name}"
             self.logger.record(f"{prefix}/weight_change", metrics.weight_distance([layer.incoming.weight], [before]))
             if (norm := self._gradients.get(layer.name)) is not None:
                 self.logger.record(f"{prefix}/gradient_norm", norm)
-        network = self._layers[0].name.split("/")[0]
-        self.logger.record(f"plasticity/{network}/probe_churn", metrics.policy_churn(actions, self._probed_actions()))
+        policy_network = next(iter(networks(self.model.policy))).split("/")[0]
+        churn = metrics.policy_churn(actions, self._probed_actions())
+        self.logger.record(f"plasticity/{policy_network}/probe_churn", churn)
 
     def _keep_gradients(self, held: set[int] | None, *_: Any) -> None:
         """Keeps the norms of the gradients of those layers whose weights an optimizer holds; of all without one."""
@@ -185,6 +186,7 @@ class PlasticityCallback(BaseCallback):
                     self._gradients[layer.name] = metrics.gradient_norm([layer.incoming.weight])
 
     def _record(self, with_ranks: bool) -> None:
+        self.latest, self._gradients = {}, {}
         if self.probe is None:
             self.probe = self._last_steps()
             if self._probe_path is not None:
@@ -244,7 +246,8 @@ class PlasticityCallback(BaseCallback):
     def _probed_actions(self) -> Tensor:
         assert self.probe is not None  # noqa: S101
         observations, _ = self.model.policy.obs_to_tensor(self.probe["observations"])
-        return self.model.policy._predict(observations, deterministic=True)
+        actions = self.model.policy._predict(observations, deterministic=True)
+        return actions if isinstance(self.model.action_space, spaces.Box) else actions.long()  # MultiBinary's are floats
 
 
 def _map(function: Callable[..., Any], *values: Any) -> Any:
@@ -259,7 +262,8 @@ def _joined(steps: Sequence[dict[str, Any]]) -> Any:
 
 
 def _split(window: Any, steps: int) -> list[dict[str, Any]]:
-    return [_map(lambda rows, i=i: np.split(rows, steps)[i], window) for i in range(steps)]
+    of_steps = _map(lambda rows: np.split(rows, steps), window)
+    return [_map(lambda rows, i=i: rows[i], of_steps) for i in range(steps)]
 
 
 def _optimizers(policy: Any) -> list[torch.optim.Optimizer]:

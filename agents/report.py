@@ -173,23 +173,25 @@ _SIGNS: dict[Sign, str] = {
 
 def _signs(comparison: Comparison) -> list[str]:
     """In how many seeds of each method the verdict sees each sign, of those in which it could be looked for."""
-    methods = [method for method in comparison.runs if method != "reset-all"]
-    fresh = {seed: phase_ends(run) for seed, run in comparison.runs.get("reset-all", {}).items()}
+    phases = comparison.phases
+    fresh = {seed: phase_ends(run, phases) for seed, run in comparison.runs.get("reset-all", {}).items()}
     verdicts = {
         method: [
-            judge(phase_ends(run), comparison.config.param, method, fresh.get(seed))
-            for seed, run in comparison.runs[method].items()
+            judge(phase_ends(run, phases), comparison.config.param, method, None if method == "reset-all" else fresh.get(seed))
+            for seed, run in by_seed.items()
         ]
-        for method in methods
+        for method, by_seed in comparison.runs.items()
     }
-    lines = [_row(["seeds with the sign after the last phase", *methods]), _row(["---"] * (1 + len(methods)))]
+    lines = [_row(["seeds with the sign after the last phase", *verdicts]), _row(["---"] * (1 + len(verdicts)))]
     for sign, words in _SIGNS.items():
         judged = [[verdict for verdict in of_method if sign in verdict.judged] for of_method in verdicts.values()]
         cells = [f"{sum(sign in verdict.signs for verdict in each)} of {len(each)}" if each else "–" for each in judged]
         lines.append(_row([words, *cells]))
-    if len(comparison.phases) < LEAST_PHASES:
-        lines += ["", f"With {len(comparison.phases)} phases it is too early to tell; {LEAST_PHASES} are needed."]
-    if not fresh:
+    if len(phases) < LEAST_PHASES:
+        lines += ["", f"With {len(phases)} phases it is too early to tell; {LEAST_PHASES} are needed."]
+    if fresh:
+        lines += ["", "`reset-all` cannot lose plasticity from phase to phase: its signs are false alarms."]
+    else:
         lines += ["", "There is no fresh-network control (`reset-all`), so a harder world cannot be told from a worse learner."]
     return lines
 

@@ -22,7 +22,7 @@ BINS = 20
 """Parts of equal length that a phase is cut into."""
 
 RETURN = "return"
-_MEASURES = ("dormant_fraction", "stable_rank", "weight_magnitude")
+_MEASURES = ("dormant_fraction", "saturated_fraction", "stable_rank", "weight_magnitude")
 
 Array = NDArray[np.float64]
 

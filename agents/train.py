@@ -127,13 +127,16 @@ class _Recorders(NamedTuple):
 
     phases: PhaseCallback
     plasticity: PlasticityCallback
+    verdicts: VerdictCallback
 
     @classmethod
     def of(cls, folder: RunFolder, config: Config) -> _Recorders:
         phase = config.period or config.timesteps
-        # Each phase has a record near its end, even a short one.
+        # Also a short phase has some records, of several rollouts.
         every, ranks_every = max(1, min(EVERY, phase // 4)), max(1, min(RANKS_EVERY, phase // 2))
-        return cls(PhaseCallback(config.param, folder.episodes), PlasticityCallback(every, ranks_every, folder.probe))
+        phases = PhaseCallback(config.param, folder.episodes)
+        plasticity = PlasticityCallback(every, ranks_every, folder.probe)
+        return cls(phases, plasticity, VerdictCallback(phases, plasticity, config.method))
 
 
 class _Stop(Exception):  # noqa: N818
@@ -178,7 +181,7 @@ def _train(folder: RunFolder, config: Config, model: PPO, recorders: _Recorders)
     dashboard.write_hyperparameters(model.logger, config)
     checkpointing = _CheckpointCallback(folder, config.checkpoint_minutes, recorders)
     progress = ProgressCallback(config.timesteps, recorders.phases)
-    callbacks: list[BaseCallback] = [*recorders, VerdictCallback(*recorders, config.method), progress]
+    callbacks: list[BaseCallback] = [*recorders, progress]
     if presets.METHODS[config.method].fresh_each_phase:
         callbacks.append(FreshNetworkCallback())
     callbacks.append(checkpointing)  # the last, so that what the others do between two rollouts is in it

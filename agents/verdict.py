@@ -9,27 +9,34 @@ from typing import Literal
 
 import numpy as np
 
-# All thresholds are ours; docs/plasticity.md says how they did on runs whose loss is known.
+# All thresholds are ours; docs/plasticity.md says how they did on runs whose loss is known, and on a control that has none.
 LEAST_PHASES = 5
 """With fewer phases it is too early to tell."""
 
 IDLE = 0.1
-"""Fraction of the policy's units that are dormant (ReLU) or saturated (tanh), from which on it counts …"""
+"""Fraction of the policy's units that are dormant (ReLU) or saturated (tanh), from which on it is high."""
 
-IDLE_RISE = 0.05
-"""… where it is also greater by this than at the end of the first phase."""
+IDLE_RISE = 0.1
+"""A high fraction is a sign where the mean of the last third of the phases is greater by this than that of the first third."""
 
 RANK_FALL = 0.25
-"""Of the greatest rank at the end of an earlier phase."""
+"""The rank is a sign where the mean of the last third of the phases is smaller by this share than that of the first third."""
 
 RETURN_FALL = 0.25
-"""Of the best final return of an earlier phase that had a like value of the parameter."""
+"""The final return is a sign where it is below the median of earlier phases with a like value of the parameter by this share
+of that median, and of the range of all final returns."""
 
 LIKE = 1 / 3
 """Two values of the parameter are alike where they differ by at most this share of the greater one."""
 
 ERRORS = 2.0
-"""A fall of the final return counts where it is also this many standard errors of the two means wide."""
+"""A difference of returns counts where it is also more than this many standard errors wide."""
+
+LEAST_PAIRS = 3
+"""Phases in the later half of a run that it takes to compare it with a fresh network."""
+
+IDLE_UNITS = ("dormant_fraction", "saturated_fraction")
+"""What tells idle units, of ReLU and of tanh."""
 
 Sign = Literal["units", "rank", "return", "control"]
 
@@ -74,10 +81,16 @@ class Verdict:
     caveats: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Check:
+    found: bool | None  # None: not to be judged
+    words: str | None = None
+
+
 def policy_measures(latest: Mapping[str, float]) -> dict[str, float]:
     """The measures of a :class:`PhaseEnd`, out of those recorded last, by their names in TensorBoard and in forward order."""
     found = {}
-    for name in ("dormant_fraction", "saturated_fraction", "stable_rank"):
+    for name in (*IDLE_UNITS, "stable_rank"):
         layers = [value for key, value in latest.items() if key.startswith("plasticity/policy/") and key.endswith(f"/{name}")]
         if layers:
             found[name] = layers[-1] if name == "stable_rank" else sum(layers) / len(layers)
@@ -94,91 +107,114 @@ def judge(phases: Sequence[PhaseEnd], parameter: str | None, method: str, contro
         control: The same phases of a run of the same seed whose networks begin anew with each phase (``reset-all``).
 
     Returns:
-        The verdict. With fewer than five phases it says that it is too early to tell.
+        The verdict. With fewer than five phases it says that it is too early to tell, whatever they show.
     """
     if not phases:
         return Verdict((), (), "Too early to tell: no phase has ended.")
-    checks: dict[Sign, tuple[bool, str] | None] = {
+    checks: dict[Sign, _Check] = {
         "units": _units(phases),
         "rank": _rank(phases),
         "return": _returns(phases, parameter),
         "control": _against(phases, control),
     }
-    signs = tuple(name for name, found in checks.items() if found and found[0])
-    judged = tuple(name for name, found in checks.items() if found)
-    seen = [found[1] for found in checks.values() if found]
-    words = _head(signs, len(phases), judged=not {"return", "control"}.isdisjoint(judged))
-    words += f": {'; '.join(seen)}." if seen else "."
-    if signs and len(phases) >= LEAST_PHASES and (advice := [name for name in _ADVICE if name != method]):
+    signs = tuple(name for name, check in checks.items() if check.found)
+    judged = tuple(name for name, check in checks.items() if check.found is not None)
+    seen = [check.words for check in checks.values() if check.words]
+    words = _head(signs, judged, len(phases), parameter) + (f": {'; '.join(seen)}." if seen else ".")
+    of_control = method == "reset-all"
+    if signs and len(phases) >= LEAST_PHASES and not of_control:
+        advice = [name for name in _ADVICE if name != method]
         words += f" To try: --method {', '.join(advice[:-1])} or {advice[-1]}."
-    caveats = []
+    return Verdict(signs, judged, words, _caveats(judged, parameter, of_control=of_control))
+
+
+def _head(signs: tuple[Sign, ...], judged: tuple[Sign, ...], phases: int, parameter: str | None) -> str:
     if parameter is None:
-        caveats.append("The world does not change, so returns are not compared.")
-    else:
-        if "return" not in judged:
-            caveats.append(
-                f"No earlier phase with enough episodes had a {parameter} like the last one's: returns are not compared."
-            )
-        if "control" not in judged and method != "reset-all":
-            caveats.append("Not compared with a fresh network: that takes a run with --method reset-all, and agents.report.")
-    return Verdict(signs, judged, words, tuple(caveats))
-
-
-def _head(signs: tuple[Sign, ...], phases: int, *, judged: bool) -> str:
-    """The verdict itself; ``judged`` says whether there was a return to compare with."""
+        return "Not judged, because the world does not change"
     if phases < LEAST_PHASES:
         return f"Too early to tell ({phases} of {LEAST_PHASES} phases)"
     in_units, in_return = {"units", "rank"} & {*signs}, {"return", "control"} & {*signs}
+    of_units, of_return = {"units", "rank"} & {*judged}, {"return", "control"} & {*judged}
     if in_units and in_return:
         return "Loss of plasticity is likely"
     if in_return:
-        return "The return falls, but the units show no sign of loss of plasticity"
-    of_return = "none in the return" if judged else "the return cannot be judged"
+        what = "falls at like values" if "return" in signs else "is below a fresh network's"
+        return f"The return {what}, but {'the units show no sign of loss of plasticity' if of_units else 'no unit was judged'}"
     if in_units:
-        return f"Early signs of loss of plasticity in the units, {of_return}"
-    return "No sign of loss of plasticity" + ("" if judged else f" in the units, {of_return}")
+        return f"Signs of loss of plasticity in the units, {'none in the return' if of_return else 'the return not judged'}"
+    if of_units and of_return:
+        return "No sign of loss of plasticity"
+    if of_units or of_return:
+        return f"No sign of loss of plasticity in the {'units; the return' if of_units else 'return; units'} not judged"
+    return "Not judged"
 
 
-def _units(phases: Sequence[PhaseEnd]) -> tuple[bool, str] | None:
-    for name in ("dormant_fraction", "saturated_fraction"):
+def _caveats(judged: tuple[Sign, ...], parameter: str | None, *, of_control: bool) -> tuple[str, ...]:
+    if parameter is None:
+        return ()
+    caveats = []
+    if "units" not in judged:
+        caveats.append("Dormant or saturated units are not judged: they were not recorded in two phases.")
+    if "return" not in judged:
+        caveats.append(f"Returns are not compared: no earlier phase of enough episodes had a {parameter} like the last one's.")
+    if "control" not in judged and not of_control:
+        caveats.append("Not compared with a fresh network: that takes a run with --method reset-all, and agents.report.")
+    return tuple(caveats)
+
+
+def _first_and_last(phases: Sequence[PhaseEnd], measure: str) -> tuple[float, float, int] | None:
+    """Means of a measure over the first and the last third of the phases that have it, and how many these are."""
+    found = [phase.measures[measure] for phase in phases if measure in phase.measures]
+    number = math.ceil(len(found) / 3)
+    return (sum(found[:number]) / number, sum(found[-number:]) / number, number) if len(found) > 1 else None
+
+
+def _units(phases: Sequence[PhaseEnd]) -> _Check:
+    for name in IDLE_UNITS:
+        word = name.split("_")[0]
+        if (ends := _first_and_last(phases, name)) is not None:
+            first, last, number = ends
+            rose = last >= IDLE and last - first >= IDLE_RISE
+            words = f"{100 * last:.0f} % of the policy's units {word}, {100 * first:.0f} % {_at_first(number)}"
+            return _Check(rose, words + (" (many, but not rising)" if last >= IDLE and not rose else ""))
         if name in phases[-1].measures:
-            now, word = phases[-1].measures[name], name.split("_")[0]
-            text = f"{100 * now:.0f} % of the policy's units {word}"
-            first = phases[0].measures.get(name)
-            if len(phases) == 1 or first is None:
-                return False, text
-            return now >= IDLE and now - first >= IDLE_RISE, f"{text} ({100 * first:.0f} % after the first phase)"
-    return None
+            return _Check(None, f"{100 * phases[-1].measures[name]:.0f} % of the policy's units {word}")
+    return _Check(None)
 
 
-def _rank(phases: Sequence[PhaseEnd]) -> tuple[bool, str] | None:
-    now = phases[-1].measures.get("stable_rank")
-    earlier = [rank for phase in phases[:-1] if (rank := phase.measures.get("stable_rank")) is not None]
-    if now is None or not earlier:
-        return None
-    return now <= (1 - RANK_FALL) * max(earlier), f"stable rank {now:.0f} (before at most {max(earlier):.0f})"
+def _rank(phases: Sequence[PhaseEnd]) -> _Check:
+    if (ends := _first_and_last(phases, "stable_rank")) is None:
+        return _Check(None)
+    first, last, number = ends
+    return _Check(last <= (1 - RANK_FALL) * first, f"stable rank {last:.0f}, {first:.0f} {_at_first(number)}")
 
 
-def _returns(phases: Sequence[PhaseEnd], parameter: str | None) -> tuple[bool, str] | None:
+def _at_first(number: int) -> str:
+    return "in the first phase" if number == 1 else f"in the first {number} phases"
+
+
+def _returns(phases: Sequence[PhaseEnd], parameter: str | None) -> _Check:
     known = [
         (phase.value, phase.final_return, phase.final_return_error, phase.number)
         for phase in phases
         if phase.value is not None and phase.final_return is not None and phase.final_return_error is not None
     ]
     if not known or known[-1][3] != phases[-1].number:
-        return None
+        return _Check(None)
     *earlier, (value, now, error, _) = known
     like = [phase for phase in earlier if abs(phase[0] - value) <= LIKE * max(abs(phase[0]), abs(value))]
     if not like:
-        return None
-    best_value, best, best_error, number = max(like, key=lambda phase: phase[1])
-    fell = best - now > RETURN_FALL * abs(best) and best - now > ERRORS * math.hypot(error, best_error)
-    before = f"{_number(best)} at {_number(best_value)} in phase {number}"
-    return fell, f"final return {_number(now)} at {parameter} {_number(value)} ({before})"
+        return _Check(None)
+    before = float(np.median([final for _, final, _, _ in like]))
+    error = math.hypot(error, *(of_phase / len(like) for _, _, of_phase, _ in like))
+    spread = float(np.ptp([final for _, final, _, _ in known]))
+    fell = before - now > max(RETURN_FALL * abs(before), RETURN_FALL * spread, ERRORS * error)
+    times = f"phase {like[0][3]}" if len(like) == 1 else f"{len(like)} phases"
+    return _Check(fell, f"final return {_number(now)} at {parameter} {_number(value)}, {_number(before)} in {times} like it")
 
 
-def _against(phases: Sequence[PhaseEnd], control: Sequence[PhaseEnd] | None) -> tuple[bool, str] | None:
-    """Whether the return is below a fresh network's in the mean over the later half of the phases and in most of them."""
+def _against(phases: Sequence[PhaseEnd], control: Sequence[PhaseEnd] | None) -> _Check:
+    """Whether the return is clearly below a fresh network's in the later half of the phases, paired by phase."""
     of_fresh = {phase.number: phase.final_return for phase in control or ()}
     pairs = [
         (phase.final_return, fresh)
@@ -186,12 +222,13 @@ def _against(phases: Sequence[PhaseEnd], control: Sequence[PhaseEnd] | None) -> 
         if phase.final_return is not None and (fresh := of_fresh.get(phase.number)) is not None
     ]
     later = np.array(pairs[len(pairs) // 2 :])
-    if not len(later):
-        return None
+    if len(later) < LEAST_PAIRS:
+        return _Check(None)
     own, fresh = later.mean(axis=0)
-    below = own < fresh and np.mean(later[:, 0] < later[:, 1]) > 0.5
-    return bool(below), f"final return {_number(own)} in the later half of the phases (a fresh network {_number(fresh)})"
+    error = np.std(later[:, 1] - later[:, 0], ddof=1) / math.sqrt(len(later))
+    words = f"final return {_number(own)} in the last {len(later)} phases, a fresh network's {_number(fresh)}"
+    return _Check(bool(fresh - own > ERRORS * error), words)
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"

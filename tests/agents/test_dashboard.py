@@ -66,7 +66,9 @@ def test_every_chart_of_the_layout_has_curves(charts):
     assert all(all(section.values()) for section in charts.values())
     assert charts["World"]["the parameter that changes"] == ["env/friction"]
     plasticity, layers = charts["Plasticity"], ("hidden1", "hidden2")
-    assert plasticity["policy: dormant units (fraction)"] == [f"plasticity/policy/{i}/dormant_fraction" for i in layers]
+    assert plasticity["policy: idle units (dormant or saturated, fraction)"] == [
+        f"plasticity/policy/{i}/dormant_fraction" for i in layers
+    ]
     assert plasticity["value: stable rank, probe batch"] == [f"plasticity/value/{i}/probe_stable_rank" for i in layers]
     assert charts["Units"]["policy: units replaced, in all"] == ["cbp/policy/replaced"]
 
@@ -74,6 +76,14 @@ def test_every_chart_of_the_layout_has_curves(charts):
 def test_sections_that_a_run_has_nothing_for_are_left_out():
     assert list(dashboard.layout(["actor", "critic"], changes=False, replaces=False)) == ["Reward", "Plasticity"]
     assert list(dashboard.layout(["q_net"], changes=True, replaces=False)) == ["Reward", "World", "Plasticity"]
+
+
+def test_saturated_units_have_the_chart_of_idle_units():
+    (_, (regex,)) = dashboard.layout(["actor"], changes=False, replaces=False)["Plasticity"][
+        "actor: idle units (dormant or saturated, fraction)"
+    ]
+    tags = [f"plasticity/actor/hidden1/{name}" for name in ("dormant_fraction", "saturated_fraction", "tau_dormant_fraction")]
+    assert [bool(re.match(regex, tag)) for tag in (*tags, "plasticity/critic/hidden1/dormant_fraction")] == [1, 1, 0, 0]
 
 
 def test_every_change_of_phase_has_a_note_with_the_verdict(run, events):

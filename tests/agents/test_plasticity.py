@@ -17,7 +17,8 @@ from torch import nn
 
 import agents  # noqa: F401  (makes the policies known)
 from agents import checkpoints
-from agents.callbacks import PhaseCallback, PlasticityCallback
+from agents.callbacks import PhaseCallback, PlasticityCallback, VerdictCallback
+from agents.networks import hidden_layers
 
 ALGORITHMS = {
     "PPO": (PPO, "Pendulum-v1", {"n_steps": 256, "batch_size": 64, "n_epochs": 2}),
@@ -165,7 +166,7 @@ def test_what_has_no_meaning_for_an_activation_is_left_out(activation):
     tested = PlasticityCallback(every=256, ranks_every=256)
     compare = Compare(tested, activation)
     compare.begin(model)
-    learn(model, 768, [tested, compare])  # which compares the names, too
+    learn(model, 1536, [tested, compare])  # which compares the names, too
     assert compare.records == 3
 
 
@@ -176,7 +177,7 @@ def test_observations_are_those_that_the_networks_receive():
     compare = Compare(tested)
     compare.begin(model)
     learn(model, 3 * 768, [tested, compare])
-    assert compare.records == 3
+    assert compare.records == 2  # the first rollout has fewer than 1,000 steps
     assert abs(tested.probe["observations"]).max() > 2  # Pendulum's first two are in [-1, 1] before they are normalized
     # The last 1,000 of 3 · 334 in the order of time; a rollout has 768, and after its updates one environment after the other.
     batch = tested._last_steps()["observations"]
@@ -220,13 +221,18 @@ class Watch(BaseCallback):
         return {layer: weight for layer, (_, weight) in outputs.items()}, greedy_actions(self.model, outputs[policy][0])
 
     def _on_rollout_end(self):
-        self.before = self._now() if self.tested.probe else None
+        if self.tested.recorded_at == self.num_timesteps:
+            self.before, self.rollouts = self._now(), 0
 
     def _on_rollout_start(self):
         if self.before is None:
             return
+        self.rollouts += 1
+        delay = self.model.policy_delay if isinstance(self.model, TD3) else 1
+        if self.rollouts < 2 and self.model._n_updates % delay:
+            return  # the actor waits for the next update
         recorded = self.logger.name_to_value
-        (weights, actions), (weights_after, actions_after) = self.before, self._now()
+        (weights, actions), (weights_after, actions_after), self.before = self.before, self._now(), None
         for layer, weight in weights.items():
             change = math.sqrt(((weights_after[layer] - weight).double() ** 2).sum())
             assert recorded[f"plasticity/{layer}/weight_change"] == pytest.approx(change, rel=1e-4, abs=1e-9)
@@ -234,6 +240,7 @@ class Watch(BaseCallback):
         if actions.dtype == np.float32:
             changes = np.sqrt(((actions_after - actions) ** 2).sum(axis=1))
         self.churns.append(sum(changes) / len(actions))
+        assert all(not torch.equal(weights[layer], weights_after[layer]) for layer in weights)  # every network was updated
         network = next(iter(weights)).split("/")[0]
         assert recorded[f"plasticity/{network}/probe_churn"] == pytest.approx(self.churns[-1], rel=1e-3, abs=1e-6)
         policy = self.model.policy
@@ -247,9 +254,9 @@ class Watch(BaseCallback):
 @pytest.mark.parametrize("name", ["PPO", "SAC", "TD3", "DQN"])
 def test_changes_are_those_of_the_updates_after_the_record(name):
     model = make(name, **({"learning_rate": 0.05} if name == "DQN" else {}))
-    tested = PlasticityCallback(every=1, ranks_every=10**9)
+    tested = PlasticityCallback(every=7, ranks_every=10**9)
     watch = Watch(tested)
-    learn(model, 1280 if name == "PPO" else 1140, [tested, watch])
+    learn(model, 2304 if name == "PPO" else 1160, [tested, watch])
     assert len(watch.churns) >= 4
     assert max(watch.churns) > 0
 
@@ -257,9 +264,8 @@ def test_changes_are_those_of_the_updates_after_the_record(name):
 @pytest.mark.parametrize(
     ("name", "kwargs", "steps", "light", "ranks"),
     [
-        # A rollout of 256 steps is long enough for the first record; then the first rollout's end after 600 and 1,000 more.
-        ("PPO", {}, 2560, [256, 1024, 1792, 2560], [256, 1792]),
-        # Rollouts of 5 steps: the first record has 1,000 steps before it.
+        # The end of the first rollout with 1,000 steps before it, and of the first after 600 more; ranks after 1,000 more.
+        ("PPO", {}, 2560, [1024, 1792, 2560], [1024, 2560]),
         ("A2C", {}, 2500, [1000, 1600, 2200], [1000, 2200]),
         # 100 random steps do not count.
         ("SAC", {}, 1800, [1100, 1700], [1100]),
@@ -287,11 +293,12 @@ def test_records_come_when_they_are_due(name, kwargs, steps, light, ranks):
 
 def test_a_training_that_counts_from_zero_again_is_recorded_again():
     model, tested = make("PPO"), PlasticityCallback(every=10_000, ranks_every=10_000)
-    learn(model, 512, tested)
+    learn(model, 1024, tested)
     first = dict(tested.latest)
-    model.learn(256, tested, reset_num_timesteps=True)  # its first rollout ends at step 256, like that of the first record
-    assert tested.latest["plasticity/policy/hidden1/distance_from_init"] > 0
-    assert first["plasticity/policy/hidden1/distance_from_init"] == 0
+    model.learn(1024, tested, reset_num_timesteps=True)
+    assert tested.recorded_at == 256
+    name = "plasticity/policy/hidden1/distance_from_init"  # from the weights before the first training
+    assert 0 != tested.latest[name] != first[name] != 0
 
 
 @pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
@@ -323,8 +330,9 @@ def test_units_are_recorded_as_the_method_knows_them():
     model = PPO(
         "CBPMlpPolicy", "Pendulum-v1", n_steps=128, batch_size=64, n_epochs=2, policy_kwargs=kwargs, seed=0, device="cpu"
     )
-    learn(model, 1280, [PlasticityCallback(every=1), Look()])
-    assert len(seen) == 10
+    learn(model, 2304, [PlasticityCallback(every=1), Look()])
+    seen = seen[7:]  # from 1,024 steps on
+    assert len(seen) == 11
     for values, layers in seen:
         for name, utility, ages, _ in layers:
             assert torch.equal(values[f"cbp/{name}/utility"], utility)
@@ -357,8 +365,9 @@ class StopBetweenRollouts(BaseCallback):
             raise InterruptedError
 
 
+@pytest.mark.parametrize("stop", [600, 1560])  # before the first record, and between two
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_a_callback_goes_on_where_another_stopped(n_envs, tmp_path):
+def test_a_callback_goes_on_where_another_stopped(n_envs, stop, tmp_path):
     logged = [[], []]
     for stops, rows in zip((False, True), logged, strict=True):
         # Eight rollouts and a third fill the window.
@@ -367,14 +376,14 @@ def test_a_callback_goes_on_where_another_stopped(n_envs, tmp_path):
         tested = PlasticityCallback(every=240, ranks_every=480)
         if stops:
             with pytest.raises(InterruptedError):
-                model.learn(1680, [tested, StopBetweenRollouts(600)])
+                model.learn(2880, [tested, StopBetweenRollouts(stop)])
             state = through_a_file(tested.state_dict(), tmp_path / "state.pt")
             tested = PlasticityCallback(every=240, ranks_every=480)
             tested.load_state_dict(state)
-        model.learn(1680 - model.num_timesteps, tested, reset_num_timesteps=False)
+        model.learn(2880 - model.num_timesteps, tested, reset_num_timesteps=False)
     measures = [[{k: v for k, v in row.items() if k.startswith("plasticity/")} for row in rows] for rows in logged]
     assert measures[0] == measures[1]
-    assert sum(any("distance_from_init" in name for name in row) for row in measures[0]) == 7
+    assert sum(any("distance_from_init" in name for name in row) for row in measures[0]) == 8  # 1080, 1320, … 2760
 
 
 class OfTwoParts(gymnasium.Env):
@@ -394,12 +403,12 @@ class OfTwoParts(gymnasium.Env):
 
 
 def test_dictionaries_of_observations_are_kept_and_saved_by_key(tmp_path):
-    model = PPO("MultiInputPolicy", OfTwoParts(), n_steps=128, device="cpu", seed=0)
+    model = PPO("MultiInputPolicy", OfTwoParts(), n_steps=512, device="cpu", seed=0)
     tested = PlasticityCallback(probe_path=tmp_path / "probe.npz")
-    learn(model, 256, tested)
+    learn(model, 1024, tested)
     assert 0 <= tested.latest["plasticity/policy/hidden1/probe_effective_rank"] <= 64
     saved = np.load(tmp_path / "probe.npz")
-    assert {name: saved[name].shape for name in saved} == {"observations/a": (128, 2), "observations/b": (128,)}
+    assert {name: saved[name].shape for name in saved} == {"observations/a": (1000, 2), "observations/b": (1000,)}
     assert np.array_equal(saved["observations/a"], tested.probe["observations"]["a"])
     restored = PlasticityCallback()
     restored.load_state_dict(through_a_file(tested.state_dict(), tmp_path / "state.pt"))
@@ -430,8 +439,54 @@ def test_networks_without_hidden_layers_are_refused_at_the_start():
         model.learn(10, PlasticityCallback())
 
 
-def test_both_callbacks_of_the_command_have_states_that_a_checkpoint_takes(tmp_path):
-    for recorder in (PhaseCallback("friction"), PlasticityCallback()):
+def test_the_callbacks_of_the_command_have_states_that_a_checkpoint_takes(tmp_path):
+    phases, plasticity = PhaseCallback("friction"), PlasticityCallback()
+    for recorder in (phases, plasticity, VerdictCallback(phases, plasticity, "ppo")):
         state = recorder.state_dict()
         recorder.load_state_dict(through_a_file(state, tmp_path / "state.pt"))
         assert recorder.state_dict() == state
+
+
+def test_the_window_has_as_many_steps_as_it_takes_for_a_thousand_samples():
+    model = make("PPO", env=make_vec_env("Pendulum-v1", n_envs=3, seed=0))
+    tested = PlasticityCallback()
+    learn(model, 4 * 768, tested)
+    assert len(tested._window) == 334  # of 3 samples each
+
+
+def test_a_training_that_broke_off_leaves_no_hooks_behind():
+    model, tested = make("SAC"), PlasticityCallback()
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            learn(model, 500, [tested, StopBetweenRollouts(model.num_timesteps + 50)])
+    assert len(model.actor.optimizer._optimizer_step_pre_hooks) == 1
+    model.learn(10, tested)
+    assert len(model.actor.optimizer._optimizer_step_pre_hooks) == 0
+
+
+def test_churn_belongs_to_the_policys_network_even_where_that_has_no_hidden_layer():
+    kwargs = {"net_arch": {"pi": [], "vf": [8]}}
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=1024, policy_kwargs=kwargs, device="cpu", seed=0)
+    logged = learn(model, 2048, PlasticityCallback())
+    assert logged[-1]["plasticity/policy/probe_churn"] > 0
+    assert "plasticity/value/probe_churn" not in logged[-1]
+
+
+def test_churn_of_several_binary_actions_is_a_fraction_of_states():
+    class Binary(OfTwoParts):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+        action_space = gymnasium.spaces.MultiBinary(4)
+
+        def step(self, action):
+            observation, _, *rest = super().step(0)
+            return observation, float(action.sum()), *rest
+
+    model = PPO("MlpPolicy", Binary(), n_steps=1024, learning_rate=0.01, device="cpu", seed=0)
+    churn = learn(model, 2048, PlasticityCallback())[-1]["plasticity/policy/probe_churn"]
+    assert 0 < churn <= 1
+    assert churn * 1000 == pytest.approx(round(churn * 1000))
+
+
+def test_norms_between_layers_are_known():
+    model = PPO("PlasticMlpPolicy", "Pendulum-v1", policy_kwargs={"method": None, "layer_norm": True}, device="cpu")
+    assert [len(layer.norms) for layer in hidden_layers(model.policy)] == [1, 1, 1, 1]

@@ -69,7 +69,7 @@ def test_the_end_of_each_phase_is_said_with_a_verdict(run):
     assert len(lines) == int(rows(run[0] / "progress.csv")[-1]["env/phase"]) >= 1  # of the first environment
     for number, line in enumerate(lines):
         change = f"friction {phases[number]['friction']:.3g} → {phases[number + 1]['friction']:.3g}"
-        verdict = rf"Too early to tell \({number + 1} of 5 phases\): \d+ % of the policy's units dormant"
+        verdict = rf"Too early to tell \({number + 1} of 5 phases\)"
         assert re.match(rf"Phase {number} ended at step [\d,]+, {change}\. {verdict}", line)
 
 
@@ -84,8 +84,8 @@ def test_every_promised_name_is_in_the_event_file_from_the_first_rollout_on(run)
     events.Reload()
     for name in ("rollout/ep_rew_mean", "env/friction", "env/phase"):
         assert [event.step for event in events.Scalars(name)] == list(range(512, 6145, 512)), name
-    # A phase has 1,200 steps, so records are due after 300, those of ranks after 600.
-    at_once, ranks, after_the_updates = range(512, 6145, 512), range(512, 6145, 1024), range(1024, 6145, 512)
+    # From 1,000 steps on; a phase has 1,200, so records are due after 300, those of ranks after 600.
+    at_once, ranks, after_the_updates = range(1024, 6145, 512), range(1024, 6145, 1024), range(1536, 6145, 512)
     scalars = dict.fromkeys(("cbp/policy/replaced", "cbp/value/replaced"), at_once)
     scalars["plasticity/policy/probe_churn"] = after_the_updates
     for layer in LAYERS:
@@ -164,12 +164,12 @@ def test_ppo_without_a_method_records_no_units_but_plasticity(command, tmp_path)
         "ppo",
         "--normalize",
         "--timesteps",
-        512,
+        1024,
         "--run-dir",
         tmp_path / "run",
     ]
     assert command(*arguments, *SMALL) == 0
-    (row,) = rows(tmp_path / "run" / "progress.csv")
+    row = rows(tmp_path / "run" / "progress.csv")[-1]
     assert not [name for name in row if name.startswith("cbp/")]
     assert float(row["plasticity/value/hidden2/weight_magnitude"]) > 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["units_replaced"] == {}
@@ -187,9 +187,9 @@ def test_another_environment_stays_as_it_is_unless_a_period_is_given(command, tm
 
 
 def test_tanh_units_are_not_called_dormant(command, tmp_path):
-    arguments = ["--env", "ant-nonstationary", "--timesteps", 512, "--set", "activation=tanh", "--run-dir", tmp_path / "run"]
+    arguments = ["--env", "ant-nonstationary", "--timesteps", 1024, "--set", "activation=tanh", "--run-dir", tmp_path / "run"]
     assert command(*arguments, *SMALL) == 0
-    (row,) = rows(tmp_path / "run" / "progress.csv")
+    row = rows(tmp_path / "run" / "progress.csv")[-1]
     assert not [name for name in row if name.endswith(("/dormant_fraction", "/dead_fraction"))]
     assert "plasticity/policy/hidden1/saturated_fraction" in row
 

@@ -220,3 +220,16 @@ def test_ranks_of_a_network_wide_matrix_agree_with_its_singular_values():
         "feature_rank": sum(s / math.sqrt(300) > 0.01 for s in sigma),
     }
     assert metrics.ranks(h) == pytest.approx(expected)
+
+
+def test_a_share_of_exactly_99_percent_is_not_more_than_it():
+    # 99 / 100 of the sum of a diagonal matrix's singular values, without rounding: 99 · 1/100 = 0.99 as floats divide.
+    assert metrics.STABLE_RANK_SHARE == 99.0 / 100.0
+    assert metrics.stable_rank(torch.diag(torch.tensor([99.0, 1.0], dtype=torch.float64))) == 2
+
+
+def test_the_feature_rank_counts_from_just_above_a_hundredth():
+    # √4 = 2: the singular values of h/√samples are 0.0102 and 0.0099.
+    h = torch.zeros(4, 2, dtype=torch.float64)
+    h[0, 0], h[1, 1] = 0.0204, 0.0198
+    assert metrics.feature_rank(h) == 1
