@@ -209,27 +209,40 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         if self.utility == "random":
             return torch.rand(layer.hidden.units, generator=layer.generator).to(layer.utility)
         if self.utility == "adaptation":
-            return utilities.adaptation(layer.hidden.incoming.weight)
+            return utilities.adaptation(layer.hidden.incoming_weight)
         total = self._utility_towards(layer, 0, received[0])
         for k in range(1, len(received)):
             total = total + self._utility_towards(layer, k, received[k])
         return total / len(received) if self.utility == "feature_by_input" else total
 
     def _utility_towards(self, layer: MaturingLayer, k: int, h: Tensor) -> Tensor:
-        """This batch's utility of each unit to the layer's ``k``-th outgoing layer, which received ``h``: ``(units,)``."""
-        w_out = layer.hidden.outgoing[k].weight
+        """This batch's utility of each unit to the layer's ``k``-th outgoing layer, which received ``h``: ``(units,)``.
+
+        Behind a convolution ``h`` is ``(batch, positions, units)``. Another convolution uses every position with the same
+        weights: the mean over positions counts. A Linear layer has weights for each position: their utilities add up.
+        """
+        w_out = layer.hidden.outgoing_weight(k)
+        if w_out.ndim == 3 and self.utility != "feature_by_input":
+            if h.ndim == 3 and h.shape[1] == len(w_out):
+                return self._utility_of(layer, k, h.transpose(0, 1), w_out).sum(dim=0)
+            w_out = w_out.flatten(0, 1)  # it was not called: every position counts as the mean of those of another layer
+        utility = self._utility_of(layer, k, h, w_out)
+        return utility if utility.ndim == 1 else utility.mean(dim=0)
+
+    def _utility_of(self, layer: MaturingLayer, k: int, h: Tensor, w_out: Tensor) -> Tensor:
+        """The utilities of :mod:`cbp.utility`, with positions or samples as leading dimension where there are positions."""
         if self.utility == "contribution":
             return utilities.contribution(h, w_out, non_negative=layer.non_negative)
         if self.utility == "weight":
             return utilities.weight(w_out)
         # f ← η·f + (1−η)·mean h;  ĥ = f / (1 − η^a)
-        layer.mean_activation[k].lerp_(h.mean(dim=0), 1 - layer.decay_rate)
+        layer.mean_activation[k].lerp_(h.mean(dim=tuple(range(h.ndim - 1))), 1 - layer.decay_rate)
         h_mean = layer.bias_corrected(layer.mean_activation[k])
         if self.utility == "zero_contribution":
             return utilities.zero_contribution(h, h_mean, w_out)
         if self.utility == "adaptable_contribution":
-            return utilities.adaptable_contribution(h, h_mean, layer.hidden.incoming.weight, w_out)
-        return utilities.feature_by_input(h, h_mean, layer.hidden.incoming.weight)
+            return utilities.adaptable_contribution(h, h_mean, layer.hidden.incoming_weight, w_out)
+        return utilities.feature_by_input(h, h_mean, layer.hidden.incoming_weight)
 
     def _due(self, layer: MaturingLayer) -> int:
         """How many units to replace now. Known from past replacements: nothing is read back from the device."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.adam import Adam
-from cbp.layers import HiddenLayer, LayerError, find_layers
+from cbp.layers import BATCH_NORMS, HiddenLayer, LayerError, find_layers
 from cbp.units import TrackedLayer
 
 ResetOptimizer = Literal["none", "moments", "moments_and_step"]
@@ -167,7 +167,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         """Gives the units fresh incoming and zero outgoing weights, and forgets what was known about them."""
         hidden, bound = layer.hidden, layer.fresh_bound
         w_in, bias = hidden.incoming.weight, hidden.incoming.bias
-        fresh = torch.empty((len(units), hidden.incoming.in_features), dtype=w_in.dtype)
+        fresh = torch.empty((len(units), *w_in.shape[1:]), dtype=w_in.dtype)
         fresh.uniform_(-bound, bound, generator=layer.generator)
         w_in.index_copy_(0, units, fresh.to(w_in.device))
         self._reset_optimizer_state(w_in, 0, units)
@@ -176,9 +176,14 @@ class ReplacingMethod(Method, Generic[LayerType]):
             if parameter is not None:
                 parameter.index_fill_(0, units, value)
                 self._reset_optimizer_state(parameter, 0, units)
-        for outgoing in hidden.outgoing:
-            outgoing.weight.index_fill_(1, units, 0)
-            self._reset_optimizer_state(outgoing.weight, 1, units)
+        for norm in hidden.norms:
+            if isinstance(norm, BATCH_NORMS) and norm.running_mean is not None and norm.running_var is not None:
+                norm.running_mean.index_fill_(0, units, 0)
+                norm.running_var.index_fill_(0, units, 1)
+        for k, outgoing in enumerate(hidden.outgoing):
+            columns = hidden.columns_of(units, k)
+            outgoing.weight.index_fill_(1, columns, 0)
+            self._reset_optimizer_state(outgoing.weight, 1, columns)
         layer.forget(units)
 
     def _reset_optimizer_state(self, parameter: Tensor, dim: int, units: Tensor) -> None:
@@ -244,7 +249,9 @@ def _check_optimizer_holds(optimizer: Optimizer, layers: list[HiddenLayer]) -> N
 
 def _fresh_bound(layer: HiddenLayer, init: Init) -> float:
     """Bound of the uniform distribution that fresh incoming weights are drawn from."""
-    fan_in, fan_out = layer.incoming.in_features, layer.units
+    weight = layer.incoming.weight
+    fan_in = weight[0].numel()
+    fan_out = layer.units * (weight[0, 0].numel())  # as torch counts a kernel
     match init:
         case "lecun":
             return math.sqrt(3 / fan_in)

@@ -79,6 +79,6 @@ class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
         layer.advance()
         if layer.clock % self.period:
             return layer.nothing
-        activity = torch.stack([utilities.activity(h) for h in received]).sum(dim=0)
+        activity = torch.stack([utilities.activity(h.flatten(0, -2)) for h in received]).sum(dim=0)
         layer.utility.copy_(activity / activity.mean().clamp_min(torch.finfo(activity.dtype).tiny))
         return (layer.utility <= self.threshold).nonzero().flatten()

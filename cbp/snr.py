@@ -109,7 +109,8 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
     def _judge(self, layer: FiringLayer, received: list[Tensor]) -> Tensor:
         layer.advance()
         samples = len(received[0])
-        fired = torch.stack([(h > 0).sum(dim=0) for h in received]).amax(dim=0)
+        on_samples = [h > 0 if h.ndim == 2 else (h > 0).any(dim=1) for h in received]  # a map fires where any position does
+        fired = torch.stack([fires.sum(dim=0) for fires in on_samples]).amax(dim=0)
         fires = fired > 0
         layer.seen += torch.where(fires, layer.silence + samples, 0)
         layer.fired += fired

@@ -59,26 +59,31 @@ class TrackedLayer:
             tap.received = h
 
     def take_received(self) -> list[Tensor] | None:
-        """What each outgoing layer received in the last forward pass, each ``(batch, units)``, and forgets it.
+        """What each outgoing layer received in the last forward pass, and forgets it.
 
-        An outgoing layer that was not called counts as if it had received what the first called one did; None if none was, or
-        if the batch was empty.
+        Each ``(batch, units)``, or ``(batch, positions, units)`` behind a convolution. An outgoing layer that was not called
+        counts as if it had received what the first called one did; None if none was, or if the batch was empty.
         """
         received, known = [], None
-        for tap in self._taps:
+        for k, tap in enumerate(self._taps):
             h, tap.received = tap.received, None
-            received.append(h)
+            received.append(None if h is None else self._as_batch(h, k))
             if known is None and h is not None and h.numel():
-                known = h
+                known = received[-1]
         if known is None:
             return None
         if known.device != self.utility.device:
             self._move_to(known.device)
-        return [self._as_batch(known if h is None else h) for h in received]
+        return [known if h is None else h for h in received]
 
-    def _as_batch(self, h: Tensor) -> Tensor:
-        if h.ndim != 2:
-            h = h.reshape(-1, self.hidden.units)
+    def _as_batch(self, h: Tensor, k: int) -> Tensor:
+        units, columns = self.hidden.units, self.hidden.columns(k)
+        if self.hidden.outgoing[k].weight.ndim > 2:  # (batch, units, height, width)
+            h = h.reshape(-1, units, h.shape[-2] * h.shape[-1]).transpose(1, 2)
+        elif columns > 1:
+            h = h.reshape(-1, units, columns).transpose(1, 2)
+        elif h.ndim != 2:
+            h = h.reshape(-1, units)
         # Under automatic mixed precision layers receive half precision.
         return h if h.dtype == self.utility.dtype else h.to(self.utility.dtype)
 

@@ -289,7 +289,7 @@ class Looped(Residual):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Residual(), "'(first|block)'.*'add'"),
+        (Residual(), "no hidden layer.*the units of 'first', 'block' are added"),
         (Concatenation(), "'(first|block)'.*'cat'"),
         (SelfNormalised(), "'first'.*(mean|sub)"),
         (Softmaxed(), "'first'.*softmax"),
@@ -300,9 +300,14 @@ class Looped(Residual):
         (nn.Sequential(nn.Linear(3, 8), nn.Softmax(dim=-1), nn.Linear(8, 1)), "'0'.*'1'"),
         (nn.Sequential(nn.Linear(3, 8), nn.GLU(), nn.Linear(4, 1)), "'0'.*'1'"),
         (nn.Sequential(nn.Linear(3, 8), nn.LayerNorm((4, 8)), nn.Linear(8, 1)), r"'0' has 8 units.*\(4, 8\)"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), "'0' is a Conv2d"),
-        (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)), "'1' is a BatchNorm1d"),
-        (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8, affine=False), nn.ReLU(), nn.Linear(8, 1)), "'0'.*'1'"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(6, 1)), "'0' has 4 units.*6"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(4, 1)), "'0' reach layer '2' as maps that are not flattened"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.Linear(4, 1)), "'0'.*'2'"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), "'0'.*2 groups"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.LayerNorm(4), nn.Conv2d(4, 1, 1)), r"'0' has 4 units.*LayerNorm.*\(4,\)"),
+        (nn.Sequential(nn.ConvTranspose2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 1)), "'0' is a ConvTranspose2d"),
+        (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(4), nn.Linear(8, 1)), r"'0' has 8 units.*BatchNorm1d.*\(4,\)"),
+        (nn.Sequential(nn.Linear(3, 8), nn.MaxPool2d(2), nn.Linear(4, 1)), "'0'.*'1'"),
         (nn.Sequential(nn.Linear(3, 8), nn.GroupNorm(2, 8), nn.Linear(8, 1)), "'1' is a GroupNorm"),
         (nn.Sequential(nn.Bilinear(3, 3, 8), nn.ReLU(), nn.Linear(8, 1)), "'0' is a Bilinear"),
     ],
@@ -398,10 +403,11 @@ def test_only_the_given_layers_are_treated():
         ((nn.Linear(3, 8), [nn.Linear(8, 1), nn.Linear(7, 1)], "mine"), "'mine' has 8 units.*7"),
         ((nn.Linear(3, 8), [], "mine"), "'mine'.*no outgoing"),
         ((nn.Linear(3, 8), [nn.Linear(8, 1)], "mine", None, [nn.LayerNorm(4)]), r"'mine' has 8 units.*\(4,\)"),
-        ((nn.Conv2d(1, 8, 3), [nn.Linear(8, 1)], "mine"), "'mine'.*Conv2d"),
+        ((nn.Conv2d(1, 8, 3), [nn.Linear(12, 1)], "mine"), "'mine' has 8 units.*12"),
+        ((nn.Linear(3, 8), [nn.Linear(16, 1)], "mine"), "'mine' has 8 units.*16"),
         ((nn.Linear(3, 8), [nn.Conv1d(8, 1, 1)], "mine"), "'mine'.*Conv1d"),
     ],
-    ids=["width", "width of a head", "none", "norm", "convolution", "convolution behind"],
+    ids=["width", "width of a head", "none", "norm", "positions", "no positions", "convolution behind"],
 )
 def test_given_layers_that_do_not_fit_are_refused_by_name(arguments, message):
     with pytest.raises(cbp.LayerError, match=message):

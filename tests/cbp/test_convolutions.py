@@ -1,0 +1,384 @@
+"""Convolutions, batch norms, pooling, flattening and residual sums, against loops over single numbers."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import Layer, Oracle
+from small_networks import UTILITIES, still
+from torch import Tensor, nn
+
+import cbp
+
+
+def every_index(*sizes):
+    return itertools.product(*map(range, sizes))
+
+
+class MapsLayer(Layer):
+    """A convolution whose units are its output channels."""
+
+    def __post_init__(self) -> None:
+        self.units, self.fan_in = self.incoming.out_channels, self.incoming.weight[0].numel()
+        self.utility, self.age = [0.0] * self.units, [0] * self.units
+        self.running_mean = [[0.0] * self.units for _ in self.outgoing]
+        self.counter, self.generator = 0.0, torch.Generator()
+
+
+class ConvolutionalOracle(Oracle):
+    """Channels judged and replaced one number at a time; Linear layers as in :class:`Oracle`."""
+
+    @staticmethod
+    def bound(layer, init):
+        if not isinstance(layer, MapsLayer):
+            return Oracle.bound(layer, init)
+        numbers = layer.incoming.weight.flatten().tolist()
+        return {
+            "auto": math.sqrt(3) * math.sqrt(sum(w**2 for w in numbers) / len(numbers)),
+            "lecun": math.sqrt(3 / layer.fan_in),
+            # The channels of the output times the kernel; the gain of tanh and relu.
+            "xavier": {"tanh": 5 / 3, "relu": math.sqrt(2)}[layer.activation]
+            * math.sqrt(6 / (layer.fan_in + layer.units * layer.incoming.kernel_size[0] * layer.incoming.kernel_size[1])),
+        }[init]
+
+    def utility_now(self, layer, i, inputs):
+        if not isinstance(layer, MapsLayer):
+            return super().utility_now(layer, i, inputs)
+        eta = self.decay_rate
+        w_in = layer.incoming.weight[i].flatten().tolist()
+        mean_w_in = sum(abs(w) for w in w_in) / len(w_in)
+        if self.utility == "adaptation":
+            return 1 / mean_w_in
+        total = 0.0
+        for k, (outgoing, samples) in enumerate(zip(layer.outgoing, inputs, strict=True)):
+            if isinstance(outgoing, nn.Conv2d):  # samples[n][channel][y][x]
+                maps = [[h for row in sample[i] for h in row] for sample in samples]
+                weights = [abs(w) for output in outgoing.weight.tolist() for row in output[i] for w in row]
+                per_position = [sum(weights)] * len(maps[0])
+                share = 1 / len(maps[0])  # every position is used with the same weights: their mean counts
+            else:  # samples[n][column], a unit's columns side by side
+                positions = len(samples[0]) // layer.units
+                maps = [sample[i * positions : (i + 1) * positions] for sample in samples]
+                columns = range(i * positions, (i + 1) * positions)
+                per_position = [sum(abs(row[column]) for row in outgoing.weight.tolist()) for column in columns]
+                share = 1.0
+            everything = [h for sample in maps for h in sample]
+            mean_h = sum(everything) / len(everything)
+            layer.running_mean[k][i] = eta * layer.running_mean[k][i] + (1 - eta) * mean_h
+            h_hat = layer.running_mean[k][i] / (1 - eta ** layer.age[i])  # one for each channel
+            for p, weight in enumerate(per_position):
+                mean_abs = sum(abs(sample[p]) for sample in maps) / len(maps)
+                deviation = sum(abs(sample[p] - h_hat) for sample in maps) / len(maps)
+                total += (
+                    share
+                    * {
+                        "contribution": mean_abs * weight,
+                        "zero_contribution": deviation * weight,
+                        "adaptable_contribution": deviation * weight / mean_w_in,
+                        "weight": weight,
+                        "feature_by_input": deviation
+                        / mean_w_in
+                        / (1 if isinstance(outgoing, nn.Conv2d) else len(per_position)),
+                    }[self.utility]
+                )
+        return total / len(layer.outgoing) if self.utility == "feature_by_input" else total
+
+    def replace(self, layer, units, bound):
+        if isinstance(layer, MapsLayer):
+            self.replace_channels(layer, units, bound)
+        else:
+            super().replace(layer, units, bound)
+
+    def replace_channels(self, layer, units, bound):
+        weight = layer.incoming.weight
+        uniform = torch.rand((len(units), *weight.shape[1:]), generator=layer.generator, dtype=weight.dtype)
+        for n, i in enumerate(units):
+            for c, y, x in every_index(*weight.shape[1:]):
+                weight[i, c, y, x] = (2 * uniform[n, c, y, x] - 1) * bound
+                self.forget(weight, (i, c, y, x))
+            layer.incoming.bias[i] = 0
+            self.forget(layer.incoming.bias, (i,))
+            for norm in layer.norms:
+                norm.weight[i], norm.bias[i] = 1, 0
+                self.forget(norm.weight, (i,))
+                self.forget(norm.bias, (i,))
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.running_mean[i], norm.running_var[i] = 0, 1
+            for outgoing in layer.outgoing:
+                columns = outgoing.weight.shape[1] // layer.units
+                for k, column, *place in every_index(len(outgoing.weight), columns, *outgoing.weight.shape[2:]):
+                    element = (k, i * columns + column, *place)
+                    outgoing.weight[element] = 0
+                    self.forget(outgoing.weight, element)
+            layer.utility[i], layer.age[i] = 0.0, 0
+            for means in layer.running_mean:
+                means[i] = 0.0
+
+
+class Network(nn.Module):
+    """Two convolutions and two Linear layers on images of 2 × 8 × 8: norms, pooling, flattening, and a second head."""
+
+    def __init__(self, norm: str = "batch") -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3)  # 6 × 6
+        self.norm = nn.BatchNorm2d(4) if norm == "batch" else nn.LayerNorm((4, 6, 6))
+        self.second = nn.Conv2d(4, 5, 2)  # of 3 × 3: 2 × 2
+        self.third = nn.Linear(20, 6)
+        self.beside = nn.Linear(36, 1)
+        self.head = nn.Linear(6, 1)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.max_pool2d(torch.relu(self.norm(self.first(x))), 2)
+        beside = self.beside(h.view(h.size(0), -1))
+        h = torch.tanh(self.second(h))
+        return self.head(torch.relu(self.third(torch.flatten(h, 1)))) + beside
+
+    def oracle_layers(self) -> list[Layer]:
+        return [
+            MapsLayer(self.first, [self.beside, self.second], "relu", [self.norm]),
+            MapsLayer(self.second, [self.third], "tanh"),
+            Layer(self.third, [self.head], "relu"),
+        ]
+
+
+def follow(norm="batch", optimizer="adam", steps=40, at_least=4, **options):
+    """Trains twins, one with the method and one with the oracle, and compares everything after every step."""
+    torch.manual_seed(1)
+    model = Network(norm)
+    twin = copy.deepcopy(model)
+    make = {
+        "adam": lambda network: torch.optim.Adam(network.parameters(), lr=0.01),
+        "cbp_adam": lambda network: cbp.Adam(network.parameters(), lr=0.01),
+    }[optimizer]
+    optimizers = make(model), make(twin)
+    options = {"replacement_rate": 0.1, "maturity_threshold": 3, "decay_rate": 0.9, "seed": 7} | options
+    method = cbp.ContinualBackprop(model, optimizers[0], **options)
+    oracle = ConvolutionalOracle(twin.oracle_layers(), optimizers[1], **options)
+    received = {}
+    for layer in oracle.layers:
+        for outgoing in layer.outgoing:
+            outgoing.register_forward_pre_hook(lambda module, args: received.__setitem__(module, args[0].detach()))
+    generator = torch.Generator().manual_seed(0)
+    total = [0, 0, 0]
+    for step in range(steps):
+        x = torch.randn(3, 2, 8, 8, generator=generator, dtype=torch.float64)
+        for network, its_optimizer in zip((model, twin), optimizers, strict=True):
+            its_optimizer.zero_grad()
+            (network(x) - x.mean(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0]).square().mean().backward()
+            its_optimizer.step()
+        replaced = [units.tolist() for units in method.step()]
+        assert replaced == oracle.step([[received[out] for out in layer.outgoing] for layer in oracle.layers]), step
+        for ours, theirs in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10)
+        for ours, theirs in zip(optimizers[0].state.values(), optimizers[1].state.values(), strict=True):
+            assert all(torch.allclose(ours[name], theirs[name], rtol=1e-7, atol=1e-12) for name in ours)
+        for layer, known in zip(method.layers, oracle.layers, strict=True):
+            assert torch.allclose(layer.utility, torch.tensor(known.utility, dtype=torch.float64), rtol=1e-8)
+            assert layer.age.tolist() == known.age
+        total = [n + len(units) for n, units in zip(total, replaced, strict=True)]
+    assert min(total) >= at_least, total
+
+
+@pytest.mark.parametrize("utility", UTILITIES)
+def test_every_utility_of_channels_agrees_with_the_oracle(utility):
+    follow(utility=utility)
+
+
+@pytest.mark.parametrize("init", ["auto", "lecun", "xavier"])
+def test_every_distribution_of_fresh_kernels_agrees_with_the_oracle(init):
+    follow(init=init, steps=25, at_least=2)
+
+
+@pytest.mark.parametrize(("optimizer", "reset"), [("adam", "none"), ("cbp_adam", "moments_and_step")])
+def test_the_optimizers_state_of_channels_agrees_with_the_oracle(optimizer, reset):
+    follow(optimizer=optimizer, reset_optimizer=reset, steps=25, at_least=2)
+
+
+def test_layer_norm_of_maps_agrees_with_the_oracle():
+    follow(norm="layer", steps=25, at_least=2)
+
+
+def names_of(model):
+    return [layer.name for layer in cbp.find_layers(model)]
+
+
+class Flattened(nn.Module):
+    """A convolution of 4 channels on images of 1 × 5 × 5, made flat in some way, and a Linear layer."""
+
+    def __init__(self, flatten, columns):
+        super().__init__()
+        self.maps, self.flatten, self.head = nn.Conv2d(1, 4, 2), flatten, nn.Linear(columns, 1)
+        nn.init.uniform_(self.maps.weight, 0.1, 1.0)  # active everywhere
+
+    def forward(self, x):
+        return self.head(self.flatten(torch.relu(self.maps(x))))
+
+
+@pytest.mark.parametrize(
+    ("flatten", "columns"),
+    [
+        (lambda h: h.view(h.size(0), -1), 64),
+        (lambda h: h.reshape(h.shape[0], -1), 64),
+        (lambda h: h.reshape((len(h) if isinstance(h, Tensor) else -1, 64)), 64),
+        (lambda h: torch.flatten(h, 1), 64),
+        (lambda h: torch.flatten(h, start_dim=1), 64),
+        (lambda h: h.flatten(1), 64),
+        (nn.Flatten(), 64),
+        (lambda h: h.mean(dim=(2, 3)), 4),
+        (lambda h: h.mean([-1, -2]), 4),
+        (lambda h: F.adaptive_avg_pool2d(h, 1).flatten(1), 4),
+        (nn.Sequential(nn.AdaptiveMaxPool2d((2, 2)), nn.Dropout2d(), nn.Flatten()), 16),
+        (lambda h: F.avg_pool2d(F.dropout2d(h, 0.5, training=False), kernel_size=2).view(-1, 16), 16),
+    ],
+)
+def test_a_channel_feeds_the_columns_of_its_own_positions_however_maps_are_flattened(flatten, columns):
+    model = Flattened(flatten, columns).eval()
+    (layer,) = cbp.find_layers(model)
+    assert (layer.units, layer.columns(0), layer.activation) == (4, columns // 4, "relu")
+    x = torch.rand(3, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    before = model(x)
+    # What a channel contributes goes with its columns, and nothing else does.
+    with torch.no_grad():
+        model.maps.weight[2], model.maps.bias[2] = 0, 0
+        silent = model(x)
+        model.head.weight.index_fill_(1, layer.columns_of(torch.tensor([2]), 0), 0)
+    assert torch.equal(model(x), silent)
+    assert not torch.equal(before, silent)
+
+
+@pytest.mark.parametrize(
+    "flatten",
+    [
+        lambda h: h.permute(0, 2, 3, 1).flatten(1),
+        lambda h: h.transpose(1, 2).reshape(h.size(0), -1),
+        lambda h: torch.flatten(h.mean(dim=1), 1),
+        lambda h: h.softmax(dim=1).flatten(1),
+        lambda h: h.view(h.size(0), 4, -1).sum(dim=1),
+    ],
+)
+def test_columns_of_mixed_positions_are_refused(flatten):
+    with pytest.raises(cbp.LayerError, match=r"'maps'.*'head'"):
+        cbp.find_layers(Flattened(flatten, 64))
+
+
+class Block(nn.Module):
+    """Two convolutions with batch norms, added to what came in; the shortcut has a convolution where the shape changes."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        h = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        h += self.shortcut(x)
+        return torch.relu(h)
+
+
+class ResNet18(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        blocks = []
+        for k, stride in enumerate((1, 2, 2, 2)):
+            blocks += [Block(width * 2 ** max(0, k - 1 if stride > 1 else k), width * 2**k, stride)]
+            blocks += [Block(width * 2**k, width * 2**k, 1)]
+        self.blocks, self.fc = nn.Sequential(*blocks), nn.Linear(8 * width, 10)
+
+    def forward(self, x):
+        h = self.blocks(torch.relu(self.bn1(self.conv1(x))))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(h, 1), 1))
+
+
+def test_of_a_residual_network_the_layers_within_the_blocks_are_found_and_the_others_named():
+    with pytest.warns(UserWarning, match="left out") as warned:
+        found = cbp.find_layers(ResNet18())
+    assert [layer.name for layer in found] == [f"blocks.{k}.conv1" for k in range(8)]
+    assert all(layer.activation == "relu" and len(layer.norms) == 1 and len(layer.outgoing) == 1 for layer in found)
+    left_out = ["conv1", *(f"blocks.{k}.conv2" for k in range(8)), *(f"blocks.{k}.shortcut.0" for k in (2, 4, 6))]
+    named = str(warned[0].message).split("the units of ")[1].split(" are added")[0]
+    assert sorted(named.replace("'", "").split(", ")) == sorted(left_out)
+
+
+@pytest.mark.filterwarnings("ignore:some layers are left out")
+def test_replacing_a_channel_changes_a_residual_network_by_that_channels_contribution_alone():
+    torch.manual_seed(0)
+    model = ResNet18().double()
+    x = torch.randn(5, 3, 16, 16, dtype=torch.float64)
+    for _ in range(3):
+        model(x)  # running statistics
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0)
+    model(x).sum().backward()
+    without = copy.deepcopy(model)
+    replaced = method.step()
+    assert min(len(units) for units in replaced) > 0
+    with torch.no_grad():
+        for k, units in enumerate(replaced):
+            without.blocks[k].conv2.weight[:, units] = 0
+    assert torch.allclose(model.eval()(x), without.eval()(x), atol=1e-12)
+    for layer, units in zip(method.layers, replaced, strict=True):
+        (norm,) = layer.hidden.norms
+        for tensor, value in ((norm.weight, 1), (norm.bias, 0), (norm.running_mean, 0), (norm.running_var, 1)):
+            assert torch.equal(tensor[units], torch.full((len(units),), float(value), dtype=torch.float64))
+
+
+def two_convolutions():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 1)).double()
+
+
+def test_redo_scores_a_channel_by_its_mean_over_batch_and_positions():
+    model = two_convolutions()
+    with torch.no_grad():
+        model[0].bias[1] = -100.0  # never active
+    method = cbp.ReDo(model, still(model), threshold=0.3, period=1)
+    x = torch.rand(3, 1, 6, 6, dtype=torch.float64)
+    h = torch.relu(model[0](x)).tolist()
+    model(x)
+    replaced = method.step()
+    activity = [sum(v for sample in h for row in sample[c] for v in row) / (3 * 16) for c in range(6)]
+    scores = [a / (sum(activity) / 6) for a in activity]
+    kept = [c for c in range(6) if scores[c] > 0.3]
+    assert method.layers[0].utility[kept].tolist() == pytest.approx([scores[c] for c in kept])
+    assert replaced[0].tolist() == [c for c in range(6) if scores[c] <= 0.3]
+    assert 1 in replaced[0].tolist()
+
+
+def test_self_normalised_resets_take_a_channel_to_fire_on_a_sample_where_any_position_does():
+    model = two_convolutions()
+    with torch.no_grad():
+        model[0].weight.fill_(0)
+        model[0].bias.fill_(0)
+        model[0].weight[0, 0, 1, 1] = 1.0  # channel 0 copies the image, the others are silent
+    method = cbp.SelfNormalizedResets(model, still(model), max_silence=1000)
+    x = torch.full((4, 1, 6, 6), -1.0, dtype=torch.float64)
+    x[1, 0, 2, 3] = x[3, 0, 1, 1] = x[3, 0, 2, 2] = 1.0
+    model(x)
+    method.step()
+    assert method.layers[0].fired.tolist() == [2.0, 0, 0, 0, 0, 0]  # samples 1 and 3
+    assert method.layers[0].silence.tolist() == [0.0, 4, 4, 4, 4, 4]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_channels_are_replaced_on_a_gpu_as_on_a_cpu():
+    torch.manual_seed(1)
+    model = Network()
+    twin = copy.deepcopy(model).cuda()
+    methods = [
+        cbp.ContinualBackprop(network, still(network), replacement_rate=0.2, maturity_threshold=1) for network in (model, twin)
+    ]
+    for _ in range(5):
+        x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
+        for network in (model, twin):
+            network(x.to(next(network.parameters()).device)).sum().backward()
+        ours, theirs = ([units.tolist() for units in method.step()] for method in methods)
+        assert ours == theirs
