@@ -260,6 +260,9 @@ def test_a_channel_feeds_the_columns_of_its_own_positions_however_maps_are_flatt
         lambda h: torch.flatten(h.mean(dim=1), 1),
         lambda h: h.softmax(dim=1).flatten(1),
         lambda h: h.view(h.size(0), 4, -1).sum(dim=1),
+        lambda h: h.view(h.size(0), 4, -1),
+        lambda h: h.mean(dim=(1, 3)),
+        lambda h: h.mean(dim=(2, 3), keepdim=True),
     ],
 )
 def test_columns_of_mixed_positions_are_refused(flatten):
