@@ -31,7 +31,6 @@ def layout(networks: Iterable[str], *, changes: bool, replaces: bool) -> dict[st
         replaces: Whether there is a method that replaces units.
     """
     sections = {"Reward": {"mean return of the last 100 episodes": _chart("rollout/ep_rew_mean")}}
-    sections["Reward"]["return of each episode"] = _chart("rollout/episode_return")
     if changes:
         sections["World"] = {"the parameter that changes": _chart("env/(?!phase)[^/]+"), "phase": _chart("env/phase")}
     sections["Plasticity"] = {}

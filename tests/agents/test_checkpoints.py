@@ -344,14 +344,14 @@ def test_a_full_disk_at_a_checkpoint_is_reported_and_training_goes_on(command, c
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_one_line(tmp_path):
-    limit = 20_000  # bytes, less than a checkpoint or the probe batch of the first rollout, more than the logs
+    limit = 20_000  # bytes, less than a checkpoint, more than the logs
     arguments = [*ANT, "--timesteps", 512, "--run-dir", tmp_path / "run"]
     run = process(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     _, err = run.communicate(timeout=60)
     lines = [line for line in err.splitlines() if line.startswith(("error: ", "Traceback"))]
     assert run.returncode == 1
     reason = f"[Errno 27] File too large (details in {tmp_path}/run/error.log); there is no checkpoint"
-    assert lines == [f"error: training broke off at step 256: {reason}"]
+    assert lines == [f"error: training broke off at step 512: {reason}"]
     assert "no checkpoint at step 0: File too large; training goes on" in err
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
