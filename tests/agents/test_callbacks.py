@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 import agents  # noqa: F401  (makes the policies known)
-from agents.callbacks import FreshNetworkCallback, Phase, PhaseCallback
+from agents.callbacks import FreshNetworkCallback, Phase, PhaseCallback, PlasticityCallback, VerdictCallback
 
 
 class Scripted(gymnasium.Env):
@@ -128,3 +128,64 @@ def test_networks_and_optimizer_begin_anew_with_each_phase_of_the_first_environm
     assert not torch.equal(first[0], first[2])  # drawn anew
     for weight in (first[0], first[2], first[4]):  # SB3's first weights: orthogonal columns of norm √2
         assert torch.allclose(weight.T @ weight, 2 * torch.eye(2), atol=1e-5)
+
+
+class Recording(PlasticityCallback):
+    """Records at every second rollout, without a network to measure: the number of the record stands for the measure."""
+
+    def _on_training_start(self):
+        self.records = 0
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_start(self):
+        pass
+
+    def _on_rollout_end(self):
+        if self.num_timesteps % 48 == 0:
+            self.records += 1
+            self.recorded_at = self.num_timesteps
+            self.latest = {"plasticity/policy/hidden1/dormant_fraction": float(self.records)}
+
+
+def verdicts_of(parts, capsys, own=8, parameter="friction"):
+    """What is said, with one environment that changes after every 6 · own steps, in several calls of learn()."""
+    phases = PhaseCallback(parameter)
+    states, said = None, []
+    model = PPO("MlpPolicy", make_vec_env(lambda: Scripted(own)), n_steps=24, batch_size=24, seed=0, device="cpu")
+    for steps in parts:
+        plasticity = Recording()
+        verdicts = VerdictCallback(phases, plasticity, "ppo")
+        if states is not None:
+            verdicts.load_state_dict(states)
+        model.learn(steps, [phases, plasticity, verdicts], reset_num_timesteps=False)
+        states = verdicts.state_dict()
+        said += [line for line in capsys.readouterr().err.splitlines() if line.startswith("Phase ")]
+    return said, phases
+
+
+@pytest.mark.parametrize("parts", [[192], [48, 48, 96], [24, 72, 24, 72]])
+def test_the_end_of_each_phase_is_said_once_however_the_training_is_cut(parts, capsys):
+    # Phases of 48 steps: the steps 49, 97 and 145 are the first of the phases 1, 2 and 3.
+    said, _ = verdicts_of(parts, capsys)
+    assert [line.split(". ")[0] for line in said] == [
+        "Phase 0 ended at step 49, friction 0.5 → 1.5",
+        "Phase 1 ended at step 97, friction 1.5 → 2.5",
+        "Phase 2 ended at step 145, friction 2.5 → 3.5",
+    ]
+    assert "Too early to tell (1 of 5 phases)" in said[0]
+    assert "Too early to tell (3 of 5 phases)" in said[2]
+
+
+def test_a_phase_has_the_measures_that_were_recorded_in_it(capsys):
+    # Phases of 36 steps, rollouts of 24; records at 48 (in phase 1), 96 (in phase 2), 144 (in phase 3).
+    _, phases = verdicts_of([144], capsys, own=6)
+    measures = {number: phase.measures for number, phase in phases.phases.items()}
+    assert measures == {0: {}, 1: {"dormant_fraction": 1.0}, 2: {"dormant_fraction": 2.0}, 3: {"dormant_fraction": 3.0}}
+
+
+def test_without_a_parameter_nothing_is_said(capsys):
+    said, phases = verdicts_of([192], capsys, parameter=None)
+    assert said == []
+    assert len(phases.phases) == 4
