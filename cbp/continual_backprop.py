@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp import selection
 from cbp import utility as utilities
 from cbp.layers import HiddenLayer
 from cbp.method import Init, ReplacingMethod, ResetOptimizer, check_choice, check_number, check_whole
@@ -59,9 +60,7 @@ class MaturingLayer(TrackedLayer):
 
     def bias_corrected(self, average: Tensor) -> Tensor:
         """A running average that began at 0 with each unit, divided by 1 − η^age; 0 at age 0."""
-        age = self.age
-        correction = 1 - self.decay_rate ** age.double()
-        return torch.where(age > 0, average / correction, 0).to(average.dtype)
+        return selection.bias_corrected(average, self.age, self.decay_rate)
 
     def advance(self) -> None:
         """One update passes: a ← a + 1, and ``eligible`` counts who became mature."""
@@ -200,9 +199,7 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
     def _least_useful(self, layer: MaturingLayer, count: int) -> Tensor:
         if count == 0:
             return layer.nothing
-        # NaN sorts last. A unit whose utility is not a number goes first, one that is not mature never.
-        rank = layer.corrected_utility.nan_to_num(nan=-math.inf)
-        return rank.masked_fill(layer.age <= self.maturity_threshold, math.nan).argsort(stable=True)[:count]
+        return selection.least_useful_first(layer.corrected_utility, layer.age, self.maturity_threshold)[:count]
 
     def _utility_now(self, layer: MaturingLayer, received: list[Tensor]) -> Tensor:
         """This batch's utility of each unit, over all outgoing layers together: ``(units,)``."""

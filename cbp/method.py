@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from cbp.adam import Adam
 from cbp.layers import BATCH_NORMS, HiddenLayer, LayerError, find_layers
+from cbp.selection import renew, silence
 from cbp.units import TrackedLayer
 
 ResetOptimizer = Literal["none", "moments", "moments_and_step"]
@@ -169,7 +170,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         w_in, bias = hidden.incoming.weight, hidden.incoming.bias
         fresh = torch.empty((len(units), *w_in.shape[1:]), dtype=w_in.dtype)
         fresh.uniform_(-bound, bound, generator=layer.generator)
-        w_in.index_copy_(0, units, fresh.to(w_in.device))
+        renew((units,), w_in, fresh.to(w_in.device))
         self._reset_optimizer_state(w_in, 0, units)
         unitwise = [(bias, 0), *((norm.weight, 1) for norm in hidden.norms), *((norm.bias, 0) for norm in hidden.norms)]
         for parameter, value in unitwise:
@@ -182,7 +183,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
                 norm.running_var.index_fill_(0, units, 1)
         for k, outgoing in enumerate(hidden.outgoing):
             columns = hidden.columns_of(units, k)
-            outgoing.weight.index_fill_(1, columns, 0)
+            silence((columns,), outgoing.weight)
             self._reset_optimizer_state(outgoing.weight, 1, columns)
         layer.forget(units)
 

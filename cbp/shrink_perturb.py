@@ -81,14 +81,29 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         """Counts an update; shrinks and perturbs where it is time. Returns an empty list: no unit is replaced."""
         self._updates += 1
         if self._updates % self.period == 0:
-            for parameter, spread in zip(self._parameters, self._spreads, strict=True):
-                drawn = torch.empty(parameter.shape, dtype=parameter.dtype)
-                if self.noise == "normal":
-                    drawn.normal_(generator=self._generator)
-                else:
-                    drawn.uniform_(-math.sqrt(3) * spread, math.sqrt(3) * spread, generator=self._generator)
+            for parameter, drawn in zip(self._parameters, self._draw(), strict=True):
                 parameter.mul_(self.shrink).add_(drawn.to(parameter.device), alpha=self.perturb)
         return []
+
+    def _draw(self) -> list[Tensor]:
+        if self.noise == "fresh":
+            bounds = [math.sqrt(3) * spread for spread in self._spreads]
+            return [
+                torch.empty(parameter.shape, dtype=parameter.dtype).uniform_(-bound, bound, generator=self._generator)
+                for parameter, bound in zip(self._parameters, bounds, strict=True)
+            ]
+        sizes = [parameter.numel() for parameter in self._parameters]
+        drawn = torch.empty(self.padded(sum(sizes)), dtype=self._parameters[0].dtype).normal_(generator=self._generator)
+        parts = torch.split(drawn[: sum(sizes)], sizes)
+        return [part.view(parameter.shape) for part, parameter in zip(parts, self._parameters, strict=True)]
+
+    @staticmethod
+    def padded(numbers: int) -> int:
+        """How many normal numbers are drawn for so many: whole sixteens, as torch makes them.
+
+        So the numbers of several updates are the same when they are drawn at once.
+        """
+        return -(-numbers // 16) * 16
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, the shapes and spreads of fresh weights, and the generator."""

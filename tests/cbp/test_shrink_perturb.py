@@ -22,8 +22,9 @@ def test_every_weight_is_shrunk_and_gets_its_own_normal_number():
     method = cbp.ShrinkPerturb(model, still(model), shrink=0.75, perturb=0.5, seed=4)
     assert method.step() == []
     generator = torch.Generator().manual_seed(4)
-    for parameter, old in zip(model.parameters(), before, strict=True):
-        noise = torch.randn(old.shape, generator=generator, dtype=old.dtype)
+    # Two layers 3-6-2 have 18 + 6 + 12 + 2 = 38 parameters: 48 numbers are drawn, whole sixteens.
+    drawn_at_once = torch.randn(48, generator=generator, dtype=torch.float64)[:38].split([18, 6, 12, 2])
+    for parameter, old, noise in zip(model.parameters(), before, drawn_at_once, strict=True):
         for value, was, drawn in zip(
             parameter.flatten().tolist(), old.flatten().tolist(), noise.flatten().tolist(), strict=True
         ):
