@@ -4,6 +4,8 @@ A stream is given a seed and yields the same examples whenever it is asked, howe
 is, ``load_state_dict`` goes on there.
 """
 
+from envs.streams.permuted import PermutedImages
 from envs.streams.regression import SlowlyChangingRegression
+from envs.streams.tasks import BinaryTasks, ClassIncremental, Task, split
 
-__all__ = ["SlowlyChangingRegression"]
+__all__ = ["BinaryTasks", "ClassIncremental", "PermutedImages", "SlowlyChangingRegression", "Task", "split"]

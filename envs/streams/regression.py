@@ -42,6 +42,7 @@ class SlowlyChangingRegression:
 
     Attributes:
         examples: How many have been drawn.
+        inputs: Input bits of an example.
 
     Raises:
         ParameterError: An argument out of its range.
@@ -67,6 +68,7 @@ class SlowlyChangingRegression:
     ) -> None:
         self._change = checks.choice("change", change, CHANGES)
         self._period = checks.integer("period", period, 1)
+        self.inputs = inputs
         self._fast = checks.integer("inputs", inputs, 1) - checks.integer("slow", slow, 1)
         if self._fast < 0:
             raise checks.ParameterError(f"slow must be at most the {inputs} inputs, got {slow}")
