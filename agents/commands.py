@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from agents import presets
 from agents.build import find_spec, is_nonstationary
-from agents.config import Config, with_overrides
+from agents.config import Config, RunConfig, with_overrides
 from agents.errors import RunError, UserError, unknown
 
 INTERRUPTED = 130
@@ -31,11 +30,22 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def run_command(command: Callable[[], int]) -> int:
-    """Runs a command; returns its exit code: 2 after bad input and 1 after a failure, each with one line on standard error."""
+def run_command(command: Callable[[], int], interrupted: str = "nothing was written") -> int:
+    """Runs a command and says in one line on standard error why it ended early.
+
+    Args:
+        command: Returns the exit code.
+        interrupted: What to say after Ctrl-C.
+
+    Returns:
+        The command's exit code; 2 after bad input, 1 after a failure, 130 after Ctrl-C.
+    """
     warnings.showwarning = show_warning
     try:
         return command()
+    except KeyboardInterrupt:
+        print(f"Stopped at once; {interrupted}.", file=sys.stderr)
+        return INTERRUPTED
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -46,22 +56,15 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # above the progress bar
 
 
-def add_run_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
-    """Adds what describes a run but for its method, its seed and its folder.
+def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
+    """Adds the options that runs of all kinds have.
 
     Args:
         parser: Of a command.
         threads: The default of ``--threads``.
     """
     add = parser.add_argument
-    add("--env", metavar="ID", help="ant-nonstationary, or any registered Gymnasium id")
-    add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
-    add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
-    add("--period", metavar="N", type=int, help="steps between two changes, over all environments")
-    add("--param", metavar="NAME", help="the parameter that changes (default: friction)")
-    add("--n-envs", metavar="K", type=int, help="number of environments")
     add("--set", metavar="KEY=VALUE", action="append", help="another value for a setting of the method; VALUE as in JSON")
-    add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
     add("--device", metavar="NAME", help="torch device of the networks (default: cpu)")
     add(
         "--threads",
@@ -71,6 +74,18 @@ def add_run_options(parser: argparse.ArgumentParser, threads: int | None = None)
         help=f"threads of a run (default: {threads or 'one for each core'})",
     )
     add("--checkpoint-minutes", metavar="M", type=float, help="minutes between two checkpoints (default: 5)")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what describes a run of reinforcement learning but for its method, its seed and its folder."""
+    add = parser.add_argument
+    add("--env", metavar="ID", help="ant-nonstationary, or any registered Gymnasium id")
+    add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
+    add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
+    add("--period", metavar="N", type=int, help="steps between two changes, over all environments")
+    add("--param", metavar="NAME", help="the parameter that changes (default: friction)")
+    add("--n-envs", metavar="K", type=int, help="number of environments")
+    add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
 
 
 def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
@@ -89,7 +104,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     if preset.env_kwargs and not is_nonstationary(spec):
         raise UserError(f"preset '{preset_name}' is that of ant-nonstationary, got env '{args.env}'")
     changes = is_nonstationary(spec) or args.period is not None or args.param is not None
-    hyperparameters, method_kwargs = with_overrides(method, [*preset.changes.items(), *map(_parse_override, args.set or [])])
+    hyperparameters, method_kwargs = with_overrides(method, [*preset.changes.items(), *map(parse_override, args.set or [])])
     return Config(
         env=spec.id,
         method=method,
@@ -99,7 +114,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         seed=seed,
         n_envs=given(args.n_envs, preset.n_envs),
         normalize=bool(args.normalize),
-        device=_check_device(args.device or "cpu"),
+        device=check_device(args.device or "cpu"),
         threads=args.threads,
         checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
         env_kwargs=preset.env_kwargs,
@@ -108,9 +123,15 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     )
 
 
-def folder_of(run_dir: Path, config: Config, run: str) -> Path:
-    """Where a run lies below a folder of runs: ``<env>/<method>/<run>``, the environment without its version."""
-    return run_dir / re.sub(r"-v\d+$", "", config.env).replace("/", "-") / config.method / run
+def folder_of(run_dir: Path, config: RunConfig, run: str) -> Path:
+    """Where a run lies below a folder of runs: ``<env>/<method>/<run>``, or ``<problem>/<method>/<run>``."""
+    return run_dir / config.world / config.label / run
+
+
+def use_threads(config: RunConfig) -> None:
+    """Gives torch the run's number of threads."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
 
 
 def given(value: Any, default: Any) -> Any:
@@ -118,7 +139,8 @@ def given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """The name and the value of a ``--set``."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set takes key=value, got '{text}'")
@@ -128,7 +150,8 @@ def _parse_override(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _check_device(name: str) -> str:
+def check_device(name: str) -> str:
+    """The name of a device that can be used."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

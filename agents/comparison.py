@@ -5,6 +5,8 @@ The definitions are those of ``docs/comparison.md``.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +17,8 @@ import scipy.stats
 from agents import presets
 from agents.config import Config
 from agents.errors import UserError, unknown
-from agents.results import BINS, RETURN, Array, RunResult
+from agents.results import BINS, RETURN, AgentResult, Array, LearningResult, RunResult
+from agents.supervised.config import LearningConfig
 from agents.verdict import IDLE_UNITS, PhaseEnd
 
 Statistic = Literal["mean", "iqm"]
@@ -27,7 +30,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 9_999
 _RECOVERED = 0.9  # of the way from the first part of a phase to its final return
 _COLLAPSED = 0.5  # of the best return within the phase, lost at its end
-_WORLD = ("env", "env_kwargs", "param", "period", "timesteps", "n_envs", "normalize")
+_TENTH = 0.1
 
 MEASURES: dict[str, str] = {
     "area": "area under the curve",
@@ -44,27 +47,47 @@ MEASURES: dict[str, str] = {
 }
 """Measures of a phase, and what they are called in words."""
 
+_LEARNING_MEASURES: dict[str, str] = {
+    "mean": "mean {score}",
+    "first": "{score}, first tenth",
+    "final": "{score}, last tenth",
+    "change": "last tenth minus first",
+    "dormant": "dormant units, last tenth (%)",
+    "rank": "stable rank, last tenth",
+    "weight": "mean size of weights, last tenth",
+}
+
 
 @dataclass(frozen=True)
 class Comparison:
     """Complete runs that may be compared.
 
     Attributes:
-        runs: The runs of each method by their seeds; methods in the order of :data:`agents.presets.METHODS`.
+        runs: The runs of each method by their seeds; methods in the order of their presets.
         unfinished: Runs that are not complete, which are left out.
         missing: Seeds that other methods have, by the method that lacks them.
         phases: The phases that are whole in every run: what measures are averaged over, so that all are over the same worlds.
+            Of supervised runs all tasks.
     """
 
-    runs: dict[str, dict[int, RunResult]]
+    runs: dict[str, dict[int, Any]]
     unfinished: list[RunResult]
     missing: dict[str, list[int]]
     phases: list[int]
 
     @property
-    def config(self) -> Config:
+    def config(self) -> Config | LearningConfig:
         """A configuration; all agree about the world."""
-        return next(iter(next(iter(self.runs.values())).values())).config
+        config: Config | LearningConfig = next(iter(next(iter(self.runs.values())).values())).config
+        return config
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """The measures of a run, and what they are called in words."""
+        config = self.config
+        if isinstance(config, Config):
+            return MEASURES
+        return {name: words.format(score=config.score) for name, words in _LEARNING_MEASURES.items()}
 
 
 def compare(results: Iterable[RunResult]) -> Comparison:
@@ -78,39 +101,50 @@ def compare(results: Iterable[RunResult]) -> Comparison:
     complete = [result for result in results if result.complete]
     if not complete:
         raise UserError(f"none of the {len(results)} runs is complete yet, such as '{results[0].path}'")
-    runs: dict[str, dict[int, RunResult]] = {}
-    for method in presets.METHODS:
-        for result in complete:
-            if result.config.method == method:
-                _check_fits(result, complete[0], runs.get(method, {}))
-                runs.setdefault(method, {})[result.config.seed] = result
+    runs: dict[str, dict[int, Any]] = {}
+    for result in sorted(
+        complete, key=lambda result: (type(result).__name__, result.config.place, _natural(result.config.label))
+    ):
+        _check_fits(result, complete[0], runs.get(result.config.label, {}))
+        runs.setdefault(result.config.label, {})[result.config.seed] = result
     _check_worlds(runs)
     seeds = {seed for by_seed in runs.values() for seed in by_seed}
     missing = {method: sorted(seeds - by_seed.keys()) for method, by_seed in runs.items() if seeds - by_seed.keys()}
-    phases = sorted(set.intersection(*(set(whole_phases(result)) for result in complete)))
+    phases = sorted(set.intersection(*({*whole_phases(result)} for result in complete)))
     if not phases:
         raise UserError("no phase is whole in every run: the runs are shorter than the period")
     return Comparison({method: dict(sorted(by_seed.items())) for method, by_seed in runs.items()}, unfinished, missing, phases)
 
 
+def _natural(label: str) -> list[tuple[float, str]]:
+    """A label's parts, numbers by their size."""
+    return [
+        (float(part), "") if re.fullmatch(r"[\d.]+(e[-+]?\d+)?", part) else (math.inf, part) for part in re.split("[=,]", label)
+    ]
+
+
 def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, RunResult]) -> None:
     seed = result.config.seed
     if seed in of_method:
-        raise UserError(f"'{of_method[seed].path}' and '{result.path}' are both {result.config.method} with seed {seed}")
+        raise UserError(f"'{of_method[seed].path}' and '{result.path}' are both {result.config.label} with seed {seed}")
     for other in (any_other, *list(of_method.values())[:1]):
-        same_method = other.config.method == result.config.method
+        if type(result) is not type(other):
+            raise UserError(f"'{result.path}' and '{other.path}' are runs of different kinds")
+        same_method = other.config.label == result.config.label
         for name, own, theirs in result.config.differences(other.config):
-            if name == "seed" or not (same_method or name.split(".")[0] in _WORLD):
+            if name in ("seed", "data", "device") or not (same_method or name.split(".")[0] in result.config.of_world):
                 continue
             where = f"{own} in '{result.path}' and {theirs} in '{other.path}'"
             raise UserError(f"runs of different settings are not averaged: {name} is {where}")
 
 
-def _check_worlds(runs: dict[str, dict[int, RunResult]]) -> None:
+def _check_worlds(runs: dict[str, dict[int, Any]]) -> None:
     """The same seed must have given every method the same values of the parameter."""
-    first: dict[int, RunResult] = {}
+    first: dict[int, AgentResult] = {}
     for by_seed in runs.values():
         for seed, result in by_seed.items():
+            if not isinstance(result, AgentResult):
+                continue
             other = first.setdefault(seed, result)
             for phase, (own, theirs) in enumerate(zip(values(result), values(other), strict=False)):
                 if own != theirs:
@@ -120,23 +154,34 @@ def _check_worlds(runs: dict[str, dict[int, RunResult]]) -> None:
                     )
 
 
-def values(result: RunResult) -> list[float | None]:
+def values(result: AgentResult) -> list[float | None]:
     """The parameter's value in each phase; None in a world that does not change."""
     return [phase.get(result.config.param or "") for phase in result.phases]
 
 
 def whole_phases(result: RunResult) -> list[int]:
-    """The phases that lasted as long as they should: the last one may be cut off."""
+    """The phases that lasted as long as they should, of which the last one may be cut off; of a supervised run all tasks."""
+    if not isinstance(result, AgentResult):
+        return list(range(result.config.tasks)) if isinstance(result.config, LearningConfig) else []
     return [number for number, phase in enumerate(result.phases) if phase["steps"] >= result.phase_length]
 
 
 def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
-    """The measures of one phase of a run, by their names in :data:`MEASURES`; NaN where there is none.
+    """The measures of one phase or task of a run by their names; NaN where there is none.
 
     Args:
         result: A complete run.
-        phase: One of its phases.
+        phase: One of its phases, or of its tasks.
     """
+    if isinstance(result, LearningResult):
+        score = result.config.score
+        return {
+            score: float(result.curve[f"task/{score}"][phase, 0]),
+            "dormant": 100 * _last(result, phase, "network", "dormant_fraction"),
+            "rank": _last(result, phase, "network", "stable_rank"),
+            "weight": _last(result, phase, "network", "weight_magnitude"),
+        }
+    assert isinstance(result, AgentResult)  # noqa: S101
     curve = fill(result.curve[RETURN][phase])
     final = _final_return(result, phase)
     best = curve.max()
@@ -153,7 +198,7 @@ def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
     }
 
 
-def phase_ends(result: RunResult, phases: Iterable[int]) -> list[PhaseEnd]:
+def phase_ends(result: AgentResult, phases: Iterable[int]) -> list[PhaseEnd]:
     """What a verdict needs of some phases of a run."""
     ends = []
     for number in phases:
@@ -192,7 +237,7 @@ def steps_to_recover(curve: Array, final: float, length: int) -> float:
     return float(reached[0] if len(reached) else BINS) / BINS * length
 
 
-def _final_return(result: RunResult, phase: int) -> float:
+def _final_return(result: AgentResult, phase: int) -> float:
     final = result.phases[phase]["final_return"]
     return np.nan if final is None else float(final)
 
@@ -223,7 +268,9 @@ def fill(row: Array) -> Array:
 def other_settings(comparison: Comparison) -> list[str]:
     """In which hyperparameters methods differ beyond what the methods themselves are."""
     configs = [next(iter(by_seed.values())).config for by_seed in comparison.runs.values()]
-    names = []
+    names: list[str] = []
+    if isinstance(comparison.config, LearningConfig):
+        return names  # labels tell
     for config in configs[1:]:
         of_methods = {**presets.METHODS[config.method].changes, **presets.METHODS[configs[0].method].changes}
         for name, *_ in config.differences(configs[0]):
@@ -234,8 +281,14 @@ def other_settings(comparison: Comparison) -> list[str]:
 
 
 def run_measures(result: RunResult, phases: Iterable[int]) -> dict[str, float]:
-    """The measures of a run: means over those of some phases that have the measure."""
+    """The measures of a run: means over those of some phases that have the measure, of a supervised run also over tenths."""
     rows = [phase_measures(result, phase) for phase in phases]
+    if isinstance(result, LearningResult):
+        tenth = math.ceil(_TENTH * len(rows))
+        scores = [row[result.config.score] for row in rows]
+        first, final = (_mean(some) if np.isfinite(some).all() else np.nan for some in (scores[:tenth], scores[-tenth:]))
+        of_units = {name: _mean([row[name] for row in rows[-tenth:]]) for name in ("dormant", "rank", "weight")}
+        return {"mean": _mean(scores), "first": first, "final": final, "change": final - first, **of_units}
     return {name: _mean([row[name] for row in rows]) for name in MEASURES}
 
 
@@ -313,4 +366,4 @@ def paired_differences(comparison: Comparison, method: str, baseline: str, stati
     own, theirs = comparison.runs[method], comparison.runs[baseline]
     phases = comparison.phases
     pairs = [(run_measures(own[seed], phases), run_measures(theirs[seed], phases)) for seed in own if seed in theirs]
-    return {name: estimate([a[name] - b[name] for a, b in pairs], statistic) for name in MEASURES}
+    return {name: estimate([a[name] - b[name] for a, b in pairs], statistic) for name in comparison.measures}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import envs
 from agents import presets
@@ -45,9 +46,77 @@ _KINDS: dict[str, type] = {
 }
 
 
+class RunConfig:
+    """What configurations of all kinds of runs have: a dataclass of JSON's types that is written to the run folder."""
+
+    method: str
+    seed: int
+    device: str
+    threads: int | None
+    checkpoint_minutes: float
+
+    of_world: ClassVar[tuple[str, ...]]
+    """What must be the same in runs that are compared."""
+
+    @property
+    def world(self) -> str:
+        """What is learned, as a folder's name."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """The method, as a folder's name and in a report."""
+        return self.method
+
+    @property
+    def place(self) -> int:
+        """Where the method comes in the order of methods."""
+        raise NotImplementedError
+
+    def differences(self, other: RunConfig) -> list[tuple[str, Any, Any]]:
+        """The settings in which two configurations are another run: name, own value, the other's.
+
+        The number of threads and the time between checkpoints do not count.
+        """
+        own, theirs = self.flat(), other.flat()
+        names = [name for name in dict.fromkeys([*own, *theirs]) if name not in ("threads", "checkpoint_minutes")]
+        return [(name, own.get(name), theirs.get(name)) for name in names if own.get(name) != theirs.get(name)]
+
+    def to_json(self) -> str:
+        """The configuration as JSON text."""
+        return json.dumps(self._values(), indent=2) + "\n"
+
+    def flat(self) -> dict[str, Any]:
+        """All values by the paths of their names: ``{"settings.net_arch": …}``."""
+        return flat(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return values
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """The configuration in what :meth:`to_json` wrote."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The configuration that :meth:`to_json` wrote.
+
+        Raises:
+            UserError: The text is no such configuration.
+        """
+        try:
+            return cls.from_values(json.loads(text))
+        except UserError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UserError(f"not a run's configuration: {' '.join(str(error).split())}") from error
+
+
 @dataclass(frozen=True)
-class Config:
-    """Everything that defines a run.
+class Config(RunConfig):
+    """Everything that defines a run of reinforcement learning.
 
     Attributes:
         env: A registered Gymnasium id.
@@ -84,18 +153,20 @@ class Config:
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
 
+    of_world: ClassVar[tuple[str, ...]] = ("env", "env_kwargs", "param", "period", "timesteps", "n_envs", "normalize")
+
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
             if not isinstance(getattr(self, name), kind):
                 raise UserError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         if self.method not in presets.METHODS:
             raise unknown("method", self.method, presets.METHODS)
-        _check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
-        _check_whole("timesteps", self.timesteps, least=1)
-        _check_whole("n-envs", self.n_envs, least=1)
-        _check_whole("seed", self.seed, least=0)
+        check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
+        check_whole("timesteps", self.timesteps, least=1)
+        check_whole("n-envs", self.n_envs, least=1)
+        check_whole("seed", self.seed, least=0)
         if self.threads is not None:
-            _check_whole("threads", self.threads, least=1)
+            check_whole("threads", self.threads, least=1)
         if self.seed >= 2**32:
             raise UserError(f"seed must be less than 2^32, got {self.seed}")
         self._check_change()
@@ -110,7 +181,7 @@ class Config:
         if self.param is not None and not (isinstance(self.param, str) and self.param in envs.PARAMETERS):
             raise unknown("parameter", self.param, envs.PARAMETERS)
         if self.period is not None:
-            _check_whole("period", self.period, least=1)
+            check_whole("period", self.period, least=1)
             if self.period < self.n_envs:
                 raise UserError(
                     f"period must be at least one step for each of the {self.n_envs} environments, got {self.period}"
@@ -120,35 +191,22 @@ class Config:
                 f"method '{self.method}' begins anew with each phase and needs an env that changes, got '{self.env}'"
             )
 
-    def differences(self, other: Config) -> list[tuple[str, Any, Any]]:
-        """The settings in which two configurations are another run: name, own value, the other's.
+    @property
+    def world(self) -> str:
+        """The environment without its version."""
+        return re.sub(r"-v\d+$", "", self.env).replace("/", "-")
 
-        The number of threads and the time between checkpoints do not count.
-        """
-        own, theirs = flat(dataclasses.asdict(self)), flat(dataclasses.asdict(other))
-        names = [name for name in dict.fromkeys([*own, *theirs]) if name not in ("threads", "checkpoint_minutes")]
-        return [(name, own.get(name), theirs.get(name)) for name in names if own.get(name) != theirs.get(name)]
-
-    def to_json(self) -> str:
-        """The configuration as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+    @property
+    def place(self) -> int:
+        """Where the method comes in the order of methods."""
+        return list(presets.METHODS).index(self.method)
 
     @classmethod
-    def from_json(cls, text: str) -> Config:
-        """The configuration that :meth:`to_json` wrote.
-
-        Raises:
-            UserError: The text is no such configuration.
-        """
-        try:
-            values = json.loads(text)
-            parameters = values.pop("hyperparameters")
-            parameters["net_arch"] = tuple(parameters["net_arch"])
-            return cls(**values, hyperparameters=Hyperparameters(**parameters))
-        except UserError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UserError(f"not a run's configuration: {' '.join(str(error).split())}") from error
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """The configuration in what :meth:`to_json` wrote."""
+        parameters = dict(values["hyperparameters"])
+        parameters["net_arch"] = tuple(parameters["net_arch"])
+        return cls(**{**values, "hyperparameters": Hyperparameters(**parameters)})
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -190,13 +248,13 @@ def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[H
 def _check_hyperparameters(values: Hyperparameters) -> None:
     for name, bounds in _RANGES.items():
         if name != "max_grad_norm" or values.max_grad_norm is not None:
-            _check_number(name, getattr(values, name), *bounds)
+            check_number(name, getattr(values, name), *bounds)
     for name, allowed in _CHOICES.items():
         if getattr(values, name) not in allowed:
             raise unknown(name, getattr(values, name), allowed)
     for name in ("rollout_steps", "batch_size"):
-        _check_whole(name, getattr(values, name), least=2)
-    _check_whole("n_epochs", values.n_epochs, least=1)
+        check_whole(name, getattr(values, name), least=2)
+    check_whole("n_epochs", values.n_epochs, least=1)
     if values.batch_size > values.rollout_steps:
         raise UserError(f"batch_size must be at most rollout_steps ({values.rollout_steps}), got {values.batch_size}")
     if not isinstance(values.net_arch, tuple) or not values.net_arch:
@@ -204,10 +262,11 @@ def _check_hyperparameters(values: Hyperparameters) -> None:
             f"net_arch must be a list of units, one for each hidden layer, such as [256,256]; got {values.net_arch!r}"
         )
     for units in values.net_arch:
-        _check_whole("each number of net_arch", units, least=1)
+        check_whole("each number of net_arch", units, least=1)
 
 
-def _check_number(name: str, value: object, least: float, inclusive: bool, greatest: float) -> None:
+def check_number(name: str, value: object, least: float, inclusive: bool, greatest: float) -> None:
+    """Refuses what is no finite number above ``least`` (which is allowed itself if ``inclusive``) and up to ``greatest``."""
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     if not (abs(number) < math.inf and (number > least or (inclusive and number == least)) and number <= greatest):
         raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}, got {value!r}")
@@ -222,6 +281,7 @@ def _words(least: float, inclusive: bool, greatest: float) -> str:
     return "".join(f" {word}" for word in " and ".join(words).split())
 
 
-def _check_whole(name: str, value: object, *, least: int) -> None:
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """Refuses what is no whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{name} must be a whole number >= {least}, got {value!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import matplotlib.image
 from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
 
-from agents.config import Config, flat
+from agents.config import RunConfig
 
 LINK = "http://localhost:6006/#custom_scalars&_smoothingWeight=0"
 """The dashboard, once ``tensorboard --logdir RUN --host localhost`` runs."""
@@ -33,7 +32,21 @@ def layout(networks: Iterable[str], *, changes: bool, replaces: bool) -> dict[st
     sections = {"Reward": {"mean return of the last 100 episodes": _chart("rollout/ep_rew_mean")}}
     if changes:
         sections["World"] = {"the parameter that changes": _chart("env/(?!phase)[^/]+"), "phase": _chart("env/phase")}
-    sections["Plasticity"] = {}
+    return sections | _of_networks(networks, replaces=replaces)
+
+
+def learning_layout(score: str, *, replaces: bool) -> dict[str, _Section]:
+    """The sections of the dashboard of a supervised run.
+
+    Args:
+        score: ``"accuracy"`` or ``"error"``.
+        replaces: Whether there is a method that replaces units.
+    """
+    return {"Task": {f"{score} of each task": _chart(f"task/{score}")}, **_of_networks(["network"], replaces=replaces)}
+
+
+def _of_networks(networks: Iterable[str], *, replaces: bool) -> dict[str, _Section]:
+    sections: dict[str, _Section] = {"Plasticity": {}}
     for network in networks:
         for title, measure in (
             ("idle units (dormant or saturated, fraction)", "(dormant|saturated)_fraction"),
@@ -69,9 +82,9 @@ def write_layout(logger: Logger, sections: dict[str, _Section]) -> None:
         output.writer.add_custom_scalars(sections)
 
 
-def write_hyperparameters(logger: Logger, config: Config) -> None:
+def write_hyperparameters(logger: Logger, config: RunConfig) -> None:
     """Writes a run's configuration to TensorBoard's HParams tab."""
-    settings = {name.removeprefix("hyperparameters."): value for name, value in flat(dataclasses.asdict(config)).items()}
+    settings = {name.removeprefix("hyperparameters."): value for name, value in config.flat().items()}
     shown = {name: value if isinstance(value, str | bool | int | float) else str(value) for name, value in settings.items()}
     metrics = dict.fromkeys(("rollout/ep_rew_mean", "cbp/policy/replaced"), 0.0)
     for output in _outputs(logger):

@@ -30,6 +30,7 @@ from agents.comparison import (
 from agents.config import Config
 from agents.results import BINS, RETURN, RunResult, read_columns
 from agents.run_folder import RunFolder
+from agents.supervised.config import LearningConfig
 
 _WINDOW = 20  # episodes in the running mean
 _MAX_LABELS = 24  # more phases than this are shaded but not labelled
@@ -70,6 +71,36 @@ def draw_run(folder: RunFolder, config: Config) -> None:
     axes[-1].xaxis.set_major_formatter(FuncFormatter(_short))
     axes[-1].set_xlim(0, steps[-1])
     figure.suptitle(f"{config.env}   method {config.method}   seed {config.seed}", fontsize=11)
+    figure.savefig(folder.figure, dpi=120)
+
+
+def draw_learning(folder: RunFolder, config: LearningConfig) -> None:
+    """Draws score, dormant units, rank and mean |w| over the tasks of a supervised run into the run's ``report.png``.
+
+    Args:
+        folder: The run; reads ``progress.csv``.
+        config: Its configuration.
+    """
+    progress = read_columns(folder.progress)
+    if "task/number" not in progress:
+        return
+    rows = [row for row in _MEASURES if any(name.endswith(f"/{row[0]}") for name in progress)]
+    figure = Figure(figsize=(10, 3.2 + 1.6 * len(rows)), layout="constrained")
+    axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.0, *[1.0] * len(rows)], squeeze=False)[:, 0]
+    style = "-" if len(progress["task/number"]) > _MAX_LABELS else ".-"
+    axes[0].plot(progress["task/number"], progress[f"task/{config.score}"], style, color="tab:blue", linewidth=1.2)
+    axes[0].set_ylabel(config.score)
+    for axis, (measure, label, scale) in zip(axes[1:], rows, strict=True):
+        for name in sorted(name for name in progress if name.endswith(f"/{measure}")):
+            axis.plot(progress["task/number"], scale * progress[name], style, linewidth=1.2, label=name.split("/")[-2])
+        axis.set_ylabel(label)
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0)
+    axes[-1].set_xlabel(f"task{f' ({config.examples:,} examples each)' if config.examples else ''}")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(f"{config.problem} ({config.dataset})   method {config.label}   seed {config.seed}", fontsize=11)
     figure.savefig(folder.figure, dpi=120)
 
 
@@ -167,7 +198,7 @@ _MEASURES = (
 
 
 def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterable[Path]) -> None:
-    """Draws return, dormant units, rank and mean |w| of each method over environment steps, phases shaded.
+    """Draws return or score, dormant units, rank and mean |w| of each method over environment steps, examples or tasks.
 
     Phases of different runs are laid over each other, each as long as the period. With five seeds or more a line is the
     statistic over seeds in its interval; with fewer it lies between the single runs, drawn thinly. The measures of units are
@@ -178,27 +209,51 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         statistic: What a line is over seeds.
         paths: The files to write; their endings say how.
     """
-    length = next(result for by_seed in comparison.runs.values() for result in by_seed.values()).phase_length
-    rows = [row for row in _MEASURES if any(curves_of(result, "policy", row[0]) for result in _all(comparison))]
+    config = comparison.config
+    if isinstance(config, Config):
+        network, length, bins, label, curve, parts = (
+            "policy",
+            config.period or config.timesteps,
+            BINS,
+            "episode return",
+            RETURN,
+            ",\npolicy",
+        )
+    else:
+        network, length, bins, label, curve, parts = (
+            "network",
+            config.examples or 1,
+            1,
+            config.score,
+            f"task/{config.score}",
+            "",
+        )
+    rows = [row for row in _MEASURES if any(curves_of(result, network, row[0]) for result in _all(comparison))]
     figure = Figure(figsize=(11, 4.2 + 1.7 * len(rows)), layout="constrained")
     axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.6, *[1.0] * len(rows)], squeeze=False)[:, 0]
-    axes[0].set_ylabel("episode return")
-    _draw_methods(axes[0], comparison, statistic, length, lambda result: [result.curve[RETURN]], 1.0)
-    for axis, (measure, label, scale) in zip(axes[1:], rows, strict=True):
-        axis.set_ylabel(f"{label},\npolicy")
-        of_policy = partial(curves_of, network="policy", measure=measure)
-        _draw_methods(axis, comparison, statistic, length, of_policy, scale)
+    axes[0].set_ylabel(label)
+    width = length / bins
+    _draw_methods(axes[0], comparison, statistic, width, lambda result: [result.curve[curve]], 1.0)
+    for axis, (measure, words, scale) in zip(axes[1:], rows, strict=True):
+        axis.set_ylabel(f"{words}{parts}")
+        _draw_methods(axis, comparison, statistic, width, partial(curves_of, network=network, measure=measure), scale)
     axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
-    config = comparison.config
-    spans = _spans(comparison, length)
-    for i, axis in enumerate(axes):
-        _shade(axis, spans, config.param if config.param and spans[0].value is not None else "phase", labelled=i == 0)
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0)
-    axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
     axes[-1].xaxis.set_major_formatter(FuncFormatter(_short))
-    axes[-1].set_xlim(0, spans[-1].end)
-    figure.suptitle(f"{config.env}: {_what_is_drawn(comparison, statistic)}", fontsize=11)
+    if isinstance(config, Config):
+        spans = _spans(comparison, length)
+        for i, axis in enumerate(axes):
+            _shade(axis, spans, config.param if config.param and spans[0].value is not None else "phase", labelled=i == 0)
+        axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
+        axes[-1].set_xlim(0, spans[-1].end)
+        title = f"{config.env}   {_what_is_drawn(comparison, statistic)}"
+    else:
+        axes[-1].set_xlabel("examples" if config.examples else "tasks")
+        axes[-1].set_xlim(0, config.tasks * length)
+        title = f"{config.problem} ({config.dataset})   {_what_is_drawn(comparison, statistic)}"
+    figure.suptitle(title, fontsize=11)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         for path in paths:
             figure.savefig(path, dpi=130)
@@ -213,7 +268,7 @@ def _what_is_drawn(comparison: Comparison, statistic: Statistic) -> str:
     return f"{name} over {seeds}, {100 * CONFIDENCE:.0f} % bootstrap interval (percentile)"
 
 
-def _all(comparison: Comparison) -> list[RunResult]:
+def _all(comparison: Comparison) -> list[Any]:
     return [result for by_seed in comparison.runs.values() for result in by_seed.values()]
 
 
@@ -221,7 +276,7 @@ def _draw_methods(
     axis: Axes,
     comparison: Comparison,
     statistic: Statistic,
-    length: int,
+    width: float,
     curves: Callable[[RunResult], list[NDArray[np.float64]]],
     scale: float,
 ) -> None:
@@ -231,7 +286,7 @@ def _draw_methods(
         if not drawn:
             continue
         samples = scale * np.array([run[: min(map(len, drawn))] for run in drawn])
-        steps = (np.arange(samples.shape[1]) + 0.5) / BINS * length
+        steps = (np.arange(samples.shape[1]) + 0.5) * width
         if len(samples) < LEAST_SEEDS:
             axis.plot(steps, samples.T, style, color=colour, linewidth=0.6, alpha=0.7)
         else:

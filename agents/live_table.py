@@ -17,11 +17,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from agents.config import Config
+
 if TYPE_CHECKING:
-    from agents.sweep import Run
+    from agents.plan import Run
 
 _SECONDS_BETWEEN_LINES = 60.0  # where the screen is no terminal
-_COLUMNS = ("run", "state", "steps", "phase", "steps/s", "reward", "time left", "")
+_COLUMNS = ("run", "state", "steps", "phase", "steps/s", "score", "time left", "")
 _COLOURS = {"waiting": "dim", "running": "bold", "complete": "green", "stopped": "yellow", "failed": "red"}
 
 
@@ -85,16 +87,27 @@ class LiveTable:
 
 
 def _cells(run: Run) -> list[str]:
-    row = _last_row(run.folder.progress)
-    steps, speed = int(_number(row, "time/total_timesteps")), _number(row, "time/fps") if run.state == "running" else 0
+    row, config = _last_row(run.folder.progress), run.config
+    if isinstance(config, Config):
+        steps, total = int(_number(row, "time/total_timesteps")), config.timesteps
+        phase, speed, score = row.get("env/phase") or "", _number(row, "time/fps"), row.get("rollout/ep_rew_mean")
+        shown = f"{_number(row, 'rollout/ep_rew_mean'):.0f}" if score else ""
+        left = (total - steps) / speed if speed else 0
+    else:
+        steps, speed = int(_number(row, "time/total_examples")), _number(row, "time/examples_per_second")
+        tasks, score = int(_number(row, "task/number")) + bool(steps), row.get(f"task/{config.score}")
+        total = steps * config.tasks // max(tasks, 1)  # tasks are of about equal length
+        phase, shown = str(tasks), f"{config.score} {_number(row, f'task/{config.score}'):.3g}" if score else ""
+        left = (total - steps) / speed if speed else 0
+    running = run.state == "running" and speed > 0
     return [
         run.name,
         run.state,
-        f"{steps:,} of {run.config.timesteps:,}" if steps else "",
-        row.get("env/phase") or "",
-        f"{speed:,.0f}" if speed else "",
-        f"{_number(row, 'rollout/ep_rew_mean'):.0f}" if row.get("rollout/ep_rew_mean") else "",
-        str(timedelta(seconds=round(max(run.config.timesteps - steps, 0) / speed))) if speed else "",
+        f"{steps:,} of {total:,}" if steps else "",
+        phase if steps else "",
+        f"{speed:,.0f}" if running else "",
+        shown,
+        str(timedelta(seconds=round(max(left, 0)))) if running else "",
         run.note,
     ]
 

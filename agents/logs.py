@@ -13,8 +13,6 @@ from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputF
 
 from agents.run_folder import RunFolder, write_atomically
 
-_STEP = "time/total_timesteps"
-
 
 class ProgressCsv(KVWriter):
     """SB3's CSV log, with columns in the order of their names and continued where the file exists.
@@ -71,18 +69,19 @@ def load_state(logger: Logger, state: dict[str, Any]) -> None:
     logger.name_to_excluded.update(state["excluded"])
 
 
-def cut(folder: RunFolder, timesteps: int, sizes: dict[str, int]) -> None:
+def cut(folder: RunFolder, timesteps: int, sizes: dict[str, int], column: str = "time/total_timesteps") -> None:
     """Cuts the logs back to a step.
 
     Args:
         folder: The run.
         timesteps: Later rows of the CSV files are dropped.
         sizes: Event files, by name, are cut to these sizes in bytes; others are removed.
+        column: What tells the step in ``progress.csv``.
     """
-    for path, column in ((folder.progress, _STEP), (folder.episodes, "step")):
+    for path, steps in ((folder.progress, column), (folder.episodes, "step")):
         columns, rows = _read(path)
-        if column in columns:
-            index = columns.index(column)
+        if steps in columns:
+            index = columns.index(steps)
             _write(path, columns, [row for row in rows if float(row[index] or "inf") <= timesteps])
     for path in folder.events:
         if path.name not in sizes:

@@ -11,6 +11,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from agents.commands import Parser, folder_of, run_command
 from agents.comparison import (
     CONFIDENCE,
     LEAST_SEEDS,
-    MEASURES,
     RESAMPLES,
     Comparison,
     Estimate,
@@ -33,11 +33,15 @@ from agents.comparison import (
     values,
     whole_phases,
 )
+from agents.config import Config
 from agents.errors import UserError
 from agents.figures import draw_comparison
-from agents.results import RunResult, find_runs, read_run, record
+from agents.results import AgentResult, find_runs, read_run, record
 from agents.run_folder import write_atomically
+from agents.supervised.config import LearningConfig
 from agents.verdict import LEAST_PHASES, Sign, judge
+
+_TENTHS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,14 +55,19 @@ def _parser() -> argparse.ArgumentParser:
     add("folders", metavar="DIR", nargs="+", type=Path, help="runs are looked for in it at any depth")
     add("--output", metavar="OUT", type=Path, required=True, help="where report.png, report.svg, table.md and table.csv go")
     add("--statistic", choices=("mean", "iqm"), default="mean", help="over seeds: mean, or interquartile mean (default: mean)")
-    add("--baseline", metavar="NAME", help="the method that differences are taken from (default: ppo, or else the first)")
+    add(
+        "--baseline",
+        metavar="NAME",
+        help="the method that differences are taken from (default: ppo or backprop, or else the first)",
+    )
     add("--record", metavar="FOLDER", type=Path, help="also write what this report needs of each run, some 20 kB, to FOLDER")
     return parser
 
 
 def _report(args: argparse.Namespace) -> int:
     comparison = compare([read_run(path) for path in find_runs(args.folders)])
-    baseline = args.baseline or ("ppo" if "ppo" in comparison.runs else next(iter(comparison.runs)))
+    usual = [label for label in comparison.runs if label in ("ppo", "backprop")]
+    baseline = args.baseline or (usual or list(comparison.runs))[0]
     table = _markdown(comparison, args.statistic, baseline)
     for line in _left_out(comparison):
         print(f"warning: {line}", file=sys.stderr)
@@ -84,10 +93,7 @@ def _record(comparison: Comparison, folder: Path) -> None:
 
 def _left_out(comparison: Comparison) -> list[str]:
     """What a reader must know is not in the averages."""
-    lines = [
-        f"left out, not complete: {run.path}, {run.timesteps:,} of {run.config.timesteps:,} steps"
-        for run in comparison.unfinished
-    ]
+    lines = [f"left out, not complete: {run.path}, {run.progress}" for run in comparison.unfinished]
     for method, seeds in comparison.missing.items():
         lines.append(f"missing, though other methods have it: {method} with seed {', '.join(map(str, seeds))}")
     if settings := other_settings(comparison):
@@ -95,44 +101,45 @@ def _left_out(comparison: Comparison) -> list[str]:
     partly = sorted({phase for run in _runs(comparison) for phase in whole_phases(run)} - set(comparison.phases))
     if partly:
         lines.append(f"left out of all averages, because they are not whole in every run: phases {', '.join(map(str, partly))}")
-    empty = [(phase, run.path) for run in _runs(comparison) for phase in comparison.phases if not run.phases[phase]["episodes"]]
-    lines += [f"no episode ended in phase {phase} of {path}" for phase, path in empty]
+    for run in _runs(comparison):
+        if isinstance(run, AgentResult):
+            empty = [phase for phase in comparison.phases if not run.phases[phase]["episodes"]]
+            lines += [f"no episode ended in phase {phase} of {run.path}" for phase in empty]
+        elif not np.isfinite(run.curve[f"task/{run.config.score}"]).all():
+            lines.append(f"diverged, its {run.config.score} is no number from some task on: {run.path}")
     versions = [run.versions for run in _runs(comparison)]
     if differing := [name for name in versions[0] if len({of_run.get(name) for of_run in versions}) > 1]:
         lines.append(f"runs were made by different versions of {', '.join(differing)}")
     return lines
 
 
-def _runs(comparison: Comparison) -> list[RunResult]:
+def _runs(comparison: Comparison) -> list[Any]:
     return [run for by_seed in comparison.runs.values() for run in by_seed.values()]
 
 
 def _csv(comparison: Comparison) -> str:
-    """A row for each whole phase of each run."""
+    """A row for each whole phase, or for each task, of each run."""
     text = io.StringIO()
     table = csv.writer(text)
-    parameter = comparison.config.param
-    table.writerow(["method", "seed", "phase", *([parameter] if parameter else []), *MEASURES])
+    config = comparison.config
+    parameter = config.param if isinstance(config, Config) else None
+    unit = "phase" if isinstance(config, Config) else "task"
+    names = list(phase_measures(_runs(comparison)[0], comparison.phases[0]))
+    table.writerow(["method", "seed", unit, *([parameter] if parameter else []), *names])
     for run in _runs(comparison):
         for phase in whole_phases(run):
-            value = [values(run)[phase]] if parameter else []
+            value = [values(run)[phase]] if parameter and isinstance(run, AgentResult) else []
             numbers = phase_measures(run, phase).values()
             cells = ["" if np.isnan(number) else repr(float(number)) for number in numbers]
-            table.writerow([run.config.method, run.config.seed, phase, *value, *cells])
+            table.writerow([run.config.label, run.config.seed, phase, *value, *cells])
     return text.getvalue()
 
 
 def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> str:
-    config = comparison.config
     over = {"mean": "Mean", "iqm": "Interquartile mean"}[statistic]
-    environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
-    change = f", {config.param} changes every {config.period:,}" if config.period else ""
     left_out = [f"- {line}" for line in _left_out(comparison)]
     lines = [
-        f"# {config.env}: {', '.join(comparison.runs)}",
-        "",
-        f"{config.timesteps:,} steps of {environments}{change}. {over} over seeds of each run's mean over phases",
-        f"{comparison.phases[0]} to {comparison.phases[-1]}, with a {100 * CONFIDENCE:.0f} % bootstrap interval over seeds",
+        *_heading(comparison, over),
         f"(percentile method of scipy.stats.bootstrap, {RESAMPLES:,} resamples).",
         f"Below {LEAST_SEEDS} seeds there is no interval; the values of the seeds stand in parentheses.",
         "",
@@ -146,7 +153,7 @@ def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> st
         method: [run_measures(run, comparison.phases) for run in by_seed.values()]
         for method, by_seed in comparison.runs.items()
     }
-    for name, words in MEASURES.items():
+    for name, words in comparison.measures.items():
         estimates = [estimate([row[name] for row in rows], statistic) for rows in of_methods.values()]
         if any(each.each for each in estimates):
             lines.append(_row([words, *map(_cell, estimates)]))
@@ -154,13 +161,36 @@ def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> st
     if others:
         differences = {method: paired_differences(comparison, method, baseline, statistic) for method in others}
         lines += ["", f"## Minus {baseline}, paired by seed", "", _row(["", *others]), _row(["---"] * (1 + len(others)))]
-        for name, words in MEASURES.items():
+        for name, words in comparison.measures.items():
             estimates = [differences[method][name] for method in others]
             if any(each.each for each in estimates):
                 lines.append(_row([words, *(_cell(each, signed=True) for each in estimates)]))
-    lines += ["", "## Signs of loss of plasticity", "", *_signs(comparison)]
-    lines += ["", "## Final return by phase", "", *_by_phase(comparison, statistic), ""]
+    config = comparison.config
+    if isinstance(config, Config):
+        lines += ["", "## Signs of loss of plasticity", "", *_signs(comparison, config)]
+        lines += ["", "## Final return by phase", "", *_by_phase(comparison, statistic), ""]
+    else:
+        lines += ["", f"## {config.score.capitalize()} by tenth of the tasks", "", *_by_tenth(comparison, statistic), ""]
     return "\n".join(lines)
+
+
+def _heading(comparison: Comparison, over: str) -> list[str]:
+    """What the comparison is of, and what is averaged."""
+    config, labels = comparison.config, ", ".join(comparison.runs)
+    interval = f"with a {100 * CONFIDENCE:.0f} % bootstrap interval over seeds"
+    if isinstance(config, LearningConfig):
+        stream = "".join(f", {name} {value}" for name, value in config.stream.items())
+        length = f"{config.tasks:,} tasks{f' of {config.examples:,} examples' if config.examples else ''}"
+        data = f"Data: {config.dataset}{stream}. {length}. {over} over seeds,"
+        return [f"# {config.problem}: {labels}", "", data, interval]
+    environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
+    change = f", {config.param} changes every {config.period:,}" if config.period else ""
+    return [
+        f"# {config.env}: {labels}",
+        "",
+        f"{config.timesteps:,} steps of {environments}{change}. {over} over seeds of each run's mean over phases",
+        f"{comparison.phases[0]} to {comparison.phases[-1]}, {interval}",
+    ]
 
 
 _SIGNS: dict[Sign, str] = {
@@ -171,13 +201,13 @@ _SIGNS: dict[Sign, str] = {
 }
 
 
-def _signs(comparison: Comparison) -> list[str]:
+def _signs(comparison: Comparison, config: Config) -> list[str]:
     """In how many seeds of each method the verdict sees each sign, of those in which it could be looked for."""
     phases = comparison.phases
     fresh = {seed: phase_ends(run, phases) for seed, run in comparison.runs.get("reset-all", {}).items()}
     verdicts = {
         method: [
-            judge(phase_ends(run, phases), comparison.config.param, method, None if method == "reset-all" else fresh.get(seed))
+            judge(phase_ends(run, phases), config.param, method, None if method == "reset-all" else fresh.get(seed))
             for seed, run in by_seed.items()
         ]
         for method, by_seed in comparison.runs.items()
@@ -203,6 +233,21 @@ def _by_phase(comparison: Comparison, statistic: Statistic) -> list[str]:
             [phase_measures(run, phase)["final_return"] for run in by_seed.values()] for by_seed in comparison.runs.values()
         ]
         lines.append(_row([str(phase), *(_cell(estimate(of_method, statistic)) for of_method in finals)]))
+    return lines
+
+
+def _by_tenth(comparison: Comparison, statistic: Statistic) -> list[str]:
+    lines = [_row(["tasks", *comparison.runs]), _row(["---"] * (1 + len(comparison.runs)))]
+    for tasks in np.array_split(comparison.phases, min(_TENTHS, len(comparison.phases))):
+        cells = [
+            _cell(
+                estimate(
+                    [float(np.mean([phase_measures(run, task)[run.config.score] for task in tasks])) for run in runs], statistic
+                )
+            )
+            for runs in (by_seed.values() for by_seed in comparison.runs.values())
+        ]
+        lines.append(_row([f"{tasks[0]}–{tasks[-1]}" if len(tasks) > 1 else f"{tasks[0]}", *cells]))
     return lines
 
 

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from agents.config import Config
 from agents.errors import UserError
 from agents.run_folder import RunFolder, write_atomically
+from agents.supervised.config import LearningConfig
 
 BINS = 20
 """Parts of equal length that a phase is cut into."""
 
 RETURN = "return"
+_DIGITS = 5  # of what is recorded of supervised runs
 _MEASURES = ("dormant_fraction", "saturated_fraction", "stable_rank", "weight_magnitude")
 
 Array = NDArray[np.float64]
@@ -34,27 +36,45 @@ class RunResult:
     Attributes:
         path: Its folder.
         config: Its configuration.
-        timesteps: Environment steps so far.
-        complete: Whether these are all.
-        phases: The ``phases`` of its ``summary.json``; empty while it is not complete.
+        progress: How far it is, in words.
+        complete: Whether that is all.
         versions: Those of its ``summary.json``.
-        curve: Arrays of shape ``(phases, BINS)``: mean ``"return"`` of the episodes that ended, and the last value of each
-            measure (under its name in TensorBoard), in each part of each phase; NaN where there is none. Empty while the run
-            is not complete.
+        curve: Empty while the run is not complete. Of reinforcement learning, arrays of shape ``(phases, BINS)``: mean
+            ``"return"`` of the episodes that ended, and the last value of each measure (under its name in TensorBoard), in each
+            part of each phase; NaN where there is none. Of supervised learning, arrays of shape ``(tasks, 1)``: every measure
+            under its name in TensorBoard.
     """
 
     path: Path
-    config: Config
-    timesteps: int
+    config: Config | LearningConfig
+    progress: str
     complete: bool
-    phases: list[dict[str, Any]]
     versions: dict[str, str]
     curve: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class AgentResult(RunResult):
+    """What came of a run of reinforcement learning.
+
+    Attributes:
+        phases: The ``phases`` of its ``summary.json``; empty while it is not complete.
+    """
+
+    config: Config
+    phases: list[dict[str, Any]]
 
     @property
     def phase_length(self) -> int:
         """Steps that a phase lasts: the period, or the whole run in a world that does not change."""
         return self.config.period or self.config.timesteps
+
+
+@dataclass(frozen=True)
+class LearningResult(RunResult):
+    """What came of a supervised run."""
+
+    config: LearningConfig
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
@@ -82,16 +102,44 @@ def read_run(path: Path) -> RunResult:
     """
     folder, config = RunFolder.open(path)
     try:
+        if isinstance(config, LearningConfig):
+            return _read_learning(folder, config)
         summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
         if not summary["complete"]:
-            return RunResult(path, config, _steps_so_far(folder), False, [], {}, {})
+            progress = f"{_steps_so_far(folder):,} of {config.timesteps:,} steps"
+            return AgentResult(path, config, progress, False, {}, {}, [])
         length, phases = config.period or config.timesteps, summary["phases"]
         _check_phases(phases)
         recorded = path / "curve.csv"
         curve = _read_curve(recorded, len(phases)) if recorded.exists() else _make_curve(folder, phases, length)
-        return RunResult(path, config, summary["timesteps"], True, summary["phases"], summary["versions"], curve)
+        return AgentResult(path, config, f"{summary['timesteps']:,} steps", True, summary["versions"], curve, phases)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
         raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
+    summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
+    recorded = folder.path / "curve.csv"
+    columns = read_columns(recorded if recorded.exists() else folder.progress)
+    tasks = len(columns.get("task/number", ()))
+    progress = f"{tasks:,} of {config.tasks:,} tasks"
+    if not summary["complete"]:
+        return LearningResult(folder.path, config, progress, False, {}, {})
+    if tasks != config.tasks or (columns["task/number"] != np.arange(tasks)).any():
+        raise ValueError(f"{progress} are there, though summary.json says that it is complete")
+    curve = {name: values[:, None] for name, values in columns.items() if not name.startswith("time/")}
+    return LearningResult(folder.path, config, progress, True, summary["versions"], curve)
+
+
+def _record_learning(result: LearningResult, folder: Path) -> None:
+    text = io.StringIO()
+    table = csv.writer(text)
+    names = ["task/number", *sorted(name for name in result.curve if name != "task/number")]
+    table.writerow(names)
+    for task in range(len(result.curve["task/number"])):
+        values = [result.curve[name][task, 0] for name in names]
+        table.writerow(["" if np.isnan(value) else f"{value:.{_DIGITS}g}" for value in values])
+    write_atomically(folder / "curve.csv", text.getvalue())
 
 
 def record(result: RunResult, folder: Path) -> None:
@@ -99,6 +147,10 @@ def record(result: RunResult, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "summary.json"):
         write_atomically(folder / name, (result.path / name).read_text())
+    if isinstance(result, LearningResult):
+        _record_learning(result, folder)
+        return
+    assert isinstance(result, AgentResult)  # noqa: S101
     text = io.StringIO()
     table = csv.writer(text)
     names = sorted(result.curve)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.config import Config
+from agents.config import Config, RunConfig
 from agents.errors import UserError
+from agents.supervised.config import LearningConfig, read_config
 
 
 class FolderInUseError(UserError):
@@ -80,7 +81,7 @@ class RunFolder:
         return self.path / "report.png"
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> RunFolder:
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
         """Makes the folder and writes the configuration.
 
         Raises:
@@ -99,7 +100,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> tuple[RunFolder, Config]:
+    def open(cls, path: Path) -> tuple[RunFolder, Config | LearningConfig]:
         """An existing run and its configuration.
 
         Raises:
@@ -109,7 +110,7 @@ class RunFolder:
         if not folder.config.is_file():
             raise UserError(f"'{path}' is no run: it has no config.json")
         try:
-            return folder, Config.from_json(folder.config.read_text())
+            return folder, read_config(folder.config.read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read '{folder.config}': {error}") from error
         except UserError as error:

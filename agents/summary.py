@@ -29,6 +29,15 @@ def is_complete(folder: RunFolder) -> bool:
         return False
 
 
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    return {
+        "python": platform.python_version(),
+        "continual-backprop": cbp.__version__,
+        **{name: version(name) for name in _PACKAGES},
+    }
+
+
 def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback, seconds: float) -> dict[str, Any]:
     """Writes and returns the summary.
 
@@ -63,11 +72,7 @@ def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCa
         "episodes": len(returns),
         "mean_return": float(np.mean(returns)) if returns else None,
         "units_replaced": replaced_units(model.policy),
-        "versions": {
-            "python": platform.python_version(),
-            "continual-backprop": cbp.__version__,
-            **{name: version(name) for name in _PACKAGES},
-        },
+        "versions": versions(),
         "time": {"seconds": round(seconds, 1)},
     }
     write_json(folder.summary, summary)

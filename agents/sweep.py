@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import signal
 import socket
 import sys
@@ -20,66 +19,51 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from agents import checkpoints, presets, train
+from agents import checkpoint_files, presets, train
 from agents.build import make_model, make_vec_env
-from agents.commands import INTERRUPTED, Parser, add_run_options, folder_of, make_config, run_command, show_warning
+from agents.commands import (
+    INTERRUPTED,
+    Parser,
+    add_run_options,
+    add_shared_options,
+    folder_of,
+    make_config,
+    run_command,
+    show_warning,
+)
 from agents.config import Config
 from agents.errors import RunError, UserError, unknown
+from agents.learn import learn_all
+from agents.plan import Run, check_same, inspect, parse_seeds
 from agents.run_folder import FolderInUseError, RunFolder
-from agents.summary import is_complete
+from agents.supervised.build import make_learner, together
+from agents.supervised.config import LearningConfig, read_config
+from agents.supervised.options import add_learning_options
+from agents.supervised.options import make_configs as make_learning_configs
 
 _LOSSES = 3  # so many losses of a run's worker in a row, without a checkpoint between, end the run
 _POLL_SECONDS = 1.0
-_MOST_SEEDS = 10_000
-
-
-@dataclass
-class Run:
-    """A run of the sweep.
-
-    Attributes:
-        folder: Where it lies.
-        config: What it is.
-        state: ``"waiting"``, ``"running"``, ``"complete"``, ``"stopped"`` or ``"failed"``.
-        note: What happened to it, in a few words.
-        printed: Size of its ``output.log`` when it was handed to Ray: what is more tells that it runs.
-        losses: How often in a row its worker was lost before it could write another checkpoint.
-        checkpoint: Its newest checkpoint when its worker was last lost.
-    """
-
-    folder: RunFolder
-    config: Config
-    state: str = "waiting"
-    note: str = ""
-    printed: int = 0
-    losses: int = 0
-    checkpoint: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """Method and seed."""
-        return f"{self.config.method}/seed{self.config.seed}"
+_OF_AGENTS = ("env", "preset", "timesteps", "period", "param", "n_envs", "normalize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0; 2 after bad input; 1 if a run failed; 130 after Ctrl-C."""
-    try:
-        return run_command(lambda: _sweep(_parser().parse_args(arguments)))
-    except KeyboardInterrupt:
-        print("Stopped at once; the same command goes on from the last checkpoints.", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(
+        lambda: _sweep(_parser().parse_args(arguments)), interrupted="the same command goes on from the last checkpoints"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.sweep", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    add_run_options(parser, threads=1)
+    add_run_options(parser)
+    add_learning_options(parser)
+    add_shared_options(parser, threads=1)
     add = parser.add_argument
-    add("--methods", metavar="NAMES", required=True, help=f"with commas between: {', '.join(presets.METHODS)}")
+    add("--methods", metavar="NAMES", required=True, help=f"with commas between; with --env: {', '.join(presets.METHODS)}")
     add("--seeds", metavar="S", required=True, help="such as 0-4 or 0,1,5")
     add("--run-dir", metavar="DIR", type=Path, required=True, help="where the runs lie; on a cluster, a folder all nodes share")
     add("--address", metavar="A", help="a running Ray cluster, or auto (default: this machine's cores)")
@@ -112,56 +96,34 @@ def _sweep(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> list[Run]:
     """The sweep's runs, seed by seed, so that methods can be compared early."""
-    methods = list(dict.fromkeys(args.methods.split(",")))
-    for method in methods:
-        if method not in presets.METHODS:
-            raise unknown("method", method, presets.METHODS)
-    runs = []
-    for seed in _parse_seeds(args.seeds):
+    methods, seeds = list(dict.fromkeys(args.methods.split(","))), parse_seeds(args.seeds)
+    configs: Sequence[Config | LearningConfig]
+    if args.problem is not None:
+        for name in _OF_AGENTS:
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is of reinforcement learning and does not go with --problem")
+        configs = make_learning_configs(args, methods, seeds)
+    else:
+        for name in ("tasks", "examples", "data"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} is of supervised learning and goes with --problem, not with --env")
         for method in methods:
-            config = make_config(args, method, seed)
-            path = folder_of(args.run_dir.absolute(), config, f"seed{seed}")
-            runs.append(_inspect(Run(RunFolder(path), config)))
-    return runs
-
-
-def _parse_seeds(text: str) -> list[int]:
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", part.strip())
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise UserError(f"--seeds takes whole numbers and ranges with commas between, such as 0-4 or 0,1,5; got '{text}'")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last - first >= _MOST_SEEDS:
-            raise UserError(f"--seeds takes at most {_MOST_SEEDS:,} seeds, got '{text}'")
-        seeds += range(first, last + 1)
-    return list(dict.fromkeys(seeds))
-
-
-def _inspect(run: Run) -> Run:
-    """Finds out how far a run is; refuses a folder with another run in it."""
-    if run.folder.config.exists():
-        run.config = _check_same(run.folder, run.config)
-        run.state = "complete" if is_complete(run.folder) else run.state
-    return run
-
-
-def _check_same(folder: RunFolder, config: Config) -> Config:
-    """The configuration found in a folder, which may differ from the one asked for in what changes no result."""
-    _, found = RunFolder.open(folder.path)
-    for name, there, asked in found.differences(config):
-        raise UserError(
-            f"'{folder.path}' has another run: its {name} is {there}, not {asked}; take another --run-dir or remove it"
-        )
-    return found
+            if method not in presets.METHODS:
+                raise unknown("method", method, presets.METHODS)
+        configs = [make_config(args, method, seed) for seed in seeds for method in methods]
+    run_dir = args.run_dir.absolute()
+    return [inspect(Run(RunFolder(folder_of(run_dir, config, f"seed{config.seed}")), config)) for config in configs]
 
 
 def _check_buildable(runs: list[Run]) -> None:
     """Refuses what no run could be made of before any is begun; what all would warn of is said once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for config in {run.config.method: run.config for run in runs}.values():
-            make_model(config, make_vec_env(config)).get_env().close()  # type: ignore[union-attr]
+        for config in {run.config.label: run.config for run in runs}.values():
+            if isinstance(config, Config):
+                make_model(config, make_vec_env(config)).get_env().close()  # type: ignore[union-attr]
+            else:
+                make_learner([config])
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         warnings.warn(text, stacklevel=2)
 
@@ -203,7 +165,7 @@ def _run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
     from agents.live_table import LiveTable  # needs the extra
 
     task = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(_train_in_worker)
-    pending = {_submit(task, run): run for run in runs if run.state != "complete"}
+    pending = {_submit(task, group): group for group in _groups(runs)}
     stopping = False
     with LiveTable(runs) as table, log.open("a") as file, contextlib.redirect_stdout(file), _stop_requested() as asked:
         while pending:
@@ -213,19 +175,33 @@ def _run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
                 for handle in pending:
                     ray.cancel(handle)
             for handle in ray.wait(list(pending), timeout=_POLL_SECONDS)[0]:
-                run = pending.pop(handle)
-                _take_result(ray, handle, run)
-                if run.state == "waiting" and not stopping:
-                    pending[_submit(task, run)] = run
-            for run in pending.values():
-                if _size(run.folder.output) > run.printed:
-                    run.state = "running"
+                group = pending.pop(handle)
+                for run in group:
+                    _take_result(ray, handle, run)
+                if group[0].state == "waiting" and not stopping:
+                    pending[_submit(task, group)] = group
+            for group in pending.values():
+                if _size(group[0].folder.output) > group[0].printed:
+                    for run in group:
+                        run.state = "running"
             table.update()
 
 
-def _submit(task: Any, run: Run) -> Any:
-    run.printed = _size(run.folder.output)
-    return task.options(num_cpus=run.config.threads).remote(str(run.folder.path), run.config.to_json())
+def _groups(runs: list[Run]) -> list[list[Run]]:
+    """The runs that are not complete; those in one group learn together, in one worker."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        if run.state != "complete":
+            alike = together(run.config) if isinstance(run.config, LearningConfig) else None
+            groups.setdefault(alike or run.folder.path, []).append(run)
+    return list(groups.values())
+
+
+def _submit(task: Any, group: list[Run]) -> Any:
+    first = group[0]
+    first.printed = _size(first.folder.output)
+    each = [(str(run.folder.path), run.config.to_json()) for run in group]
+    return task.options(num_cpus=first.config.threads).remote(each)
 
 
 def _take_result(ray: ModuleType, handle: Any, run: Run) -> None:
@@ -236,7 +212,7 @@ def _take_result(ray: ModuleType, handle: Any, run: Run) -> None:
     except ray.exceptions.RayTaskError as error:
         run.state, run.note = "failed", str(error).strip().splitlines()[-1]
     except ray.exceptions.RayError as error:
-        newest = checkpoints.newest(run.folder)
+        newest = checkpoint_files.newest(run.folder)
         run.losses = run.losses + 1 if newest == run.checkpoint else 1
         run.checkpoint = newest
         why = type(error).__name__
@@ -246,33 +222,43 @@ def _take_result(ray: ModuleType, handle: Any, run: Run) -> None:
             run.state, run.note = "waiting", f"goes on after the loss of its worker ({why})"
 
 
-def _train_in_worker(path: str, config: str) -> tuple[str, str]:
-    """What a worker of Ray does: trains a run from where it is.
+def _train_in_worker(group: list[tuple[str, str]]) -> tuple[str, str]:
+    """What a worker of Ray does: trains a run from where it is, or several that learn together.
+
+    Args:
+        group: Folder and configuration of each.
 
     Returns:
-        The run's state, and what went wrong.
+        The runs' state, and what went wrong.
     """
     warnings.showwarning = show_warning
-    folder = RunFolder(Path(path))
+    runs = [Run(RunFolder(Path(path)), read_config(config)) for path, config in group]
+    first = runs[0].folder
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        with folder.output.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        for run in runs:
+            run.folder.path.mkdir(parents=True, exist_ok=True)
+        with first.output.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}, process {os.getpid()}")
-            return "complete" if _train_when_free(folder, Config.from_json(config)) == 0 else "stopped", ""
+            return "complete" if _train_when_free(runs) == 0 else "stopped", ""
     except (UserError, RunError) as error:
         return "failed", str(error)
     except OSError as error:
-        return "failed", f"cannot write to '{path}': {error.strerror}"
+        return "failed", f"cannot write to '{first.path}': {error.strerror}"
 
 
-def _train_when_free(folder: RunFolder, config: Config) -> int:
-    """Trains when no other process, such as the lost worker's or another sweep's, trains in the folder any more."""
+def _train_when_free(runs: list[Run]) -> int:
+    """Trains when no other process, such as the lost worker's or another sweep's, trains in the folders any more."""
     while True:
         try:
+            folder, config = runs[0].folder, runs[0].config
+            if isinstance(config, LearningConfig):
+                return learn_all([inspect(run) for run in runs], "the same command")
             with folder.locked():
                 if not folder.config.exists():
                     RunFolder.create(folder.path, config)
-            return train.resume(folder, _check_same(folder, config))
+            found = check_same(folder, config)
+            assert isinstance(found, Config)  # noqa: S101
+            return train.resume(folder, found)
         except FolderInUseError:
             time.sleep(_POLL_SECONDS)
 

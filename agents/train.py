@@ -6,47 +6,41 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-import time
-import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import checkpoints, dashboard, presets
 from agents.build import make_model, make_vec_env
 from agents.callbacks import FreshNetworkCallback, PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
-from agents.commands import INTERRUPTED, Parser, add_run_options, folder_of, given, make_config, run_command
+from agents.commands import Parser, add_run_options, add_shared_options, folder_of, given, make_config, run_command, use_threads
 from agents.config import Config
-from agents.errors import RunError, UserError
+from agents.errors import UserError
 from agents.figures import draw_run
 from agents.logs import make_logger
 from agents.plasticity import EVERY, RANKS_EVERY
 from agents.ppo import PPO
 from agents.run_folder import RunFolder
+from agents.running import Pauses, carry_out
 from agents.summary import is_complete, write_summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0; 2 after bad input, 1 after a failure, with a line about it; 130 after Ctrl-C."""
-    try:
-        return run_command(lambda: _train_or_resume(_parser().parse_args(arguments)))
-    except KeyboardInterrupt:
-        print("Stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(
+        lambda: _train_or_resume(_parser().parse_args(arguments)),
+        interrupted="--resume goes on from the last checkpoint, if there is one",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.train", description=__doc__, allow_abbrev=False)
     add_run_options(parser)
+    add_shared_options(parser)
     add = parser.add_argument
     add("--method", metavar="NAME", help=f"{', '.join(presets.METHODS)} (default: cbp)")
     add("--seed", metavar="S", type=int, help="seed of everything (default: 0)")
@@ -62,19 +56,22 @@ def _train_or_resume(args: argparse.Namespace) -> int:
         if options:
             option = options[0].replace("_", "-")
             raise UserError(f"--resume goes on with the run as it was configured and takes no --{option}")
-        return resume(*RunFolder.open(args.resume), export=args.export)
+        folder, config = RunFolder.open(args.resume)
+        if not isinstance(config, Config):
+            raise UserError(f"'{args.resume}' is a run of agents.learn; python -m agents.learn --resume {args.resume}")
+        return resume(folder, config, export=args.export)
     if args.export is not None:
         raise UserError("--export needs --resume RUN, the run whose model is meant")
     method, seed = given(args.method, "cbp"), given(args.seed, 0)
     config = make_config(args, method, seed)
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     path = args.run_dir or folder_of(Path("runs"), config, f"seed{seed}-{now}")
-    _use_threads(config)
+    use_threads(config)
     model = make_model(config, make_vec_env(config))
     folder = RunFolder.create(path, config)
     with folder.locked():
         model.set_logger(make_logger(folder))
-        return _train(folder, config, model, _Recorders.of(folder, config))
+        return _Training(folder, config, model, _Recorders.of(folder, config)).carry_out()
 
 
 def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int:
@@ -93,17 +90,18 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         RunError: Training broke off.
     """
     with folder.locked():
-        _use_threads(config)
+        use_threads(config)
         recorders = _Recorders.of(folder, config)
         model = checkpoints.load(folder, config, recorders._asdict())
         if export is not None:
             return _export(model, export)
+        training = _Training(folder, config, model, recorders)
         if model.num_timesteps >= config.timesteps:
             if not is_complete(folder):  # it was killed between its last checkpoint and its summary
-                _finish(folder, config, model, recorders, seconds=0)
+                training.finish(seconds=0)
             print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
             return 0
-        return _train(folder, config, model, recorders)
+        return training.carry_out()
 
 
 def _export(model: PPO, path: Path) -> int:
@@ -115,11 +113,6 @@ def _export(model: PPO, path: Path) -> int:
         raise UserError(f"cannot write '{path}': {error.strerror}") from error
     print(f"{path}: the model at {model.num_timesteps:,} steps, for stable_baselines3.PPO.load")
     return 0
-
-
-def _use_threads(config: Config) -> None:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
 
 
 class _Recorders(NamedTuple):
@@ -139,129 +132,77 @@ class _Recorders(NamedTuple):
         return cls(phases, plasticity, VerdictCallback(phases, plasticity, config.method))
 
 
-class _Stop(Exception):  # noqa: N818
-    """The user asked to stop."""
+class _PauseCallback(BaseCallback):
+    """Between two rollouts a run can be stopped and saved."""
 
-
-class _CheckpointCallback(BaseCallback):
-    """Between two rollouts: stops where asked to; writes a checkpoint at the start, after each phase and every few minutes."""
-
-    def __init__(self, folder: RunFolder, minutes: float, recorders: _Recorders) -> None:
+    def __init__(self, pauses: Pauses, phases: PhaseCallback) -> None:
         super().__init__()
-        self.stop = False
-        self._folder = folder
-        self._seconds = 60 * minutes
-        self._recorders = recorders
-        self._last: tuple[float, int] | None = None  # when, and after how many phases
+        self._pauses = pauses
+        self._phases = phases
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        if self.stop:
-            raise _Stop
-        now, phases = time.monotonic(), max(1, len(self._recorders.phases.phases))
-        if self._last is None or phases > self._last[1] or now - self._last[0] > self._seconds:
-            self._last = now, phases
-            try:
-                self.save()
-            except OSError as error:
-                reason = f"no checkpoint at step {self.num_timesteps:,}: {error.strerror}"
-                warnings.warn(f"{reason}; training goes on", stacklevel=2)
+        self._pauses.here(max(1, len(self._phases.phases)))
+
+
+class _Training:
+    """A run as a :class:`agents.running.Job`."""
+
+    def __init__(self, folder: RunFolder, config: Config, model: PPO, recorders: _Recorders) -> None:
+        self.folder = folder
+        self.minutes = config.checkpoint_minutes
+        self.go_on = f"python -m agents.train --resume {folder.path}"
+        self._config = config
+        self._model = model
+        self._recorders = recorders
+
+    def carry_out(self) -> int:
+        print(self._first_line(), flush=True)
+        dashboard.write_hyperparameters(self._model.logger, self._config)
+        code = carry_out(self)
+        self._model.get_env().close()  # type: ignore[union-attr]
+        return code
+
+    @property
+    def position(self) -> str:
+        return f"step {self._model.num_timesteps:,}"
+
+    def train(self, pauses: Pauses) -> None:
+        progress = ProgressCallback(self._config.timesteps, self._recorders.phases)
+        callbacks: list[BaseCallback] = [*self._recorders, progress]
+        if presets.METHODS[self._config.method].fresh_each_phase:
+            callbacks.append(FreshNetworkCallback())
+        # The last, so that what the others do between two rollouts is in a checkpoint.
+        callbacks.append(_PauseCallback(pauses, self._recorders.phases))
+        try:
+            self._model.learn(self._config.timesteps - self._model.num_timesteps, callbacks, reset_num_timesteps=False)
+        finally:
+            progress.close()
 
     def save(self) -> Path:
-        """Writes a checkpoint now."""
-        assert isinstance(self.model, PPO)  # noqa: S101
-        return checkpoints.save(self._folder, self.model, self._recorders._asdict())
+        return checkpoints.save(self.folder, self._model, self._recorders._asdict())
 
+    def finish(self, seconds: float) -> bool:
+        folder, logger = self.folder, self._model.logger
+        summary = write_summary(folder, self._config, self._model, self._recorders.phases, seconds)
+        draw_run(folder, self._config)
+        dashboard.write_figure(logger, folder.figure, self._model.num_timesteps)
+        logger.close()
+        if summary["complete"]:
+            print(" ".join([summary["verdict"]["words"], *summary["verdict"]["caveats"]]))
+            print(f"Done: {folder.figure} and {folder.summary.name} beside it.")
+            print(f"Dashboard: {dashboard.LINK} after: tensorboard --logdir {folder.path} --host localhost")
+        return bool(summary["complete"])
 
-def _train(folder: RunFolder, config: Config, model: PPO, recorders: _Recorders) -> int:
-    print(_first_line(folder, config, model), flush=True)
-    start = time.monotonic()
-    dashboard.write_hyperparameters(model.logger, config)
-    checkpointing = _CheckpointCallback(folder, config.checkpoint_minutes, recorders)
-    progress = ProgressCallback(config.timesteps, recorders.phases)
-    callbacks: list[BaseCallback] = [*recorders, progress]
-    if presets.METHODS[config.method].fresh_each_phase:
-        callbacks.append(FreshNetworkCallback())
-    callbacks.append(checkpointing)  # the last, so that what the others do between two rollouts is in it
-    try:
-        with _stopping_on_signals(checkpointing):
-            try:
-                model.learn(config.timesteps - model.num_timesteps, callbacks, reset_num_timesteps=False)
-            except _Stop:
-                pass
-            finally:
-                progress.close()
-            checkpoint = checkpointing.save()
-            summary = _finish(folder, config, model, recorders, time.monotonic() - start)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _broken(folder, model, error) from error
-    model.get_env().close()  # type: ignore[union-attr]
-    if not summary["complete"]:
-        go_on = f"python -m agents.train --resume {folder.path}"
-        print(f"Stopped at {model.num_timesteps:,} steps, saved in {checkpoint}; to go on: {go_on}")
-        return INTERRUPTED
-    print(" ".join([summary["verdict"]["words"], *summary["verdict"]["caveats"]]))
-    print(f"Done: {folder.figure} and {folder.summary.name} beside it.")
-    print(f"Dashboard: {dashboard.LINK} after: tensorboard --logdir {folder.path} --host localhost")
-    return 0
-
-
-def _finish(folder: RunFolder, config: Config, model: PPO, recorders: _Recorders, seconds: float) -> dict[str, Any]:
-    """Writes what came of the run."""
-    summary = write_summary(folder, config, model, recorders.phases, seconds)
-    draw_run(folder, config)
-    dashboard.write_figure(model.logger, folder.figure, model.num_timesteps)
-    model.logger.close()
-    return summary
-
-
-def _broken(folder: RunFolder, model: PPO, error: Exception) -> RunError:
-    """What broke, in one line; the traceback goes to a file."""
-    details = ""
-    with suppress(OSError):
-        folder.errors.write_text(traceback.format_exc())
-        details = f" (details in {folder.errors})"
-    last = checkpoints.newest(folder)
-    kept = f"--resume {folder.path} goes on from {last.name}" if last else "there is no checkpoint"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return RunError(f"training broke off at step {model.num_timesteps:,}: {reason}{details}; {kept}")
-
-
-def _first_line(folder: RunFolder, config: Config, model: PPO) -> str:
-    change = f", {config.param} changes every {config.period:,}" if config.param else ""
-    at = f" from step {model.num_timesteps:,}" if model.num_timesteps else ""
-    environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
-    return (
-        f"{config.env}, method {config.method}, seed {config.seed}: {config.timesteps:,} steps of {environments}{at}{change}; "
-        f"writing to {folder.path}"
-    )
-
-
-@contextmanager
-def _stopping_on_signals(checkpointing: _CheckpointCallback) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or closing of the terminal stops after the current update; another at the last checkpoint."""
-
-    def ask(number: int, _: Any) -> None:
-        if number == signal.SIGHUP:  # nobody reads any more, and writing to the terminal would fail
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.__stdout__.fileno())  # type: ignore[union-attr]
-            os.dup2(nowhere, sys.__stderr__.fileno())  # type: ignore[union-attr]
-        if checkpointing.stop:
-            raise KeyboardInterrupt
-        checkpointing.stop = True
-        print("\nStopping after this update; once more to stop at once.", file=sys.stderr, flush=True)
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _first_line(self) -> str:
+        config, steps = self._config, self._model.num_timesteps
+        change = f", {config.param} changes every {config.period:,}" if config.param else ""
+        at = f" from step {steps:,}" if steps else ""
+        environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
+        length = f"{config.timesteps:,} steps of {environments}{at}{change}"
+        return f"{config.env}, method {config.method}, seed {config.seed}: {length}; writing to {self.folder.path}"
 
 
 if __name__ == "__main__":

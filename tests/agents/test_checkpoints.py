@@ -22,7 +22,7 @@ import stable_baselines3
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import checkpoints
+from agents import checkpoint_files
 from agents.callbacks import ProgressCallback
 from agents.figures import draw_run
 from agents.run_folder import RunFolder
@@ -274,8 +274,8 @@ def test_a_checkpoint_of_another_run_is_refused(command, capsys, finished, tmp_p
 
 def test_other_versions_bring_one_warning(command, capsys, interrupted, monkeypatch, tmp_path):
     interrupted(*ANT, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
-    made_by = checkpoints._made_by()
-    monkeypatch.setattr(checkpoints, "_made_by", lambda: made_by | {"torch": "9.9", "threads": 64})
+    made_by = checkpoint_files._made_by()
+    monkeypatch.setattr(checkpoint_files, "_made_by", lambda: made_by | {"torch": "9.9", "threads": 64})
     capsys.readouterr()
     assert command("--resume", tmp_path / "run") == 0
     (line,) = [line for line in told(capsys) if "not to the bit" in line]

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 import agents  # noqa: F401  (makes the policies known)
-from agents import checkpoints
+from agents import checkpoint_files
 from agents.callbacks import PhaseCallback, PlasticityCallback, VerdictCallback
 from agents.networks import hidden_layers
 
@@ -346,8 +346,8 @@ def test_units_are_recorded_as_the_method_knows_them():
 
 def through_a_file(state, path):
     """What a checkpoint makes of a state."""
-    torch.save(checkpoints._to_tensors(state), path)
-    return checkpoints._to_arrays(torch.load(path, weights_only=True))
+    torch.save(checkpoint_files.to_tensors(state), path)
+    return checkpoint_files.to_arrays(torch.load(path, weights_only=True))
 
 
 class StopBetweenRollouts(BaseCallback):

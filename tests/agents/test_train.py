@@ -228,7 +228,7 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
     assert not stopped["complete"]
     assert 1536 <= stopped["timesteps"] < 16384
     last = out.splitlines()[-1]
-    assert f"{stopped['timesteps']:,} steps" in last
+    assert f"step {stopped['timesteps']:,}," in last
     assert f"--resume {folder}" in last
 
     resumed = subprocess.run([*command, "--resume", str(folder)], capture_output=True, text=True, check=True)

@@ -1,0 +1,94 @@
+"""Learns a supervised problem that keeps changing, with or without a method against loss of plasticity.
+
+``python -m agents.learn --problem slowly-changing-regression --method cbp --seeds 0-4``
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from agents.commands import Parser, add_shared_options, folder_of, given, run_command
+from agents.errors import UserError
+from agents.plan import Run, inspect, parse_seeds
+from agents.run_folder import RunFolder
+from agents.supervised.build import make_learner, together
+from agents.supervised.config import LearningConfig
+from agents.supervised.job import learn
+from agents.supervised.options import add_learning_options, make_configs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0; 2 after bad input, 1 after a failure, with a line about it; 130 after Ctrl-C."""
+    return run_command(
+        lambda: _learn(_parser().parse_args(arguments)), interrupted="the same command goes on from the last checkpoints"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m agents.learn", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    add_learning_options(parser)
+    add_shared_options(parser)
+    add = parser.add_argument
+    add("--method", metavar="NAME", help="backprop, l2, shrink-perturb, cbp, redo, l2-init, … (default: cbp)")
+    add("--seeds", metavar="S", help="such as 0-4 or 0,1,5 (default: 0); seeds learn together where the problem allows")
+    add("--run-dir", metavar="DIR", type=Path, help="results go to DIR/<problem>/<method>/seed<S>/ (default: runs)")
+    add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, exactly where it stopped")
+    return parser
+
+
+def _learn(args: argparse.Namespace) -> int:
+    if args.resume is not None:
+        options = [name for name, value in vars(args).items() if value is not None and name != "resume"]
+        if options:
+            option = options[0].replace("_", "-")
+            raise UserError(f"--resume goes on with the run as it was configured and takes no --{option}")
+        folder, config = RunFolder.open(args.resume)
+        if not isinstance(config, LearningConfig):
+            raise UserError(f"'{args.resume}' is a run of agents.train: python -m agents.train --resume {args.resume}")
+        runs = [inspect(Run(folder, config))]
+        return learn_all(runs, f"python -m agents.learn --resume {args.resume}")
+    configs = make_configs(args, [given(args.method, "cbp")], parse_seeds(given(args.seeds, "0")))
+    run_dir = given(args.run_dir, Path("runs"))
+    runs = [inspect(Run(RunFolder(folder_of(run_dir, config, f"seed{config.seed}")), config)) for config in configs]
+    check_buildable(runs)
+    return learn_all(runs, "the same command")
+
+
+def check_buildable(runs: Sequence[Run]) -> None:
+    """Refuses what no learner could be made of, before any folder is made.
+
+    Raises:
+        UserError: Data that are not there, or settings that make no learner.
+    """
+    of_kind = {
+        str(together(config) or config.label): config for run in runs if isinstance(config := run.config, LearningConfig)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are said when the run begins
+        for config in of_kind.values():
+            make_learner([config])
+
+
+def learn_all(runs: Sequence[Run], go_on: str) -> int:
+    """Makes the folders of some runs, locks them and learns; see :func:`agents.supervised.job.learn`."""
+    todo = [run for run in runs if run.state != "complete"]
+    with ExitStack() as locks:
+        for run in todo:
+            if not run.folder.config.exists():
+                RunFolder.create(run.folder.path, run.config)
+            locks.enter_context(run.folder.locked())
+        code = learn(todo, go_on)
+    if code == 0:
+        where = runs[0].folder.path if len(runs) == 1 else runs[0].folder.path.parents[1]
+        print(f"Done: {len(runs)} run{'s' if len(runs) > 1 else ''} complete in {where}")
+        print(f"To compare: python -m agents.report {where} --output {where / 'report'}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Makes streams and learners from configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.errors import UserError
+from agents.supervised.config import LearningConfig
+from agents.supervised.online import OnlineLearner, OnlineSettings
+from agents.supervised.task_learner import TaskLearner
+from envs import ParameterError, streams
+from envs.streams import datasets
+from envs.streams.augmentation import flip_crop_rotate, jitter
+
+_CHUNK = 1_000  # ours: examples from one point where a run can be stopped to the next
+_TEST_SHARE = 0.25  # ours: of the digits
+
+
+class Learner(Protocol):
+    """One run, or several that learn together; :class:`agents.supervised.task_learner.TaskLearner` says what the names mean."""
+
+    unit: str
+    total: int
+    examples: int
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that are over."""
+
+    @property
+    def done(self) -> int:
+        """How much of ``total`` is done, in ``unit``."""
+
+    def advance(self) -> list[dict[str, float]] | None:
+        """Learns a little; at the end of a task, tells what was measured in each run."""
+
+    def state_dict(self, run: int) -> dict[str, Any]:
+        """Everything of a run that changes with time."""
+
+    def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
+        """Goes on from a state of a run; all runs must be equally far."""
+
+
+class OnlineTasks:
+    """Runs that learn together, example by example, measured at the end of each task.
+
+    Args:
+        learner: The runs.
+        score: ``"error"`` or ``"accuracy"``, what the learner tells.
+        tasks: How many.
+        examples: Of a task.
+    """
+
+    unit = "example"
+
+    def __init__(self, learner: OnlineLearner, score: str, tasks: int, examples: int) -> None:
+        self.examples = 0
+        self.total = tasks * examples
+        self._learner = learner
+        self._score = score
+        self._of_task = examples
+        self._sum: NDArray[np.float64] = np.zeros(learner.runs)
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that are over."""
+        return self.examples // self._of_task
+
+    @property
+    def done(self) -> int:
+        """Examples so far."""
+        return self.examples
+
+    def advance(self) -> list[dict[str, float]] | None:
+        """Learns from up to 1,000 examples; at the end of a task, tells what was measured in each run."""
+        number = min(_CHUNK, self._of_task - self.examples % self._of_task)
+        self._sum += number * self._learner.learn(number)[self._score]
+        self.examples += number
+        if self.examples % self._of_task:
+            return None
+        scores, self._sum = self._sum / self._of_task, np.zeros_like(self._sum)
+        measures = self._learner.measures()
+        rows = []
+        for run, score in enumerate(scores):
+            row = {"task/number": self.tasks - 1, f"task/{self._score}": float(score)}
+            for name, values in measures.items():
+                group = "cbp/network" if name == "replaced" else "plasticity/network"
+                row[f"{group}/{name}"] = float(values[run])
+            rows.append(row)
+        return rows
+
+    def state_dict(self, run: int) -> dict[str, Any]:
+        """Everything of a run that changes with time."""
+        return {"examples": self.examples, "sum": float(self._sum[run]), "learner": self._learner.state_dict(run)}
+
+    def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
+        """Goes on from a state of a run; all runs must be equally far."""
+        self.examples = state["examples"]
+        self._sum[run] = state["sum"]
+        self._learner.load_state_dict(run, state["learner"])
+
+
+def together(config: LearningConfig) -> Any:
+    """What must be equal in runs that learn together; None for a run that learns by itself."""
+    if config.examples is None:
+        return None
+    settings = config.settings
+    kwargs = {name: value for name, value in config.method_kwargs.items() if name not in OnlineLearner.PER_RUN}
+    world = (config.problem, config.dataset, config.tasks, config.examples, config.data, str(config.stream))
+    return (*world, config.acts, str(kwargs), settings.net_arch, settings.activation, config.device, config.threads)
+
+
+def make_learner(configs: Sequence[LearningConfig]) -> Learner:
+    """A learner of one run, or of several that learn together.
+
+    Raises:
+        UserError: Data that are not there, or settings that make no learner.
+    """
+    try:
+        return _make_online(configs) if configs[0].examples is not None else _make_task_learner(configs[0])
+    except (datasets.DataError, ParameterError, ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _make_online(configs: Sequence[LearningConfig]) -> OnlineTasks:
+    first = configs[0]
+    assert first.examples is not None  # noqa: S101
+    of_runs: list[Any]
+    if first.problem == "slowly-changing-regression":
+        of_runs = [streams.SlowlyChangingRegression(c.seed, period=first.examples, **c.stream) for c in configs]
+        inputs, outputs, loss = of_runs[0].inputs, 1, "squared_error"
+    else:
+        images = datasets.mnist(Path(first.data)) if first.data else datasets.digits()
+        augment = None if first.data else jitter
+        of_runs = [streams.PermutedImages(images, c.seed, first.examples, augment=augment) for c in configs]
+        inputs, outputs, loss = images.images[0].size, 10, "cross_entropy"
+    settings = [_online_settings(config, loss) for config in configs]
+    seeds = [config.seed for config in configs]
+    learner = OnlineLearner(of_runs, settings, seeds, inputs, outputs, device=first.device)
+    return OnlineTasks(learner, first.score, first.tasks, first.examples)
+
+
+def _online_settings(config: LearningConfig, loss: Any) -> OnlineSettings:
+    settings = config.settings
+    if settings.momentum or settings.batch_size != 1 or settings.network != "mlp" or settings.epochs != 1:
+        raise UserError(
+            f"problem '{config.problem}' learns from single examples, each once: network must be mlp, batch_size 1, epochs 1, "
+            f"momentum 0; got {settings.network}, {settings.batch_size}, {settings.epochs}, {settings.momentum}"
+        )
+    return OnlineSettings(
+        settings.net_arch,
+        settings.activation,
+        loss,
+        settings.learning_rate,
+        settings.weight_decay,
+        config.acts,
+        config.method_kwargs,
+    )
+
+
+def _make_task_learner(config: LearningConfig) -> TaskLearner:
+    stream: streams.BinaryTasks | streams.ClassIncremental
+    if config.problem == "continual-imagenet":
+        classes = datasets.imagenet32(Path(config.data)) if config.data else datasets.ImageClasses.of(datasets.digits())
+        stream, outputs = streams.BinaryTasks(classes, config.seed, **config.stream), 2
+    else:
+        if config.data:
+            train, test = datasets.cifar(Path(config.data), 100 if config.dataset == "cifar100" else 10)
+        else:
+            train, test = streams.split(datasets.digits(), _TEST_SHARE, seed=0)
+        stream, outputs = streams.ClassIncremental(train, test, config.seed, **config.stream), len(np.unique(train.labels))
+        if config.tasks * config.stream["classes_per_task"] > outputs:
+            raise UserError(f"tasks must be at most {outputs // config.stream['classes_per_task']}, got {config.tasks}")
+    augment = flip_crop_rotate if config.data else jitter
+    return TaskLearner(
+        stream,
+        config.tasks,
+        outputs,
+        config.settings,
+        config.acts,
+        config.method_kwargs,
+        config.seed,
+        config.device,
+        augment,
+    )

@@ -1,0 +1,184 @@
+"""Supervised runs as a job: what they log, their checkpoints, and what they leave behind."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.logger import Logger
+from tqdm import tqdm
+
+from agents import checkpoint_files, dashboard, logs
+from agents.checkpoint_files import Checkpoint, to_arrays
+from agents.commands import use_threads
+from agents.figures import draw_learning
+from agents.plan import Run
+from agents.results import read_columns
+from agents.run_folder import write_json
+from agents.running import Pauses, carry_out
+from agents.summary import versions
+from agents.supervised.build import Learner, make_learner, together
+from agents.supervised.config import LearningConfig
+
+_EXAMPLES = "time/total_examples"
+
+
+def learn(runs: Sequence[Run], go_on: str) -> int:
+    """Learns what is not complete of some runs, those together that can be, each from its newest checkpoint.
+
+    Args:
+        runs: Their folders must be there, and locked.
+        go_on: The command that goes on with them.
+
+    Returns:
+        0 when all are complete, 130 when it was asked to stop before.
+
+    Raises:
+        UserError: Data that are not there, settings that make no learner, or checkpoints that cannot be read.
+        RunError: Training broke off.
+    """
+    found = [(run, checkpoint_files.read_newest(run.folder)) for run in runs if run.state != "complete"]
+
+    def company(each: tuple[Run, Checkpoint | None]) -> str:
+        run, checkpoint = each
+        assert isinstance(run.config, LearningConfig)  # noqa: S101
+        alike = together(run.config)
+        examples = checkpoint.state.get("examples") if checkpoint else 0
+        return str((alike, examples) if alike else run.folder.path)
+
+    for _, of_group in groupby(sorted(found, key=company), key=company):
+        if code := _Learning(list(of_group), go_on).carry_out():
+            return code
+    return 0
+
+
+class _Learning:
+    """Runs that learn together as a :class:`agents.running.Job`."""
+
+    def __init__(self, found: list[tuple[Run, Checkpoint | None]], go_on: str) -> None:
+        self._runs = [run for run, _ in found]
+        self._configs = [run.config for run in self._runs if isinstance(run.config, LearningConfig)]
+        config = self._configs[0]
+        use_threads(config)
+        self.folder = self._runs[0].folder
+        self.minutes = config.checkpoint_minutes
+        self.go_on = go_on
+        self._learner: Learner = make_learner(self._configs)
+        self._loggers: list[Logger] = []
+        for number, (run, checkpoint) in enumerate(found):
+            self._loggers.append(self._restored(number, run, checkpoint))
+
+    def _restored(self, number: int, run: Run, checkpoint: Checkpoint | None) -> Logger:
+        if checkpoint is None:
+            logs.cut(run.folder, 0, {}, _EXAMPLES)
+            return logs.make_logger(run.folder)
+        with checkpoint.going_on() as state:
+            self._learner.load_state_dict(number, state["learner"])
+            logs.cut(run.folder, state["examples"], to_arrays(state["logs"])["sizes"], _EXAMPLES)
+        return logs.make_logger(run.folder)
+
+    def carry_out(self) -> int:
+        for config, logger in zip(self._configs, self._loggers, strict=True):
+            dashboard.write_hyperparameters(logger, config)
+            replaces = bool(config.acts in ("cbp", "redo"))
+            dashboard.write_layout(logger, dashboard.learning_layout(config.score, replaces=replaces))
+        print(self._first_line(), flush=True)
+        return carry_out(self)
+
+    @property
+    def position(self) -> str:
+        return f"{self._learner.unit} {self._learner.done:,} of {self._learner.total:,}"
+
+    def train(self, pauses: Pauses) -> None:
+        learner = self._learner
+        terminal = sys.stderr.isatty()
+        bar = tqdm(
+            total=learner.total,
+            initial=learner.done,
+            unit=f" {learner.unit}s",
+            unit_scale=learner.total > 10_000,
+            mininterval=0.5 if terminal else 30,
+            dynamic_ncols=terminal,
+        )
+        since, examples = time.monotonic(), learner.examples
+        try:
+            while learner.done < learner.total:
+                pauses.here(1)
+                rows = learner.advance()
+                bar.update(learner.done - bar.n)
+                if rows is not None:
+                    now = time.monotonic()
+                    self._write(rows, (learner.examples - examples) / (now - since))
+                    since, examples = now, learner.examples
+                    bar.set_postfix_str(self._words(rows), refresh=False)
+        finally:
+            bar.close()
+
+    def _write(self, rows: list[dict[str, float]], speed: float) -> None:
+        for logger, row in zip(self._loggers, rows, strict=True):
+            for name, value in row.items():
+                logger.record(name, value)
+            logger.record(_EXAMPLES, self._learner.examples)
+            logger.record("time/examples_per_second", speed)
+            logger.dump(self._learner.examples)
+
+    def _words(self, rows: list[dict[str, float]]) -> str:
+        score = self._configs[0].score
+        scores = [row[f"task/{score}"] for row in rows]
+        replaced = [row["cbp/network/replaced"] for row in rows if "cbp/network/replaced" in row]
+        words = f"task {self._learner.tasks}, {score} {np.mean(scores):.3g}"
+        return f"{words}, {np.mean(replaced):.0f} units replaced" if replaced else words
+
+    def save(self) -> Path:
+        paths = []
+        for number, (run, logger) in enumerate(zip(self._runs, self._loggers, strict=True)):
+            state = {
+                "examples": self._learner.examples,
+                "learner": self._learner.state_dict(number),
+                "logs": logs.save_state(logger, run.folder),
+            }
+            paths.append(checkpoint_files.write(run.folder, self._learner.examples, state))
+        return paths[0]
+
+    def finish(self, seconds: float) -> bool:
+        complete = self._learner.done >= self._learner.total
+        for run, config, logger in zip(self._runs, self._configs, self._loggers, strict=True):
+            draw_learning(run.folder, config)
+            dashboard.write_figure(logger, run.folder.figure, self._learner.examples)
+            logger.close()
+            summary = _summary(read_columns(run.folder.progress), config, complete)
+            total = {"examples": self._learner.examples, "versions": versions(), "time": {"seconds": round(seconds, 1)}}
+            write_json(run.folder.summary, summary | total)
+            run.state = "complete" if complete else "stopped"
+        return complete
+
+    def _first_line(self) -> str:
+        config, learner = self._configs[0], self._learner
+        who = f"{len(self._runs)} runs together" if len(self._runs) > 1 else f"method {config.label}, seed {config.seed}"
+        at = f" from {learner.unit} {learner.done:,}" if learner.done else ""
+        where = f"{self.folder.path}" + (f" and {len(self._runs) - 1} more folders" if len(self._runs) > 1 else "")
+        return f"{config.problem} ({config.dataset}), {who}: {learner.total:,} {learner.unit}s{at}; writing to {where}"
+
+
+def _summary(columns: dict[str, Any], config: LearningConfig, complete: bool) -> dict[str, Any]:
+    scores = columns.get(f"task/{config.score}", np.zeros(0))
+    tenth = max(1, math.ceil(len(scores) / 10))
+
+    def mean(values: Any) -> float | None:
+        return float(np.mean(values)) if len(values) and np.isfinite(values).all() else None
+
+    replaced = columns.get("cbp/network/replaced", np.zeros(0))
+    return {
+        "complete": complete,
+        "tasks": len(scores),
+        f"mean_{config.score}": mean(scores),
+        f"first_{config.score}": mean(scores[:tenth]),
+        f"final_{config.score}": mean(scores[-tenth:]),
+        "units_replaced": int(replaced[-1]) if len(replaced) else None,
+    }

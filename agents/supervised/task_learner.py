@@ -1,0 +1,267 @@
+"""Learns tasks by minibatches, task after task: binary classification, and classes that become more and more."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import cbp
+from agents.supervised.networks import head_of, init_head, make_network
+from agents.supervised.presets import Settings
+from cbp import metrics
+from envs.streams import BinaryTasks, ClassIncremental
+
+_UPDATES = 20  # ours: from one point where a run can be stopped to the next
+_EVALUATED = 500  # images at once
+
+Augment = Callable[[NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
+
+
+class TaskLearner:
+    """One network that learns the tasks of a stream.
+
+    At the end of a task it tells ``task/accuracy`` (on the test examples, of the weights the task ends with),
+    ``task/train_accuracy`` (while learning in the last epoch), where there are validation examples
+    ``task/validation_accuracy``, and measures of plasticity on up to 500 test examples: of each hidden layer
+    ``dormant_fraction`` and ``tau_dormant_fraction``, of what the head receives ``stable_rank`` and ``effective_rank``, and the
+    mean size of all weights. A channel is one unit with a sample at each position.
+
+    Args:
+        stream: Yields the tasks.
+        tasks: How many are learned.
+        outputs: Of the network; a task with fewer classes uses the first.
+        settings: Network, optimizer and how a task is learned.
+        method: The method that acts around each update, one of :data:`cbp.METHODS`; None for none.
+        method_kwargs: Its keyword arguments.
+        seed: Of weights, orders and the method.
+        device: Of the network.
+        augment: Changes the images of a minibatch, if the settings ask for it.
+    """
+
+    unit = "epoch"
+
+    def __init__(
+        self,
+        stream: BinaryTasks | ClassIncremental,
+        tasks: int,
+        outputs: int,
+        settings: Settings,
+        method: str | None,
+        method_kwargs: dict[str, Any],
+        seed: int,
+        device: str,
+        augment: Augment,
+    ) -> None:
+        self.tasks = 0
+        self.examples = 0
+        self._epoch = 0
+        self.total = tasks * settings.epochs
+        self._stream = stream
+        self._settings = settings
+        self._method = method
+        self._method_kwargs = method_kwargs
+        self._seed = seed
+        self._device = torch.device(device)
+        self._augment = augment if settings.augment else None
+        of_order, of_images = np.random.SeedSequence(seed).spawn(2)
+        self._of_order, self._of_images = np.random.default_rng(of_order), np.random.default_rng(of_images)
+        self._before_task = stream.state_dict()
+        self._task = next(stream)
+        self._outputs = outputs
+        self._build(seed)
+        self._begin_task()
+
+    @property
+    def done(self) -> int:
+        """Epochs so far, over all tasks."""
+        return self.tasks * self._settings.epochs + self._epoch
+
+    def advance(self) -> list[dict[str, float]] | None:
+        """Makes some updates; at the end of a task, tells what was measured: a list of one dictionary by names."""
+        for _ in range(_UPDATES):
+            self._update()
+            if self._position == len(self._order):
+                self._end_epoch()
+                if self._epoch == self._settings.epochs:
+                    return [self._end_task()]
+                break
+        return None
+
+    def _build(self, seed: int) -> None:
+        settings = self._settings
+        images = self._task.inputs
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        self.network = make_network(settings, shape, self._outputs, seed).to(self._device)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+        )
+        replaces = self._method is not None and issubclass(cbp.METHODS[self._method], cbp.ReplacingMethod)
+        with warnings.catch_warnings():
+            if not replaces or self.tasks:
+                warnings.simplefilter("ignore")  # of layers whose units are left as they are
+            self.layers = [] if settings.network == "linear" else cbp.find_layers(self.network)
+        self.method: cbp.Method | None = None
+        if self._method is not None:
+            options: dict[str, Any] = {"layers": self.layers} if replaces else {}
+            if self._method != "l2-init":
+                options["seed"] = seed
+            make: Any = cbp.METHODS[self._method]
+            self.method = make(self.network, self.optimizer, **self._method_kwargs, **options)
+
+    def _begin_task(self) -> None:
+        """Makes the network ready for the task at hand."""
+        at_task, head = self._settings.at_task, head_of(self.network)
+        if at_task == "zero_head":
+            with torch.no_grad():
+                head.weight.zero_()
+                head.bias.zero_()
+        elif self.tasks and at_task in ("fresh_head", "fresh_network"):
+            seed = int(np.random.SeedSequence([self._seed, self.tasks]).generate_state(1)[0])
+            if at_task == "fresh_network":
+                self._build(seed)
+            else:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    fresh = nn.Linear(head.in_features, head.out_features)
+                    init_head(fresh)
+                head.load_state_dict(fresh.state_dict())
+        self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._order = self._of_order.permutation(len(self._task.inputs))
+        self._position = 0
+        self._right: Tensor | int = 0
+        settings = self._settings
+        drops = sum(self._epoch >= round(share * settings.epochs) for share in settings.lr_drops)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * settings.lr_drop_factor**drops
+
+    def _update(self) -> None:
+        chosen = self._order[self._position : self._position + self._settings.batch_size]
+        images, labels = self._task.inputs[chosen], torch.from_numpy(self._task.labels[chosen]).to(self._device)
+        if self._augment is not None:
+            images = self._augment(images, self._of_images)
+        self.network.train()
+        outputs = self.network(torch.from_numpy(images).to(self._device))[:, : len(self._task.classes)]
+        self.optimizer.zero_grad()
+        F.cross_entropy(outputs, labels).backward()  # type: ignore[no-untyped-call]
+        if self.method is not None:
+            self.method.before_update()
+        self.optimizer.step()
+        if self.method is not None:
+            self.method.step()
+        self._right = self._right + (outputs.argmax(dim=1) == labels).sum()  # stays on the device
+        self._position += len(chosen)
+        self.examples += len(chosen)
+
+    def _end_epoch(self) -> None:
+        self._train_accuracy = float(self._right) / len(self._order)
+        self._epoch += 1
+        task = self._task
+        if self._settings.restore_best and len(task.validation_inputs):
+            accuracy = self._accuracy(task.validation_inputs, task.validation_labels)
+            if self._best is None or accuracy > self._best[0]:
+                self._best = accuracy, copy.deepcopy(self.network.state_dict())
+        if self._epoch < self._settings.epochs:
+            self._begin_epoch()
+
+    def _end_task(self) -> dict[str, float]:
+        row = {"task/number": self.tasks, "task/train_accuracy": self._train_accuracy}
+        if self._best is not None:
+            row["task/validation_accuracy"] = self._best[0]
+            self.network.load_state_dict(self._best[1])
+        row["task/accuracy"] = self._accuracy(self._task.test_inputs, self._task.test_labels)
+        row |= self._measures()
+        self.tasks += 1
+        self._epoch = 0
+        if self.done < self.total:
+            self._before_task = self._stream.state_dict()
+            self._task = next(self._stream)
+            self._begin_task()
+        return row
+
+    @torch.no_grad()
+    def _accuracy(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+        self.network.eval()
+        right = 0
+        for first in range(0, len(images), _EVALUATED):
+            outputs = self.network(torch.from_numpy(images[first : first + _EVALUATED]).to(self._device))
+            chosen = outputs[:, : len(self._task.classes)].argmax(dim=1).cpu().numpy()
+            right += int((chosen == labels[first : first + _EVALUATED]).sum())
+        return right / len(images)
+
+    @torch.no_grad()
+    def _measures(self) -> dict[str, float]:
+        received: dict[str, Tensor] = {}
+
+        def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda _, args: received.__setitem__(name, args[0])
+
+        hooks = [layer.outgoing[0].register_forward_pre_hook(hook(layer.name)) for layer in self.layers]
+        hooks.append(head_of(self.network).register_forward_pre_hook(hook("features")))
+        try:
+            self._accuracy(self._task.test_inputs[:_EVALUATED], self._task.test_labels[:_EVALUATED])
+        finally:
+            for handle in hooks:
+                handle.remove()
+        row: dict[str, float] = {}
+        for layer in self.layers:
+            h = received[layer.name]
+            columns = layer.columns(0)
+            h = h.flatten(2).transpose(1, 2) if h.ndim > 2 else h.reshape(len(h), layer.units, columns).transpose(1, 2)
+            h = h.reshape(-1, layer.units)
+            row[f"plasticity/network/{layer.name}/dormant_fraction"] = metrics.dormant_fraction(h)
+            row[f"plasticity/network/{layer.name}/tau_dormant_fraction"] = metrics.tau_dormant_fraction(h)
+        if self.layers:
+            for name in ("stable_rank", "effective_rank"):
+                row[f"plasticity/network/features/{name}"] = getattr(metrics, name)(received["features"])
+        weights = torch.cat([p.detach().flatten() for p in self.network.parameters() if p.ndim > 1])
+        row["plasticity/network/weights/weight_magnitude"] = metrics.weight_magnitude(weights)
+        if self.method is not None and self.method.layers:
+            row["cbp/network/replaced"] = sum(layer.replaced for layer in self.method.layers)
+        return row
+
+    def state_dict(self, run: int = 0) -> dict[str, Any]:  # noqa: ARG002
+        """Everything that changes with time: numbers, strings, arrays and tensors."""
+        return {
+            "tasks": self.tasks,
+            "examples": self.examples,
+            "stream": self._before_task,
+            "epoch": self._epoch,
+            "position": self._position,
+            "order": self._order,
+            "right": int(self._right),
+            "best": None if self._best is None else {"accuracy": self._best[0], "network": self._best[1]},
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": None if self.method is None else self.method.state_dict(),
+            "generators": [generator.bit_generator.state for generator in (self._of_order, self._of_images)],
+        }
+
+    def load_state_dict(self, run: int, state: dict[str, Any]) -> None:  # noqa: ARG002
+        """Goes on from a state made by :meth:`state_dict`."""
+        self.tasks, self.examples = state["tasks"], state["examples"]
+        self._stream.load_state_dict(state["stream"])
+        self._before_task = state["stream"]
+        if self.done < self.total:
+            self._task = next(self._stream)
+        self._epoch, self._position = state["epoch"], state["position"]
+        self._order = np.asarray(state["order"])
+        self._right = state["right"]
+        best = state["best"]
+        self._best = None if best is None else (best["accuracy"], best["network"])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.method is not None:
+            self.method.load_state_dict(state["method"])
+        for generator, saved in zip((self._of_order, self._of_images), state["generators"], strict=True):
+            generator.bit_generator.state = saved
