@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.build import make_model, make_vec_env
 from agents.callbacks import PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
-from agents.commands import Parser, add_run_options, make_config
+from agents.commands import Parser, add_run_options, add_shared_options, make_config
 from agents.logs import make_logger
 from agents.run_folder import RunFolder
 
@@ -61,6 +61,7 @@ def main() -> None:
     args = parser.parse_args()
     options = Parser()
     add_run_options(options)
+    add_shared_options(options)
     config = make_config(options.parse_args(["--env", "ant-nonstationary"]), "cbp", seed=0)
     model = make_model(config, make_vec_env(config))
     model.learn(config.hyperparameters.rollout_steps)  # compiles

@@ -16,7 +16,7 @@ import torch
 from agents import presets
 from agents.build import make_model, make_vec_env
 from agents.callbacks import PhaseCallback, PlasticityCallback
-from agents.commands import Parser, add_run_options, make_config
+from agents.commands import Parser, add_run_options, add_shared_options, make_config
 
 RUNS, STEPS = 30, 50_000_000  # paper: runs a method, steps a run
 
@@ -31,6 +31,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of short runs, and of the slower loop of layer-norm
     options = Parser()
     add_run_options(options)
+    add_shared_options(options)
     paper = options.parse_args(["--env", "ant-nonstationary", "--preset", "paper"])
     models = {}
     for method in presets.METHODS:

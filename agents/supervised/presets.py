@@ -219,6 +219,11 @@ _INCREMENTAL_DIGITS = replace(
         net_arch=(16, 32),  # ours: two stages, the images are 8×8
         epochs=30,  # ours
     ),
+    methods={
+        **_CIFAR.methods,
+        "cbp": _cbp(1e-3, 100, "contribution", "kaiming"),  # ours: a hundredth of the updates, and a tenth of the channels
+        "redo": _redo(100),  # ours: likewise
+    },
     stream={"classes_per_task": 2, "validation": 20},  # ours
 )
 

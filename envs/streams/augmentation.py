@@ -75,8 +75,8 @@ def warp(
     cos, sin = np.cos(angle)[:, None] / scale[:, None], np.sin(angle)[:, None] / scale[:, None]
     # Where each pixel of the result comes from: the inverse of the turn.
     from_y, from_x = y * cos + x * sin + (height - 1) / 2, x * cos - y * sin + (width - 1) / 2
-    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)))  # zeros around, in which what is outside ends up
-    from_y, from_x = np.clip(from_y + 1, 0, height + 0.999), np.clip(from_x + 1, 0, width + 0.999)
+    padded = np.pad(images, ((0, 0), (0, 0), (1, 2), (1, 2)))  # zeros around, in which what is outside ends up
+    from_y, from_x = np.clip(from_y + 1, 0, height + 1), np.clip(from_x + 1, 0, width + 1)
     top, left = np.floor(from_y).astype(int), np.floor(from_x).astype(int)
     below, beside = (from_y - top).astype(np.float32), (from_x - left).astype(np.float32)
     of = np.arange(number)[:, None]

@@ -68,7 +68,8 @@ class PermutedImages:
         Returns:
             Inputs ``(number, pixels)`` from 0 to 1, float32, and labels ``(number,)``, int64.
         """
-        inputs, labels = [], []
+        pixels = self._images.images[0].size
+        inputs, labels = [np.empty((0, pixels), np.float32)], [np.empty(0, np.int64)]
         left = number
         while left:
             place = self.examples % self._task_examples

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from agents import comparison, report
-from agents.commands import Parser, add_run_options, make_config
+from agents.commands import Parser, add_run_options, add_shared_options, make_config
 from agents.comparison import compare, estimate, fill, paired_differences, phase_measures, run_measures, steps_to_recover
 from agents.results import BINS, RETURN, part_of_phase, read_run, time_in_phase
 
@@ -24,6 +24,7 @@ PERIOD = 2_000  # so that a part of a phase has 100 steps
 def config_for(method="ppo", seed=0, **changes):
     parser = Parser()
     add_run_options(parser)
+    add_shared_options(parser)
     options = ["--env", "ant-nonstationary", "--timesteps", "4000", "--period", str(PERIOD), "--n-envs", "1"]
     return dataclasses.replace(make_config(parser.parse_args(options), method, seed), **changes)
 
