@@ -166,6 +166,7 @@ _IMAGENET = Preset(
         "l2-init": _l2_init(1.5e-6),
         "linear": Method(changes={"network": "linear", "net_arch": ()}),  # paper
     },
+    stream={"train": 600, "test": 100},  # paper
 )
 
 _BINARY_DIGITS = replace(
