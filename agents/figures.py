@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -186,9 +187,11 @@ def _short(number: float, _: Any) -> str:
     return f"{number:g}"
 
 
-# Colours that colour-blind readers tell apart (Okabe and Ito); more methods take them again with another line.
+# Colours that colour-blind readers tell apart (Okabe and Ito), one for each method; what differs within a method, and more
+# methods than colours, have other lines.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
-_STYLES = ("-", "--", ":")
+_STYLES = ("-", "--", ":", "-.")
+_POINTS = 60  # of a curve of tasks; where there are more, some in a row are averaged
 # What is drawn below the return: the measure, its name on the axis, its scale.
 _MEASURES = (
     ("dormant_fraction", "dormant units (%)", 100.0),
@@ -210,33 +213,29 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         paths: The files to write; their endings say how.
     """
     config = comparison.config
+    merged = 1
     if isinstance(config, Config):
-        network, length, bins, label, curve, parts = (
+        network, length, label, curve, parts = (
             "policy",
             config.period or config.timesteps,
-            BINS,
             "episode return",
             RETURN,
             ",\npolicy",
         )
+        width = length / BINS
     else:
-        network, length, bins, label, curve, parts = (
-            "network",
-            config.examples or 1,
-            1,
-            config.score,
-            f"task/{config.score}",
-            "",
-        )
+        network, length, label, curve, parts = "network", config.examples or 1, config.score, f"task/{config.score}", ""
+        merged = math.ceil(config.tasks / _POINTS)
+        width = length * merged
     rows = [row for row in _MEASURES if any(curves_of(result, network, row[0]) for result in _all(comparison))]
     figure = Figure(figsize=(11, 4.2 + 1.7 * len(rows)), layout="constrained")
     axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.6, *[1.0] * len(rows)], squeeze=False)[:, 0]
     axes[0].set_ylabel(label)
-    width = length / bins
-    _draw_methods(axes[0], comparison, statistic, width, lambda result: [result.curve[curve]], 1.0)
+    draw = partial(_draw_methods, comparison=comparison, statistic=statistic, width=width, merged=merged)
+    draw(axes[0], curves=lambda result: [result.curve[curve]], scale=1.0)
     for axis, (measure, words, scale) in zip(axes[1:], rows, strict=True):
         axis.set_ylabel(f"{words}{parts}")
-        _draw_methods(axis, comparison, statistic, width, partial(curves_of, network=network, measure=measure), scale)
+        draw(axis, curves=partial(curves_of, network=network, measure=measure), scale=scale)
     axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -250,7 +249,8 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         axes[-1].set_xlim(0, spans[-1].end)
         title = f"{config.env}   {_what_is_drawn(comparison, statistic)}"
     else:
-        axes[-1].set_xlabel("examples" if config.examples else "tasks")
+        each = f", means of {merged} tasks" if merged > 1 else ""
+        axes[-1].set_xlabel(("examples" if config.examples else "tasks") + each)
         axes[-1].set_xlim(0, config.tasks * length)
         title = f"{config.problem} ({config.dataset})   {_what_is_drawn(comparison, statistic)}"
     figure.suptitle(title, fontsize=11)
@@ -277,21 +277,29 @@ def _draw_methods(
     comparison: Comparison,
     statistic: Statistic,
     width: float,
+    merged: int,
     curves: Callable[[RunResult], list[NDArray[np.float64]]],
     scale: float,
 ) -> None:
-    for k, (method, by_seed) in enumerate(comparison.runs.items()):
-        colour, style = _COLOURS[k % len(_COLOURS)], _STYLES[k // len(_COLOURS) % len(_STYLES)]
+    methods = [next(iter(by_seed.values())).config.method for by_seed in comparison.runs.values()]
+    for k, (label, by_seed) in enumerate(comparison.runs.items()):
+        more, number = divmod(list(dict.fromkeys(methods)).index(methods[k]), len(_COLOURS))
+        colour, style = _COLOURS[number], _STYLES[(more + methods[:k].count(methods[k])) % len(_STYLES)]
         drawn = [_mean([_until_last(curve) for curve in of_run]) for of_run in map(curves, by_seed.values()) if of_run]
         if not drawn:
             continue
-        samples = scale * np.array([run[: min(map(len, drawn))] for run in drawn])
+        samples = scale * np.array([_merge(run[: min(map(len, drawn))], merged) for run in drawn])
         steps = (np.arange(samples.shape[1]) + 0.5) * width
         if len(samples) < LEAST_SEEDS:
             axis.plot(steps, samples.T, style, color=colour, linewidth=0.6, alpha=0.7)
         else:
             axis.fill_between(steps, *bootstrap_interval(samples, statistic), color=colour, alpha=0.2, linewidth=0)
-        axis.plot(steps, centre_of(samples, statistic), style, color=colour, linewidth=1.8, label=method)
+        axis.plot(steps, centre_of(samples, statistic), style, color=colour, linewidth=1.8, label=label)
+
+
+def _merge(curve: NDArray[np.float64], number: int) -> NDArray[np.float64]:
+    """Means of so many values in a row; what is left over at the end is not drawn."""
+    return np.asarray(curve[: len(curve) // number * number].reshape(-1, number).mean(axis=1))
 
 
 def _mean(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:

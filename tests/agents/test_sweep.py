@@ -251,9 +251,8 @@ folder, arguments = Path(sys.argv[1]), sys.argv[2:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 sweep = subprocess.Popen([sys.executable, "-m", "agents.sweep", "--address", cluster.address, *arguments])
-progress = folder / "ant-nonstationary/ppo/seed0/progress.csv"
-while not progress.exists() or len(progress.read_text().splitlines()) < 4:
-    time.sleep(0.05)
+while sum(not (path.parent / "summary.json").exists() for path in folder.rglob("progress.csv")) < 2:
+    time.sleep(0.05)  # until both nodes are at work
 cluster.remove_node(nodes[0], allow_graceful=False)
 code = sweep.wait()
 cluster.shutdown()
