@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import learn, report, sweep, train
@@ -229,3 +230,13 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
     with folder.locked():
         assert run("--resume", folder.path) == 2
     assert "another process is training in" in one_line(capsys)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", [REGRESSION, BINARY], ids=["online", "minibatches"])
+def test_runs_on_a_gpu_are_complete(tmp_path, options):
+    assert run(*options, "--device", "cuda", "--seeds", "0,1", "--run-dir", tmp_path) == 0
+    for path in tmp_path.rglob("summary.json"):
+        assert json.loads(path.read_text())["complete"]
+        assert json.loads((path.parent / "config.json").read_text())["device"] == "cuda"
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
