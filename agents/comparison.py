@@ -87,7 +87,7 @@ class Comparison:
         config = self.config
         if isinstance(config, Config):
             return MEASURES
-        return {name: words.format(score=config.score) for name, words in _LEARNING_MEASURES.items()}
+        return {name: words.format(score=config.shown_score[0]) for name, words in _LEARNING_MEASURES.items()}
 
 
 def compare(results: Iterable[RunResult]) -> Comparison:
@@ -176,7 +176,7 @@ def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
     if isinstance(result, LearningResult):
         score = result.config.score
         return {
-            score: float(result.curve[f"task/{score}"][phase, 0]),
+            score: result.config.shown_score[1] * float(result.curve[f"task/{score}"][phase, 0]),
             "dormant": 100 * _last(result, phase, "network", "dormant_fraction"),
             "rank": _last(result, phase, "network", "stable_rank"),
             "weight": _last(result, phase, "network", "weight_magnitude"),

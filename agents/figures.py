@@ -89,12 +89,14 @@ def draw_learning(folder: RunFolder, config: LearningConfig) -> None:
     figure = Figure(figsize=(10, 3.2 + 1.6 * len(rows)), layout="constrained")
     axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.0, *[1.0] * len(rows)], squeeze=False)[:, 0]
     style = "-" if len(progress["task/number"]) > _MAX_LABELS else ".-"
-    axes[0].plot(progress["task/number"], progress[f"task/{config.score}"], style, color="tab:blue", linewidth=1.2)
-    axes[0].set_ylabel(config.score)
+    words, factor = config.shown_score
+    axes[0].plot(progress["task/number"], factor * progress[f"task/{config.score}"], style, color="tab:blue", linewidth=1.2)
+    axes[0].set_ylabel(words)
     for axis, (measure, label, scale) in zip(axes[1:], rows, strict=True):
         for name in sorted(name for name in progress if name.endswith(f"/{measure}")):
             axis.plot(progress["task/number"], scale * progress[name], style, linewidth=1.2, label=name.split("/")[-2])
         axis.set_ylabel(label)
+        _from_zero(axis)
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -213,7 +215,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         paths: The files to write; their endings say how.
     """
     config = comparison.config
-    merged = 1
+    merged, first, factor = 1, 0.0, 1.0
     if isinstance(config, Config):
         network, length, label, curve, parts = (
             "policy",
@@ -224,18 +226,21 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         )
         width = length / BINS
     else:
-        network, length, label, curve, parts = "network", config.examples or 1, config.score, f"task/{config.score}", ""
+        label, factor = config.shown_score
+        network, length, curve, parts = "network", config.examples or 1, f"task/{config.score}", ""
+        first = 0.0 if config.examples else -0.5  # a score over a task's examples, or at the end of a task
         merged = math.ceil(config.tasks / _POINTS)
         width = length * merged
     rows = [row for row in _MEASURES if any(curves_of(result, network, row[0]) for result in _all(comparison))]
     figure = Figure(figsize=(11, 4.2 + 1.7 * len(rows)), layout="constrained")
     axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.6, *[1.0] * len(rows)], squeeze=False)[:, 0]
     axes[0].set_ylabel(label)
-    draw = partial(_draw_methods, comparison=comparison, statistic=statistic, width=width, merged=merged)
-    draw(axes[0], curves=lambda result: [result.curve[curve]], scale=1.0)
+    draw = partial(_draw_methods, comparison=comparison, statistic=statistic, first=first, width=width, merged=merged)
+    draw(axes[0], curves=lambda result: [result.curve[curve]], scale=factor)
     for axis, (measure, words, scale) in zip(axes[1:], rows, strict=True):
         axis.set_ylabel(f"{words}{parts}")
         draw(axis, curves=partial(curves_of, network=network, measure=measure), scale=scale)
+        _from_zero(axis)
     axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -250,8 +255,8 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         title = f"{config.env}   {_what_is_drawn(comparison, statistic)}"
     else:
         each = f", means of {merged} tasks" if merged > 1 else ""
-        axes[-1].set_xlabel(("examples" if config.examples else "tasks") + each)
-        axes[-1].set_xlim(0, config.tasks * length)
+        axes[-1].set_xlabel(("examples" if config.examples else "task") + each)
+        axes[-1].set_xlim(first, config.tasks * length + first)
         title = f"{config.problem} ({config.dataset})   {_what_is_drawn(comparison, statistic)}"
     figure.suptitle(title, fontsize=11)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
@@ -276,6 +281,7 @@ def _draw_methods(
     axis: Axes,
     comparison: Comparison,
     statistic: Statistic,
+    first: float,
     width: float,
     merged: int,
     curves: Callable[[RunResult], list[NDArray[np.float64]]],
@@ -289,12 +295,18 @@ def _draw_methods(
         if not drawn:
             continue
         samples = scale * np.array([_merge(run[: min(map(len, drawn))], merged) for run in drawn])
-        steps = (np.arange(samples.shape[1]) + 0.5) * width
+        steps = (np.arange(samples.shape[1]) + 0.5) * width + first
         if len(samples) < LEAST_SEEDS:
             axis.plot(steps, samples.T, style, color=colour, linewidth=0.6, alpha=0.7)
         else:
             axis.fill_between(steps, *bootstrap_interval(samples, statistic), color=colour, alpha=0.2, linewidth=0)
         axis.plot(steps, centre_of(samples, statistic), style, color=colour, linewidth=1.8, label=label)
+
+
+def _from_zero(axis: Axes) -> None:
+    """No measure of units is below zero: nor is the axis, but for the width of a line."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(low, -0.02 * high), high)
 
 
 def _merge(curve: NDArray[np.float64], number: int) -> NDArray[np.float64]:

@@ -111,6 +111,11 @@ class LearningConfig(RunConfig):
         return "error" if self.problem == "slowly-changing-regression" else "accuracy"
 
     @property
+    def shown_score(self) -> tuple[str, float]:
+        """The score's name where people read it, and what it is multiplied by there."""
+        return ("error", 1.0) if self.score == "error" else ("accuracy (%)", 100.0)
+
+    @property
     def world(self) -> str:
         """The problem."""
         return self.problem
