@@ -1,13 +1,13 @@
-"""Problems that change: a wrapper for any MuJoCo environment, and an Ant whose friction keeps changing.
+"""Problems that change: a wrapper for any MuJoCo environment, and environments that keep changing.
 
-Importing the package registers ``ant-nonstationary-v0`` with Gymnasium.
+Importing the package registers ``ant-nonstationary-v0`` and its like with Gymnasium.
 """
 
-import gymnasium
-
+from envs import registered
 from envs.checks import ParameterError
+from envs.effects import Parameter
 from envs.nonstationary import NonStationary
-from envs.parameters import PARAMETERS, Parameter
+from envs.parameters import PARAMETERS
 from envs.published import TerminateAfter, UnclippedActions
 from envs.schedules import SCHEDULES, Schedule
 from envs.state import load_state, save_state
@@ -25,6 +25,4 @@ __all__ = [
     "save_state",
 ]
 
-# Gymnasium warns when an id is registered twice, which a reload of this module would do.
-if "ant-nonstationary-v0" not in gymnasium.registry:
-    gymnasium.register("ant-nonstationary-v0", entry_point="envs.ant:make_ant", max_episode_steps=1000)
+registered.register()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections.abc import Collection
 from typing import Any
@@ -34,7 +35,7 @@ def choice(argument: str, value: object, allowed: Collection[str]) -> str:
         return value
     similar = difflib.get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
     suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
-    raise ParameterError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {_shown(value)}{suggestion}")
+    raise ParameterError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {shown(value)}{suggestion}")
 
 
 def integer(argument: str, value: object, lowest: int) -> int:
@@ -54,27 +55,61 @@ def integer(argument: str, value: object, lowest: int) -> int:
     number = value.item() if isinstance(value, np.generic) else value
     if isinstance(number, int) and not isinstance(number, bool) and number >= lowest:
         return number
-    raise ParameterError(f"{argument} must be an integer of at least {lowest}, got {_shown(value)}")
+    raise ParameterError(f"{argument} must be an integer of at least {lowest}, got {shown(value)}")
 
 
-def finite(argument: str, value: object, lowest: float) -> float:
-    """Returns a finite number of at least ``lowest`` as a Python float.
+def finite(argument: str, value: object, lowest: float = -math.inf, highest: float = math.inf) -> float:
+    """Returns a finite number within bounds as a Python float.
 
     Args:
         argument: The argument's name, for the message.
         value: What was received, also an integer or a NumPy number.
         lowest: The least value allowed.
+        highest: The greatest value allowed.
 
     Returns:
         The number.
 
     Raises:
-        ParameterError: A smaller number, NaN, infinity, a bool, or no number.
+        ParameterError: A number out of bounds, NaN, infinity, a bool, or no number.
     """
     number = value.item() if isinstance(value, np.generic) else value
-    if isinstance(number, int | float) and not isinstance(number, bool) and lowest <= number <= sys.float_info.max:
-        return float(number)
-    raise ParameterError(f"{argument} must be a finite number of at least {lowest}, got {_shown(value)}")
+    if isinstance(number, int | float) and not isinstance(number, bool):
+        least, greatest = max(lowest, -sys.float_info.max), min(highest, sys.float_info.max)
+        if least <= number <= greatest:
+            return float(number)
+    raise ParameterError(f"{argument} must be a finite number{_bounds(lowest, highest)}, got {shown(value)}")
+
+
+def _bounds(lowest: float, highest: float) -> str:
+    if highest < math.inf:
+        return f" from {lowest:g} to {highest:g}"
+    return f" of at least {lowest:g}" if lowest > -math.inf else ""
+
+
+def sequence(argument: str, value: object, fewest: int, most: float = math.inf) -> list[Any]:
+    """Returns the items of a list, a tuple or an array of one dimension.
+
+    Raises:
+        ParameterError: Another value, or a number of items out of its range.
+    """
+    if (isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)) and fewest <= len(
+        value
+    ) <= most:
+        return list(value)
+    words = f"of length {fewest}" if most == fewest else f"of length {fewest} or more"
+    raise ParameterError(f"{argument} must be a list {words}, got {shown(value)}")
+
+
+def boolean(argument: str, value: object) -> bool:
+    """Returns a truth value as a Python bool.
+
+    Raises:
+        ParameterError: Another value.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise ParameterError(f"{argument} must be True or False, got {shown(value)}")
 
 
 def mujoco_model(env: gymnasium.Env[Any, Any]) -> mujoco.MjModel:
@@ -98,9 +133,9 @@ def mujoco_model(env: gymnasium.Env[Any, Any]) -> mujoco.MjModel:
 def env_name(env: gymnasium.Env[Any, Any]) -> str:
     """The registered id of an environment, or what it is when it has none."""
     spec = env.unwrapped.spec if isinstance(env, gymnasium.Env) else None
-    return spec.id if spec is not None else _shown(env)
+    return spec.id if spec is not None else shown(env)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The value on one line: the repr of an array has several."""
     return " ".join(repr(value).split())

@@ -22,14 +22,14 @@ def test_the_registered_ids_make_the_changing_ant(env_id):
     env = gymnasium.make(env_id, period=2_000_000)
     assert env.reset()[1]["phase"] == 0
     assert env.spec.max_episode_steps == 1000
-    assert env.spec.kwargs == {"period": 2_000_000}
+    assert env.spec.kwargs == {"base": "Ant-v5", "period": 2_000_000}
 
 
 def test_the_id_without_a_version_makes_it_too_with_gymnasiums_advice():
     with pytest.warns(UserWarning, match="Using the latest versioned environment `ant-nonstationary-v0`"):
         env = gymnasium.make("ant-nonstationary", period=7)
     assert env.spec.id == "ant-nonstationary-v0"
-    assert env.spec.kwargs == {"period": 7}
+    assert env.spec.kwargs == {"base": "Ant-v5", "period": 7}
 
 
 def test_a_reload_of_the_package_registers_nothing_again():

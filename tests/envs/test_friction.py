@@ -8,26 +8,16 @@ import pytest
 import envs
 
 
-@pytest.fixture
-def given_values(monkeypatch):
-    """Makes a schedule named "given" that walks through a list of values, from its start for every new generator."""
-
-    def give(values):
-        walks = {}
-        monkeypatch.setitem(
-            envs.SCHEDULES, "given", lambda _low, _high, generator: next(walks.setdefault(generator, iter(values)))
-        )
-
-    return give
+def given(*values):
+    return {"name": "list", "values": values}
 
 
 # By default every geom of the Ant has 1.0 and of the HalfCheetah 0.4; Hopper's feet have 2.0 and Walker2d's 1.9.
 @pytest.mark.parametrize("env_id", ["Ant-v5", "Hopper-v5", "Walker2d-v5", "HalfCheetah-v5"])
-def test_friction_at_the_contacts_follows_info_up_and_down(env_id, given_values, contact_frictions, tmp_path, monkeypatch):
+def test_friction_at_the_contacts_follows_info_up_and_down(env_id, contact_frictions, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo logs a deprecation in HalfCheetah's model to a file in the working directory
     values = [0.02, 1.5, 0.3, 3.0, 0.05]
-    given_values(values)
-    env = envs.NonStationary(gymnasium.make(env_id), schedule="given", period=60, change_at="now")
+    env = envs.NonStationary(gymnasium.make(env_id), schedule=given(*values), period=60, change_at="now")
     env.action_space.seed(0)
     env.reset(seed=0)
     contacts = np.zeros(5, int)
@@ -71,10 +61,10 @@ def test_the_step_of_a_change_in_mid_episode_already_has_the_new_physics(contact
             assert (measured == info["friction"]).all()
 
 
-def test_an_ant_slides_on_ice_and_holds_on_rough_ground(given_values):
+def test_an_ant_slides_on_ice_and_holds_on_rough_ground():
     # One environment whose ground turns from rough to ice and back: the order of the values must not matter.
-    given_values([2.0, 0.02, 2.0, 0.02])
-    env = gymnasium.make("ant-nonstationary-v0", schedule="given", period=1, reset_noise_scale=0.0)
+    values = given(2.0, 0.02, 2.0, 0.02)
+    env = gymnasium.make("ant-nonstationary-v0", schedule=values, period=1, reset_noise_scale=0.0)
     distances = []
     for _ in range(4):
         env.reset(seed=0 if not distances else None)
@@ -144,9 +134,8 @@ class Box(gymnasium.Env):
     ],
     ids=["geoms", "pair", "override"],
 )
-def test_friction_reaches_contacts_wherever_the_model_takes_it_from(xml, given_values, contact_frictions):
-    given_values([0.05, 1.8, 0.1])
-    env = envs.NonStationary(Box(xml), schedule="given", period=10, change_at="now")
+def test_friction_reaches_contacts_wherever_the_model_takes_it_from(xml, contact_frictions):
+    env = envs.NonStationary(Box(xml), schedule=given(0.05, 1.8, 0.1), period=10, change_at="now")
     env.reset()
     for _ in range(30):
         info = env.step(None)[4]

@@ -8,6 +8,7 @@ import random
 import gymnasium
 import numpy as np
 import pytest
+from drawing import draw
 from gymnasium.utils import seeding
 
 import envs
@@ -131,6 +132,36 @@ def test_a_step_that_fails_is_not_counted():
     assert env.step(STILL)[4]["changed"]
 
 
+# Periods of episodes
+
+
+def test_the_value_changes_after_so_many_episodes_however_long():
+    env = make(period=2, count="episodes")
+    seen, lengths = [], [3, 1, 5, 2, 2, 4, 1]
+    for length in lengths:
+        env.reset()
+        seen += [env.step(STILL)[4]["phase"] for _ in range(length)]
+    # Two episodes a phase: 3 + 1, 5 + 2, 2 + 4 steps, and the last one has begun.
+    assert seen == [0] * 4 + [1] * 7 + [2] * 6 + [3]
+
+
+def test_a_reset_without_a_step_ends_no_episode():
+    env = make(period=1, count="episodes")
+    assert [env.reset()[1]["phase"] for _ in range(3)] == [0, 0, 0]
+    env.step(STILL)
+    assert [env.reset()[1]["phase"] for _ in range(3)] == [1, 1, 1]
+
+
+def test_a_seed_of_reset_restarts_the_count_of_episodes():
+    env = make(period=2, count="episodes")
+    for _ in range(2):
+        env.reset(seed=0)
+        env.step(STILL)
+    assert env.reset()[1]["phase"] == 0
+    env.step(STILL)
+    assert env.reset()[1]["phase"] == 1
+
+
 # Infos
 
 
@@ -240,7 +271,7 @@ def test_values_do_not_come_from_the_environments_own_random_numbers():
     env = make()
     first = env.reset(seed=11)[1]["friction"]
     gymnasium_stream, _ = seeding.np_random(11)
-    assert first != envs.SCHEDULES["log_uniform"](0.02, 2.0, gymnasium_stream)
+    assert first != draw(envs.SCHEDULES["log_uniform"](), 1, 0.02, 2.0, gymnasium_stream)[0]
     env.unwrapped.np_random.random(100)
     continued = values(rollout(env, 1))
     env.reset(seed=11)

@@ -1,0 +1,191 @@
+"""Parameters of the interface between agent and environment: noise, bias and delay of what is observed and done.
+
+Their values are in the units of observations and actions, and alike for every entry.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from envs.effects import Effect, Parameter
+
+_MOST_DELAY = 1000
+"""Steps: as long as an episode of most environments."""
+
+Array = NDArray[Any]
+
+
+class InterfaceEffect(Effect):
+    """Acts on the observations that arrive at the agent, or on the actions that arrive at the environment.
+
+    Args:
+        space: Of the observations or actions: a Box.
+    """
+
+    acts_on = "observation"
+
+    def __init__(self, space: Any) -> None:
+        self._space = space
+        self._value = 0.0
+        self.restart(np.random.SeedSequence())
+
+    def apply(self, model: mujoco.MjModel, value: float) -> None:  # noqa: ARG002
+        """Puts a value into force from the next step on."""
+        self._value = value
+
+    def restart(self, seed: np.random.SeedSequence) -> None:
+        """Begins a sequence of random numbers."""
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+
+    def begin_episode(self) -> None:
+        """Forgets what belongs to the last episode."""
+
+    def change(self, array: Array) -> Array:
+        """What arrives."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes with time, as JSON can hold it."""
+        return {"generator": self._generator.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._generator.bit_generator.state = state["generator"]
+
+    def _inside(self, array: Array) -> Array:
+        """The array in its type, clipped to its space."""
+        inside: Array = np.clip(array.astype(self._space.dtype), self._space.low, self._space.high)
+        return inside
+
+
+class _Noise(InterfaceEffect):
+    """Adds independent normal numbers."""
+
+    def change(self, array: Array) -> Array:
+        return self._inside(array + self._value * self._generator.standard_normal(np.shape(array)))
+
+
+class _ActionNoise(_Noise):
+    acts_on = "action"
+
+
+class _Bias(InterfaceEffect):
+    """Adds a constant."""
+
+    def change(self, array: Array) -> Array:
+        return self._inside(array + self._value)
+
+
+class _Delay(InterfaceEffect):
+    """Hands on what came some steps ago; before an episode's first action has arrived, the action nearest to zero."""
+
+    acts_on = "action"
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space)
+        self._past: list[Array] = []
+
+    def begin_episode(self) -> None:
+        """Forgets the actions of the last episode."""
+        self._past = []
+
+    def change(self, array: Array) -> Array:
+        """The action of so many steps ago."""
+        self._past.append(np.array(array))
+        del self._past[: -_MOST_DELAY - 1]
+        steps = int(self._value)
+        return self._past[-1 - steps] if steps < len(self._past) else self._inside(np.zeros(self._space.shape))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The actions that may still arrive."""
+        return super().state_dict() | {"past": [action.tolist() for action in self._past]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        super().load_state_dict(state)
+        self._past = [np.array(action, self._space.dtype) for action in state["past"]]
+
+
+@dataclass(frozen=True)
+class Interface(Parameter):
+    """A quantity of the interface.
+
+    Attributes:
+        effect: What it does.
+    """
+
+    effect: type[InterfaceEffect] = InterfaceEffect
+
+    def responds(self, env: gymnasium.Env[Any, Any]) -> bool:
+        """Whether observations or actions are a Box of real numbers."""
+        space = self._space(env)
+        return isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)
+
+    def bind(self, env: gymnasium.Env[Any, Any], part: str | None, *, factor: bool) -> Effect:  # noqa: ARG002
+        """The parameter of one environment; changes nothing yet."""
+        return self.effect(self._space(env))
+
+    def _space(self, env: gymnasium.Env[Any, Any]) -> Any:
+        return env.observation_space if self.effect.acts_on == "observation" else env.action_space
+
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Interface(
+        name="observation_noise",
+        meaning="standard deviation of noise in every entry of the observation",
+        unit="observation's",
+        lowest=0.0,
+        highest=math.inf,
+        low=0.0,  # ours
+        high=0.1,
+        schedule="uniform",
+        needs="observations that are a Box of real numbers",
+        effect=_Noise,
+    ),
+    Interface(
+        name="observation_bias",
+        meaning="what is added to every entry of the observation",
+        unit="observation's",
+        lowest=-math.inf,
+        highest=math.inf,
+        low=-0.1,  # ours
+        high=0.1,
+        schedule="uniform",
+        needs="observations that are a Box of real numbers",
+        effect=_Bias,
+    ),
+    Interface(
+        name="action_noise",
+        meaning="standard deviation of noise in every entry of the action, which is clipped afterwards",
+        unit="action's",
+        lowest=0.0,
+        highest=math.inf,
+        low=0.0,  # ours
+        high=0.3,
+        schedule="uniform",
+        needs="actions that are a Box of real numbers",
+        effect=_ActionNoise,
+    ),
+    Interface(
+        name="action_delay",
+        meaning="steps until an action arrives",
+        unit="steps",
+        lowest=0.0,
+        highest=float(_MOST_DELAY),
+        low=0.0,  # ours
+        high=4.0,
+        schedule="uniform",
+        needs="actions that are a Box of real numbers",
+        whole=True,
+        effect=_Delay,
+    ),
+)
+"""The parameters of the interface."""

@@ -1,0 +1,512 @@
+"""Each parameter on each registered environment: the physics changes, as much as the value does, measured where it acts."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+
+import envs
+from envs.registered import NONSTATIONARY
+
+ENVIRONMENTS = [spec.id for spec in gymnasium.registry.values() if spec.entry_point == NONSTATIONARY]
+BASE_DOFS = {"ant": 6, "humanoid": 6, "swimmer": 3, "hopper": 3, "walker2d": 3, "halfcheetah": 3}  # of the machine in the world
+PERIOD = 10_000
+LACKING = {("friction", "swimmer-nonstationary-v0"), ("gravity", "swimmer-nonstationary-v0")}
+PAIRS = [(name, env_id) for name in envs.PARAMETERS for env_id in ENVIRONMENTS if (name, env_id) not in LACKING]
+
+
+@pytest.fixture(autouse=True)
+def _working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs a deprecation in HalfCheetah's model to a file in the working directory
+
+
+# What a machine does far from everything it could touch, in a copy of the model that is simulated now.
+
+
+def forward(env, *, velocity=None, torque=None, control=None, weightless=True):
+    model = copy.deepcopy(env.unwrapped.model)
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONSTRAINT
+    if weightless:
+        model.opt.gravity[:] = 0
+    data = mujoco.MjData(model)
+    for array, given in ((data.qvel, velocity), (data.qfrc_applied, torque), (data.ctrl, control)):
+        if given is not None:
+            array[:] = given
+    mujoco.mj_forward(model, data)
+    return model, data
+
+
+def acceleration_of_the_centre(model, data):
+    jacobian = np.zeros((3, model.nv))
+    mujoco.mj_jacSubtreeCom(model, data, jacobian, 1)
+    return jacobian @ data.qacc  # at rest, where the Jacobian does not change
+
+
+def inner(env):
+    """The dofs of the machine's own joints."""
+    return slice(BASE_DOFS[env.spec.id.split("-")[0]], env.unwrapped.model.nv)
+
+
+def unit(size, where):
+    array = np.zeros(size)
+    array[where] = 1.0
+    return array
+
+
+def friction(env):
+    found, actions = [], np.random.default_rng(0)
+    for step in range(200):
+        if step % 40 == 0:
+            env.env.reset(seed=step)
+        env.env.step(actions.uniform(-0.4, 0.4, env.action_space.shape))
+        data = env.unwrapped.data
+        found += [tuple(data.contact[i].friction[:2]) for i in range(data.ncon)]
+    assert len(found) >= 20
+    assert len(set(found)) == 1
+    assert found[0][0] == found[0][1]
+    return found[0][0]
+
+
+def gravity(env):
+    return float(np.linalg.norm(acceleration_of_the_centre(*forward(env, weightless=False))))
+
+
+def gravity_tilt(env):
+    x, _, z = acceleration_of_the_centre(*forward(env, weightless=False))
+    if env.spec.id.startswith("swimmer"):  # it moves in the plane only, where nothing pulls it on even ground
+        return math.degrees(math.asin(-x / 9.81))
+    return math.degrees(math.atan2(-x, -z))
+
+
+def mass(env):
+    model, data = forward(env, torque=unit(env.unwrapped.model.nv, 0))  # 1 N along x
+    return 1 / acceleration_of_the_centre(model, data)[0]
+
+
+def damping(env):
+    return -forward(env, velocity=unit(env.unwrapped.model.nv, inner(env)))[1].qfrc_damper.sum()
+
+
+def stiffness(env):
+    model = copy.deepcopy(env.unwrapped.model)
+    data = mujoco.MjData(model)
+    at_rest = forward(env)[1].qfrc_spring.sum()
+    data.qpos[-(model.nv - inner(env).start) :] += 0.1
+    mujoco.mj_forward(model, data)
+    return (at_rest - data.qfrc_spring.sum()) / 0.1
+
+
+def armature(env):
+    size = env.unwrapped.model.nv
+    at_rest = forward(env)[1].qacc
+    responses = np.array([forward(env, torque=unit(size, i))[1].qacc - at_rest for i in range(size)])
+    return np.trace(np.linalg.inv(responses)[inner(env), inner(env)])  # inertia, from accelerations under 1 N·m each
+
+
+def strength(env):
+    control = np.full(env.unwrapped.model.nu, 0.3)
+    return np.abs(forward(env, control=control)[1].qfrc_actuator).sum()
+
+
+def drag(env):
+    return -forward(env, velocity=unit(env.unwrapped.model.nv, 0))[1].qfrc_fluid[0]  # 1 m/s along x
+
+
+def wind(env):
+    """The speed at which the machine would have to move in still air to be pushed as it is now, at rest."""
+    pushed = forward(env)[1].qfrc_fluid[0]
+    still = copy.deepcopy(env.unwrapped.model)
+    still.opt.wind[:] = 0
+    data = mujoco.MjData(still)
+    speeds, forces = np.linspace(-3, 3, 601), []
+    for speed in speeds:
+        data.qvel[0] = speed
+        mujoco.mj_forward(still, data)
+        forces.append(data.qfrc_fluid[0])
+    return -np.interp(-pushed, -np.array(forces), speeds)
+
+
+def observed_deviations(env):
+    deviations = []
+    for _ in range(60):
+        observation = env.step(np.zeros(env.action_space.shape))[0]
+        deviations.append(observation - env.unwrapped._get_obs())
+        if len(deviations) % 10 == 0:
+            observation = env.reset()[0]
+            deviations.append(observation - env.unwrapped._get_obs())
+    return np.array(deviations)
+
+
+def observation_noise(env):
+    return observed_deviations(env).std()
+
+
+def observation_bias(env):
+    deviations = observed_deviations(env)
+    assert np.ptp(deviations) < 1e-6
+    return deviations.mean()
+
+
+def action_noise(env):
+    deviations = []
+    for _ in range(300):
+        _, _, terminated, _, _ = env.step(np.full(env.action_space.shape, 0.01, np.float32))
+        deviations.append(env.unwrapped.data.ctrl - 0.01)
+        if terminated:
+            env.reset()
+    return np.array(deviations).std()
+
+
+def action_delay(env):
+    arrived = None
+    env.reset()
+    for step in range(30):
+        env.step(np.full(env.action_space.shape, 0.2 if step == 0 else 0.0, np.float32))
+        if np.any(env.unwrapped.data.ctrl):
+            assert arrived is None
+            assert np.allclose(env.unwrapped.data.ctrl, 0.2)
+            arrived = step
+    return arrived
+
+
+# How what is measured follows the value.
+
+
+def equal(tolerance):
+    return lambda values, measured: np.testing.assert_allclose(measured, values, atol=tolerance)
+
+
+def proportional(values, measured):
+    assert min(measured) > 0
+    np.testing.assert_allclose(np.array(measured) / measured[0], np.array(values) / values[0], rtol=1e-9)
+
+
+def affine(values, measured):
+    """Rises, and evenly: the same slope from the first to the second as from the second to the third."""
+    slopes = np.diff(measured) / np.diff(values)
+    assert (slopes > 0).all()
+    np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-3)
+
+
+PROBES = {
+    "friction": (friction, equal(0)),
+    "gravity": (gravity, equal(1e-9)),
+    "gravity_tilt": (gravity_tilt, equal(0.01)),
+    "mass": (mass, affine),
+    "damping": (damping, proportional),
+    "stiffness": (stiffness, proportional),
+    "armature": (armature, affine),
+    "strength": (strength, proportional),
+    "density": (drag, affine),
+    "viscosity": (drag, affine),
+    "wind": (wind, equal(0.02)),
+    "observation_noise": (observation_noise, equal(0.01)),
+    "observation_bias": (observation_bias, equal(1e-6)),
+    "action_noise": (action_noise, equal(0.01)),
+    "action_delay": (action_delay, equal(0)),
+}
+OF_THEIR_OWN = {"damping": ["swimmer"], "stiffness": ["ant", "hopper", "walker2d", "swimmer"]}  # have none to multiply
+
+
+def range_of(name):
+    """The least value, one between, the greatest."""
+    low, high = envs.PARAMETERS[name].low, envs.PARAMETERS[name].high
+    if name == "action_noise":
+        high = 0.1  # more would be clipped where actions end at 0.4
+    return low, 2.0 if envs.PARAMETERS[name].whole else 0.7 * low + 0.3 * high, high
+
+
+def walking_through(values, name, env_id):
+    """The registered environment whose parameter takes some values, without the wrappers of ``gymnasium.make``."""
+    options = {"schedule": {"name": "list", "values": values}}
+    if env_id.split("-")[0] in OF_THEIR_OWN.get(name, []):
+        options["factor"] = False
+    parameter = {name: options}
+    if name == "wind" and not env_id.startswith("swimmer"):
+        parameter = {"density": {"schedule": {"name": "constant", "value": 1.2}}, **parameter}
+    env = gymnasium.make(env_id, parameter=parameter, period=PERIOD)
+    while not isinstance(env, envs.NonStationary):
+        env = env.env
+    return env
+
+
+def phases(env, values, name):
+    """Brings one value after the other into force; what happens to the clock in between does not count."""
+    for phase, value in enumerate(values):
+        _, info = env.reset(seed=0 if phase == 0 else None)
+        assert (info["phase"], info[name]) == (phase, value)
+        state = env.state_dict()
+        yield phase
+        env.load_state_dict(state | {"steps": PERIOD + 1})
+
+
+def test_every_parameter_has_a_probe():
+    assert PROBES.keys() == envs.PARAMETERS.keys()
+
+
+@pytest.mark.parametrize(("name", "env_id"), sorted(LACKING))
+def test_what_does_nothing_to_an_environment_is_refused(name, env_id):
+    with pytest.raises(envs.ParameterError, match=f"{name} needs .*, which Swimmer-v5 lacks"):
+        envs.NonStationary(gymnasium.make("Swimmer-v5"), name)
+
+
+@pytest.mark.parametrize(("name", "env_id"), PAIRS)
+def test_the_physics_follows_the_value_up_and_down_and_back(name, env_id):
+    probe, relation = PROBES[name]
+    low, middle, high = range_of(name)
+    values = [middle, low, high, middle]
+    env = walking_through(values, name, env_id)
+    measured = [probe(env) for _ in phases(env, values, name)]
+    relation([low, middle, high], [measured[1], measured[0], measured[2]])
+    if "noise" not in name:
+        assert measured[3] == pytest.approx(measured[0], rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "env_id"), PAIRS)
+def test_the_first_value_brings_back_the_first_trajectory_to_the_bit(name, env_id):
+    _, middle, high = range_of(name)
+    values = [middle, high, middle]
+    env = walking_through(values, name, env_id)
+    trajectories, generators = [], []
+    for phase in phases(env, values, name):
+        generators.append(
+            [env.unwrapped.np_random.bit_generator.state, *(each["generator"] for each in env.state_dict()["interface"])]
+        )
+        env.unwrapped.np_random.bit_generator.state = generators[0][0]
+        state = env.state_dict()
+        env.load_state_dict(state | {"interface": [{**each, "generator": generators[0][1]} for each in state["interface"]]})
+        trajectories.append([])
+        env.reset()
+        actions = np.random.default_rng(0)
+        for _ in range(30):
+            observation, reward, *_, info = env.step(actions.uniform(-0.4, 0.4, env.action_space.shape).astype(np.float32))
+            assert info["phase"] == phase
+            trajectories[-1].append((*observation, reward))
+    first, other, again = map(np.array, trajectories)
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+def test_a_body_of_twice_the_mass_is_the_one_that_the_compiler_makes_of_twice_the_density(tmp_path):
+    # Constants that follow from masses, such as what softens contacts, are computed anew: else the trajectories would part.
+    source = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "ant.xml"
+    (tmp_path / "heavy.xml").write_text(source.read_text().replace('density="5.0"', 'density="10.0"'))
+    heavy = gymnasium.make("Ant-v5", xml_file=str(tmp_path / "heavy.xml"))
+    made_heavy = envs.NonStationary(gymnasium.make("Ant-v5"), "mass", low=2.0, high=2.0)
+    assert_like(heavy, made_heavy)
+
+
+def test_an_armature_of_twice_the_inertia_is_the_one_that_the_compiler_makes(tmp_path):
+    source = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "ant.xml"
+    (tmp_path / "slow.xml").write_text(source.read_text().replace('armature="1"', 'armature="2"'))
+    slow = gymnasium.make("Ant-v5", xml_file=str(tmp_path / "slow.xml"))
+    assert_like(slow, envs.NonStationary(gymnasium.make("Ant-v5"), "armature", low=2.0, high=2.0))
+
+
+def assert_like(first, second):
+    first.reset(seed=0)
+    second.reset(seed=0)
+    actions = np.random.default_rng(0)
+    contacts = 0
+    for _ in range(100):
+        action = actions.uniform(-1, 1, 8)
+        np.testing.assert_allclose(first.step(action)[0][:27], second.step(action)[0][:27], rtol=1e-9, atol=1e-9)
+        contacts += first.unwrapped.data.ncon
+    assert contacts > 20
+
+
+# Changes that alter nothing
+
+
+@pytest.mark.parametrize("name", ["mass", "damping", "armature", "strength"])
+def test_a_factor_of_one_gives_the_trajectory_of_the_unwrapped_environment_to_the_bit(name):
+    plain, changed = gymnasium.make("Ant-v5"), envs.NonStationary(gymnasium.make("Ant-v5"), name, low=1.0, high=1.0)
+    plain.reset(seed=0)
+    changed.reset(seed=0)
+    actions = np.random.default_rng(0)
+    for _ in range(50):
+        action = actions.uniform(-1, 1, 8)
+        np.testing.assert_array_equal(plain.step(action)[0], changed.step(action)[0])
+
+
+@pytest.mark.parametrize("name", [each.name for each in envs.PARAMETERS.values() if each.name not in ("stiffness", "wind")])
+def test_a_change_in_mid_episode_leaves_positions_and_velocities_as_they_are(name):
+    parameter = envs.PARAMETERS[name]
+    values = {"name": "list", "values": [parameter.low, parameter.high]}
+    env = envs.NonStationary(gymnasium.make("Ant-v5"), name, values, period=20, change_at="now")
+    env.reset(seed=0)
+    for _ in range(20):
+        env.step(env.action_space.sample())
+    data = env.unwrapped.data
+    before = data.qpos.copy(), data.qvel.copy(), data.qacc.copy(), data.time
+    env._begin_phase(1)
+    after = data.qpos, data.qvel, data.qacc, data.time
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Parts
+
+
+def test_the_mass_of_one_body_changes_alone():
+    env = walking_through([3.0], "mass:torso", "ant-nonstationary-v0")
+    plain = gymnasium.make("Ant-v5")
+    torso = plain.unwrapped.model.body("torso").id
+    own, total = plain.unwrapped.model.body_mass[torso], plain.unwrapped.model.body_mass.sum()
+    assert mass(env) == pytest.approx(total + 2 * own)  # three times the torso's, once the others'
+    rotors = forward(env)[0].dof_armature.sum()
+    assert rotors == plain.unwrapped.model.dof_armature.sum()
+
+
+def test_the_strength_of_one_joint_changes_alone_down_to_paralysis():
+    env = walking_through([0.0, 0.5], "strength:ankle_3", "ant-nonstationary-v0")
+    torques = [
+        forward(env, control=np.ones(8))[1].qfrc_actuator[6:].copy() for _ in phases(env, [0.0, 0.5], "strength:ankle_3")
+    ]
+    joint = 5  # hip_1, ankle_1, hip_2, ankle_2, hip_3, ankle_3
+    assert torques[0].tolist() == [150.0] * joint + [0.0] + [150.0] * 2
+    assert torques[1].tolist() == [150.0] * joint + [75.0] + [150.0] * 2
+
+
+def test_the_damping_of_one_joint_in_its_unit():
+    env = envs.NonStationary(gymnasium.make("Walker2d-v5"), "damping:leg_joint", low=2.5, high=2.5, factor=False)
+    torques = -forward(env, velocity=np.ones(9))[1].qfrc_damper
+    np.testing.assert_allclose(torques, [0, 0, 0, 0.1, 2.5, 0.1, 0.1, 0.1, 0.1])
+
+
+def test_mass_in_kilograms_is_the_mass_of_all_bodies_together():
+    env = envs.NonStationary(gymnasium.make("Hopper-v5"), "mass", low=5.0, high=5.0, factor=False)
+    assert mass(env) == pytest.approx(5.0)
+
+
+def test_a_factor_multiplies_each_geoms_own_friction():
+    env = envs.NonStationary(gymnasium.make("Hopper-v5"), low=0.5, high=0.5, factor=True)
+    env.reset(seed=0)
+    found = set()
+    for _ in range(300):
+        if env.step(env.action_space.sample())[2]:
+            env.reset()
+        data = env.unwrapped.data
+        found |= {round(data.contact[i].friction[0], 9) for i in range(data.ncon)}
+    assert found <= {0.5, 1.0}  # half the greater one: the floor's 1 or the foot's 2
+    assert 1.0 in found
+
+
+# Several at once
+
+
+def test_gravity_and_its_tilt_act_together_in_either_order():
+    vectors = []
+    for names in (("gravity", "gravity_tilt"), ("gravity_tilt", "gravity")):
+        constant = {"gravity": 5.0, "gravity_tilt": 30.0}
+        parameter = {name: {"schedule": {"name": "constant", "value": constant[name]}} for name in names}
+        env = envs.NonStationary(gymnasium.make("Ant-v5"), parameter)
+        vectors.append(acceleration_of_the_centre(*forward(env, weightless=False)))
+    # 5·sin 30° = 2.5 back, 5·cos 30° = 4.33 down
+    np.testing.assert_allclose(vectors[0], [-2.5, 0, -5 * math.sqrt(3) / 2], atol=1e-9)
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-12)
+
+
+def test_masses_of_a_body_and_of_all_multiply():
+    two = {"mass": {"low": 2.0, "high": 2.0}, "mass:torso": {"low": 3.0, "high": 3.0}}
+    env = envs.NonStationary(gymnasium.make("Ant-v5"), two)
+    model = gymnasium.make("Ant-v5").unwrapped.model
+    own = model.body_mass[model.body("torso").id]
+    assert mass(env) == pytest.approx(2 * (model.body_mass.sum() + 2 * own))
+
+
+def test_a_refused_second_parameter_leaves_the_model_as_it_was():
+    env = gymnasium.make("Ant-v5")
+    with pytest.raises(envs.ParameterError, match="fricton"):
+        envs.NonStationary(env, {"gravity": {}, "mass": {}, "fricton": {}})
+    assert gravity(env) == pytest.approx(9.81)
+    assert mass(env) == pytest.approx(gymnasium.make("Ant-v5").unwrapped.model.body_mass.sum())
+
+
+# The interface
+
+
+def test_what_noise_there_is_follows_from_the_seed_of_reset_alone():
+    def observe(constructor_seed, reset_seed):
+        noise = {"name": "constant", "value": 0.1}
+        env = envs.NonStationary(gymnasium.make("Hopper-v5"), "observation_noise", noise, seed=constructor_seed)
+        first = env.reset(seed=reset_seed)[0]
+        return np.concatenate((first, env.step(np.zeros(3))[0]))
+
+    np.testing.assert_array_equal(observe(0, 7), observe(1, 7))
+    assert (observe(0, 7) != observe(0, 8)).all()
+
+
+def test_noise_differs_from_entry_to_entry_and_from_step_to_step():
+    env = walking_through([0.05], "observation_noise", "ant-nonstationary-v0")
+    env.reset(seed=0)
+    deviations = observed_deviations(env)
+    assert len(np.unique(deviations)) == deviations.size
+    assert abs(np.corrcoef(deviations[:-1].ravel(), deviations[1:].ravel())[0, 1]) < 0.1
+    assert abs(deviations.mean()) < 0.01
+
+
+def test_noisy_actions_stay_within_the_action_space():
+    env = walking_through([0.5], "action_noise", "ant-nonstationary-v0")
+    env.reset(seed=0)
+    arrived = []
+    for _ in range(50):
+        env.step(np.full(8, 0.9, np.float32))
+        arrived.append(env.unwrapped.data.ctrl.copy())
+    assert np.max(arrived) == 1.0
+    assert np.min(arrived) >= -1.0
+
+
+def test_a_delay_that_shrinks_lets_the_newest_action_in_and_one_that_grows_repeats():
+    delays = {"name": "list", "values": [2, 0, 3]}
+    env = envs.NonStationary(gymnasium.make("Ant-v5"), "action_delay", delays, period=4, change_at="now")
+    env.reset(seed=0)
+    arrived = []
+    for step in range(1, 13):
+        env.step(np.full(8, step / 20, np.float32))
+        arrived.append(round(float(env.unwrapped.data.ctrl[0]) * 20))
+    # Delay 2 for steps 1 to 4, none for 5 to 8, 3 for 9 to 12.
+    assert arrived == [0, 0, 1, 2, 5, 6, 7, 8, 6, 7, 8, 9]
+
+
+def test_delays_are_drawn_as_whole_numbers_each_as_often():
+    env = envs.NonStationary(gymnasium.make("Hopper-v5"), "action_delay", low=1, high=4, seed=0)
+    change = env._changes[0]
+    drawn = []
+    for phase in range(4000):
+        change.begin_phase(phase)
+        drawn.append(change.value)
+    numbers, counts = np.unique(drawn, return_counts=True)
+    assert numbers.tolist() == [1, 2, 3, 4]
+    assert (np.abs(counts - 1000) < 110).all()  # four standard deviations of a binomial: 4·sqrt(4000·¼·¾)
+
+
+# Observed parameters
+
+
+def test_observed_values_are_appended_and_are_those_in_force():
+    two = {"friction": {}, "gravity_tilt": {"low": -3, "high": 3}}
+    env = envs.NonStationary(gymnasium.make("Hopper-v5"), two, period=5, observe=True, seed=0)
+    assert env.observation_space.shape == (13,)
+    assert env.observation_space.low[-2:].tolist() == [0.02, -3]
+    assert env.observation_space.high[-2:].tolist() == [2, 3]
+    observation, info = env.reset(seed=0)
+    for _ in range(40):
+        assert observation[-2:].tolist() == [info["friction"], info["gravity_tilt"]] == list(env.values.values())
+        assert env.observation_space.contains(observation)
+        observation, _, terminated, _, info = env.step(env.action_space.sample())
+        if terminated or env.steps_in_phase > 5:
+            observation, info = env.reset()
+    assert env.phase >= 3
+
+
+def test_observing_needs_a_vector():
+    env = gymnasium.wrappers.ReshapeObservation(gymnasium.make("Hopper-v5"), (1, 11))
+    with pytest.raises(envs.ParameterError, match="vector of real numbers"):
+        envs.NonStationary(env, observe=True)
