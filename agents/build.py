@@ -22,6 +22,7 @@ from agents.errors import UserError, unknown
 from agents.policies import PlasticMlpPolicy
 from agents.ppo import PPO
 from agents.vec_env import ThreadedVecEnv
+from envs.registered import NONSTATIONARY
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 _EPISODES_PER_PHASE = 5  # fewer of the longest episodes in a phase of one environment bring a warning
@@ -47,8 +48,8 @@ def find_spec(name: str) -> gymnasium.envs.registration.EnvSpec:
 
 
 def is_nonstationary(spec: gymnasium.envs.registration.EnvSpec) -> bool:
-    """Whether the environment changes by itself and takes ``period`` and ``parameter`` as keyword arguments."""
-    return str(spec.entry_point).startswith("envs.")
+    """Whether the environment changes by itself and takes the arguments of :class:`envs.NonStationary`."""
+    return spec.entry_point == NONSTATIONARY
 
 
 def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
@@ -64,7 +65,7 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     spec = find_spec(config.env)
     change: dict[str, Any] = {}
     if config.period is not None and config.param is not None:
-        change = {"period": config.period // config.n_envs, "parameter": config.param, "seed": config.seed}
+        change = {"period": config.period // config.n_envs, "parameter": config.param, "seed": config.seed, **config.change}
     try:
         if not change:
             return gymnasium.make(spec.id, **config.env_kwargs, **kwargs)
@@ -103,11 +104,12 @@ def _warn_of_short_phases(config: Config) -> None:
 
 def nonstationary_wrappers(vec_env: VecEnv) -> list[envs.NonStationary[Any, Any]]:
     """The wrapper of each environment that changes; empty where none does."""
-    wrapped = [_find_wrapper(env) for env in vec_env.unwrapped.envs]  # type: ignore[attr-defined]
+    wrapped = [find_wrapper(env) for env in vec_env.unwrapped.envs]  # type: ignore[attr-defined]
     return [wrapper for wrapper in wrapped if wrapper is not None]
 
 
-def _find_wrapper(env: gymnasium.Env[Any, Any]) -> envs.NonStationary[Any, Any] | None:
+def find_wrapper(env: gymnasium.Env[Any, Any]) -> envs.NonStationary[Any, Any] | None:
+    """The wrapper of an environment that changes; None of another."""
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, envs.NonStationary):
             return env

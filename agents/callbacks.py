@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from agents.dashboard import write_note
 from agents.plasticity import PlasticityCallback as PlasticityCallback
 from agents.policies import replaced_units
-from agents.verdict import PhaseEnd, judge, policy_measures
+from agents.verdict import PhaseEnd, and_list, judge, policy_measures
 
 _FINAL_SHARE = 0.1  # the share of a phase's episodes, the last ones, that its final return is the mean of
 _FEWEST_EPISODES = 3  # that tell a standard error
@@ -30,13 +31,13 @@ class Phase:
     """What happened between two changes, over all environments.
 
     Attributes:
-        value: The parameter's value; None where nothing changes.
+        values: Of the parameters that change, by name; empty where none does.
         steps: Environment steps.
         returns: Of the episodes that ended in the phase, in the order of their ends.
         measures: The last :func:`agents.verdict.policy_measures` in the phase of the first environment.
     """
 
-    value: float | None
+    values: dict[str, float]
     steps: int = 0
     returns: list[float] = field(default_factory=list)
     measures: dict[str, float] = field(default_factory=dict)
@@ -63,28 +64,29 @@ class Phase:
 
     def end(self, number: int) -> PhaseEnd:
         """What a verdict needs of it, as phase ``number``."""
-        return PhaseEnd(number, self.value, self.final_return, self.final_return_error, self.measures)
+        value = next(iter(self.values.values())) if len(self.values) == 1 else None  # two worlds of several are never alike
+        return PhaseEnd(number, value, self.final_return, self.final_return_error, self.measures)
 
 
 class PhaseCallback(BaseCallback):
     """Records rewards, each episode by itself and by phase.
 
     Reads what :class:`envs.NonStationary` and SB3's ``Monitor`` say in ``info``; works without either. Each environment counts
-    its own phases, and an episode belongs to the phase in which it ended. Logs ``env/phase`` and the parameter of the first
+    its own phases, and an episode belongs to the phase in which it ended. Logs ``env/phase`` and the parameters of the first
     environment (``env/friction``), and to TensorBoard each episode's return at its last step (``rollout/episode_return``).
 
     Args:
-        parameter: The parameter that changes; None for a stationary environment.
+        parameters: The parameter that changes, or several; None for a stationary environment.
         path: A CSV file that gets a row for each finished episode: ``step`` (over all environments), ``env``, ``phase``, the
-            parameter's value under its name, ``return``, ``length``. An existing file is continued. None for no file.
+            parameters' values under their names, ``return``, ``length``. An existing file is continued. None for no file.
 
     Attributes:
         phases: What happened so far, by the index of the phase.
     """
 
-    def __init__(self, parameter: str | None, path: Path | None = None) -> None:
+    def __init__(self, parameters: str | Sequence[str] | None, path: Path | None = None) -> None:
         super().__init__()
-        self.parameter = parameter
+        self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters or ())
         self.phases: dict[int, Phase] = {}
         self._path = path
         self._rows: list[list[Any]] = []
@@ -92,7 +94,7 @@ class PhaseCallback(BaseCallback):
     @property
     def columns(self) -> list[str]:
         """Column names of the file of episodes."""
-        return ["step", "env", "phase", *([self.parameter] if self.parameter else []), "return", "length"]
+        return ["step", "env", "phase", *self.parameters, "return", "length"]
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The phases so far, as JSON can hold them."""
@@ -101,7 +103,7 @@ class PhaseCallback(BaseCallback):
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Goes on from phases made by :meth:`state_dict`."""
         self.phases = {
-            saved["phase"]: Phase(saved["value"], saved["steps"], list(saved["returns"]), dict(saved["measures"]))
+            saved["phase"]: Phase(dict(saved["values"]), saved["steps"], list(saved["returns"]), dict(saved["measures"]))
             for saved in state
         }
 
@@ -115,7 +117,8 @@ class PhaseCallback(BaseCallback):
             number = info.get("phase", 0)
             phase = self.phases.get(number)
             if phase is None:
-                phase = self.phases[number] = Phase(info.get(self.parameter) if self.parameter else None)
+                values = {name: info[name] for name in self.parameters if name in info}
+                phase = self.phases[number] = Phase(values)
             phase.steps += 1
             if "episode" in info:
                 self._record_episode(index, number, phase, info["episode"])
@@ -123,8 +126,8 @@ class PhaseCallback(BaseCallback):
 
     def _record_episode(self, env: int, number: int, phase: Phase, episode: dict[str, float]) -> None:
         phase.returns.append(float(episode["r"]))
-        value = [phase.value] if self.parameter else []
-        self._rows.append([self.num_timesteps, env, number, *value, episode["r"], episode["l"]])
+        values = [phase.values.get(name) for name in self.parameters]
+        self._rows.append([self.num_timesteps, env, number, *values, episode["r"], episode["l"]])
         for output in self.logger.output_formats:
             if isinstance(output, TensorBoardOutputFormat):
                 output.writer.add_scalar("rollout/episode_return", episode["r"], self.num_timesteps)
@@ -132,9 +135,10 @@ class PhaseCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         self._write()
         info = self.locals["infos"][0]
-        if self.parameter in info:
-            self.logger.record(f"env/{self.parameter}", info[self.parameter])
-            self.logger.record("env/phase", info["phase"])
+        for name in self.parameters:
+            if name in info:
+                self.logger.record(f"env/{name}", info[name])
+                self.logger.record("env/phase", info["phase"])
 
     def _write(self) -> None:
         if self._path is not None and self._rows:
@@ -149,7 +153,7 @@ class VerdictCallback(BaseCallback):
     On standard error, and as a note in TensorBoard's Text tab, ``phases``. Keeps in ``phases`` what was measured last in each.
 
     Args:
-        phases: Rewards by phase, with a parameter that changes; called before this one.
+        phases: Rewards by phase, with the parameters that change; called before this one.
         plasticity: The measures; called before this one.
         method: The run's method.
     """
@@ -171,7 +175,7 @@ class VerdictCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         before, self._phase = self._phase, self.locals["infos"][0].get("phase", 0)
-        if self._phase != before and self._phases.parameter is not None:
+        if self._phase != before and self._phases.parameters:
             self._say(before, self._phase)
         return True
 
@@ -180,10 +184,11 @@ class VerdictCallback(BaseCallback):
             self._phases.phases[self._phase].measures |= policy_measures(self._plasticity.latest)
 
     def _say(self, ended: int, begun: int) -> None:
-        phases, parameter = self._phases.phases, self._phases.parameter
+        phases = self._phases.phases
         ends = [phase.end(number) for number, phase in sorted(phases.items()) if number <= ended]
-        verdict = judge(ends, parameter, self._method)
-        change = f"{parameter} {phases[ended].value:.3g} → {phases[begun].value:.3g}"
+        verdict = judge(ends, and_list(self._phases.parameters), self._method)
+        before, after = phases[ended].values, phases[begun].values
+        change = ", ".join(f"{name} {value:.3g} → {after[name]:.3g}" for name, value in before.items())
         text = " ".join([f"**Phase {begun}: {change}.**", verdict.words, *verdict.caveats])
         write_note(self.logger, "phases", text, self.num_timesteps)
         tqdm.write(f"Phase {ended} ended at step {self.num_timesteps:,}, {change}. {verdict.words}", file=sys.stderr)
@@ -222,7 +227,7 @@ class ProgressCallback(BaseCallback):
 
     Args:
         total_timesteps: Length of the run.
-        phases: Knows the parameter.
+        phases: Knows the parameters.
     """
 
     def __init__(self, total_timesteps: int, phases: PhaseCallback) -> None:
@@ -248,9 +253,9 @@ class ProgressCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         words = []
         info = self.locals["infos"][0]
-        parameter = self._phases.parameter
-        if parameter in info:
-            words.append(f"{parameter} {info[parameter]:.3g} (phase {info['phase']})")
+        values = [f"{name} {info[name]:.3g}" for name in self._phases.parameters if name in info]
+        if values:
+            words.append(f"{', '.join(values)} (phase {info['phase']})")
         episodes = self.model.ep_info_buffer
         if episodes:
             words.append(f"reward {np.mean([episode['r'] for episode in episodes]):.0f}")

@@ -1,4 +1,4 @@
-"""What the commands share: the options that describe a run, and how they end."""
+"""What the commands share: some options, and how they end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from agents import presets
-from agents.build import find_spec, is_nonstationary
-from agents.config import Config, RunConfig, with_overrides
-from agents.errors import RunError, UserError, unknown
+from agents.config import RunConfig
+from agents.errors import RunError, UserError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
@@ -76,53 +74,6 @@ def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = No
     add("--checkpoint-minutes", metavar="M", type=float, help="minutes between two checkpoints (default: 5)")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what describes a run of reinforcement learning but for its method, its seed and its folder."""
-    add = parser.add_argument
-    add("--env", metavar="ID", help="ant-nonstationary, or any registered Gymnasium id")
-    add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
-    add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
-    add("--period", metavar="N", type=int, help="steps between two changes, over all environments")
-    add("--param", metavar="NAME", help="the parameter that changes (default: friction)")
-    add("--n-envs", metavar="K", type=int, help="number of environments")
-    add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
-
-
-def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
-    """The configuration that the options describe.
-
-    Raises:
-        UserError: An option that is missing, unknown or out of its range.
-    """
-    if args.env is None:
-        raise UserError("--env is missing, for example: --env ant-nonstationary")
-    spec = find_spec(args.env)
-    preset_name = args.preset or "quick"
-    if preset_name not in presets.RUNS:
-        raise unknown("preset", preset_name, presets.RUNS)
-    preset = presets.RUNS[preset_name]
-    if preset.env_kwargs and not is_nonstationary(spec):
-        raise UserError(f"preset '{preset_name}' is that of ant-nonstationary, got env '{args.env}'")
-    changes = is_nonstationary(spec) or args.period is not None or args.param is not None
-    hyperparameters, method_kwargs = with_overrides(method, [*preset.changes.items(), *map(parse_override, args.set or [])])
-    return Config(
-        env=spec.id,
-        method=method,
-        timesteps=given(args.timesteps, preset.timesteps),
-        period=given(args.period, preset.period) if changes else None,
-        param=given(args.param, "friction") if changes else None,
-        seed=seed,
-        n_envs=given(args.n_envs, preset.n_envs),
-        normalize=bool(args.normalize),
-        device=check_device(args.device or "cpu"),
-        threads=args.threads,
-        checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
-        env_kwargs=preset.env_kwargs,
-        method_kwargs=method_kwargs,
-        hyperparameters=hyperparameters,
-    )
-
-
 def folder_of(run_dir: Path, config: RunConfig, run: str) -> Path:
     """Where a run lies below a folder of runs: ``<env>/<method>/<run>``, or ``<problem>/<method>/<run>``."""
     return run_dir / config.world / config.label / run
@@ -139,11 +90,11 @@ def given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """The name and the value of a ``--set``."""
+def parse_override(text: str, of: str = "--set") -> tuple[str, Any]:
+    """The name and the value of a ``KEY=VALUE`` of some option."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--set takes key=value, got '{text}'")
+        raise UserError(f"{of} takes key=value, got '{text}'")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

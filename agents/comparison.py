@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,7 +139,7 @@ def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, Ru
 
 
 def _check_worlds(runs: dict[str, dict[int, Any]]) -> None:
-    """The same seed must have given every method the same values of the parameter."""
+    """The same seed must have given every method the same values of the parameters."""
     first: dict[int, AgentResult] = {}
     for by_seed in runs.values():
         for seed, result in by_seed.items():
@@ -147,16 +147,22 @@ def _check_worlds(runs: dict[str, dict[int, Any]]) -> None:
                 continue
             other = first.setdefault(seed, result)
             for phase, (own, theirs) in enumerate(zip(values(result), values(other), strict=False)):
-                if own != theirs:
-                    raise UserError(
-                        f"seed {seed} is not the same world: {result.config.param} in phase {phase} is {own} in "
-                        f"'{result.path}' and {theirs} in '{other.path}'"
-                    )
+                for name in own:
+                    if own[name] != theirs[name]:
+                        raise UserError(
+                            f"seed {seed} is not the same world: {name} in phase {phase} is {own[name]} in '{result.path}' and "
+                            f"{theirs[name]} in '{other.path}'"
+                        )
 
 
-def values(result: AgentResult) -> list[float | None]:
-    """The parameter's value in each phase; None in a world that does not change."""
-    return [phase.get(result.config.param or "") for phase in result.phases]
+def values(result: AgentResult) -> list[dict[str, float | None]]:
+    """The value in each phase of each parameter that changes, by name."""
+    return [{name: phase.get(name) for name in result.config.params} for phase in result.phases]
+
+
+def single(of_phase: Mapping[str, float | None]) -> float | None:
+    """The value of the only parameter that changes; None where there is none, or several."""
+    return next(iter(of_phase.values())) if len(of_phase) == 1 else None
 
 
 def whole_phases(result: RunResult) -> list[int]:
@@ -207,7 +213,7 @@ def phase_ends(result: AgentResult, phases: Iterable[int]) -> list[PhaseEnd]:
         ends.append(
             PhaseEnd(
                 number,
-                values(result)[number],
+                single(values(result)[number]),
                 phase["final_return"],
                 phase.get("final_return_error"),  # which runs recorded earlier do not have
                 {name: value for name, value in of_policy.items() if np.isfinite(value)},

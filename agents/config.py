@@ -14,6 +14,7 @@ import envs
 from agents import presets
 from agents.errors import UserError, unknown
 from agents.presets import Hyperparameters
+from envs.parameters import find_parameter
 
 # Of each number: least value, whether that value itself is allowed, greatest value (allowed).
 _RANGES: dict[str, tuple[float, bool, float]] = {
@@ -41,6 +42,7 @@ _KINDS: dict[str, type] = {
     "method": str,
     "normalize": bool,
     "device": str,
+    "change": dict,
     "env_kwargs": dict,
     "method_kwargs": dict,
 }
@@ -123,13 +125,14 @@ class Config(RunConfig):
         method: A name of :data:`agents.presets.METHODS`.
         timesteps: Environment steps, over all environments.
         period: Steps between two changes, over all environments; None for a stationary environment.
-        param: The parameter that changes; None for a stationary environment.
+        param: What changes, as the ``parameter`` of :class:`envs.NonStationary`; None for a stationary environment.
         seed: Seed of everything: the same seed gives every method the same sequence of values.
         n_envs: Number of environments.
         normalize: Whether observations and rewards are normalised by running statistics (SB3's ``VecNormalize``).
         device: Torch device of the networks.
         threads: Threads of the run, as for ``torch.set_num_threads``; None for torch's default.
         checkpoint_minutes: Minutes between two checkpoints.
+        change: How it changes: further keyword arguments of :class:`envs.NonStationary`.
         env_kwargs: Further keyword arguments of the environment.
         method_kwargs: Keyword arguments of the method that acts around each update; empty where none does.
         hyperparameters: PPO, networks and optimizer.
@@ -142,18 +145,19 @@ class Config(RunConfig):
     method: str
     timesteps: int
     period: int | None
-    param: str | None
+    param: str | dict[str, Any] | None
     seed: int
     n_envs: int
     normalize: bool
     device: str
     threads: int | None = None
     checkpoint_minutes: float = 5.0
+    change: dict[str, Any] = field(default_factory=dict)
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
 
-    of_world: ClassVar[tuple[str, ...]] = ("env", "env_kwargs", "param", "period", "timesteps", "n_envs", "normalize")
+    of_world: ClassVar[tuple[str, ...]] = ("env", "env_kwargs", "param", "change", "period", "timesteps", "n_envs", "normalize")
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
@@ -178,8 +182,10 @@ class Config(RunConfig):
             )
 
     def _check_change(self) -> None:
-        if self.param is not None and not (isinstance(self.param, str) and self.param in envs.PARAMETERS):
+        if self.param is not None and not isinstance(self.param, str | dict):
             raise unknown("parameter", self.param, envs.PARAMETERS)
+        for name in self.params:
+            _check_parameter(name)
         if self.period is not None:
             check_whole("period", self.period, least=1)
             if self.period < self.n_envs:
@@ -190,6 +196,16 @@ class Config(RunConfig):
             raise UserError(
                 f"method '{self.method}' begins anew with each phase and needs an env that changes, got '{self.env}'"
             )
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """The names of the parameters that change; empty for a stationary environment."""
+        return (self.param,) if isinstance(self.param, str) else tuple(self.param or ())
+
+    @property
+    def change_words(self) -> str:
+        """What changes, and how often: ``"friction changes every 60,000"``."""
+        return f"{' and '.join(self.params)} {'changes' if len(self.params) == 1 else 'change'} every {self.period:,}"
 
     @property
     def world(self) -> str:
@@ -243,6 +259,13 @@ def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[H
         else:
             raise unknown(f"setting of method '{method}'", name, [*method_kwargs, *names])
     return Hyperparameters(**changes), method_kwargs
+
+
+def _check_parameter(name: str) -> None:
+    try:
+        find_parameter(name)
+    except envs.ParameterError:
+        raise unknown("parameter", name, envs.PARAMETERS) from None
 
 
 def _check_hyperparameters(values: Hyperparameters) -> None:

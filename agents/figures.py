@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -14,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from agents.comparison import (
@@ -26,14 +27,18 @@ from agents.comparison import (
     centre_of,
     curves_of,
     fill,
+    single,
     values,
 )
 from agents.config import Config
 from agents.results import BINS, RETURN, RunResult, read_columns
 from agents.run_folder import RunFolder
 from agents.supervised.config import LearningConfig
+from envs.changes import Change
+from envs.schedules import LogUniform
 
 _WINDOW = 20  # episodes in the running mean
+_IN_ONE_COLUMN = 4  # panels; from so many on there are two columns
 _MAX_LABELS = 24  # more phases than this are shaded but not labelled
 
 
@@ -63,9 +68,9 @@ def draw_run(folder: RunFolder, config: Config) -> None:
         axis.set_ylabel(label)
         if measure == "mean_utility":
             axis.set_yscale("log")  # layers differ by orders of magnitude
-    spans = _phases(progress, steps, config.param)
+    spans = _phases(progress, steps, config.params)
     for i, axis in enumerate(axes):
-        _shade(axis, spans, config.param, labelled=i == 0)
+        _shade(axis, spans, config.params, labelled=i == 0)
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0)
     axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
@@ -105,6 +110,59 @@ def draw_learning(folder: RunFolder, config: LearningConfig) -> None:
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{config.problem} ({config.dataset})   method {config.label}   seed {config.seed}", fontsize=11)
     figure.savefig(folder.figure, dpi=120)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a parameter goes through.
+
+    Attributes:
+        change: The parameter and its schedule.
+        period: Steps of a phase, over all environments.
+        timesteps: Of a run, over all environments.
+        values: Of each phase, for each seed.
+    """
+
+    change: Change
+    period: int
+    timesteps: int
+    values: list[list[float]]
+
+
+def draw_courses(courses: Sequence[Course], seeds: Sequence[int], path: Path) -> None:
+    """Draws the values of parameters over the steps of a run, a panel each.
+
+    Args:
+        courses: The parameters, or schedules of one.
+        seeds: That the values are of.
+        path: The file to write; its ending says how.
+    """
+    columns = 1 if len(courses) < _IN_ONE_COLUMN else 2
+    rows = math.ceil(len(courses) / columns)
+    figure = Figure(figsize=(4.5 + 4.5 * columns, 0.8 + 1.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.ravel()[len(courses) :]:
+        axis.set_visible(False)
+    for axis, course in zip(axes.ravel(), courses, strict=False):
+        edges = np.minimum(np.arange(len(course.values[0]) + 1) * course.period, course.timesteps)
+        drawn = course.values if len({*map(tuple, course.values)}) > 1 else course.values[:1]  # all the same: no seed matters
+        for seed, of_seed in zip(seeds, drawn, strict=False):
+            axis.stairs(of_seed, edges, baseline=None, linewidth=1.3, label=f"seed {seed}" if len(drawn) > 1 else "every seed")
+        axis.set_title(textwrap.fill(repr(course.change.schedule), 75), fontsize=8)
+        unit = "" if course.change.unit == "1" else f"\n({course.change.unit})"
+        axis.set_ylabel(course.change.name + unit, fontsize=9)
+        if getattr(course.change.schedule, "scale", None) == "log" or isinstance(course.change.schedule, LogUniform):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_major_formatter(FuncFormatter(_short))
+        axis.set_xlim(0, course.timesteps)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("environment steps")
+    labelled = max(axes.ravel()[: len(courses)], key=lambda axis: len(axis.patches))
+    figure.legend(*labelled.get_legend_handles_labels(), loc="outside upper right", ncols=len(seeds), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def _draw_returns(axis: Axes, episodes: dict[str, NDArray[np.float64]]) -> None:
@@ -155,23 +213,28 @@ class _Span:
     value: float | None  # None where it is not one value
 
 
-def _phases(progress: dict[str, NDArray[np.float64]], steps: NDArray[np.float64], parameter: str | None) -> list[_Span]:
-    if "env/phase" not in progress or parameter is None:
+def _phases(progress: dict[str, NDArray[np.float64]], steps: NDArray[np.float64], parameters: Sequence[str]) -> list[_Span]:
+    if "env/phase" not in progress:
         return []
-    phase, value = progress["env/phase"], progress[f"env/{parameter}"]
+    phase = progress["env/phase"]
+    value = progress[f"env/{parameters[0]}"] if len(parameters) == 1 else None
     changes = [0, *(np.flatnonzero(np.diff(phase)) + 1), len(steps)]
     # A row tells of the rollout that ends at its step.
     edges = [0.0, *(float(steps[i - 1]) for i in changes[1:])]
-    return [_Span(start, end, float(value[i])) for (start, end), i in zip(pairwise(edges), changes, strict=False)]
+    return [
+        _Span(start, end, None if value is None else float(value[i]))
+        for (start, end), i in zip(pairwise(edges), changes, strict=False)
+    ]
 
 
-def _shade(axis: Axes, spans: list[_Span], parameter: str | None, *, labelled: bool) -> None:
+def _shade(axis: Axes, spans: list[_Span], parameters: Sequence[str], *, labelled: bool) -> None:
+    known = bool(spans) and spans[0].value is not None
     for i, span in enumerate(spans):
         if i % 2:
             axis.axvspan(span.start, span.end, color="0.92", zorder=0, linewidth=0)
         if labelled and len(spans) <= _MAX_LABELS:
             name = str(i) if span.value is None else f"{span.value:.2g}"
-            text = f"{parameter}\n{name}" if i == 0 else name
+            text = f"{parameters[0] if known else 'phase'}\n{name}" if i == 0 else name
             axis.annotate(
                 text,
                 ((span.start + span.end) / 2, 1.01),
@@ -249,7 +312,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
     if isinstance(config, Config):
         spans = _spans(comparison, length)
         for i, axis in enumerate(axes):
-            _shade(axis, spans, config.param if config.param and spans[0].value is not None else "phase", labelled=i == 0)
+            _shade(axis, spans, config.params, labelled=i == 0)
         axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
         axes[-1].set_xlim(0, spans[-1].end)
         title = f"{config.env}   {_what_is_drawn(comparison, statistic)}"
@@ -326,7 +389,7 @@ def _until_last(curve: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _spans(comparison: Comparison, length: int) -> list[_Span]:
     """The phases that every run has, with their value where it is the same for all seeds."""
-    of_runs = [values(result) for result in _all(comparison)]
+    of_runs = [[single(of_phase) for of_phase in values(result)] for result in _all(comparison)]
     number = min(map(len, of_runs))
     shared = all(of_run[:number] == of_runs[0][:number] for of_run in of_runs)
     return [_Span(phase * length, (phase + 1) * length, of_runs[0][phase] if shared else None) for phase in range(number)]

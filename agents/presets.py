@@ -164,13 +164,15 @@ class RunPreset:
         timesteps: Environment steps of the run, over all environments.
         period: Steps between two changes, over all environments.
         n_envs: Number of environments.
-        env_kwargs: Keyword arguments of the environment.
+        stationary: Steps of the run, in place of ``timesteps``, in registered environments that do not change.
+        env_kwargs: Keyword arguments of the registered environments that change.
         changes: Values of :class:`Hyperparameters` that differ from the method's.
     """
 
     timesteps: int
     period: int
     n_envs: int
+    stationary: dict[str, int] = field(default_factory=dict)
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -192,6 +194,11 @@ RUNS: dict[str, RunPreset] = {
         timesteps=20_000_000,  # paper
         period=2_000_000,  # paper
         n_envs=1,  # paper
+        stationary={
+            "ant-stationary-v0": 50_000_000,  # paper
+            "hopper-stationary-v0": 100_000_000,  # published code
+            "walker2d-stationary-v0": 100_000_000,  # published code
+        },
         env_kwargs={
             "unclipped_actions": True,  # published code
             "terminate_after": 1000,  # published code

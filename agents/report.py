@@ -39,7 +39,7 @@ from agents.figures import draw_comparison
 from agents.results import AgentResult, find_runs, read_run, record
 from agents.run_folder import write_atomically
 from agents.supervised.config import LearningConfig
-from agents.verdict import LEAST_PHASES, Sign, judge
+from agents.verdict import LEAST_PHASES, Sign, and_list, judge
 
 _TENTHS = 10
 
@@ -122,16 +122,16 @@ def _csv(comparison: Comparison) -> str:
     text = io.StringIO()
     table = csv.writer(text)
     config = comparison.config
-    parameter = config.param if isinstance(config, Config) else None
+    parameters = config.params if isinstance(config, Config) else ()
     unit = "phase" if isinstance(config, Config) else "task"
     names = list(phase_measures(_runs(comparison)[0], comparison.phases[0]))
-    table.writerow(["method", "seed", unit, *([parameter] if parameter else []), *names])
+    table.writerow(["method", "seed", unit, *parameters, *names])
     for run in _runs(comparison):
         for phase in whole_phases(run):
-            value = [values(run)[phase]] if parameter and isinstance(run, AgentResult) else []
+            of_world = values(run)[phase].values() if isinstance(run, AgentResult) else ()
             numbers = phase_measures(run, phase).values()
             cells = ["" if np.isnan(number) else repr(float(number)) for number in numbers]
-            table.writerow([run.config.label, run.config.seed, phase, *value, *cells])
+            table.writerow([run.config.label, run.config.seed, phase, *of_world, *cells])
     return text.getvalue()
 
 
@@ -184,7 +184,7 @@ def _heading(comparison: Comparison, over: str) -> list[str]:
         data = f"Data: {config.dataset}{stream}. {length}. {over} over seeds,"
         return [f"# {config.problem}: {labels}", "", data, interval]
     environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
-    change = f", {config.param} changes every {config.period:,}" if config.period else ""
+    change = f", {config.change_words}" if config.period else ""
     return [
         f"# {config.env}: {labels}",
         "",
@@ -207,7 +207,7 @@ def _signs(comparison: Comparison, config: Config) -> list[str]:
     fresh = {seed: phase_ends(run, phases) for seed, run in comparison.runs.get("reset-all", {}).items()}
     verdicts = {
         method: [
-            judge(phase_ends(run, phases), config.param, method, None if method == "reset-all" else fresh.get(seed))
+            judge(phase_ends(run, phases), and_list(config.params), method, None if method == "reset-all" else fresh.get(seed))
             for seed, run in by_seed.items()
         ]
         for method, by_seed in comparison.runs.items()

@@ -16,7 +16,7 @@ from agents.config import Config
 from agents.policies import replaced_units
 from agents.ppo import PPO
 from agents.run_folder import RunFolder, write_json
-from agents.verdict import judge
+from agents.verdict import and_list, judge
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numba", "scipy")
 
@@ -51,13 +51,13 @@ def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCa
     returns = [value for phase in phases.phases.values() for value in phase.returns]
     length = config.period or config.timesteps
     ends = [phase.end(number) for number, phase in sorted(phases.phases.items()) if phase.steps >= length]
-    verdicts = {end.number: judge(ends[: i + 1], config.param, config.method) for i, end in enumerate(ends)}
+    verdicts = {end.number: judge(ends[: i + 1], and_list(config.params), config.method) for i, end in enumerate(ends)}
     summary = {
         "complete": model.num_timesteps >= config.timesteps,
-        "verdict": dataclasses.asdict(judge(ends, config.param, config.method)),
+        "verdict": dataclasses.asdict(judge(ends, and_list(config.params), config.method)),
         "phases": [
             {
-                **({config.param: phase.value} if config.param else {}),
+                **phase.values,
                 "mean_return": phase.mean_return,
                 "final_return": phase.final_return,
                 "final_return_error": phase.final_return_error,

@@ -28,16 +28,15 @@ from agents.build import make_model, make_vec_env
 from agents.commands import (
     INTERRUPTED,
     Parser,
-    add_run_options,
     add_shared_options,
     folder_of,
-    make_config,
     run_command,
     show_warning,
 )
 from agents.config import Config
 from agents.errors import RunError, UserError, unknown
 from agents.learn import learn_all
+from agents.options import CHANGE_OPTIONS, add_run_options, make_config
 from agents.plan import Run, check_same, inspect, parse_seeds
 from agents.run_folder import FolderInUseError, RunFolder
 from agents.supervised.build import make_learner, together
@@ -47,7 +46,7 @@ from agents.supervised.options import make_configs as make_learning_configs
 
 _LOSSES = 3  # so many losses of a run's worker in a row, without a checkpoint between, end the run
 _POLL_SECONDS = 1.0
-_OF_AGENTS = ("env", "preset", "timesteps", "period", "param", "n_envs", "normalize")
+_OF_AGENTS = ("env", "preset", "timesteps", "n_envs", "normalize", *CHANGE_OPTIONS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

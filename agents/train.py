@@ -17,11 +17,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents import checkpoints, dashboard, presets
 from agents.build import make_model, make_vec_env
 from agents.callbacks import FreshNetworkCallback, PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
-from agents.commands import Parser, add_run_options, add_shared_options, folder_of, given, make_config, run_command, use_threads
+from agents.commands import Parser, add_shared_options, folder_of, given, run_command, use_threads
 from agents.config import Config
 from agents.errors import UserError
 from agents.figures import draw_run
+from agents.listing import list_environments, list_parameters
 from agents.logs import make_logger
+from agents.options import add_run_options, make_config
 from agents.plasticity import EVERY, RANKS_EVERY
 from agents.ppo import PPO
 from agents.run_folder import RunFolder
@@ -46,11 +48,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", metavar="S", type=int, help="seed of everything (default: 0)")
     add("--run-dir", metavar="DIR", type=Path, help="run folder (default: runs/<env>/<method>/seed<S>-<time>)")
     add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, exactly where it stopped")
+    add("--list-envs", action="store_true", default=None, help="list the registered environments, and do nothing else")
+    add("--list-parameters", metavar="ENV", help="list what can change in an environment, and do nothing else")
     add("--export", metavar="FILE", type=Path, help="with --resume: only write the model as a zip of Stable-Baselines3's")
     return parser
 
 
 def _train_or_resume(args: argparse.Namespace) -> int:
+    if args.list_envs or args.list_parameters is not None:
+        print("\n".join(list_environments() if args.list_envs else list_parameters(args.list_parameters)))
+        return 0
     if args.resume is not None:
         options = [name for name, value in vars(args).items() if value is not None and name not in ("resume", "export")]
         if options:
@@ -127,7 +134,7 @@ class _Recorders(NamedTuple):
         phase = config.period or config.timesteps
         # Also a short phase has some records, of several rollouts.
         every, ranks_every = max(1, min(EVERY, phase // 4)), max(1, min(RANKS_EVERY, phase // 2))
-        phases = PhaseCallback(config.param, folder.episodes)
+        phases = PhaseCallback(config.params, folder.episodes)
         plasticity = PlasticityCallback(every, ranks_every, folder.probe)
         return cls(phases, plasticity, VerdictCallback(phases, plasticity, config.method))
 
@@ -198,7 +205,7 @@ class _Training:
 
     def _first_line(self) -> str:
         config, steps = self._config, self._model.num_timesteps
-        change = f", {config.param} changes every {config.period:,}" if config.param else ""
+        change = f", {config.change_words}" if config.params else ""
         at = f" from step {steps:,}" if steps else ""
         environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
         length = f"{config.timesteps:,} steps of {environments}{at}{change}"

@@ -49,7 +49,7 @@ class PhaseEnd:
 
     Attributes:
         number: The phase.
-        value: The parameter's value; None in a world that does not change.
+        value: The parameter's value; None in a world that does not change, or in which several do.
         final_return: Mean return of the last tenth of its episodes; None without one.
         final_return_error: The standard error of that mean; None with fewer than three episodes in it.
         measures: Of the policy, those that there are, by name: ``dormant_fraction`` or ``saturated_fraction`` (means over its
@@ -87,6 +87,11 @@ class _Check:
     words: str | None = None
 
 
+def and_list(parameters: Sequence[str]) -> str | None:
+    """The parameters that change, in words: ``"friction and gravity"``; None where none does."""
+    return " and ".join(parameters) or None
+
+
 def policy_measures(latest: Mapping[str, float]) -> dict[str, float]:
     """The measures of a :class:`PhaseEnd`, out of those recorded last, by their names in TensorBoard and in forward order."""
     found = {}
@@ -102,7 +107,7 @@ def judge(phases: Sequence[PhaseEnd], parameter: str | None, method: str, contro
 
     Args:
         phases: The phases that are whole, in their order.
-        parameter: What changes; None in a world that does not.
+        parameter: What changes, in words; None in a world that does not.
         method: The run's method.
         control: The same phases of a run of the same seed whose networks begin anew with each phase (``reset-all``).
 

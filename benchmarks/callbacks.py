@@ -19,8 +19,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.build import make_model, make_vec_env
 from agents.callbacks import PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
-from agents.commands import Parser, add_run_options, add_shared_options, make_config
+from agents.commands import Parser, add_shared_options
 from agents.logs import make_logger
+from agents.options import add_run_options, make_config
 from agents.run_folder import RunFolder
 
 

@@ -29,6 +29,8 @@ class Change:
 
     Attributes:
         name: The parameter's name, as given.
+        unit: Of the values, in words.
+        schedule: How they are drawn.
         effect: What it does to the environment.
         value: In force.
 
@@ -46,14 +48,15 @@ class Change:
         self.name = name
         self.effect = parameter.bind(env, part, factor=self._factor)
         self._parameter = parameter.name
+        self.unit = "times its own" if self._factor else parameter.unit
         given = options.get("schedule")
-        self._schedule = make_schedule(parameter.schedule if given is None else given)
+        self.schedule = make_schedule(parameter.schedule if given is None else given)
         bounds = self._bounds(parameter.lowest, parameter.highest)
-        for value in self._schedule.own_values():
-            checks.finite(f"{name} in schedule {self._schedule.name!r}", value, *bounds)
+        for value in self.schedule.own_values():
+            checks.finite(f"{name} in schedule {self.schedule.name!r}", value, *bounds)
         self._low, self._high = math.nan, math.nan
         low, high = options.get("low"), options.get("high")
-        if self._schedule.takes_range:
+        if self.schedule.takes_range:
             if self._factor != parameter.by_factor and None in (low, high):
                 words = "multiples of the model's own" if self._factor else f"values in {parameter.unit}"
                 raise ParameterError(f"low and high of {name} must be given, {words}: its defaults are of the other kind")
@@ -61,11 +64,10 @@ class Change:
             self._high = checks.finite("high", parameter.high if high is None else high, *bounds)
             if self._low > self._high:
                 raise ParameterError(f"low must be at most high, got low={self._low} and high={self._high}")
-            self._schedule.check_range(self._low)
+            self.schedule.check_range(self._low)
         elif low is not None or high is not None:
             raise ParameterError(
-                f"schedule {self._schedule.name!r} has values of its own and takes no low or high, got low={low} and "
-                f"high={high}"
+                f"schedule {self.schedule.name!r} has values of its own and takes no low or high, got low={low} and high={high}"
             )
         self.value = math.nan
         self._state: State = None
@@ -88,9 +90,9 @@ class Change:
     @property
     def options(self) -> dict[str, Any]:
         """What the change was made of, with the defaults, as JSON can hold it."""
-        drawn = self._schedule.takes_range
+        drawn = self.schedule.takes_range
         return {
-            "schedule": self._schedule.describe(),
+            "schedule": self.schedule.describe(),
             "low": self._low if drawn else None,
             "high": self._high if drawn else None,
             "factor": self._factor,
@@ -99,8 +101,8 @@ class Change:
     @property
     def extremes(self) -> tuple[float, float]:
         """The least and the greatest value that it can take."""
-        ends = [self._low, self._high] if self._schedule.takes_range else []
-        return min([*ends, *self._schedule.own_values()]), max([*ends, *self._schedule.own_values()])
+        ends = [self._low, self._high] if self.schedule.takes_range else []
+        return min([*ends, *self.schedule.own_values()]), max([*ends, *self.schedule.own_values()])
 
     def restart(self, seed: np.random.SeedSequence) -> None:
         """Begins a sequence of values."""
@@ -113,7 +115,7 @@ class Change:
         if whole:  # each whole number, the ends too, has a stretch of the same length that is rounded to it
             low, high = low - 0.5, high + 0.5
         at = At(phase, self._state if phase else None, low, high, self._generator)
-        value, self._state = self._schedule.draw(at)
+        value, self._state = self.schedule.draw(at)
         if whole:
             value = float(round(value)) if math.isnan(low) else min(max(float(round(value)), self._low), self._high)
         self.value = value

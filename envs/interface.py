@@ -141,7 +141,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Interface(
         name="observation_noise",
         meaning="standard deviation of noise in every entry of the observation",
-        unit="observation's",
+        unit="units of the observation",
         lowest=0.0,
         highest=math.inf,
         low=0.0,  # ours
@@ -153,7 +153,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Interface(
         name="observation_bias",
         meaning="what is added to every entry of the observation",
-        unit="observation's",
+        unit="units of the observation",
         lowest=-math.inf,
         highest=math.inf,
         low=-0.1,  # ours
@@ -165,7 +165,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Interface(
         name="action_noise",
         meaning="standard deviation of noise in every entry of the action, which is clipped afterwards",
-        unit="action's",
+        unit="units of the action",
         lowest=0.0,
         highest=math.inf,
         low=0.0,  # ours

@@ -160,6 +160,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         return dict(self._values)
 
     @property
+    def changes(self) -> tuple[Change, ...]:
+        """Each parameter with its schedule."""
+        return tuple(self._changes)
+
+    @property
     def phase(self) -> int:
         """The phase in force: 0, 1, 2, …."""
         return self._phase
@@ -168,6 +173,22 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     def steps_in_phase(self) -> int:
         """Steps taken since the phase began."""
         return self._steps
+
+    def forecast(self, phases: int) -> list[dict[str, float]]:
+        """The values of the phase in force and of those that follow, by the parameters' names; changes nothing.
+
+        Args:
+            phases: How many.
+        """
+        states = [change.state_dict() for change in self._changes]
+        values = [self.values]
+        for phase in range(self._phase + 1, self._phase + phases):
+            for change in self._changes:
+                change.begin_phase(phase)
+            values.append({change.name: change.value for change in self._changes})
+        for change, state in zip(self._changes, states, strict=True):
+            change.load_state_dict(state)
+        return values
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Steps the environment, after a change where one is due.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents import learn, report, sweep, train
-from agents.commands import make_config
+from agents.options import make_config
 from agents.plan import parse_seeds
 from agents.supervised.options import make_configs
 

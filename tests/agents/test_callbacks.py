@@ -56,7 +56,7 @@ def test_rewards_are_grouped_by_each_environments_own_phase(scripted, tmp_path):
     _, logged = learn(callback, 48, env=scripted)
     # 24 steps each. The first: phases 0-3 of 6 steps and 2 episodes; the second: phases 0 and 1 of 12 steps and 4 episodes.
     assert {number: phase.steps for number, phase in callback.phases.items()} == {0: 18, 1: 18, 2: 6, 3: 6}
-    assert {number: phase.value for number, phase in callback.phases.items()} == {0: 0.5, 1: 1.5, 2: 2.5, 3: 3.5}
+    assert {number: phase.values for number, phase in callback.phases.items()} == {i: {"friction": 0.5 + i} for i in range(4)}
     assert callback.phases[0].returns == [3.0] * 6
     assert callback.phases[1].returns == [30.0] * 6
     assert callback.phases[3].returns == [3000.0] * 2

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from agents import comparison, report
-from agents.commands import Parser, add_run_options, add_shared_options, make_config
+from agents.commands import Parser, add_shared_options
 from agents.comparison import compare, estimate, fill, paired_differences, phase_measures, run_measures, steps_to_recover
+from agents.options import add_run_options, make_config
 from agents.results import BINS, RETURN, part_of_phase, read_run, time_in_phase
 
 PERIOD = 2_000  # so that a part of a phase has 100 steps

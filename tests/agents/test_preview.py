@@ -1,0 +1,112 @@
+"""The commands that tell of environments before anyone trains in them."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import envs
+from agents import preview, train
+
+SHORT = ["--timesteps", "100000", "--period", "8000", "--n-envs", "4"]
+
+
+@pytest.fixture(autouse=True)
+def _working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def values_of(seed, phases, **kwargs):
+    env = gymnasium.make("ant-nonstationary-v0", period=1, change_at="now", seed=seed, **kwargs)
+    env.reset()
+    return [env.step(env.action_space.sample())[4]["friction"] for _ in range(phases)]
+
+
+def test_the_values_that_are_printed_are_those_that_come(capsys, tmp_path):
+    schedule = {"name": "random_walk", "step": 0.2}
+    assert preview.main(["ant-nonstationary", "--schedule", "random_walk,step=0.2", *SHORT, "--seeds", "5"]) == 0
+    expected = ", ".join(f"{value:.3g}" for value in values_of(5, 10, schedule=schedule))
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"friction (1), RandomWalk(step=0.2, scale='linear'): {expected}, … 3 more"
+    assert last == "preview.png: the values of seeds 5"
+    assert imread(tmp_path / "preview.png").std() > 0.05  # not an empty picture
+
+
+def test_a_forecast_changes_nothing():
+    env = envs.NonStationary(gymnasium.make("Ant-v5"), period=1, change_at="now", seed=0)
+    env.reset()
+    env.step(np.zeros(8))
+    first, again = env.forecast(5), env.forecast(5)
+    assert first == again
+    came = [env.values] + [{"friction": env.step(np.zeros(8))[4]["friction"]} for _ in range(4)]
+    assert came == first
+
+
+def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
+    arguments = ["Hopper-v5", "--param", "gravity,low=5,high=6", "--param", "strength:leg_joint,schedule=square", *SHORT]
+    assert preview.main([*arguments, "--output", "two.png"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines[:2]] == ["gravity (m/s²)", "strength:leg_joint (times its own)"]
+    schedules = [word for name in ("sine", "saw", "square", "drift", "uniform") for word in ("--schedule", name)]
+    assert preview.main(["hopper-nonstationary", *schedules, *SHORT, "--output", "five.png"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    heights = [imread(name).shape[0] for name in ("two.png", "five.png")]
+    assert heights[1] > heights[0]  # two rows, and three
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ant-nonstationary", "--output", "there.png"], "'there.png' exists already"),
+        (["ant-nonstationary", "--output", "no/where.png"], "cannot write 'no/where.png'"),
+        (["ant-nonstationary", "--output", "picture.docx"], "cannot write 'picture.docx'"),
+        (["Ant-v5"], "does not change; --period or --param"),
+        (["ant-nonstationary", "--schedule", "sin"], "--schedule: schedule must be one of"),
+        (["ant-nonstationary", "--schedule", "sine,length"], "'sine,length' takes key=value, got 'length'"),
+        (["ant-nonstationary", "--schedule", '{"name": "sine"'], "--schedule: "),
+        (["ant-nonstationary", "--schedule", "file,path=none.csv"], "schedule file 'none.csv' cannot be read"),
+        (["ant-nonstationary", "--param", "fricton"], "'fricton'"),
+        (["ant-nonstationary", "--param", "friction", "--param", "friction"], "each parameter once"),
+        (["ant-nonstationary", "--param", "friction", "--param", "gravity", "--low", "1"], "low belongs to one parameter"),
+        (["ant-nonstationary", "--param", "mass:torsoo"], "did you mean 'torso'"),
+        (["ant-nonstationary", "--low", "3"], "low must be at most high"),
+        (["ant-nonstationary", "--change-at", "later"], "'episode_end', 'now'"),
+        (["CartPole-v1", "--period", "1000"], "must be a MuJoCo environment, got CartPole-v1"),
+        (["ant-nonstationary", "--timesteps", "100000000", "--period", "8"], "at most 100,000 periods"),
+        (["swimmer-nonstationary", "--param", "friction"], "friction needs two geoms"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_leaves_no_file(arguments, words, capsys, tmp_path):
+    (tmp_path / "there.png").write_text("kept")
+    assert preview.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+    assert [path.name for path in tmp_path.iterdir() if path.name != "MUJOCO_LOG.TXT"] == ["there.png"]
+    assert (tmp_path / "there.png").read_text() == "kept"
+
+
+def test_every_registered_environment_is_listed_in_a_line(capsys):
+    assert train.main(["--list-envs"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    registered = [spec.id for spec in gymnasium.registry.values() if str(spec.entry_point).startswith("envs.")]
+    assert names == sorted(registered)
+
+
+@pytest.mark.parametrize("name", ["hopper-nonstationary", "Hopper-v5"])
+def test_every_parameter_is_listed_in_a_line_with_what_the_model_has(name, capsys):
+    assert train.main(["--list-parameters", name]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines.keys() == envs.PARAMETERS.keys()
+    assert lines["friction"].startswith("own 0.9 to 2; bounds 1e−05 to ∞; by default 0.02 to 2, log_uniform;")
+    assert lines["gravity"].startswith("own 9.81 m/s²; bounds 0 to ∞ m/s²;")
+    assert "with --no-factor, --low and --high" in lines["stiffness"]
+    assert lines["wind"] == "not here: it needs a medium (density or viscosity above 0)"
+    assert lines["mass"].endswith("parts: torso, thigh, leg, foot")
+
+
+def test_what_is_no_mujoco_environment_has_no_list(capsys):
+    assert train.main(["--list-parameters", "CartPole-v1"]) == 2
+    assert capsys.readouterr().err == "error: env must be a MuJoCo environment, got CartPole-v1\n"
