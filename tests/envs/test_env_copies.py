@@ -49,6 +49,32 @@ def test_a_spec_written_as_json_makes_the_same_environment(make):
     assert_same(trajectory(env, 100, seed=1), trajectory(again, 100, seed=1))
 
 
+CHANGES = {
+    "several": {"parameter": {"mass:torso": {}, "strength": {"schedule": "sine"}, "action_delay": {}}, "observe": True},
+    "noise": {"parameter": "observation_noise", "low": 0.05, "high": 0.2},
+    "by factor": {"parameter": "friction", "factor": True, "low": 0.5, "high": 0.9},
+    "composed": {"schedule": {"name": "sum", "schedules": ["random_walk", {"name": "saw", "length": 3}]}},
+    "episodes": {"parameter": "armature", "count": "episodes", "period": 1, "change_at": "episode_end"},
+    "list": {"parameter": "gravity_tilt", "schedule": {"name": "list", "values": [-10, 20], "at_end": "hold"}},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_whatever_changes_goes_through_a_spec_a_pickle_and_a_deep_copy(changes):
+    env = gymnasium.make("ant-nonstationary-v0", **(OPTIONS | changes), max_episode_steps=25)
+    wrapped = envs.NonStationary(gymnasium.make("Ant-v5", max_episode_steps=25), **(OPTIONS | changes))
+    for each in (env, wrapped):
+        copies = [
+            gymnasium.make(EnvSpec.from_json(each.spec.to_json())),
+            pickle.loads(pickle.dumps(each)),  # noqa: S301
+            copy.deepcopy(each),
+        ]
+        expected = trajectory(each, 100, seed=1)
+        assert expected[-1][-1]["phase"] >= 3
+        for clone in copies:
+            assert_same(trajectory(clone, 100, seed=1), expected)
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["deepcopy", "pickle"])  # noqa: S301
 @pytest.mark.parametrize("change_at", ["episode_end", "now"])
 def test_a_copy_goes_on_in_mid_phase(duplicate, change_at, contact_frictions):
@@ -122,7 +148,7 @@ def test_attributes_are_seen_through_an_sb3_vec_env():
 @pytest.mark.filterwarnings("ignore:.*different from the unwrapped version.*:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*A Box observation space (minimum|maximum) value is.*:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*we recommend using a symmetric and normalized.*:UserWarning")
-@pytest.mark.parametrize("options", [{}, {"unclipped_actions": True, "terminate_after": 1000}, OPTIONS])
+@pytest.mark.parametrize("options", [{}, {"unclipped_actions": True, "terminate_after": 1000}, OPTIONS, *CHANGES.values()])
 def test_gymnasiums_checker_passes(options):
     check_env(gymnasium.make("ant-nonstationary-v0", **options), skip_render_check=True)
 

@@ -283,7 +283,10 @@ def test_no_global_random_state_is_read_or_touched():
         np.random.seed(global_seed)  # noqa: NPY002
         random.seed(global_seed)
         numpy_before, python_before = np.random.get_state(), random.getstate()  # noqa: NPY002
-        env = make(period=3, change_at="now", seed=0, unclipped_actions=True, terminate_after=5)
+        everything = {name: {} for name in envs.PARAMETERS if name != "stiffness"}  # wind after the medium that it needs
+        options = {"period": 3, "change_at": "now", "seed": 0, "unclipped_actions": True, "terminate_after": 5}
+        env = make(parameter=everything, **options)
+        env.reset(seed=0)
         drawn = values(rollout(env, 20))
         np.testing.assert_equal(np.random.get_state(), numpy_before)  # noqa: NPY002
         assert random.getstate() == python_before

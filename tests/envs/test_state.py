@@ -57,6 +57,26 @@ def test_the_changing_ant_goes_on_to_the_bit(change_at, kwargs):
     assert_goes_on_alike(make, steps=117)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "parameter": {"mass": {"schedule": "random_walk"}, "observation_noise": {}, "action_delay": {"low": 2}},
+            "observe": True,
+        },
+        {"parameter": "action_noise", "schedule": {"name": "chain", "schedules": ["sine", "random_walk"], "lengths": [2]}},
+        {"parameter": "armature", "schedule": {"name": "sum", "schedules": ["saw", "ornstein_uhlenbeck"]}},
+        {"parameter": "gravity_tilt", "count": "episodes", "period": 2, "change_at": "episode_end"},
+    ],
+    ids=lambda changes: str(changes["parameter"]),
+)
+def test_whatever_changes_goes_on_to_the_bit(changes):
+    def make():
+        return gymnasium.make(ANT, **({"period": 30, "change_at": "now", "seed": 1} | changes), max_episode_steps=35)
+
+    assert_goes_on_alike(make, steps=117)
+
+
 def test_a_wrapped_environment_goes_on_to_the_bit():
     def make():
         env = envs.NonStationary(gymnasium.make("Hopper-v5"), period=30, change_at="now", seed=1)
