@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,6 +103,8 @@ def mnist(folder: Path) -> Images:
     images, labels = (_read_idx(folder, name, axes) for name, axes in (("train-images", 3), ("train-labels", 1)))
     if len(images) != len(labels):
         raise DataError(f"'{folder}' has {len(images)} images of MNIST and {len(labels)} labels")
+    if not len(labels) or labels.max() > 9:
+        raise DataError(f"'{folder}' has to have labels from 0 to 9, it has {sorted(set(labels.tolist()))}")
     return Images(images[:, None], labels.astype(np.int64))
 
 
@@ -118,7 +121,7 @@ def _read_idx(folder: Path, name: str, axes: int) -> Pixels:
         # Two zero bytes, 8 for unsigned bytes, the number of axes, the size of each: all big-endian.
         zero, kind, found = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, zlib.error, struct.error) as error:
         raise DataError(f"'{path}' is no IDX file: {error}") from error
     if (zero, kind, found) != (0, 8, axes):
         raise DataError(f"'{path}' is no IDX file of bytes with {axes} axes: it begins with {content[:4].hex()}")
@@ -179,10 +182,17 @@ def _cifar_folder(folder: Path, classes: int) -> Path | None:
 def _read_cifar(path: Path, labels: str) -> Images:
     content = _unpickle(path)
     try:
-        # A row is an image: 1,024 values of red, of green, of blue, each row by row.
-        return Images(np.asarray(content["data"], np.uint8).reshape(-1, 3, 32, 32), np.asarray(content[labels], np.int64))
+        return _of_rows(content["data"], content[labels])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"'{path}' is no file of CIFAR: {error}") from error
+
+
+def _of_rows(rows: Any, labels: Any) -> Images:
+    """Images of which each is a row: 1,024 values of red, of green, of blue, each row by row."""
+    images = Images(np.asarray(rows, np.uint8).reshape(-1, 3, 32, 32), np.asarray(labels, np.int64))
+    if images.labels.shape != (len(images.images),):
+        raise ValueError(f"it has {len(images.images)} images and {images.labels.size} labels")
+    return images
 
 
 def imagenet32(folder: Path) -> ImageClasses:
@@ -191,7 +201,8 @@ def imagenet32(folder: Path) -> ImageClasses:
     - The batch files of downsampled ImageNet, ``train_data_batch_1`` to ``…_10`` (Chrabaszcz et al., arXiv 1707.08819); those
       that are there are read.
     - One file for each class, ``0.npy``, ``1.npy``, …: ``(n, 32, 32, 3)`` or ``(n, 3, 32, 32)``, uint8.
-    - One folder of images for each class, as for torchvision's ``ImageFolder``; other sizes are averaged down to 32×32.
+    - One folder of images for each class, as for torchvision's ``ImageFolder``; other sizes are averaged down to 32×32. Other
+      files and folders beside them are passed over.
 
     Args:
         folder: Where they are.
@@ -206,7 +217,7 @@ def imagenet32(folder: Path) -> ImageClasses:
     files = sorted((path for path in folder.glob("*.npy") if path.stem.isdigit()), key=lambda path: int(path.stem))
     if files:
         return ImageClasses([lambda _, path=path: _read_npy(path) for path in files], [path.name for path in files])  # type: ignore[misc]
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and any(path.iterdir()))
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and any(map(_is_picture, path.iterdir())))
     if len(folders) > 1:
         return ImageClasses(
             [lambda count, path=path: _read_pictures(path, count) for path in folders],  # type: ignore[misc]
@@ -222,15 +233,14 @@ _IMAGENET = (
 
 
 def _read_batches(paths: list[Path]) -> Images:
-    images, labels = [], []
+    batches = []
     for path in paths:
         content = _unpickle(path)
         try:
-            images.append(np.asarray(content["data"], np.uint8).reshape(-1, 3, 32, 32))
-            labels.append(np.asarray(content["labels"], np.int64))
+            batches.append(_of_rows(content["data"], content["labels"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"'{path}' is no batch of downsampled ImageNet: {error}") from error
-    return Images(np.concatenate(images), np.concatenate(labels))
+    return Images(np.concatenate([each.images for each in batches]), np.concatenate([each.labels for each in batches]))
 
 
 def _read_npy(path: Path) -> Pixels:
@@ -244,13 +254,18 @@ def _read_npy(path: Path) -> Pixels:
     raise DataError(f"'{path}' has to be uint8 of (n, 32, 32, 3) or (n, 3, 32, 32), it is {images.dtype} of {images.shape}")
 
 
+def _is_picture(path: Path) -> bool:
+    """Whether torchvision's ``ImageFolder`` takes a file for an image; others, as those that systems leave, lie beside them."""
+    return path.suffix.lower() in (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
 def _read_pictures(folder: Path, count: int) -> Pixels:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise DataError("images are read by pillow: pip install 'continual-backprop[data]'") from error
     pictures = []
-    for path in sorted(folder.iterdir())[:count]:
+    for path in sorted(filter(_is_picture, folder.iterdir()))[:count]:
         try:
             with Image.open(path) as image:
                 rgb = image.convert("RGB")

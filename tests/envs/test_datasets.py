@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import re
 import subprocess
 import sys
 
@@ -63,10 +64,20 @@ def test_files_that_are_no_idx_files_are_named(tmp_path, content, words):
         datasets.mnist(tmp_path)
 
 
-def test_a_damaged_gzip_file_is_named(tmp_path):
+@pytest.mark.parametrize("labels", [[0, 12], []])
+def test_labels_that_are_not_those_of_ten_digits_are_refused(tmp_path, labels):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(bytes(12 * len(labels)), len(labels), 3, 4))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(bytes(labels), len(labels)))
+    with pytest.raises(DataError, match=re.escape(f"has to have labels from 0 to 9, it has {labels}")):
+        datasets.mnist(tmp_path)
+
+
+# Cut off; a block of a type that there is not (its first byte 0xff, behind a header of ten) in the middle.
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:10] + b"\xff" + content[11:]])
+def test_a_damaged_gzip_file_is_named(tmp_path, damage):
     write_mnist(tmp_path, "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", gzip.compress)
     path = tmp_path / "train-images-idx3-ubyte.gz"
-    path.write_bytes(path.read_bytes()[:-9])
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz' is no IDX file"):
         datasets.mnist(tmp_path)
 
@@ -149,6 +160,13 @@ def test_a_folder_of_images_for_each_class_is_read(tmp_path):
     # Each pixel is the mean of four; the library rounds after the rows and again after the columns.
     mean = large.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
     assert np.abs(second - mean).max() <= 1
+    (tmp_path / "a/.DS_Store").write_bytes(b"no picture")  # what systems and downloads leave there
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache/index").write_bytes(b"")
+    (tmp_path / "list.txt").write_text("a b")
+    again = datasets.imagenet32(tmp_path)
+    assert len(again) == 2
+    assert np.array_equal(again.images(0, 2), [first, second])
     (tmp_path / "b/0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"0\.png' is no image"):
         classes.images(1, 1)
@@ -178,6 +196,16 @@ def test_a_pickle_without_the_labels_is_no_file_of_cifar(tmp_path):
     path.write_bytes(python2_pickle(planes(range(1)), 1, {"labels": [0]}))
     with pytest.raises(DataError, match="train' is no file of CIFAR: 'fine_labels'"):
         datasets.cifar(tmp_path, 100)
+
+
+def test_as_many_labels_as_images_are_needed(tmp_path):
+    path = cifar100(tmp_path, train=1, test=1) / "train"
+    path.write_bytes(python2_pickle(planes(range(2)), 2, {"fine_labels": [0]}))
+    with pytest.raises(DataError, match="train' is no file of CIFAR: it has 2 images and 1 labels"):
+        datasets.cifar(tmp_path, 100)
+    (tmp_path / "train_data_batch_1").write_bytes(python2_pickle(planes(range(2)), 2, {"labels": [1, 2, 3]}))
+    with pytest.raises(DataError, match=r"train_data_batch_1' is no batch of .*: it has 2 images and 3 labels"):
+        datasets.imagenet32(tmp_path)
 
 
 def test_data_that_are_not_there_say_what_to_fetch_and_where_to_put_it(tmp_path):
