@@ -119,6 +119,8 @@ class ClassIncremental(Iterator[Task]):
         self._per_task = checks.integer("classes_per_task", classes_per_task, 1)
         validation = checks.integer("validation", validation, 0)
         labels = np.unique(train.labels)
+        if len(untested := np.setdiff1d(labels, test.labels)):
+            raise checks.ParameterError(f"test must have images of every class, it has none of {untested.tolist()}")
         fewest = min(int((train.labels == label).sum()) for label in labels)
         if validation >= fewest:
             raise checks.ParameterError(f"validation must be less than the {fewest} images of a class, got {validation}")
@@ -149,12 +151,12 @@ class ClassIncremental(Iterator[Task]):
 
     def _of(self, images: Images, classes: Labels, among: NDArray[np.bool_]) -> tuple[Pictures, Labels]:
         chosen = np.flatnonzero(among & np.isin(images.labels, classes))
-        places = np.full(int(images.labels.max()) + 1, -1)
+        places = np.empty(int(classes.max()) + 1, np.int64)
         places[classes] = np.arange(len(classes))
         pictures = images.images[chosen].astype(np.float32)
         pictures -= self._mean
         pictures /= self._std
-        return pictures, places[images.labels[chosen]].astype(np.int64)
+        return pictures, places[images.labels[chosen]]
 
     def state_dict(self) -> dict[str, Any]:
         """Which task comes next."""

@@ -63,8 +63,14 @@ def test_examples_do_not_depend_on_how_many_are_drawn_at_a_time(augment):
 
 def test_an_image_is_augmented_in_another_way_each_time():
     image = Images(np.random.default_rng(0).integers(0, 256, (1, 1, 8, 8), dtype=np.uint8), np.array([0]))
-    inputs, _ = PermutedImages(image, seed=0, task_examples=30, augment=jitter).draw(30)
-    assert len({example.tobytes() for example in inputs}) == 30
+    inputs, _ = PermutedImages(image, seed=0, task_examples=600, augment=jitter).draw(1_200)
+    # Sorted, as the pixels of tasks lie in other places.
+    assert len({np.sort(example).tobytes() for example in inputs}) == 1_200
+
+
+def test_tasks_have_orders_of_their_own():
+    stream = PermutedImages(IMAGES, seed=0)
+    assert len({tuple(numbers(stream.draw(7)[0])) for _ in range(10)}) > 8  # of 5,040
 
 
 def test_a_stream_goes_on_where_another_was():

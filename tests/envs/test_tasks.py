@@ -54,6 +54,7 @@ def test_no_class_comes_twice_before_the_order_is_used_up_and_then_there_is_anot
     assert all(len({*first, *second}) == 4 for first, second in orders)  # of five classes, one is left over
     assert len(set(orders)) > 10
     assert {number for first, second in orders for number in (*first, *second)} == set(range(5))
+    assert {task.classes[0] < task.classes[1] for task in tasks} == {True, False}  # either may be output 0
 
 
 def incremental(seed=0, **arguments):
@@ -128,6 +129,12 @@ def test_a_share_of_each_class_is_set_aside():
 def test_arguments_out_of_range_are_refused(make, arguments, words):
     with pytest.raises(ParameterError, match=words):
         make(**arguments)
+
+
+def test_a_class_that_is_never_tested_is_named():
+    without = Images(IMAGES.images[LABELS != 4], LABELS[LABELS != 4])
+    with pytest.raises(ParameterError, match=r"test must have images of every class, it has none of \[4\]"):
+        ClassIncremental(IMAGES, without, seed=0)
 
 
 def test_one_class_makes_no_pair():
