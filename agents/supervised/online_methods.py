@@ -19,6 +19,7 @@ from cbp import selection
 from cbp import utility as utilities
 
 _CHUNK = 64  # updates whose random numbers are drawn at once
+_NUMBERS = 2**21  # of a run, that are kept at most; those of one update in any case
 
 
 def make_regularizer(
@@ -103,16 +104,17 @@ class Perturb:
         self._padded = cbp.ShrinkPerturb.padded(sum(self._sizes))
         self._shrinks = any(one["shrink"] != 1 for one in kwargs)
         like = parameters[0]
-        self._drawn = torch.empty(len(seeds), _CHUNK, self._padded, dtype=like.dtype, device=like.device)
+        self._updates = max(1, min(_CHUNK, _NUMBERS // self._padded))  # whose noise is drawn at once
+        self._drawn = torch.empty(len(seeds), self._updates, self._padded, dtype=like.dtype, device=like.device)
         self._states = [generator.get_state() for generator in self._generators]
-        self._used = _CHUNK
+        self._used = self._updates
 
     def before_update(self) -> None:
         """Acts afterwards only."""
 
     def after_update(self) -> None:
         """θ ← λ·θ + σ·ε."""
-        if self._used == _CHUNK:
+        if self._used == self._updates:
             for run in range(len(self._generators)):
                 self._draw(run)
             self._used = 0
@@ -127,7 +129,7 @@ class Perturb:
     def _draw(self, run: int) -> None:
         """Draws a run's noise for the next updates."""
         self._states[run] = self._generators[run].get_state()
-        drawn = torch.empty(_CHUNK, self._padded, dtype=self._drawn.dtype)
+        drawn = torch.empty(self._updates, self._padded, dtype=self._drawn.dtype)
         self._drawn[run] = drawn.normal_(generator=self._generators[run]).to(self._drawn.device)
 
     def state_dict(self, run: int) -> dict[str, Any]:
@@ -138,7 +140,7 @@ class Perturb:
         """Goes on from there."""
         self._generators[run].set_state(state["generator"])
         self._used = state["used"]
-        if self._used < _CHUNK:
+        if self._used < self._updates:
             self._draw(run)
 
 

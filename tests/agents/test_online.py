@@ -150,6 +150,19 @@ def test_what_acts_on_all_weights_is_that_of_the_plain_loop(method, kwargs, per_
     same(batched, plain)
 
 
+@pytest.mark.parametrize("units", [700, 100_000])
+def test_noise_is_that_of_the_plain_loop_however_little_of_it_is_kept(units):
+    # 22 u + 1 numbers an update: 2^21 are those of 136 updates of 700 units, of which 64 are drawn at once; one of 100,000.
+    kwargs = {"shrink": 1.0, "perturb": 1e-3, "period": 1, "noise": "normal"}
+    settings = OnlineSettings((units,), learning_rate=1e-6, method="shrink-perturb", method_kwargs=kwargs)
+    batched = learner(settings, [3])
+    assert batched._regularizer._drawn.shape[1] == (64 if units == 700 else 1)
+    plain = PlainLoop(settings, 3, batched, 0)
+    batched.learn(5)
+    plain.learn(5)
+    same(batched, [plain])
+
+
 @pytest.mark.parametrize("method", [None, "cbp"])
 def test_labels_are_learned_as_by_the_plain_loop(method):
     kwargs = {**CBP, "utility": "adaptable_contribution", "reset_optimizer": "none"} if method else {}
