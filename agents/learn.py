@@ -16,7 +16,7 @@ from agents.commands import Parser, add_shared_options, folder_of, given, run_co
 from agents.errors import UserError
 from agents.plan import Run, inspect, parse_seeds
 from agents.run_folder import RunFolder
-from agents.supervised.build import make_learner, together
+from agents.supervised.build import make_learner
 from agents.supervised.config import LearningConfig
 from agents.supervised.job import learn
 from agents.supervised.options import add_learning_options, make_configs
@@ -65,12 +65,10 @@ def check_buildable(runs: Sequence[Run]) -> None:
     Raises:
         UserError: Data that are not there, or settings that make no learner.
     """
-    of_kind = {
-        str(together(config) or config.label): config for run in runs if isinstance(config := run.config, LearningConfig)
-    }
+    by_label = {config.label: config for run in runs if isinstance(config := run.config, LearningConfig)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are said when the run begins
-        for config in of_kind.values():
+        for config in by_label.values():
             make_learner([config])
 
 

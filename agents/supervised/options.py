@@ -27,7 +27,7 @@ def make_configs(args: argparse.Namespace, methods: Iterable[str], seeds: Iterab
     """The configurations that the options describe, seed by seed; ``--set key=a,b`` makes one for each value.
 
     Raises:
-        UserError: An option that is missing, unknown or out of its range.
+        UserError: An option that is missing, unknown or out of its range, or two values that would share a folder.
     """
     if args.problem is None:
         raise UserError(f"--problem is missing; known: {', '.join(PROBLEMS)}")
@@ -41,7 +41,7 @@ def make_configs(args: argparse.Namespace, methods: Iterable[str], seeds: Iterab
         for method in methods
         for chosen in itertools.product(*overrides)
     ]
-    return [
+    configs = [
         LearningConfig(
             problem=args.problem,
             dataset=dataset,
@@ -60,6 +60,17 @@ def make_configs(args: argparse.Namespace, methods: Iterable[str], seeds: Iterab
         for seed in seeds
         for method, of_learner, kwargs, stream in settings
     ]
+    return _each_once(configs)
+
+
+def _each_once(configs: Iterable[LearningConfig]) -> list[LearningConfig]:
+    """Every run once; refuses two that differ in what their folders' names do not tell."""
+    found: dict[tuple[str, int], LearningConfig] = {}
+    for config in configs:
+        other = found.setdefault((config.label, config.seed), config)
+        for name, there, asked in other.differences(config):
+            raise UserError(f"--set gives two runs in one folder: {name} is {there} and {asked}; take a --run-dir for each")
+    return list(found.values())
 
 
 def _each(text: str) -> list[str]:

@@ -191,6 +191,15 @@ def test_a_sweep_gives_the_same_runs(tmp_path):
         ([*BINARY, "--seeds", "3-1"], "--seeds takes whole numbers"),
         ([*BINARY, "--device", "gpu"], "device 'gpu' cannot be used"),
         (["--problem", "class-incremental-cifar", "--tasks", "6"], "tasks must be at most 5, got 6"),
+        (["--problem", "class-incremental-cifar", "--set", "validation=0"], "restore_best needs validation images"),
+        ([*BINARY, "--set", "restore_best=true"], "restore_best needs validation images"),
+        ([*BINARY, "--set", "activation=tanh"], "activation must be relu, got tanh"),
+        ([*BINARY, "--set", "network=linear"], "method 'cbp' replaces units, and a linear network has none"),
+        ([*REGRESSION, "--set", "augment=true"], "each once: augment must be false, got true"),
+        ([*REGRESSION, "--set", "lr_drops=[0.5]"], "each once: lr_drops must be [], got [0.5]"),
+        ([*REGRESSION, "--set", "at_task=zero_head"], 'each once: at_task must be "keep", got "zero_head"'),
+        ([*REGRESSION, "--set", "replacement_rate=2,1e-4"], "replacement_rate must be a finite number in [0, 1], got 2"),
+        ([*REGRESSION, "--set", "change=flip,redraw"], "two runs in one folder: stream.change is flip and redraw"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, words):
