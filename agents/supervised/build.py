@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from agents.errors import UserError
 from agents.supervised.config import LearningConfig
 from agents.supervised.online import OnlineLearner, OnlineSettings
+from agents.supervised.presets import Settings
 from agents.supervised.task_learner import TaskLearner
 from envs import ParameterError, streams
 from envs.streams import datasets
@@ -19,6 +21,9 @@ from envs.streams.augmentation import flip_crop_rotate, jitter
 
 _CHUNK = 1_000  # ours: examples from one point where a run can be stopped to the next
 _TEST_SHARE = 0.25  # ours: of the digits
+_OF_MINIBATCHES = (
+    "network", "momentum", "batch_size", "epochs", "lr_drops", "lr_drop_factor", "at_task", "restore_best", "augment",
+)  # fmt: skip
 
 
 class Learner(Protocol):
@@ -147,11 +152,13 @@ def _make_online(configs: Sequence[LearningConfig]) -> OnlineTasks:
 
 def _online_settings(config: LearningConfig, loss: Any) -> OnlineSettings:
     settings = config.settings
-    if settings.momentum or settings.batch_size != 1 or settings.network != "mlp" or settings.epochs != 1:
-        raise UserError(
-            f"problem '{config.problem}' learns from single examples, each once: network must be mlp, batch_size 1, epochs 1, "
-            f"momentum 0; got {settings.network}, {settings.batch_size}, {settings.epochs}, {settings.momentum}"
-        )
+    for name in _OF_MINIBATCHES:
+        value, only = getattr(settings, name), getattr(Settings(), name)
+        if value != only:
+            raise UserError(
+                f"problem '{config.problem}' learns from single examples, each once: {name} must be {json.dumps(only)}, "
+                f"got {json.dumps(value)}"
+            )
     return OnlineSettings(
         settings.net_arch,
         settings.activation,

@@ -82,8 +82,10 @@ def make_network(settings: Settings, shape: tuple[int, int, int], outputs: int, 
         seed: Of the weights.
 
     Raises:
-        UserError: Widths that make no such network.
+        UserError: Widths that make no such network, or another activation than ReLU.
     """
+    if settings.activation != "relu":
+        raise UserError(f"networks that learn by minibatches have ReLU: activation must be relu, got {settings.activation}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.network == "resnet":

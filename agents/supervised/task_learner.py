@@ -44,6 +44,9 @@ class TaskLearner:
         seed: Of weights, orders and the method.
         device: Of the network.
         augment: Changes the images of a minibatch, if the settings ask for it.
+
+    Raises:
+        ValueError: Settings that the stream, the network or the method cannot meet.
     """
 
     unit = "epoch"
@@ -75,6 +78,8 @@ class TaskLearner:
         self._of_order, self._of_images = np.random.default_rng(of_order), np.random.default_rng(of_images)
         self._before_task = stream.state_dict()
         self._task = next(stream)
+        if settings.restore_best and not len(self._task.validation_inputs):
+            raise ValueError("restore_best needs validation images to choose by, and there are none: it must be false")
         self._outputs = outputs
         self._build(seed)
         self._begin_task()
@@ -104,6 +109,8 @@ class TaskLearner:
             self.network.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
         )
         replaces = self._method is not None and issubclass(cbp.METHODS[self._method], cbp.ReplacingMethod)
+        if replaces and settings.network == "linear":
+            raise ValueError(f"method '{self._method}' replaces units, and a linear network has none")
         with warnings.catch_warnings():
             if not replaces or self.tasks:
                 warnings.simplefilter("ignore")  # of layers whose units are left as they are

@@ -85,6 +85,12 @@ def test_several_values_of_a_setting_are_several_runs(tmp_path):
     assert without_time(folder / place) == without_time(single / "slowly-changing-regression" / place)
 
 
+def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
+    assert run(*REGRESSION, "--method", "backprop", "--set", "learning_rate=0.01,1e-2", "--run-dir", tmp_path) == 0
+    assert "1 run complete" in capsys.readouterr().out
+    assert len(list(tmp_path.rglob("config.json"))) == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [
