@@ -99,10 +99,27 @@ def test_widths_that_make_no_network_are_refused():
         make_network(Settings(net_arch=(4,)), (1, 8, 8), 2, 0)
 
 
-def test_learning_is_the_plain_loop():
-    one = learner(CONV)
-    network = copy.deepcopy(one.network)
+METHODS = {
+    "backprop": (CONV, None, {}),
+    "cbp": (CONV, "cbp", {"replacement_rate": 0.1, "maturity_threshold": 2, "utility": "adaptable_contribution"}),
+    "redo": (CONV, "redo", {"period": 3}),
+    "shrink-perturb": (CONV, "shrink-perturb", {"perturb": 1e-3}),
+    "l2-init": (CONV, "l2-init", {"strength": 1e-2}),
+    "linear": (replace(CONV, network="linear", net_arch=()), None, {}),
+    "resnet": (replace(RESNET, augment=True), "cbp", {"replacement_rate": 0.1, "maturity_threshold": 2}),
+    "retrained": (replace(RESNET, at_task="fresh_network"), "redo", {"period": 2}),
+    "head-reset": (replace(RESNET, at_task="fresh_head"), None, {}),
+}
+
+
+@pytest.mark.parametrize("name", ["backprop", "cbp", "redo", "shrink-perturb", "l2-init"])
+def test_learning_is_the_plain_loop(name):
+    settings, method, kwargs = METHODS[name]
+    one = learner(settings, method, kwargs)
+    network = make_network(CONV, (1, 8, 8), 2, seed=3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    seed = {} if method in (None, "l2-init") else {"seed": 3}
+    acting = cbp.METHODS[method](network, optimizer, **kwargs, **seed) if method else None
     orders = np.random.default_rng(np.random.SeedSequence(3).spawn(2)[0])
     rows = finish(one)
     for number, task in zip(range(2), binary(), strict=False):
@@ -119,7 +136,11 @@ def test_learning_is_the_plain_loop():
                 right += int((outputs.argmax(1) == y[chosen]).sum())
                 optimizer.zero_grad()
                 F.cross_entropy(outputs, y[chosen]).backward()
+                if acting:
+                    acting.before_update()
                 optimizer.step()
+                if acting:
+                    acting.step()
         with torch.no_grad():
             tested = network(torch.from_numpy(task.test_inputs)).argmax(1).numpy()
         assert rows[number]["task/number"] == number
@@ -127,19 +148,6 @@ def test_learning_is_the_plain_loop():
         assert rows[number]["task/accuracy"] == (tested == task.test_labels).mean()
     for own, expected in zip(one.network.parameters(), network.parameters(), strict=True):
         assert torch.equal(own, expected)
-
-
-METHODS = {
-    "backprop": (CONV, None, {}),
-    "cbp": (CONV, "cbp", {"replacement_rate": 0.1, "maturity_threshold": 2, "utility": "adaptable_contribution"}),
-    "redo": (CONV, "redo", {"period": 3}),
-    "shrink-perturb": (CONV, "shrink-perturb", {"perturb": 1e-3}),
-    "l2-init": (CONV, "l2-init", {"strength": 1e-2}),
-    "linear": (replace(CONV, network="linear", net_arch=()), None, {}),
-    "resnet": (replace(RESNET, augment=True), "cbp", {"replacement_rate": 0.1, "maturity_threshold": 2}),
-    "retrained": (replace(RESNET, at_task="fresh_network"), "redo", {"period": 2}),
-    "head-reset": (replace(RESNET, at_task="fresh_head"), None, {}),
-}
 
 
 @pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
@@ -164,6 +172,29 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not(name):
         assert torch.equal(own, other)
     if method == "cbp":
         assert expected[-1]["cbp/network/replaced"] > 0
+
+
+def test_outputs_of_classes_that_have_not_come_neither_learn_nor_answer():
+    one = learner(replace(RESNET, weight_decay=0.0))
+    head = one.network.head
+    before = head.weight.detach().clone()
+    with torch.no_grad():
+        head.bias[2:] = 100.0  # the largest outputs by far
+    while one.tasks == 0:
+        row = one.advance()
+    assert torch.equal(head.weight[2:], before[2:])
+    assert (head.bias[2:] == 100).all()
+    assert not torch.equal(head.weight[:2], before[:2])
+    assert row[0]["task/accuracy"] > 0
+    assert row[0]["task/validation_accuracy"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
+@pytest.mark.parametrize("at_task", ["fresh_head", "fresh_network"])
+def test_the_first_task_is_learned_by_the_network_that_is_there(at_task):
+    kept, fresh = (finish(learner(replace(RESNET, at_task=name))) for name in ("keep", at_task))
+    assert kept[0] == fresh[0]
+    assert kept[1] != fresh[1]
 
 
 def test_the_step_size_drops_within_each_task():
