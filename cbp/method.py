@@ -271,7 +271,9 @@ def _fresh_bound(layer: HiddenLayer, init: Init) -> float:
 
 
 def _gain(activation: str | None) -> float:
-    """PyTorch's recommended gain, 1 where it names none."""
+    """PyTorch's recommended gain; for ELU and SiLU that of ReLU (published code), 1 for all others."""
+    if activation in ("elu", "silu"):
+        return nn.init.calculate_gain("relu")
     if activation in ("relu", "leaky_relu", "tanh", "sigmoid", "selu"):
         return nn.init.calculate_gain(activation)  # type: ignore[arg-type]
     return 1.0

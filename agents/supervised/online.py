@@ -77,11 +77,12 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tenso
     "relu": (torch.relu, lambda _, h: h > 0, math.sqrt(2)),
     "tanh": (torch.tanh, lambda _, h: 1 - h * h, 5 / 3),
     "sigmoid": (torch.sigmoid, _sigmoid_slope, 1.0),
-    "elu": (nn.functional.elu, lambda z, h: torch.where(z > 0, 1.0, h + 1), 1.0),
+    "elu": (nn.functional.elu, lambda z, h: torch.where(z > 0, 1.0, h + 1), math.sqrt(2)),
     "leaky_relu": (nn.functional.leaky_relu, lambda z, _: torch.where(z > 0, 1.0, 0.01), math.sqrt(2 / (1 + 0.01**2))),
-    "swish": (nn.functional.silu, _swish_slope, 1.0),
+    "swish": (nn.functional.silu, _swish_slope, math.sqrt(2)),
 }
-"""The six of the paper: the function, its slope from what went in and what came out, and the gain of its initial weights."""
+"""The six of the paper: the function, its slope from what went in and what came out, and the gain of its initial weights,
+which for ELU and swish is that of ReLU (published code)."""
 
 
 class OnlineLearner:

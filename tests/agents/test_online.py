@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -87,6 +88,32 @@ def same(batched: OnlineLearner, plain: list[PlainLoop], tolerance: float = 1e-9
         for w, b, linear in zip(batched.weights, batched.biases, linears, strict=True):
             assert torch.allclose(w[run], linear.weight, rtol=0, atol=tolerance)
             assert torch.allclose(b[run], linear.bias, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("activation", "gain"),
+    [
+        ("relu", 2**0.5),
+        ("tanh", 5 / 3),
+        ("sigmoid", 1),
+        ("elu", 2**0.5),
+        ("leaky_relu", (2 / 1.0001) ** 0.5),
+        ("swish", 2**0.5),
+    ],
+)
+def test_weights_are_kaiming_uniform_and_so_are_those_of_new_units(activation, gain):
+    settings = OnlineSettings((3000, 400), activation, method="cbp", method_kwargs=CBP)
+    batched = learner(settings, [3, 4])
+    # Uniform on ±gain·√(3/inputs), the last layer without gain; of 400 numbers the largest is hardly below 0.97 of the bound.
+    bounds = [gain * math.sqrt(3 / 20), gain * math.sqrt(3 / 3000), math.sqrt(3 / 400)]
+    for weights, biases, bound in zip(batched.weights, batched.biases, bounds, strict=True):
+        assert weights.abs().amax(dim=(1, 2)).tolist() == pytest.approx([bound] * 2, rel=0.03)
+        assert weights.abs().max() <= bound * (1 + 1e-6)
+        assert weights.abs().mean().item() == pytest.approx(bound / 2, rel=0.1)
+        assert not biases.any()
+    for layer, bound in zip(batched._replacing, bounds, strict=False):
+        assert layer._bounds == pytest.approx([bound] * 2)
+    assert not torch.equal(batched.weights[0][0], batched.weights[0][1])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-# Gains of the activations: √2 for relu, √(2/(1+0.01²)) for leaky relu, 5/3 for tanh, 3/4 for selu, else 1.
-GAINS = {"relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "tanh": 5 / 3, "selu": 3 / 4}
+# Gains of the activations: √2 for relu, √(2/(1+0.01²)) for leaky relu, 5/3 for tanh, 3/4 for selu; √2 for elu and silu too
+# (published code), else 1.
+GAINS = {
+    "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "tanh": 5 / 3, "selu": 3 / 4,
+    "elu": math.sqrt(2), "silu": math.sqrt(2),
+}  # fmt: skip
 SMALLEST_DIVISOR = 2.0**-52  # the machine epsilon of float64
 
 

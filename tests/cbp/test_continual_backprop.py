@@ -55,7 +55,10 @@ class Network(nn.Module):
         return tuple(head(h) for head in self.heads)
 
     def oracle_layers(self) -> list[Layer]:
-        names = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.LeakyReLU: "leaky_relu", nn.SELU: "selu", nn.Sigmoid: "sigmoid"}
+        names = {
+            nn.ReLU: "relu", nn.Tanh: "tanh", nn.LeakyReLU: "leaky_relu", nn.SELU: "selu", nn.Sigmoid: "sigmoid",
+            nn.ELU: "elu", nn.SiLU: "silu",
+        }  # fmt: skip
         layers = []
         for incoming, between, outgoing in (
             (self.first, self.between_first, [self.second]),
@@ -149,7 +152,7 @@ def test_every_utility_agrees_with_the_oracle_on_relu_units_and_one_head(utility
     follow(utility=utility, steps=120, at_least=10)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.LeakyReLU, nn.SELU, nn.Sigmoid])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.LeakyReLU, nn.SELU, nn.Sigmoid, nn.ELU, nn.SiLU])
 @pytest.mark.parametrize("init", ["kaiming", "xavier"])
 def test_inits_with_a_gain_agree_with_the_oracle(init, activation):
     follow(init=init, steps=60, at_least=4, network={"activation": activation})
