@@ -76,6 +76,26 @@ def test_the_residual_network_is_a_resnet_18():
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_the_residual_network_written_out():
+    network = ResNet(1, (4, 6), 3).eval()
+    weights = network.state_dict()
+
+    def conv(x, name, norm, stride=1):
+        kernel = weights[f"{name}.weight"]
+        mean, var, scale, shift = (weights[f"{norm}.{each}"] for each in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(F.conv2d(x, kernel, None, stride, kernel.shape[-1] // 2), mean, var, scale, shift)
+
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = conv(images, "conv", "norm").relu()
+    for stage, block, stride in ((0, 0, 1), (0, 1, 1), (1, 0, 2), (1, 1, 1)):
+        place = f"stages.{stage}.{block}"
+        inner = conv(conv(x, f"{place}.conv1", f"{place}.norm1", stride).relu(), f"{place}.conv2", f"{place}.norm2")
+        x = (inner + (x if stride == 1 else conv(x, f"{place}.shortcut.0", f"{place}.shortcut.1", 2))).relu()
+    assert x.shape == (2, 6, 4, 4)
+    expected = x.mean(dim=(2, 3)) @ weights["head.weight"].T + weights["head.bias"]
+    assert torch.allclose(network(images), expected, atol=1e-5)
+
+
 def test_the_convolutional_network_is_that_of_the_paper():
     network = make_network(PROBLEMS["continual-imagenet"]["imagenet32"].settings, (3, 32, 32), 2, 0)
     # 32 -> 28 -> 14 -> 12 -> 6 -> 4 -> 2: 128 channels of 2x2 are 512 inputs.
