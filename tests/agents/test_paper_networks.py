@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from data_files import cifar100, npy
+from data_files import cifar100, idx, npy
 
 from agents import checkpoint_files
 from agents.commands import Parser, add_shared_options
@@ -15,6 +15,7 @@ from agents.supervised.build import make_learner
 from agents.supervised.config import LearningConfig
 from agents.supervised.options import add_learning_options, make_configs
 from agents.supervised.presets import PROBLEMS
+from envs.streams.augmentation import flip_crop_rotate
 
 # So that each acts within a few updates.
 OFTEN = {
@@ -80,12 +81,21 @@ def imagenet_folder(tmp_path_factory):
     return folder
 
 
+def test_images_of_mnist_are_shown_as_they_are(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(bytes(range(16)), 1, 4, 4))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(bytes([7]), 1))
+    learner = make_learner([config("backprop", "--problem", "permuted-images", "--data", tmp_path, "--set", "net_arch=[2]")])
+    inputs, labels = learner._learner._streams[0].draw(1)
+    assert (sorted((255 * inputs[0]).round().tolist()), labels.tolist()) == (list(range(16)), [7])
+
+
 @pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
 @pytest.mark.parametrize("method", PROBLEMS["class-incremental-cifar"]["cifar100"].methods)
 def test_resnet_18_learns_and_goes_on_with_every_method(cifar_folder, method):
     few = ["--set", "epochs=2", "--set", "batch_size=3", "--set", "validation=1", "--set", "classes_per_task=2"]
     one = config(method, "--problem", "class-incremental-cifar", "--data", cifar_folder, "--tasks", 2, *few)
     assert one.dataset == "cifar100"
+    assert make_learner([one])._augment is flip_crop_rotate
     rows, learner = check_resume(one, stops=2)
     assert [row["task/number"] for row in rows] == [0, 1]
     if method == "linear":
