@@ -43,22 +43,23 @@ def list_parameters(name: str) -> list[str]:
             lines.append(f"{parameter.name:<18} not here: it needs {parameter.needs}")
             continue
         own = parameter.bind(env, None, factor=False).own()
-        has = f"own {_span(min(own), max(own), parameter.unit)}; " if own else ""
+        has = f"own {span(min(own), max(own), parameter.unit)}; " if own else ""
         default = f"by default {_range(parameter)}"
         if parameter.by_factor and not any(own):
             default = "with --no-factor, --low and --high, since a multiple of its own is 0"
         parts = parameter.parts(model)
         of_parts = f"; parts: {', '.join(parts)}" if parts else ""
-        bounds = f"bounds {_span(parameter.lowest, parameter.highest, parameter.unit)}"
+        bounds = f"bounds {span(parameter.lowest, parameter.highest, parameter.unit)}"
         lines.append(f"{parameter.name:<18} {has}{bounds}; {default}; {parameter.meaning}{of_parts}")
     return lines
 
 
 def _range(parameter: envs.Parameter) -> str:
     unit = "times its own" if parameter.by_factor else parameter.unit
-    return f"{_span(parameter.low, parameter.high, unit)}, {parameter.schedule}"
+    return f"{span(parameter.low, parameter.high, unit)}, {parameter.schedule}"
 
 
-def _span(low: float, high: float, unit: str) -> str:
+def span(low: float, high: float, unit: str) -> str:
+    """Two ends with their unit, or one number where they are the same: ``"0.02 to 2"``, ``"9.81 m/s²"``."""
     ends = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
     return (ends if unit == "1" else f"{ends} {unit}").replace("inf", "∞").replace("-", "−")

@@ -23,22 +23,24 @@ if TYPE_CHECKING:
     from agents.plan import Run
 
 _SECONDS_BETWEEN_LINES = 60.0  # where the screen is no terminal
-_COLUMNS = ("run", "state", "steps", "phase", "steps/s", "score", "time left", "")
+_COLUMNS = ("run", "state", "steps", "phase", "steps/s", "reward", "time left", "")
+_LEARNING_COLUMNS = ("run", "state", "examples", "task", "examples/s", "score", "time left", "")
 _COLOURS = {"waiting": "dim", "running": "bold", "complete": "green", "stopped": "yellow", "failed": "red"}
 
 
 class LiveTable:
-    """Run, state, phase, steps/s, reward and time left, read from the runs' folders.
+    """Run, state, phase or task, speed, reward or score and time left, read from the runs' folders.
 
     On a terminal one table is drawn again and again; elsewhere a change of a state gets a line, and running runs
     one a minute.
 
     Args:
-        runs: The sweep's runs.
+        runs: The sweep's runs, all of one kind.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs = runs
+        self._columns = _COLUMNS if isinstance(runs[0].config, Config) else _LEARNING_COLUMNS
         self._console = Console(file=sys.stdout)
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._states = {run.name: run.state for run in runs}
@@ -67,12 +69,12 @@ class LiveTable:
         for run in self._runs:
             if run.state != self._states[run.name] or (due and run.state == "running"):
                 self._states[run.name] = run.state
-                cells = [f"{name} {cell}".strip() for name, cell in zip(_COLUMNS, _cells(run), strict=True) if cell]
+                cells = [f"{name} {cell}".strip() for name, cell in zip(self._columns, _cells(run), strict=True) if cell]
                 self.say(", ".join(cells[1:]).replace("state", run.name, 1))
 
     def _table(self) -> Table:
         table = Table()
-        for column in _COLUMNS:
+        for column in self._columns:
             table.add_column(column, justify="left" if column in ("run", "state", "") else "right")
         shown = self._runs
         room = self._console.height - 6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import learn, report, sweep, train
+from agents import learn, preview, report, sweep, train
 from agents.options import make_config
 from agents.plan import parse_seeds
 from agents.supervised.options import make_configs
@@ -36,13 +36,13 @@ def test_a_command_exists(command):
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
         return
     assert words[:2] == ["python", "-m"]
-    parser = {"agents.train": train, "agents.learn": learn, "agents.sweep": sweep, "agents.report": report}[words[2]]._parser()
-    arguments = parser.parse_args(words[3:])
+    commands = {"train": train, "learn": learn, "sweep": sweep, "report": report, "preview": preview}
+    arguments = commands[words[2].removeprefix("agents.")]._parser().parse_args(words[3:])
     if words[2] == "agents.learn":
         assert make_configs(arguments, [arguments.method], parse_seeds(arguments.seeds))
     elif words[2] == "agents.sweep":
         assert all(sweep.make_config(arguments, method, seed=0) for method in arguments.methods.split(","))
-    elif words[2] == "agents.train" and arguments.resume is None:
+    elif words[2] == "agents.train" and arguments.env is not None:
         config = make_config(arguments, arguments.method or "cbp", arguments.seed or 0)
         assert config.period is None or config.timesteps > config.period
 

@@ -149,7 +149,17 @@ def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
     "change",
     [
         ["--change-at", "now"],
-        ["--param", "observation_noise", "--param", "action_delay", "--param", "mass,schedule=random_walk", "--observe"],
+        [
+            "--param",
+            "observation_noise",
+            "--param",
+            "action_delay",
+            "--param",
+            "mass,schedule=random_walk",
+            "--observe",
+            "--change-at",
+            "now",
+        ],
     ],
     ids=["in mid-episode", "several at once"],
 )
