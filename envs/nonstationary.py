@@ -58,7 +58,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     arguments, so the state of its simulation is lost: the first call to a copy must be ``reset()``.
 
     Args:
-        env: A MuJoCo environment, wrapped or not.
+        env: A MuJoCo environment, wrapped or not, but not in this wrapper: one clock tells the phases.
         parameter: What changes: a name in :data:`envs.PARAMETERS`; for one body or joint with its name, as ``"mass:torso"``. Or
             several that change at the same steps, as a mapping from names to their own ``schedule``, ``low``, ``high`` and
             ``factor``, each of which may be left out; these four are then not given beside it.
@@ -119,6 +119,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         observe: bool = False,
     ) -> None:
         model = checks.mujoco_model(env)
+        if _changes_already(env):
+            raise ParameterError(
+                f"env must not change already, got {checks.env_name(env)} in another NonStationary; one wrapper takes several "
+                "parameters, as a mapping"
+            )
         self._period = checks.integer("period", period, lowest=1)
         self._now = checks.choice("change_at", change_at, CHANGE_AT) == "now"
         self._seed = None if seed is None else checks.integer("seed", seed, lowest=0)
@@ -299,6 +304,14 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         """Applies the values to the model of a pickled or copied environment, which has been built anew."""
         self.__dict__.update(state)
         self._apply()
+
+
+def _changes_already(env: gymnasium.Env[Any, Any]) -> bool:
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, NonStationary):
+            return True
+        env = env.env
+    return False
 
 
 def _make_changes(

@@ -99,6 +99,12 @@ def test_an_environment_that_is_no_mujoco_one_is_refused_by_its_id(wrapper):
         wrapper(gymnasium.make("CartPole-v1"))
 
 
+def test_an_environment_that_changes_already_is_refused():
+    for env in (gymnasium.make("ant-nonstationary-v0"), envs.TerminateAfter(envs.NonStationary(gymnasium.make("Ant-v5")), 5)):
+        with pytest.raises(envs.ParameterError, match="must not change already, got .*; one wrapper takes several parameters"):
+            envs.NonStationary(env, "gravity")
+
+
 @pytest.mark.parametrize("not_an_env", ["Ant-v5", None, gymnasium])
 def test_what_is_no_environment_at_all_is_refused(not_an_env):
     for wrap in (envs.NonStationary, envs.UnclippedActions, lambda env: envs.TerminateAfter(env, 5)):
