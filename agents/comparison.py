@@ -132,7 +132,7 @@ def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, Ru
             raise UserError(f"'{result.path}' and '{other.path}' are runs of different kinds")
         same_method = other.config.label == result.config.label
         for name, own, theirs in result.config.differences(other.config):
-            if name in ("seed", "data") or not (same_method or name.split(".")[0] in result.config.of_world):
+            if name == "seed" or not (same_method or name.split(".")[0] in result.config.of_world):
                 continue
             where = f"{own} in '{result.path}' and {theirs} in '{other.path}'"
             raise UserError(f"runs of different settings are not averaged: {name} is {where}")

@@ -48,6 +48,9 @@ _KINDS: dict[str, type] = {
 }
 
 
+_NO_DIFFERENCE = ("threads", "checkpoint_minutes", "data")
+
+
 class RunConfig:
     """What configurations of all kinds of runs have: a dataclass of JSON's types that is written to the run folder."""
 
@@ -78,10 +81,10 @@ class RunConfig:
     def differences(self, other: RunConfig) -> list[tuple[str, Any, Any]]:
         """The settings in which two configurations are another run: name, own value, the other's.
 
-        The number of threads and the time between checkpoints do not count.
+        The number of threads, the time between checkpoints and the place of the data do not count.
         """
         own, theirs = self.flat(), other.flat()
-        names = [name for name in dict.fromkeys([*own, *theirs]) if name not in ("threads", "checkpoint_minutes")]
+        names = [name for name in dict.fromkeys([*own, *theirs]) if name not in _NO_DIFFERENCE]
         return [(name, own.get(name), theirs.get(name)) for name in names if own.get(name) != theirs.get(name)]
 
     def to_json(self) -> str:

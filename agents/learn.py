@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import warnings
 from collections.abc import Sequence
@@ -37,19 +38,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--method", metavar="NAME", help="backprop, l2, shrink-perturb, cbp, redo, l2-init, … (default: cbp)")
     add("--seeds", metavar="S", help="such as 0-4 or 0,1,5 (default: 0); seeds learn together where the problem allows")
     add("--run-dir", metavar="DIR", type=Path, help="results go to DIR/<problem>/<method>/seed<S>/ (default: runs)")
-    add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, exactly where it stopped")
+    add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, where it stopped; --data if they moved")
     return parser
 
 
 def _learn(args: argparse.Namespace) -> int:
     if args.resume is not None:
-        options = [name for name, value in vars(args).items() if value is not None and name != "resume"]
+        options = [name for name, value in vars(args).items() if value is not None and name not in ("resume", "data")]
         if options:
             option = options[0].replace("_", "-")
             raise UserError(f"--resume goes on with the run as it was configured and takes no --{option}")
         folder, config = RunFolder.open(args.resume)
         if not isinstance(config, LearningConfig):
             raise UserError(f"'{args.resume}' is a run of agents.train: python -m agents.train --resume {args.resume}")
+        if args.data is not None:
+            config = dataclasses.replace(config, data=str(args.data.absolute()))
         runs = [inspect(Run(folder, config))]
         return learn_all(runs, f"python -m agents.learn --resume {args.resume}")
     configs = make_configs(args, [given(args.method, "cbp")], parse_seeds(given(args.seeds, "0")))

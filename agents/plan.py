@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,17 @@ def inspect(run: Run) -> Run:
 
 
 def check_same(folder: RunFolder, config: RunConfig) -> Config | LearningConfig:
-    """The configuration found in a folder, which may differ from the one asked for in what changes no result."""
+    """The configuration found in a folder, which may differ from the one asked for in what changes no result.
+
+    Data are read from where they are now.
+    """
     _, found = RunFolder.open(folder.path)
     for name, there, asked in found.differences(config):
         raise UserError(
             f"'{folder.path}' has another run: its {name} is {there}, not {asked}; take another --run-dir or remove it"
         )
+    if isinstance(found, LearningConfig) and isinstance(config, LearningConfig):
+        return dataclasses.replace(found, data=config.data)
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import cifar100
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import learn, report, sweep, train
@@ -166,6 +167,26 @@ def test_runs_are_compared(tmp_path, capsys):
     assert report.main([str(tmp_path / "recorded"), "--output", str(tmp_path / "again")]) == 0
     recorded = (tmp_path / "again" / "table.md").read_text()
     assert recorded == table  # to the digits that a table shows
+
+
+@pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
+def test_data_may_have_moved_when_a_run_goes_on(tmp_path, capsys):
+    (tmp_path / "here").mkdir()
+    cifar100(tmp_path / "here", train=12, test=4, classes=4)
+    options = ["--problem", "class-incremental-cifar", "--method", "backprop", "--tasks", "2", "--checkpoint-minutes", "0"]
+    for value in ("classes_per_task=2", "validation=1", "net_arch=[4,4]", "epochs=3"):
+        options += ["--set", value]
+    for name in ("whole", "moved"):
+        assert run(*options, "--data", tmp_path / "here", "--run-dir", tmp_path / name) == 0
+    place = Path("class-incremental-cifar", "backprop,net_arch=4-4,epochs=3", "seed0")
+    (tmp_path / "moved" / place / "summary.json").unlink()
+    max((tmp_path / "moved" / place / "checkpoints").glob("*.pt")).unlink()
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert run("--resume", tmp_path / "moved" / place) == 2
+    assert "here" in capsys.readouterr().err
+    assert run("--resume", tmp_path / "moved" / place, "--data", tmp_path / "there") == 0
+    assert without_time(tmp_path / "moved" / place) == without_time(tmp_path / "whole" / place)
+    assert run(*options, "--data", tmp_path / "there", "--run-dir", tmp_path / "whole") == 0  # it is the same run
 
 
 def test_a_sweep_gives_the_same_runs(tmp_path):

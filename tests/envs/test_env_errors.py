@@ -101,7 +101,7 @@ def test_an_environment_that_is_no_mujoco_one_is_refused_by_its_id(wrapper):
 
 def test_an_environment_that_changes_already_is_refused():
     for env in (gymnasium.make("ant-nonstationary-v0"), envs.TerminateAfter(envs.NonStationary(gymnasium.make("Ant-v5")), 5)):
-        with pytest.raises(envs.ParameterError, match="must not change already, got .*; one wrapper takes several parameters"):
+        with pytest.raises(envs.ParameterError, match=r"must not change already, got .*; one wrapper takes several parameters"):
             envs.NonStationary(env, "gravity")
 
 

@@ -380,6 +380,19 @@ def test_the_damping_of_one_joint_in_its_unit():
     np.testing.assert_allclose(torques, [0, 0, 0, 0.1, 2.5, 0.1, 0.1, 0.1, 0.1])
 
 
+@pytest.mark.parametrize("name", ["damping", "armature", "stiffness"])
+def test_what_carries_the_machine_through_the_world_stays_free(name):
+    env = envs.NonStationary(gymnasium.make("Walker2d-v5"), name, low=2.5, high=2.5, factor=False)
+    model, data = forward(env, velocity=np.ones(9))
+    data.qpos[:3] += 0.1
+    mujoco.mj_forward(model, data)
+    torques = {"damping": -data.qfrc_damper, "armature": model.dof_armature, "stiffness": -data.qfrc_spring}[name]
+    np.testing.assert_allclose(torques[:3], 0)
+    assert name == "stiffness" or torques[3:].tolist() == [2.5] * 6
+    parts = envs.PARAMETERS[name].parts(gymnasium.make("InvertedDoublePendulum-v5").unwrapped.model)
+    assert list(parts) == ["slider", "hinge", "hinge2"]  # a cart that is driven, and two free hinges
+
+
 def test_mass_in_kilograms_is_the_mass_of_all_bodies_together():
     env = envs.NonStationary(gymnasium.make("Hopper-v5"), "mass", low=5.0, high=5.0, factor=False)
     assert mass(env) == pytest.approx(5.0)
