@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from agents.comparison import (
@@ -34,11 +33,8 @@ from agents.config import Config
 from agents.results import BINS, RETURN, RunResult, read_columns
 from agents.run_folder import RunFolder
 from agents.supervised.config import LearningConfig
-from envs.changes import Change
-from envs.schedules import LogUniform
 
 _WINDOW = 20  # episodes in the running mean
-_IN_ONE_COLUMN = 4  # panels; from so many on there are two columns
 _MAX_LABELS = 24  # more phases than this are shaded but not labelled
 
 
@@ -74,7 +70,7 @@ def draw_run(folder: RunFolder, config: Config) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0)
     axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
-    axes[-1].xaxis.set_major_formatter(FuncFormatter(_short))
+    axes[-1].xaxis.set_major_formatter(FuncFormatter(short_number))
     axes[-1].set_xlim(0, steps[-1])
     figure.suptitle(f"{config.env}   method {config.method}   seed {config.seed}", fontsize=11)
     figure.savefig(folder.figure, dpi=120)
@@ -110,59 +106,6 @@ def draw_learning(folder: RunFolder, config: LearningConfig) -> None:
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{config.problem} ({config.dataset})   method {config.label}   seed {config.seed}", fontsize=11)
     figure.savefig(folder.figure, dpi=120)
-
-
-@dataclass(frozen=True)
-class Course:
-    """What a parameter goes through.
-
-    Attributes:
-        change: The parameter and its schedule.
-        period: Steps of a phase, over all environments.
-        timesteps: Of a run, over all environments.
-        values: Of each phase, for each seed.
-    """
-
-    change: Change
-    period: int
-    timesteps: int
-    values: list[list[float]]
-
-
-def draw_courses(courses: Sequence[Course], seeds: Sequence[int], path: Path) -> None:
-    """Draws the values of parameters over the steps of a run, a panel each.
-
-    Args:
-        courses: The parameters, or schedules of one.
-        seeds: That the values are of.
-        path: The file to write; its ending says how.
-    """
-    columns = 1 if len(courses) < _IN_ONE_COLUMN else 2
-    rows = math.ceil(len(courses) / columns)
-    figure = Figure(figsize=(4.5 + 4.5 * columns, 0.8 + 1.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.ravel()[len(courses) :]:
-        axis.set_visible(False)
-    for axis, course in zip(axes.ravel(), courses, strict=False):
-        edges = np.minimum(np.arange(len(course.values[0]) + 1) * course.period, course.timesteps)
-        drawn = course.values if len({*map(tuple, course.values)}) > 1 else course.values[:1]  # all the same: no seed matters
-        for seed, of_seed in zip(seeds, drawn, strict=False):
-            axis.stairs(of_seed, edges, baseline=None, linewidth=1.3, label=f"seed {seed}" if len(drawn) > 1 else "every seed")
-        axis.set_title(textwrap.fill(repr(course.change.schedule), 75), fontsize=8)
-        unit = "" if course.change.unit == "1" else f"\n({course.change.unit})"
-        axis.set_ylabel(course.change.name + unit, fontsize=9)
-        if getattr(course.change.schedule, "scale", None) == "log" or isinstance(course.change.schedule, LogUniform):
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.xaxis.set_major_formatter(FuncFormatter(_short))
-        axis.set_xlim(0, course.timesteps)
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("environment steps")
-    labelled = max(axes.ravel()[: len(courses)], key=lambda axis: len(axis.patches))
-    figure.legend(*labelled.get_legend_handles_labels(), loc="outside upper right", ncols=len(seeds), frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
 
 
 def _draw_returns(axis: Axes, episodes: dict[str, NDArray[np.float64]]) -> None:
@@ -245,7 +188,8 @@ def _shade(axis: Axes, spans: list[_Span], parameters: Sequence[str], *, labelle
             )
 
 
-def _short(number: float, _: Any) -> str:
+def short_number(number: float, _: Any) -> str:
+    """A number of steps for an axis: ``"300k"``, ``"2M"``."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:g}{letter}"
@@ -308,7 +252,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0)
-    axes[-1].xaxis.set_major_formatter(FuncFormatter(_short))
+    axes[-1].xaxis.set_major_formatter(FuncFormatter(short_number))
     if isinstance(config, Config):
         spans = _spans(comparison, length)
         for i, axis in enumerate(axes):

@@ -7,20 +7,47 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from agents.build import find_wrapper, make_env
 from agents.commands import Parser, given, run_command
 from agents.config import Config
 from agents.errors import UserError
-from agents.figures import Course, draw_courses
+from agents.figures import short_number
 from agents.options import add_change_options, make_config
 from agents.plan import parse_seeds
+from envs.changes import Change
+from envs.schedules import LogUniform
 
 _MOST_PHASES = 100_000
 _SHOWN = 10  # phases that are printed
+_IN_ONE_COLUMN = 4  # panels; from so many on there are two columns
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a parameter goes through.
+
+    Attributes:
+        change: The parameter and its schedule.
+        period: Steps of a phase, over all environments.
+        timesteps: Of a run, over all environments.
+        values: Of each phase, for each seed.
+    """
+
+    change: Change
+    period: int
+    timesteps: int
+    values: list[list[float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +82,7 @@ def _preview(args: argparse.Namespace) -> int:
         chosen.schedule = schedule
         courses += _courses([make_config(chosen, "ppo", seed) for seed in seeds])
     try:
-        draw_courses(courses, seeds, args.output)
+        _draw(courses, seeds, args.output)
     except (OSError, ValueError) as error:  # matplotlib's for an ending it does not know
         raise UserError(f"cannot write '{args.output}': {error}") from error
     _print(courses)
@@ -77,6 +104,36 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
         Course(change, config.period, config.timesteps, [[of_phase[change.name] for of_phase in each] for each in forecasts])
         for change in wrappers[0].changes
     ]
+
+
+def _draw(courses: Sequence[Course], seeds: Sequence[int], path: Path) -> None:
+    """Draws the values over the steps of a run, a panel for each course."""
+    columns = 1 if len(courses) < _IN_ONE_COLUMN else 2
+    rows = math.ceil(len(courses) / columns)
+    figure = Figure(figsize=(4.5 + 4.5 * columns, 0.8 + 1.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.ravel()[len(courses) :]:
+        axis.set_visible(False)
+    for axis, course in zip(axes.ravel(), courses, strict=False):
+        edges = np.minimum(np.arange(len(course.values[0]) + 1) * course.period, course.timesteps)
+        drawn = course.values if len({*map(tuple, course.values)}) > 1 else course.values[:1]  # all the same: no seed matters
+        for seed, of_seed in zip(seeds, drawn, strict=False):
+            axis.stairs(of_seed, edges, baseline=None, linewidth=1.3, label=f"seed {seed}" if len(drawn) > 1 else "every seed")
+        axis.set_title(textwrap.fill(repr(course.change.schedule), 75), fontsize=8)
+        unit = "" if course.change.unit == "1" else f"\n({course.change.unit})"
+        axis.set_ylabel(course.change.name + unit, fontsize=9)
+        if getattr(course.change.schedule, "scale", None) == "log" or isinstance(course.change.schedule, LogUniform):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_major_formatter(FuncFormatter(short_number))
+        axis.set_xlim(0, course.timesteps)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("environment steps")
+    labelled = max(axes.ravel()[: len(courses)], key=lambda axis: len(axis.patches))
+    figure.legend(*labelled.get_legend_handles_labels(), loc="outside upper right", ncols=len(seeds), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def _print(courses: Sequence[Course]) -> None:
