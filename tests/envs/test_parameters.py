@@ -426,6 +426,17 @@ def test_gravity_and_its_tilt_act_together_in_either_order():
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-12)
 
 
+def test_each_of_several_has_a_sequence_of_its_own_and_the_first_the_one_it_has_alone():
+    def shares(*names):
+        uniform = {"schedule": "uniform", "low": 1.0, "high": 2.0}
+        env = envs.NonStationary(gymnasium.make("Ant-v5"), {name: uniform for name in names}, seed=0)
+        return [list(column) for column in zip(*(each.values() for each in env.forecast(6)), strict=True)]
+
+    friction, gravity, strength = shares("friction", "gravity", "strength")
+    assert [friction] == shares("friction")
+    assert len({*friction, *gravity, *strength}) == 18
+
+
 def test_masses_of_a_body_and_of_all_multiply():
     two = {"mass": {"low": 2.0, "high": 2.0}, "mass:torso": {"low": 3.0, "high": 3.0}}
     env = envs.NonStationary(gymnasium.make("Ant-v5"), two)
@@ -486,6 +497,17 @@ def test_a_delay_that_shrinks_lets_the_newest_action_in_and_one_that_grows_repea
         arrived.append(round(float(env.unwrapped.data.ctrl[0]) * 20))
     # Delay 2 for steps 1 to 4, none for 5 to 8, 3 for 9 to 12.
     assert arrived == [0, 0, 1, 2, 5, 6, 7, 8, 6, 7, 8, 9]
+
+
+def test_no_action_of_an_episode_arrives_in_the_next():
+    env = walking_through([2.0], "action_delay", "ant-nonstationary-v0")
+    for _ in range(2):
+        env.reset()
+        arrived = []
+        for _ in range(4):
+            env.step(np.full(8, 0.5, np.float32))
+            arrived.append(env.unwrapped.data.ctrl[0])
+        assert arrived == [0, 0, 0.5, 0.5]
 
 
 def test_delays_are_drawn_as_whole_numbers_each_as_often():

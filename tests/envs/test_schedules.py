@@ -224,16 +224,20 @@ def test_options_that_are_the_defaults_are_left_out_of_a_description():
     }
 
 
-def test_a_schedule_of_ones_own_is_known_by_its_name():
-    class Twice(Schedule, name="twice"):
+def test_a_schedule_of_ones_own_is_known_by_its_name_and_begins_without_a_state():
+    class Count(Schedule, name="count"):
         def draw(self, at):
-            return min(2.0 * at.low * (1 + at.phase), at.high), None
+            number = 1 if at.state is None else at.state + 1
+            return min(at.low * number, at.high), number
 
     try:
-        env = envs.NonStationary(gymnasium.make("Ant-v5"), schedule="twice", low=0.1, high=0.5)
-        assert env.value == 0.2
+        env = envs.NonStationary(gymnasium.make("Ant-v5"), schedule="count", low=0.1, high=0.25, period=1, change_at="now")
+        for _ in range(2):
+            env.reset(seed=0)
+            values = [env.step(np.zeros(8))[4]["friction"] for _ in range(4)]
+            assert values == pytest.approx([0.1, 0.2, 0.25, 0.25])
     finally:
-        del SCHEDULES["twice"]
+        del SCHEDULES["count"]
 
 
 @pytest.mark.parametrize("schedule", ["log_uniform", *({"name": n, "scale": "log"} for n in ("sine", "random_walk", "saw"))])
