@@ -429,7 +429,7 @@ def test_gravity_and_its_tilt_act_together_in_either_order():
 def test_each_of_several_has_a_sequence_of_its_own_and_the_first_the_one_it_has_alone():
     def shares(*names):
         uniform = {"schedule": "uniform", "low": 1.0, "high": 2.0}
-        env = envs.NonStationary(gymnasium.make("Ant-v5"), {name: uniform for name in names}, seed=0)
+        env = envs.NonStationary(gymnasium.make("Ant-v5"), dict.fromkeys(names, uniform), seed=0)
         return [list(column) for column in zip(*(each.values() for each in env.forecast(6)), strict=True)]
 
     friction, gravity, strength = shares("friction", "gravity", "strength")
