@@ -12,8 +12,9 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs
-from agents import report
+from agents import report, train
 from agents.config import Config
+from agents.options import make_config
 
 SMALL = ["--n-envs", 4, "--set", "rollout_steps=512", "--set", "batch_size=64", "--set", "n_epochs=2"]
 SMALL += ["--set", "net_arch=[16,12]", "--timesteps", 4096, "--period", 800]
@@ -84,6 +85,20 @@ def test_a_schedule_from_a_file_is_kept_in_the_configuration(command, tmp_path):
     assert [phase["friction"] for phase in phases][:3] == [0.5, 1.5, 0.5]
 
 
+def config_of(*options):
+    return make_config(train._parser().parse_args(list(options)), "cbp", 0)
+
+
+def test_options_of_a_parameter_may_have_commas_of_their_own(tmp_path):
+    (tmp_path / "course.csv").write_text("0.5\n1.5\n")
+    schedule = json.dumps({"name": "file", "path": str(tmp_path / "course.csv")})
+    config = config_of("--env", "Hopper-v5", "--param", f"friction,schedule={schedule},factor=true", "--param", "gravity")
+    values = {"name": "list", "values": [0.5, 1.5]}
+    assert config.param == {"friction": {"schedule": values, "factor": True}, "gravity": {}}
+    config = config_of("--env", "Hopper-v5", "--schedule", "list,values=[0.1,1,0.5],at_end=hold")
+    assert config.change == {"schedule": {"name": "list", "values": [0.1, 1.0, 0.5], "at_end": "hold"}}
+
+
 def test_swimmer_changes_its_viscosity_by_default(command, tmp_path):
     assert command("--env", "swimmer-nonstationary", *SMALL, "--run-dir", tmp_path / "run") == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -95,10 +110,7 @@ def test_swimmer_changes_its_viscosity_by_default(command, tmp_path):
     [("ant-stationary", 50_000_000), ("hopper-stationary", 100_000_000), ("walker2d-stationary-v0", 100_000_000)],
 )
 def test_the_papers_stationary_settings_are_presets(env, steps):
-    from agents import train
-    from agents.options import make_config
-
-    config = make_config(train._parser().parse_args(["--env", env, "--preset", "paper"]), "cbp", 0)
+    config = config_of("--env", env, "--preset", "paper")
     assert (config.timesteps, config.n_envs, config.period, config.params, config.env_kwargs) == (steps, 1, None, (), {})
 
 

@@ -236,6 +236,7 @@ def test_a_schedule_of_ones_own_is_known_by_its_name_and_begins_without_a_state(
             env.reset(seed=0)
             values = [env.step(np.zeros(8))[4]["friction"] for _ in range(4)]
             assert values == pytest.approx([0.1, 0.2, 0.25, 0.25])
+        assert draw(Chain((Count(), Count()), (2,)), 4, low=0.1) == pytest.approx([0.1, 0.2, 0.1, 0.2])
     finally:
         del SCHEDULES["count"]
 
