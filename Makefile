@@ -33,5 +33,5 @@ clean:
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[data,sweep,test,lint]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[data,sweep,video,test,lint]'
 	touch $@

@@ -79,6 +79,18 @@ class Checkpoint:
     state: dict[str, Any]
 
     @contextmanager
+    def opened(self) -> Iterator[dict[str, Any]]:
+        """Gives the state to whom it is loaded into.
+
+        Raises:
+            UserError: It does not fit what it is loaded into.
+        """
+        try:
+            yield self.state
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise UserError(f"checkpoint '{self.path}' is not one of this run: {' '.join(str(error).split())}") from error
+
+    @contextmanager
     def going_on(self) -> Iterator[dict[str, Any]]:
         """Gives the state to whom it is loaded into; sets the global random generators at the end.
 
@@ -88,13 +100,11 @@ class Checkpoint:
         Raises:
             UserError: It does not fit what it is loaded into.
         """
-        try:
-            made_by = self.state["made_by"]
+        with self.opened() as state:
+            made_by = state["made_by"]
             differing = [f"{name} {made_by[name]}, not {now}" for name, now in _made_by().items() if made_by[name] != now]
-            yield self.state
-            _load_random(self.state["random"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise UserError(f"checkpoint '{self.path}' is not one of this run: {' '.join(str(error).split())}") from error
+            yield state
+            _load_random(state["random"])
         if differing:
             warnings.warn(f"the run goes on, but not to the bit; it was made with {', '.join(differing)}", stacklevel=2)
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import envs
 from agents import checkpoint_files, logs
-from agents.build import make_model, make_vec_env
+from agents.build import make_env, make_model, make_vec_env
 from agents.checkpoint_files import to_arrays
 from agents.config import Config
+from agents.errors import UserError
 from agents.ppo import PPO
 from agents.run_folder import RunFolder
 
@@ -83,6 +89,62 @@ def load(folder: RunFolder, config: Config, recorders: Mapping[str, Recorder]) -
     return model
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A policy as it was at a checkpoint, with what it met there.
+
+    Attributes:
+        policy: On the CPU, its method and its optimizer left out of account.
+        normalize: What the run does to observations before the policy sees them.
+        steps: Environment steps of the run, over all environments.
+        phase: Of the first environment; None where the run does not change.
+        values: Of each parameter that changes, in that phase.
+    """
+
+    policy: ActorCriticPolicy
+    normalize: Callable[[NDArray[Any]], NDArray[Any]]
+    steps: int
+    phase: int | None
+    values: dict[str, float]
+
+
+def load_policy(folder: RunFolder, config: Config) -> Trained:
+    """The policy of the newest checkpoint that is whole. Needs no lock and changes nothing: the run may be at work.
+
+    Warns:
+        UserWarning: A checkpoint is damaged, and the one before it is taken.
+
+    Raises:
+        UserError: There is no checkpoint, every one is damaged, or it belongs to another run.
+    """
+    found = checkpoint_files.read_newest(folder)
+    if found is None:
+        raise UserError(
+            f"'{folder.path}' has no checkpoint yet; one is written every {config.checkpoint_minutes:g} minutes and at the end"
+        )
+    config = replace(config, n_envs=1, device="cpu")
+    vec_env: VecEnv = DummyVecEnv([partial(make_env, config)])
+    if config.normalize:
+        vec_env = VecNormalize(vec_env, training=False)
+    model = make_model(config, vec_env)
+    with found.opened() as state:
+        model.policy.load_state_dict(state["model"]["policy"])
+        environments = to_arrays(state["environments"])
+        if isinstance(vec_env, VecNormalize):
+            _load_statistics(vec_env, environments["normalizer"])
+        of_first = [layer["schedule"] for layer in environments["each"][0] if layer["class"] == "NonStationary"]
+        values = {
+            name: change["value"] for each in of_first for name, change in zip(config.params, each["changes"], strict=True)
+        }
+        return Trained(
+            policy=model.policy,
+            normalize=vec_env.normalize_obs if isinstance(vec_env, VecNormalize) else np.asarray,  # type: ignore[arg-type]
+            steps=state["model"]["counters"]["num_timesteps"],
+            phase=of_first[0]["phase"] if of_first else None,
+            values=values,
+        )
+
+
 def _save_model(model: PPO) -> dict[str, Any]:
     return {
         "counters": {name: getattr(model, name) for name in _COUNTERS},
@@ -122,10 +184,13 @@ def _load_environments(model: PPO, state: dict[str, Any]) -> None:
     for env, saved in zip(_each(vec_env), state["each"], strict=True):
         envs.load_state(env, saved)
     if isinstance(vec_env, VecNormalize):
-        normalizer = state["normalizer"]
-        for statistics, saved in ((vec_env.obs_rms, normalizer["observations"]), (vec_env.ret_rms, normalizer["rewards"])):
-            vars(statistics).update({name: saved[name] for name in vars(statistics)})
-        vec_env.returns = normalizer["returns"]
+        _load_statistics(vec_env, state["normalizer"])
+        vec_env.returns = state["normalizer"]["returns"]
+
+
+def _load_statistics(vec_env: VecNormalize, normalizer: dict[str, Any]) -> None:
+    for statistics, saved in ((vec_env.obs_rms, normalizer["observations"]), (vec_env.ret_rms, normalizer["rewards"])):
+        vars(statistics).update({name: saved[name] for name in vars(statistics)})
 
 
 def _each(vec_env: VecEnv | None) -> list[Any]:

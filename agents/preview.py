@@ -26,7 +26,6 @@ from agents.figures import short_number
 from agents.options import add_change_options, make_config
 from agents.plan import parse_seeds
 from envs.changes import Change
-from envs.schedules import LogUniform
 
 _MOST_PHASES = 100_000
 _SHOWN = 10  # phases that are printed
@@ -122,7 +121,7 @@ def _draw(courses: Sequence[Course], seeds: Sequence[int], path: Path) -> None:
         axis.set_title(textwrap.fill(repr(course.change.schedule), 75), fontsize=8)
         unit = "" if course.change.unit == "1" else f"\n({course.change.unit})"
         axis.set_ylabel(course.change.name + unit, fontsize=9)
-        if getattr(course.change.schedule, "scale", None) == "log" or isinstance(course.change.schedule, LogUniform):
+        if course.change.schedule.logarithmic:
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.yaxis.set_minor_formatter(NullFormatter())

@@ -136,6 +136,26 @@ class RunFolder:
             yield
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Gives the name of a file to write, beside another whose name it gets at the end; an error, or Ctrl-C, leaves nothing.
+
+    Raises:
+        UserError: The other file exists already, or cannot be written.
+    """
+    if path.exists():
+        raise UserError(f"'{path}' exists already")
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        temporary.touch()
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON so that the file is at any moment either the old one or the whole new one."""
     write_atomically(path, json.dumps(data, indent=2) + "\n")

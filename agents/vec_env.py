@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
-_MOST_THREADS = 4  # Gymnasium's Ant keeps the lock for a quarter of its step
+MOST_THREADS = 4
+"""Unless more are asked for: Gymnasium's Ant keeps the lock for a quarter of its step."""
 
 
 class ThreadedVecEnv(DummyVecEnv):
@@ -48,7 +49,7 @@ class ThreadedVecEnv(DummyVecEnv):
         if n_threads is not None and not (whole and n_threads >= 1):
             raise ValueError(f"n_threads must be a whole number >= 1, or None; got {n_threads!r}")
         super().__init__(env_fns)
-        self.n_threads = min(self.num_envs, n_threads or min(_MOST_THREADS, torch.get_num_threads()))
+        self.n_threads = min(self.num_envs, n_threads or min(MOST_THREADS, torch.get_num_threads()))
         # The thread that calls step() is one of them.
         self._threads = ThreadPoolExecutor(self.n_threads - 1, "environments") if self.n_threads > 1 else None
 

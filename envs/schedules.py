@@ -84,6 +84,11 @@ class Schedule(ABC):
         """Whether values come from the range; else they are the schedule's own."""
         return True
 
+    @property
+    def logarithmic(self) -> bool:
+        """Whether it goes through the logarithms of values."""
+        return getattr(self, "scale", None) == "log"
+
     def own_values(self) -> tuple[float, ...]:
         """The values that do not come from a range, for a check of the parameter's bounds."""
         return ()
@@ -160,6 +165,11 @@ class LogUniform(Schedule, name="log_uniform"):
         """exp(U(log low, log high))."""
         value = math.exp(at.generator.uniform(math.log(at.low), math.log(at.high)))
         return at.kept(value), None  # exp(log(x)) can miss x by a rounding error
+
+    @property
+    def logarithmic(self) -> bool:
+        """True."""
+        return True
 
     def check_range(self, low: float) -> None:
         """The range must be above 0."""

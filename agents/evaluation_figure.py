@@ -1,0 +1,59 @@
+"""Draws return against the value of a parameter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from agents.checkpoints import Trained
+from agents.config import Config
+from agents.held import HeldParameter
+from agents.playing import MODES, Episode
+
+_COLOURS = dict(zip(MODES, ("#0072b2", "#d55e00"), strict=True))
+
+
+def draw_evaluation(episodes: list[Episode], config: Config, trained: Trained, held: HeldParameter, path: Path) -> None:
+    """Draws the return of each episode, and the mean of each mode, over the values.
+
+    Args:
+        episodes: What was played.
+        config: Of the run.
+        trained: The policy.
+        held: The parameter that differs.
+        path: The file to write; its ending says how.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axis: Axes = figure.subplots()
+    number = 1 + max(episode.number for episode in episodes)
+    for mode, colour in _COLOURS.items():
+        of_mode = [episode for episode in episodes if episode.mode == mode]
+        values = sorted({episode.value for episode in of_mode})
+        axis.plot(
+            [episode.value for episode in of_mode],
+            [episode.total for episode in of_mode],
+            ".",
+            markersize=4,
+            alpha=0.5,
+            color=colour,
+        )
+        means = [np.mean([episode.total for episode in of_mode if episode.value == value]) for value in values]
+        axis.plot(values, means, "o-", markersize=5, linewidth=1.5, color=colour, label=f"{mode}, mean of {number}")
+    axis.plot([], [], ".", markersize=4, color="grey", label="episode")
+    if held.current is not None:
+        words = f"current phase {trained.phase}: {held.current:.3g}"
+        axis.axvline(held.current, color="0.4", linestyle="--", linewidth=1, zorder=0, label=words)
+    if held.logarithmic([episode.value for episode in episodes]):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel(held.name if held.change.unit == "1" else f"{held.name} ({held.change.unit})")
+    axis.set_ylabel("episode return")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(f"{config.env}   method {config.method}   seed {config.seed}   {trained.steps:,} steps", fontsize=11)
+    figure.savefig(path, dpi=120)
