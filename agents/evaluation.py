@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 
-from agents import evaluate, video
+from agents import video
 from agents.checkpoints import Trained, load_policy
 from agents.commands import Parser, given, run_command
 from agents.config import Config, check_whole
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str] | None, renderer: str | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description = str(evaluate.__doc__).split("\n\n")[0]
+    description = "Plays the policy of a run over a grid of values of a parameter, draws its return over them, and films it."
     parser = Parser(prog="python -m agents.evaluate", description=description, allow_abbrev=False)
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="run folder of agents.train; the run may be at work")

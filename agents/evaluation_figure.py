@@ -15,6 +15,7 @@ from agents.held import HeldParameter
 from agents.playing import MODES, Episode
 
 _COLOURS = dict(zip(MODES, ("#0072b2", "#d55e00"), strict=True))
+_MOST_TICKS = 12  # as many values as have room for a number each on a logarithmic axis
 
 
 def draw_evaluation(episodes: list[Episode], config: Config, trained: Trained, held: HeldParameter, path: Path) -> None:
@@ -29,10 +30,10 @@ def draw_evaluation(episodes: list[Episode], config: Config, trained: Trained, h
     """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis: Axes = figure.subplots()
+    values = sorted({episode.value for episode in episodes})
     number = 1 + max(episode.number for episode in episodes)
     for mode, colour in _COLOURS.items():
         of_mode = [episode for episode in episodes if episode.mode == mode]
-        values = sorted({episode.value for episode in of_mode})
         axis.plot(
             [episode.value for episode in of_mode],
             [episode.total for episode in of_mode],
@@ -45,11 +46,14 @@ def draw_evaluation(episodes: list[Episode], config: Config, trained: Trained, h
         axis.plot(values, means, "o-", markersize=5, linewidth=1.5, color=colour, label=f"{mode}, mean of {number}")
     axis.plot([], [], ".", markersize=4, color="grey", label="episode")
     if held.current is not None:
-        words = f"current phase {trained.phase}: {held.current:.3g}"
-        axis.axvline(held.current, color="0.4", linestyle="--", linewidth=1, zorder=0, label=words)
-    if held.logarithmic([episode.value for episode in episodes]):
+        axis.axvline(held.current, color="0.4", linestyle="--", linewidth=1, zorder=0)
+        words, place = f"current phase {trained.phase}:\n{held.shown(held.current)}", (held.current, 1.01)
+        axis.annotate(words, place, xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
+    if held.logarithmic(values):
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        if len(values) <= _MOST_TICKS:
+            axis.set_xticks(values)
         axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel(held.name if held.change.unit == "1" else f"{held.name} ({held.change.unit})")
     axis.set_ylabel("episode return")

@@ -61,7 +61,7 @@ def play(trained: Trained, make_env: MakeEnv, values: Sequence[float], episodes:
     """
     seeds = episode_seeds(seed, episodes)
     played: list[Episode] = []
-    torch.manual_seed(seed)
+    torch.manual_seed(seeds[0])
     with _single_thread() as n_threads, tqdm(total=len(MODES) * len(values) * episodes, unit="episode") as bar:
         for mode in MODES:
             tasks = [(value, number) for value in values for number in range(episodes)]

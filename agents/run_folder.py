@@ -143,17 +143,18 @@ def new_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: The other file exists already, or cannot be written.
     """
-    if path.exists():
-        raise UserError(f"'{path}' exists already")
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
+        if path.exists():
+            raise UserError(f"'{path}' exists already")
         temporary.touch()
-        yield temporary
-        temporary.rename(path)
+        try:
+            yield temporary
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write '{path}': {error.strerror or ' '.join(str(error).split())}") from error
 
 
 def write_json(path: Path, data: Any) -> None:
