@@ -243,7 +243,7 @@ def test_table_picture_and_episodes_of_a_run_that_is_at_work(command, run, capsy
     assert after.keys() - before.keys() == {picture, table}
     assert {path: after[path] for path in before} == before
     assert imread(picture).shape[0] > 500
-    assert imread(picture).std() > 0.1  # not an empty picture
+    assert imread(picture).std() > 0.05  # not an empty picture
     episodes = rows(table)
     assert len(episodes) == 2 * 4 * 2
     assert sorted({float(row["value"]) for row in episodes}) == pytest.approx(np.geomspace(0.1, 2, 4))
@@ -294,9 +294,13 @@ def test_ctrl_c_leaves_nothing(run, tmp_path):
 
 
 def test_a_file_that_cannot_be_finished_is_not_left(tmp_path):
-    with pytest.raises(UserError, match=r"cannot write '.*picture': No space left"), new_file(tmp_path / "picture") as new:
-        new.write_text("half")
-        Path("/dev/full").write_text("more")
+    def write():
+        with new_file(tmp_path / "picture") as new:
+            new.write_text("half")
+            Path("/dev/full").write_text("more")
+
+    with pytest.raises(UserError, match=r"cannot write '.*picture': No space left"):
+        write()
     assert not list(tmp_path.iterdir())
 
 
@@ -306,6 +310,14 @@ def test_a_file_that_cannot_be_finished_is_not_left(tmp_path):
 def renders(name):
     code = f"from agents.video import choose_renderer; choose_renderer({name!r})"
     return not subprocess.run([sys.executable, "-c", code], env=CLEAN, capture_output=True, check=False).returncode
+
+
+def decode(film):
+    """The pictures of a film in a second, and all of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # ImageIO leaves the pipes to its decoder open
+        with imageio.get_reader(film) as reader:
+            return reader.get_meta_data()["fps"], [frame.astype(int) for frame in reader]
 
 
 @pytest.mark.parametrize("name", ["egl", "osmesa"])
@@ -322,8 +334,7 @@ def test_a_film_shows_an_episode_under_each_value_with_the_value_in_the_picture(
     assert content(run) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "grid.csv", "grid.png"]
 
-    with imageio.get_reader(film) as reader:
-        rate, frames = reader.get_meta_data()["fps"], [frame.astype(int) for frame in reader]
+    rate, frames = decode(film)
     # Hopper has 125 steps a second: each 5th, and the last, and then that for half a second.
     lengths = [int(row["length"]) for row in rows(tmp_path / "grid.csv") if row["mode"] == "deterministic"]
     numbers = [1 + -(-length // 5) + 12 for length in lengths]
@@ -334,8 +345,9 @@ def test_a_film_shows_an_episode_under_each_value_with_the_value_in_the_picture(
     moved = np.abs(frames[numbers[0] - 1] - first)
     assert moved[100:].mean() > 1  # it falls
     between = np.abs(second - first)
-    assert between[:70, :250].mean() > 2  # another value is written there
-    assert between[100:].mean() < 0.5  # the same start
+    # The start is the same, up to what the encoder loses; what is written above it is another value.
+    assert (between[:40] > 100).any()
+    assert not (between[100:] > 100).any()
 
 
 def test_without_values_a_film_shows_both_ends_and_the_value_of_now_and_can_be_made_later(run, tmp_path):
@@ -352,9 +364,10 @@ def test_without_values_a_film_shows_both_ends_and_the_value_of_now_and_can_be_m
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"Done: {film}"
     assert content(tmp_path / "run") == before
-    with imageio.get_reader(film) as reader:
-        boxes = [int((frame[20] < 20).all(axis=1)[:400].sum()) for frame in reader]
-    assert len(set(boxes)) >= 3
+    starts = [
+        i for i, frame in enumerate(frames := decode(film)[1]) if i == 0 or np.abs(frame - frames[i - 1])[150:].mean() > 8
+    ]
+    assert len(starts) == 3
     again = process(tmp_path / "run", *grid, "--record", film)
     assert (again.returncode, again.stderr) == (2, f"error: '{film}' exists already\n")
 
