@@ -23,7 +23,7 @@ MODES = ("deterministic", "stochastic")
 MakeEnv = Callable[[float], gymnasium.Env[Any, Any]]
 """Makes an environment that stays at a value."""
 
-_TOGETHER = 64  # episodes
+_TOGETHER = 16  # episodes
 _LEAST_ROWS = 8  # fewer than 5 take other kernels of torch
 
 

@@ -60,7 +60,7 @@ def choose_renderer(wanted: str | None, among: Sequence[str] = tuple(_PACKAGES))
     Raises:
         UserError: None works.
     """
-    for name in [wanted] if wanted else among:
+    for name in [wanted.strip().lower()] if wanted else among:
         environment = {**os.environ, "MUJOCO_GL": name}
         if not subprocess.run([sys.executable, "-c", _RENDER], env=environment, capture_output=True, check=False).returncode:  # noqa: S603
             os.environ["MUJOCO_GL"] = name
