@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import learn, preview, report, sweep, train
+from agents import evaluation, learn, preview, report, sweep, train
 from agents.options import make_config
 from agents.plan import parse_seeds
 from agents.supervised.options import make_configs
@@ -36,7 +36,7 @@ def test_a_command_exists(command):
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
         return
     assert words[:2] == ["python", "-m"]
-    commands = {"train": train, "learn": learn, "sweep": sweep, "report": report, "preview": preview}
+    commands = {"train": train, "learn": learn, "sweep": sweep, "report": report, "preview": preview, "evaluate": evaluation}
     arguments = commands[words[2].removeprefix("agents.")]._parser().parse_args(words[3:])
     if words[2] == "agents.learn":
         assert make_configs(arguments, [arguments.method], parse_seeds(arguments.seeds))
