@@ -17,6 +17,7 @@ from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
+from agents.commands import progress_bar
 from agents.dashboard import write_note
 from agents.plasticity import PlasticityCallback as PlasticityCallback
 from agents.policies import replaced_units
@@ -236,15 +237,7 @@ class ProgressCallback(BaseCallback):
         self._phases = phases
 
     def _on_training_start(self) -> None:
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=self._total,
-            initial=self.num_timesteps,
-            unit=" steps",
-            unit_scale=True,
-            mininterval=0.5 if terminal else 30,
-            dynamic_ncols=terminal,
-        )
+        self._bar = progress_bar(self._total, self.num_timesteps, unit=" steps", unit_scale=True)
 
     def _on_step(self) -> bool:
         self._bar.update(self.num_timesteps - self._bar.n)

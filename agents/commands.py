@@ -54,6 +54,19 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # above the progress bar
 
 
+def progress_bar(total: int, initial: int = 0, **options: Any) -> tqdm[Any]:
+    """A progress bar on standard error; where that is no terminal, a line twice a minute.
+
+    Args:
+        total: What there is to do.
+        initial: How much of it is done.
+        **options: Further ones of ``tqdm``.
+    """
+    terminal = sys.stderr.isatty()
+    often = 0.5 if terminal else 30
+    return tqdm(total=total, initial=initial, mininterval=often, dynamic_ncols=terminal, **options)
+
+
 def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
     """Adds the options that runs of all kinds have.
 

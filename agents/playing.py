@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents.checkpoints import Trained
+from agents.commands import progress_bar
 from agents.vec_env import MOST_THREADS, ThreadedVecEnv
 
 MODES = ("deterministic", "stochastic")
@@ -62,7 +63,7 @@ def play(trained: Trained, make_env: MakeEnv, values: Sequence[float], episodes:
     seeds = episode_seeds(seed, episodes)
     played: list[Episode] = []
     torch.manual_seed(seeds[0])
-    with _single_thread() as n_threads, tqdm(total=len(MODES) * len(values) * episodes, unit="episode") as bar:
+    with _single_thread() as n_threads, progress_bar(len(MODES) * len(values) * episodes, unit=" episodes") as bar:
         for mode in MODES:
             tasks = [(value, number) for value in values for number in range(episodes)]
             for start in range(0, len(tasks), _TOGETHER):
@@ -124,7 +125,8 @@ def _play_all(
         observations, rewards, dones, _ = vec_env.step(act(trained, np.asarray(observations), mode))
         totals[playing] += rewards[playing]
         lengths += playing
-        bar.update(int((playing & dones).sum()))
+        if ended := int((playing & dones).sum()):
+            bar.update(ended)
         playing = ~dones
     return totals, lengths
 

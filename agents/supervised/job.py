@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from itertools import groupby
@@ -12,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.logger import Logger
-from tqdm import tqdm
 
 from agents import checkpoint_files, dashboard, logs
 from agents.checkpoint_files import Checkpoint, to_arrays
-from agents.commands import use_threads
+from agents.commands import progress_bar, use_threads
 from agents.figures import draw_learning
 from agents.plan import Run
 from agents.results import read_columns
@@ -97,15 +95,8 @@ class _Learning:
 
     def train(self, pauses: Pauses) -> None:
         learner = self._learner
-        terminal = sys.stderr.isatty()
-        bar = tqdm(
-            total=learner.total,
-            initial=learner.done,
-            unit=f" {learner.unit}s",
-            unit_scale=learner.total > 10_000,
-            mininterval=0.5 if terminal else 30,
-            dynamic_ncols=terminal,
-        )
+        long = learner.total > 10_000
+        bar = progress_bar(learner.total, learner.done, unit=f" {learner.unit}s", unit_scale=long)
         since, examples = time.monotonic(), learner.examples
         try:
             while learner.done < learner.total:
