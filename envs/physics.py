@@ -153,7 +153,7 @@ def _joints(model: mujoco.MjModel) -> dict[str, list[int]]:
     What is left out lets the whole machine move about in the world.
     """
     one_axis = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-    moved = {i for numbers in _actuators(model).values() for i in model.actuator_trnid[numbers, 0]}
+    moved = set(_targets(model, range(len(model.actuator_trntype)), *_TO_JOINTS))
     held = {i for i in range(model.njnt) if model.body_weldid[model.body_parentid[model.jnt_bodyid[i]]]}
     return {
         model.joint(i).name or f"joint{i}": [i]
@@ -162,17 +162,37 @@ def _joints(model: mujoco.MjModel) -> dict[str, list[int]]:
     }
 
 
+_TO_JOINTS = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
+
+
+def _targets(model: mujoco.MjModel, actuators: Numbers, *transmissions: mujoco.mjtTrn) -> list[int]:
+    """What some of these actuators act on, those of some kinds of transmission."""
+    kinds = [int(transmission) for transmission in transmissions]
+    return [int(model.actuator_trnid[i, 0]) for i in actuators if model.actuator_trntype[i] in kinds]
+
+
 def _actuators(model: mujoco.MjModel) -> dict[str, list[int]]:
-    """Actuators of joints whose force is affine in control, position and velocity, by the name of the joint."""
+    """Actuators whose force is affine in control, position and velocity, by the name of the joint; of others by their own."""
     gains = (int(mujoco.mjtGain.mjGAIN_FIXED), int(mujoco.mjtGain.mjGAIN_AFFINE))
     biases = (int(mujoco.mjtBias.mjBIAS_NONE), int(mujoco.mjtBias.mjBIAS_AFFINE))
     found: dict[str, list[int]] = {}
-    for i in range(model.nu):
-        affine = model.actuator_gaintype[i] in gains and model.actuator_biastype[i] in biases
-        if affine and model.actuator_trntype[i] == int(mujoco.mjtTrn.mjTRN_JOINT):
-            joint = model.actuator_trnid[i, 0]
-            found.setdefault(model.joint(joint).name or f"joint{joint}", []).append(i)
+    for i in range(len(model.actuator_trntype)):
+        if model.actuator_gaintype[i] in gains and model.actuator_biastype[i] in biases:
+            joints = _targets(model, [i], *_TO_JOINTS)
+            name = model.joint(joints[0]).name or f"joint{joints[0]}" if joints else model.actuator(i).name or f"actuator{i}"
+            found.setdefault(name, []).append(i)
     return found
+
+
+def _forces(model: mujoco.MjModel, actuators: Numbers) -> list[_Place]:
+    """What the forces of actuators are computed from, and the limits that they, their joints and their tendons have."""
+    return [
+        _Place("actuator_gainprm", np.s_[list(actuators), :3]),
+        _Place("actuator_biasprm", np.s_[list(actuators), :3]),
+        _Place("actuator_forcerange", list(actuators)),
+        _Place("jnt_actfrcrange", sorted(set(_targets(model, actuators, *_TO_JOINTS)))),
+        _Place("tendon_actfrcrange", sorted(set(_targets(model, actuators, mujoco.mjtTrn.mjTRN_TENDON)))),
+    ]
 
 
 def _has_friction(model: mujoco.MjModel) -> bool:
@@ -312,7 +332,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Physics(
         name="strength",
-        meaning="force of all actuators, or of one joint's, as a multiple of their own; 0 is paralysis",
+        meaning="force of all actuators, or of one joint's, as a multiple of their own, limits too; 0 is paralysis",
         unit="1",
         lowest=0.0,
         highest=math.inf,
@@ -320,11 +340,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         high=1.0,
         schedule="uniform",
         by_factor=True,
-        needs="an actuator of a joint with affine force (such as a motor)",
-        places=lambda _, actuators: [
-            _Place("actuator_gainprm", np.s_[list(actuators), :3]),
-            _Place("actuator_biasprm", np.s_[list(actuators), :3]),
-        ],
+        needs="an actuator with affine force (such as a motor)",
+        places=_forces,
         parts_of=_actuators,
         size=lambda _, __: 1.0,
     ),

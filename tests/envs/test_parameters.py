@@ -374,6 +374,27 @@ def test_the_strength_of_one_joint_changes_alone_down_to_paralysis():
     assert torques[1].tolist() == [150.0] * joint + [75.0] + [150.0] * 2
 
 
+def test_strength_also_scales_forces_at_their_limits_and_those_of_tendons(tmp_path):
+    source = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "ant.xml"
+    motor = '<motor ctrllimited="true" ctrlrange="-1.0 1.0" joint="{}" gear="150"/>'.format
+    text = source.read_text().replace('name="ankle_4"', 'name="ankle_4" actuatorfrcrange="-5 5"')
+    for joint, other in {
+        "hip_4": '<position ctrlrange="-1 1" joint="hip_4" kp="500" dampratio="1" forcerange="-7 7"/>',
+        "hip_1": '<motor ctrlrange="-1 1" name="winch" tendon="cord" gear="16"/>',
+    }.items():
+        assert motor(joint) in text
+        text = text.replace(motor(joint), other)
+    cord = '<tendon><fixed name="cord" actuatorfrcrange="-0.5 0.5"><joint joint="hip_1" coef="1"/></fixed></tendon>'
+    (tmp_path / "limited.xml").write_text(text.replace("</mujoco>", f"{cord}</mujoco>"))
+    for value in (1.0, 0.5, 2.0, 0.0):
+        base = gymnasium.make("Ant-v5", xml_file=str(tmp_path / "limited.xml"))
+        env = envs.NonStationary(base, "strength", {"name": "constant", "value": value})
+        torques = forward(env, control=np.ones(8))[1].qfrc_actuator[6:]
+        own = [8.0, 150.0, 150.0, 150.0, 150.0, 150.0, 7.0, 5.0]  # hip_1 (16 × 0.5), ankle_1, … hip_4, ankle_4
+        np.testing.assert_allclose(torques, value * np.array(own), atol=1e-12)
+    assert "winch" in envs.PARAMETERS["strength"].parts(base.unwrapped.model)
+
+
 def test_the_damping_of_one_joint_in_its_unit():
     env = envs.NonStationary(gymnasium.make("Walker2d-v5"), "damping:leg_joint", low=2.5, high=2.5, factor=False)
     torques = -forward(env, velocity=np.ones(9))[1].qfrc_damper
