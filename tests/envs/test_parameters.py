@@ -293,6 +293,19 @@ def test_the_first_value_brings_back_the_first_trajectory_to_the_bit(name, env_i
     assert np.any(first != other)
 
 
+@pytest.mark.parametrize(("name", "env_id"), PAIRS)
+def test_the_simulation_is_stable_at_both_ends_of_the_default_range(name, env_id):
+    low, high = envs.PARAMETERS[name].low, envs.PARAMETERS[name].high
+    env = walking_through([low, high], name, env_id)
+    actions = np.random.default_rng(0)
+    for _ in phases(env, [low, high], name):
+        for _ in range(60):
+            terminated = env.step(actions.uniform(-0.4, 0.4, env.action_space.shape).astype(np.float32))[2]
+            assert not any(warning.number for warning in env.unwrapped.data.warning)
+            if terminated:
+                env.env.reset()
+
+
 def test_a_body_of_twice_the_mass_is_the_one_that_the_compiler_makes_of_twice_the_density(tmp_path):
     # Constants that follow from masses, such as what softens contacts, are computed anew: else the trajectories would part.
     source = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "ant.xml"
