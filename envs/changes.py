@@ -53,15 +53,15 @@ class Change:
         self.schedule = make_schedule(parameter.schedule if given is None else given)
         bounds = self._bounds(parameter.lowest, parameter.highest)
         for value in self.schedule.own_values():
-            checks.finite(f"{name} in schedule {self.schedule.name!r}", value, *bounds)
+            _check_value(f"{name} in schedule {self.schedule.name!r}", value, bounds, parameter.whole)
         self._low, self._high = math.nan, math.nan
         low, high = options.get("low"), options.get("high")
         if self.schedule.takes_range:
             if self._factor != parameter.by_factor and None in (low, high):
                 words = "multiples of the model's own" if self._factor else f"values in {parameter.unit}"
                 raise ParameterError(f"low and high of {name} must be given, {words}: its defaults are of the other kind")
-            self._low = checks.finite("low", parameter.low if low is None else low, *bounds)
-            self._high = checks.finite("high", parameter.high if high is None else high, *bounds)
+            self._low = _check_value("low", parameter.low if low is None else low, bounds, parameter.whole)
+            self._high = _check_value("high", parameter.high if high is None else high, bounds, parameter.whole)
             if self._low > self._high:
                 raise ParameterError(f"low must be at most high, got low={self._low} and high={self._high}")
             self.schedule.check_range(self._low)
@@ -117,7 +117,8 @@ class Change:
         at = At(phase, self._state if phase else None, low, high, self._generator)
         value, self._state = self.schedule.draw(at)
         if whole:
-            value = float(round(value)) if math.isnan(low) else min(max(float(round(value)), self._low), self._high)
+            drawn = low <= value <= high  # else it is the schedule's own
+            value = min(max(float(round(value)), self._low), self._high) if drawn else value
         self.value = value
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,6 +136,13 @@ class Change:
         if not self._factor or not own:
             return lowest, highest
         return lowest / min(own), highest / max(own)
+
+
+def _check_value(argument: str, value: object, bounds: tuple[float, float], whole: bool) -> float:
+    number = checks.finite(argument, value, *bounds)
+    if whole and not number.is_integer():
+        raise ParameterError(f"{argument} must be a whole number, got {checks.shown(value)}")
+    return number
 
 
 def _check_part(env: gymnasium.Env[Any, Any], parameter: Parameter, part: str | None) -> None:

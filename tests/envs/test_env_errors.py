@@ -64,6 +64,8 @@ def ant():
         ({"parameter": "stiffness"}, "factor=False", "Ant"),
         ({"parameter": "wind"}, "a medium", "Ant"),
         ({"parameter": "action_delay", "high": 1001}, "from 0 to 1000", "got 1001"),
+        ({"parameter": "action_delay", "low": 1.5}, "whole number", "got 1.5"),
+        ({"parameter": "action_delay", "schedule": {"name": "list", "values": [2, 2.5]}}, "whole number", "got 2.5"),
         ({"parameter": "action_noise", "factor": True, "low": 1, "high": 2}, "value of the environment's own", "action_noise"),
         ({"parameter": {}}, "at least one parameter", "got {}"),
         ({"parameter": {"friction": {"lo": 1}}}, "'schedule', 'low', 'high', 'factor'", "'lo'; did you mean 'low'?"),

@@ -556,6 +556,14 @@ def test_delays_are_drawn_as_whole_numbers_each_as_often():
     assert (np.abs(counts - 1000) < 110).all()  # four standard deviations of a binomial: 4·sqrt(4000·¼·¾)
 
 
+def test_a_delay_of_the_schedules_own_may_lie_outside_the_range():
+    schedule = {"name": "chain", "schedules": [{"name": "constant", "value": 9}, "uniform"], "lengths": [2]}
+    env = envs.NonStationary(gymnasium.make("Hopper-v5"), "action_delay", schedule, low=1, high=2, seed=0)
+    delays = [values["action_delay"] for values in env.forecast(50)]
+    assert delays[:2] == [9, 9]
+    assert set(delays[2:]) == {1, 2}
+
+
 # Observed parameters
 
 
