@@ -130,10 +130,11 @@ def mujoco_model(env: gymnasium.Env[Any, Any]) -> mujoco.MjModel:
     raise ParameterError(f"env must be a MuJoCo environment, got {env_name(env)}")
 
 
-def env_name(env: gymnasium.Env[Any, Any]) -> str:
-    """The registered id of an environment, or what it is when it has none."""
-    spec = env.unwrapped.spec if isinstance(env, gymnasium.Env) else None
-    return spec.id if spec is not None else shown(env)
+def env_name(env: object) -> str:
+    """The registered id of an environment, its class when it has none yet, or what it is when it is none."""
+    if not isinstance(env, gymnasium.Env):
+        return shown(env)
+    return type(env.unwrapped).__name__ if env.unwrapped.spec is None else env.unwrapped.spec.id
 
 
 def shown(value: object) -> str:
