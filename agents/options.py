@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from typing import Any
 
 import envs
@@ -78,7 +77,14 @@ def make_change(args: argparse.Namespace) -> tuple[str | dict[str, Any] | None, 
 
 def _name_and_options(text: str) -> tuple[str, dict[str, Any]]:
     """The parts of ``NAME,KEY=VALUE,…``; commas within brackets belong to a value."""
-    name, *options = re.split(r",(?![^\[{]*[\]}])", text)
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    name, *options = parts
     return name, dict(parse_override(option, of=f"'{text}'") for option in options)
 
 
@@ -93,7 +99,9 @@ def _describe_schedule(text: Any) -> Any:
         else:
             description = text
         return make_schedule(description).describe()
-    except (envs.ParameterError, json.JSONDecodeError) as error:
+    except json.JSONDecodeError as error:
+        raise UserError(f"--schedule must be a name with options or JSON, got '{text}': {error}") from error
+    except envs.ParameterError as error:
         raise UserError(f"--schedule: {error}") from error
 
 

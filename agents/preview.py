@@ -83,7 +83,8 @@ def _preview(args: argparse.Namespace) -> int:
     try:
         _draw(courses, seeds, args.output)
     except (OSError, ValueError) as error:  # matplotlib's for an ending it does not know
-        raise UserError(f"cannot write '{args.output}': {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot write '{args.output}': {reason}") from error
     _print(courses)
     print(f"{args.output}: the values of seeds {', '.join(map(str, seeds))}")
     return 0

@@ -49,6 +49,9 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
     assert preview.main([*arguments, "--output", "two.png"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines[:2]] == ["gravity (m/s²)", "strength:leg_joint (times its own)"]
+    nested = 'gravity,schedule={"name":"sum","schedules":["sine",{"name":"list","values":[5,9]}]},low=5,high=15'
+    assert preview.main(["Hopper-v5", "--param", nested, *SHORT, "--output", "nested.png"]) == 0
+    assert "Values(values=(5.0, 9.0), at_end='repeat')))" in capsys.readouterr().out
     schedules = [word for name in ("sine", "saw", "square", "drift", "uniform") for word in ("--schedule", name)]
     assert preview.main(["hopper-nonstationary", *schedules, *SHORT, "--output", "five.png"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
@@ -60,12 +63,12 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
     ("arguments", "words"),
     [
         (["ant-nonstationary", "--output", "there.png"], "'there.png' exists already"),
-        (["ant-nonstationary", "--output", "no/where.png"], "cannot write 'no/where.png'"),
+        (["ant-nonstationary", "--output", "no/where.png"], "cannot write 'no/where.png': No such file"),
         (["ant-nonstationary", "--output", "picture.docx"], "cannot write 'picture.docx'"),
         (["Ant-v5"], "does not change; --period or --param"),
         (["ant-nonstationary", "--schedule", "sin"], "--schedule: schedule must be one of"),
         (["ant-nonstationary", "--schedule", "sine,length"], "'sine,length' takes key=value, got 'length'"),
-        (["ant-nonstationary", "--schedule", '{"name": "sine"'], "--schedule: "),
+        (["ant-nonstationary", "--schedule", '{"name": "sine"'], "--schedule must be a name with options or JSON"),
         (["ant-nonstationary", "--schedule", "file,path=none.csv"], "schedule file 'none.csv' cannot be read"),
         (["ant-nonstationary", "--param", "fricton"], "'fricton'"),
         (["ant-nonstationary", "--param", "friction", "--param", "friction"], "each parameter once"),
@@ -75,7 +78,7 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
         (["ant-nonstationary", "--change-at", "later"], "'episode_end', 'now'"),
         (["CartPole-v1", "--period", "1000"], "must be a MuJoCo environment, got CartPole-v1"),
         (["ant-nonstationary", "--timesteps", "100000000", "--period", "8"], "at most 100,000 periods"),
-        (["swimmer-nonstationary", "--param", "friction"], "friction needs two geoms"),
+        (["swimmer-nonstationary", "--param", "friction"], "condim), which SwimmerEnv lacks"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_no_file(arguments, words, capsys, tmp_path):
