@@ -43,6 +43,9 @@ class _Place:
 
 Numbers = Sequence[int]
 
+_ROUNDING = 1e-9
+"""A share of a force that may be rounding."""
+
 
 @dataclass(frozen=True)
 class Physics(Parameter):
@@ -116,7 +119,7 @@ class Tilt(Parameter):
     def responds(self, env: gymnasium.Env[Any, Any]) -> bool:
         """Whether gravity moves anything in that plane."""
         model = checks.mujoco_model(env)
-        return bool(np.any(model.opt.gravity)) and (_feels(model, (1, 0, 0)) or _feels(model, (0, 0, 1)))
+        return bool(np.any(model.opt.gravity[[0, 2]])) and (_feels(model, (1, 0, 0)) or _feels(model, (0, 0, 1)))
 
     def bind(self, env: gymnasium.Env[Any, Any], part: str | None, *, factor: bool) -> Effect:  # noqa: ARG002
         """The parameter of one environment; changes nothing yet."""
@@ -225,7 +228,9 @@ def _feels(model: mujoco.MjModel, gravity: Sequence[float]) -> bool:
     data = mujoco.MjData(other)
     mujoco.mj_integratePos(other, data.qpos, np.ones(other.nv), 0.1)
     mujoco.mj_forward(other, data)
-    return bool(np.abs(data.qfrc_bias).max(initial=0.0) > mujoco.mjMINVAL)
+    weight = np.abs(data.qfrc_bias).max(initial=0.0)
+    left = np.abs(data.qfrc_bias - data.qfrc_gravcomp).max(initial=0.0)  # what gravity compensation leaves
+    return bool(left > max(mujoco.mjMINVAL, _ROUNDING * weight))
 
 
 def _dofs(model: mujoco.MjModel, joints: Numbers) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Two habits of the published Ant environment that today's Gymnasium does not have."""
+"""Two habits of the published environments that today's Gymnasium does not have."""
 
 from __future__ import annotations
 

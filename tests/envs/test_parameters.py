@@ -408,6 +408,23 @@ def test_strength_also_scales_forces_at_their_limits_and_those_of_tendons(tmp_pa
     assert "winch" in envs.PARAMETERS["strength"].parts(base.unwrapped.model)
 
 
+@pytest.mark.parametrize("name", ["gravity", "gravity_tilt"])
+def test_gravity_is_refused_where_it_is_compensated(name, tmp_path):
+    source = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / "inverted_pendulum.xml"
+    (tmp_path / "floating.xml").write_text(source.read_text().replace("<body ", '<body gravcomp="1" '))
+    env = gymnasium.make("InvertedPendulum-v5", xml_file=str(tmp_path / "floating.xml"))
+    with pytest.raises(envs.ParameterError, match=f"{name} needs joints that gravity .*moves"):
+        envs.NonStationary(env, name)
+    assert envs.NonStationary(gymnasium.make("InvertedPendulum-v5"), name).phase == 0
+
+
+def test_gravity_along_y_has_no_tilt_in_the_x_z_plane():
+    env = gymnasium.make("Ant-v5")
+    env.unwrapped.model.opt.gravity[:] = (0, -9.81, 0)
+    with pytest.raises(envs.ParameterError, match="gravity_tilt needs"):
+        envs.NonStationary(env, "gravity_tilt")
+
+
 def test_the_damping_of_one_joint_in_its_unit():
     env = envs.NonStationary(gymnasium.make("Walker2d-v5"), "damping:leg_joint", low=2.5, high=2.5, factor=False)
     torques = -forward(env, velocity=np.ones(9))[1].qfrc_damper
