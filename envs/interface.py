@@ -105,13 +105,13 @@ class _Delay(InterfaceEffect):
         return self._past[-1 - steps] if steps < len(self._past) else self._inside(np.zeros(self._space.shape))
 
     def state_dict(self) -> dict[str, Any]:
-        """The actions that may still arrive."""
-        return super().state_dict() | {"past": [action.tolist() for action in self._past]}
+        """The actions that may still arrive, with their types: the same number in another one brings other bits."""
+        return super().state_dict() | {"past": [[action.dtype.str, action.tolist()] for action in self._past]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
         super().load_state_dict(state)
-        self._past = [np.array(action, self._space.dtype) for action in state["past"]]
+        self._past = [np.array(action, kind) for kind, action in state["past"]]
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,16 @@ def test_whatever_changes_goes_on_to_the_bit(changes):
     assert_goes_on_alike(make, steps=117)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_delayed_actions_of_either_type_go_on_to_the_bit(kind):
+    actions = np.random.default_rng(0).uniform(-1, 1, (40, 3)).astype(kind)
+    env, other = (envs.NonStationary(gymnasium.make("Hopper-v5"), "action_delay", low=4, high=4, seed=0) for _ in range(2))
+    env.reset(seed=0)
+    play(env, actions[:20])
+    envs.load_state(other, envs.save_state(env))
+    assert play(other, actions[20:]) == play(env, actions[20:])
+
+
 def test_a_wrapped_environment_goes_on_to_the_bit():
     def make():
         env = envs.NonStationary(gymnasium.make("Hopper-v5"), period=30, change_at="now", seed=1)
