@@ -35,7 +35,7 @@ def list_parameters(name: str) -> list[str]:
     try:
         env = gymnasium.make(base)
         model = checks.mujoco_model(env)
-    except (gymnasium.error.Error, envs.ParameterError) as error:
+    except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
     lines = []
     for parameter in envs.PARAMETERS.values():

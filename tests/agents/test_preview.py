@@ -110,6 +110,13 @@ def test_every_parameter_is_listed_in_a_line_with_what_the_model_has(name, capsy
     assert lines["mass"].endswith("parts: torso, thigh, leg, foot")
 
 
+def test_an_environment_that_cannot_be_made_has_no_list(capsys):
+    assert train.main(["--list-parameters", "GymV21Environment-v0"]) == 2  # needs a package that is not here
+    error = capsys.readouterr().err
+    assert error.startswith("error: To use the gym compatibility environments")
+    assert error.count("\n") == 1
+
+
 def test_what_is_no_mujoco_environment_has_no_list(capsys):
     assert train.main(["--list-parameters", "CartPole-v1"]) == 2
     assert capsys.readouterr().err == "error: env must be a MuJoCo environment, got CartPole-v1\n"
