@@ -124,7 +124,12 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
             f"{', '.join(preset.stationary)}; got env '{args.env}'"
         )
     parameter, change = make_change(args)
-    changes = is_nonstationary(spec) or any(getattr(args, name) is not None for name in CHANGE_OPTIONS)
+    changes = is_nonstationary(spec) or args.period is not None or args.param is not None
+    if change and not changes:
+        option = next(iter(change)).replace("_", "-")
+        raise UserError(
+            f"--{option} is of an env that changes, which '{args.env}' does not: --period or --param makes it change"
+        )
     default = spec.kwargs.get("parameter", "friction")
     hyperparameters, method_kwargs = with_overrides(method, [*preset.changes.items(), *map(parse_override, args.set or [])])
     return Config(

@@ -66,6 +66,8 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
         (["ant-nonstationary", "--output", "no/where.png"], "cannot write 'no/where.png': No such file"),
         (["ant-nonstationary", "--output", "picture.docx"], "cannot write 'picture.docx'"),
         (["Ant-v5"], "does not change; --period or --param"),
+        (["Ant-v5", "--change-at", "now"], "--change-at is of an env that changes, which 'Ant-v5' does not"),
+        (["ant-stationary", "--observe"], "--observe is of an env that changes, which 'ant-stationary' does not"),
         (["ant-nonstationary", "--schedule", "sin"], "--schedule: schedule must be one of"),
         (["ant-nonstationary", "--schedule", "sine,length"], "'sine,length' takes key=value, got 'length'"),
         (["ant-nonstationary", "--schedule", '{"name": "sine"'], "--schedule must be a name with options or JSON"),
