@@ -85,7 +85,10 @@ def _name_and_options(text: str) -> tuple[str, dict[str, Any]]:
         else:
             parts[-1] += character
     name, *options = parts
-    return name, dict(parse_override(option, of=f"'{text}'") for option in options)
+    found = [parse_override(option, of=f"'{text}'") for option in options]
+    if len(dict(found)) < len(found):
+        raise UserError(f"'{text}' takes each key once")
+    return name, dict(found)
 
 
 def _describe_schedule(text: Any) -> Any:

@@ -130,7 +130,7 @@ def judge(phases: Sequence[PhaseEnd], parameter: str | None, method: str, contro
     if signs and len(phases) >= LEAST_PHASES and not of_control:
         advice = [name for name in _ADVICE if name != method]
         words += f" To try: --method {', '.join(advice[:-1])} or {advice[-1]}."
-    return Verdict(signs, judged, words, _caveats(judged, parameter, of_control=of_control))
+    return Verdict(signs, judged, words, _caveats(judged, parameter, several=phases[-1].value is None, of_control=of_control))
 
 
 def _head(signs: tuple[Sign, ...], judged: tuple[Sign, ...], phases: int, parameter: str | None) -> str:
@@ -154,13 +154,15 @@ def _head(signs: tuple[Sign, ...], judged: tuple[Sign, ...], phases: int, parame
     return "Not judged"
 
 
-def _caveats(judged: tuple[Sign, ...], parameter: str | None, *, of_control: bool) -> tuple[str, ...]:
+def _caveats(judged: tuple[Sign, ...], parameter: str | None, *, several: bool, of_control: bool) -> tuple[str, ...]:
     if parameter is None:
         return ()
     caveats = []
     if "units" not in judged:
         caveats.append("Dormant or saturated units are not judged: they were not recorded in two phases.")
-    if "return" not in judged:
+    if "return" not in judged and several:
+        caveats.append(f"Returns are not compared: two phases are hardly ever alike in {parameter}.")
+    elif "return" not in judged:
         caveats.append(f"Returns are not compared: no earlier phase of enough episodes had a {parameter} like the last one's.")
     if "control" not in judged and not of_control:
         caveats.append("Not compared with a fresh network: that takes a run with --method reset-all, and agents.report.")

@@ -72,6 +72,10 @@ class Change:
         self.value = math.nan
         self._state: State = None
 
+    def responds(self, env: gymnasium.Env[Any, Any]) -> bool:
+        """Whether the parameter has any effect on the environment as it is now."""
+        return PARAMETERS[self._parameter].responds(env)
+
     def check(self, env: gymnasium.Env[Any, Any]) -> None:
         """Refuses an environment in which the change would do nothing.
 
@@ -79,7 +83,7 @@ class Change:
             ParameterError: Such an environment.
         """
         parameter = PARAMETERS[self._parameter]
-        if not parameter.responds(env):
+        if not self.responds(env):
             raise ParameterError(f"{parameter.name} needs {parameter.needs}, which {checks.env_name(env)} lacks")
         if self._factor and not any(self.effect.own()):
             raise ParameterError(

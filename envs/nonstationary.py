@@ -317,7 +317,7 @@ def _changes_already(env: gymnasium.Env[Any, Any]) -> bool:
 def _make_changes(
     env: gymnasium.Env[Any, Any], model: mujoco.MjModel, parameter: object, given: Mapping[str, Any]
 ) -> list[Change]:
-    """The change of each parameter; a later one may need what an earlier one brings, such as wind a medium.
+    """The change of each parameter; one may need what another brings, such as wind a medium.
 
     Raises:
         ParameterError: An argument that cannot be used; the model is as it was.
@@ -326,8 +326,10 @@ def _make_changes(
     changes = _make_several(env, parameter, given) if several else [Change(env, parameter, given)]  # type: ignore[arg-type]
     try:
         for change in changes:
+            if change.responds(env):
+                change.effect.apply(model, change.extremes[1])
+        for change in changes:
             change.check(env)
-            change.effect.apply(model, change.extremes[1])
     finally:
         for change in changes:
             change.effect.restore(model)

@@ -75,6 +75,7 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
         (["ant-nonstationary", "--param", "fricton"], "'fricton'"),
         (["ant-nonstationary", "--param", "friction", "--param", "friction"], "each parameter once"),
         (["ant-nonstationary", "--param", "friction", "--param", "gravity", "--low", "1"], "low belongs to one parameter"),
+        (["ant-nonstationary", "--param", "gravity,low=1,low=2"], "takes each key once"),
         (["ant-nonstationary", "--param", "mass:torsoo"], "did you mean 'torso'"),
         (["ant-nonstationary", "--low", "3"], "low must be at most high"),
         (["ant-nonstationary", "--change-at", "later"], "'episode_end', 'now'"),

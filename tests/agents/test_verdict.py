@@ -21,6 +21,12 @@ def verdict(*args, method="ppo", control=None, **kwargs):
     return judge(phases(*args, **kwargs), "friction", method, control)
 
 
+def test_returns_are_not_compared_where_several_parameters_change():
+    both = judge(phases([100, 300, 500, 600, 200], values=[None] * 5), "friction and gravity", "ppo")
+    assert "return" not in both.judged
+    assert "Returns are not compared: two phases are hardly ever alike in friction and gravity." in both.caveats
+
+
 def test_a_healthy_run_shows_no_sign():
     healthy = verdict([100, 300, 500, 600, 700])
     assert (healthy.signs, healthy.judged) == ((), ("units", "rank", "return"))

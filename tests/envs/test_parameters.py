@@ -488,6 +488,13 @@ def test_each_of_several_has_a_sequence_of_its_own_and_the_first_the_one_it_has_
     assert len({*friction, *gravity, *strength}) == 18
 
 
+@pytest.mark.parametrize("names", [("density", "wind"), ("wind", "density")])
+def test_wind_blows_in_a_medium_that_comes_with_it_in_either_order(names):
+    constant = {"density": {"schedule": {"name": "constant", "value": 1.2}}, "wind": {"low": 2.0, "high": 2.0}}
+    env = envs.NonStationary(gymnasium.make("Ant-v5"), {name: constant[name] for name in names})
+    assert wind(env) == pytest.approx(2.0, abs=0.02)
+
+
 def test_masses_of_a_body_and_of_all_multiply():
     two = {"mass": {"low": 2.0, "high": 2.0}, "mass:torso": {"low": 3.0, "high": 3.0}}
     env = envs.NonStationary(gymnasium.make("Ant-v5"), two)
