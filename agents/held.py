@@ -13,7 +13,6 @@ from gymnasium.wrappers import TransformObservation
 
 from agents.build import find_spec, find_wrapper, make_env
 from agents.config import Config
-from agents.errors import UserError
 from envs.changes import OPTIONS, Change
 from envs.parameters import find_parameter
 
@@ -85,8 +84,6 @@ class HeldParameter:
         """
         for value in values:
             self.make_env(value)
-            if self._whole and value != round(value):
-                raise UserError(f"{self.name} must be a whole number, got {value:g}")
 
     def logarithmic(self, values: list[float]) -> bool:
         """Whether values belong on a logarithmic axis."""

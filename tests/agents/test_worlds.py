@@ -95,7 +95,7 @@ def test_options_of_a_parameter_may_have_commas_of_their_own(tmp_path):
     config = config_of("--env", "Hopper-v5", "--param", f"friction,schedule={schedule},factor=true", "--param", "gravity")
     values = {"name": "list", "values": [0.5, 1.5]}
     assert config.param == {"friction": {"schedule": values, "factor": True}, "gravity": {}}
-    config = config_of("--env", "Hopper-v5", "--schedule", "list,values=[0.1,1,0.5],at_end=hold")
+    config = config_of("--env", "hopper-nonstationary", "--schedule", "list,values=[0.1,1,0.5],at_end=hold")
     assert config.change == {"schedule": {"name": "list", "values": [0.1, 1.0, 0.5], "at_end": "hold"}}
 
 
