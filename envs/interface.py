@@ -34,6 +34,7 @@ class InterfaceEffect(Effect):
 
     def __init__(self, space: Any) -> None:
         self._space = space
+        self._bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
         self._value = 0.0
         self.restart(np.random.SeedSequence())
 
@@ -62,8 +63,8 @@ class InterfaceEffect(Effect):
 
     def _inside(self, array: Array) -> Array:
         """The array in its type, clipped to its space."""
-        inside: Array = np.clip(array.astype(self._space.dtype), self._space.low, self._space.high)
-        return inside
+        inside: Array = array.astype(self._space.dtype, copy=False)
+        return np.clip(inside, self._space.low, self._space.high) if self._bounded else inside
 
 
 class _Noise(InterfaceEffect):

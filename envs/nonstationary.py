@@ -254,7 +254,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         for effect in self._on_observations:
             observation = effect.change(observation)
         if self._observes:
-            observation = np.concatenate((observation, list(self._values.values()))).astype(observation.dtype)
+            observation = np.concatenate((observation, self._observed))
         return observation
 
     def _restart(self, seed: int | None) -> None:
@@ -277,6 +277,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     def _apply(self) -> None:
         """Puts the values into force in the model that the environment simulates now."""
         self._values = {change.name: change.value for change in self._changes}
+        self._observed = np.array(list(self._values.values()), self.observation_space.dtype)
         _apply(self._changes, checks.mujoco_model(self.env))
 
     def state_dict(self) -> dict[str, Any]:
