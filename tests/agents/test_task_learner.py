@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -282,3 +283,10 @@ def test_dormant_channels_are_counted_over_positions():
     assert row["plasticity/network/weights/weight_magnitude"] == pytest.approx(
         torch.cat([p.abs().flatten() for p in one.network.parameters() if p.ndim > 1]).mean().item()
     )
+
+
+def test_a_network_that_diverges_goes_on_without_measures():
+    rows = finish(learner(replace(CONV, learning_rate=1e30)))
+    assert [row["task/number"] for row in rows] == [0, 1]
+    for name in ("plasticity/network/features/stable_rank", "plasticity/network/0/dormant_fraction"):
+        assert math.isnan(rows[-1][name])
