@@ -277,7 +277,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     def _apply(self) -> None:
         """Puts the values into force in the model that the environment simulates now."""
         self._values = {change.name: change.value for change in self._changes}
-        self._observed = np.array(list(self._values.values()), self.observation_space.dtype)
+        if self._observes:
+            self._observed = np.array(list(self._values.values()), self.observation_space.dtype)
         _apply(self._changes, checks.mujoco_model(self.env))
 
     def state_dict(self) -> dict[str, Any]:
