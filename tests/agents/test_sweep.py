@@ -76,6 +76,11 @@ def rollouts(run):
     return len((run / "progress.csv").read_text().splitlines()) - 1 if (run / "progress.csv").exists() else 0
 
 
+def has_worker(run):
+    """Whether a process has said that it trains a run."""
+    return (run / "output.log").exists() and "process " in (run / "output.log").read_text()
+
+
 def worker_of(run):
     """The process that trains a run, from the last line that says so."""
     return int(re.findall(r"process (\d+)", (run / "output.log").read_text())[-1])
@@ -213,7 +218,7 @@ def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
     killed = []
     try:
         for _ in range(3):
-            wait_for(lambda: (run / "output.log").exists() and worker_of(run) not in killed, process)
+            wait_for(lambda: has_worker(run) and worker_of(run) not in killed, process)
             wait_for(lambda: (run / "checkpoints").exists() and list((run / "checkpoints").glob("0*.pt")), process)
             killed.append(worker_of(run))
             os.kill(killed[-1], signal.SIGKILL)
