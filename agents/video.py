@@ -12,9 +12,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from agents.checkpoints import Trained
+from agents.commands import progress_bar
 from agents.errors import UserError
 from agents.playing import MODES, MakeEnv, act
 from envs.checks import mujoco_model
@@ -88,7 +88,8 @@ def record(trained: Trained, make_env: MakeEnv, labels: dict[float, str], seed: 
 
     writer: Any = None
     try:
-        for value, label in tqdm(labels.items(), unit="episode", desc="recording"):
+        bar = progress_bar(len(labels), unit=" episodes", desc="recording")
+        for value, label in labels.items():
             env = make_env(value)
             # Shadows and smooth edges take four fifths of the time where no GPU draws.
             quality = mujoco_model(env).vis.quality
@@ -103,6 +104,8 @@ def record(trained: Trained, make_env: MakeEnv, labels: dict[float, str], seed: 
             for _ in range(round(_PAUSE * rate / every)):
                 writer.append_data(picture)
             env.close()
+            bar.update()
+        bar.close()
     finally:
         if writer is not None:
             writer.close()
