@@ -1,9 +1,11 @@
 """Learners, plugins and commands. Importing this package makes its policies known to Stable-Baselines3."""
 
-from agents.policies import CBPMlpPolicy, PlasticMlpPolicy, register
-from agents.ppo import PPO
-from agents.vec_env import ThreadedVecEnv
+from agents._moved import keep_old_paths
+from agents.sb3.policies import CBPMlpPolicy, PlasticMlpPolicy, register
+from agents.sb3.ppo import PPO
+from agents.sb3.vec_env import ThreadedVecEnv
 
+keep_old_paths()
 register()
 
 __all__ = ["PPO", "CBPMlpPolicy", "PlasticMlpPolicy", "ThreadedVecEnv"]

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0; 2 after bad input, with a line about it; 130 after Ctrl-C."""
     # MuJoCo raises while it is imported where MUJOCO_GL names what is not there; it is checked later, and said in one line.
     renderer = os.environ.pop("MUJOCO_GL", None)
-    from agents.evaluation import run
+    from agents.playing.evaluation import run
 
     return run(arguments, renderer)
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from agents.commands import Parser, add_shared_options, folder_of, given, run_command
-from agents.errors import UserError
-from agents.plan import Run, inspect, parse_seeds
-from agents.run_folder import RunFolder
-from agents.supervised.build import make_learner
+from agents.runs.commands import Parser, add_shared_options, given, run_command
+from agents.runs.config import Config
+from agents.runs.errors import UserError
+from agents.runs.plan import Run, inspect, parse_seeds
+from agents.runs.run_folder import RunFolder
 from agents.supervised.config import LearningConfig
-from agents.supervised.job import learn
+from agents.supervised.job import check_buildable, learn_all
 from agents.supervised.options import add_learning_options, make_configs
 
 
@@ -48,7 +46,7 @@ def _learn(args: argparse.Namespace) -> int:
         if options:
             option = options[0].replace("_", "-")
             raise UserError(f"--resume goes on with the run as it was configured and takes no --{option}")
-        folder, config = RunFolder.open(args.resume)
+        folder, config = RunFolder.open(args.resume, Config, LearningConfig)
         if not isinstance(config, LearningConfig):
             raise UserError(f"'{args.resume}' is a run of agents.train: python -m agents.train --resume {args.resume}")
         if args.data is not None:
@@ -57,38 +55,9 @@ def _learn(args: argparse.Namespace) -> int:
         return learn_all(runs, f"python -m agents.learn --resume {args.resume}")
     configs = make_configs(args, [given(args.method, "cbp")], parse_seeds(given(args.seeds, "0")))
     run_dir = given(args.run_dir, Path("runs"))
-    runs = [inspect(Run(RunFolder(folder_of(run_dir, config, f"seed{config.seed}")), config)) for config in configs]
+    runs = [inspect(Run(RunFolder.below(run_dir, config, f"seed{config.seed}"), config)) for config in configs]
     check_buildable(runs)
     return learn_all(runs, "the same command")
-
-
-def check_buildable(runs: Sequence[Run]) -> None:
-    """Refuses what no learner could be made of, before any folder is made.
-
-    Raises:
-        UserError: Data that are not there, or settings that make no learner.
-    """
-    by_label = {config.label: config for run in runs if isinstance(config := run.config, LearningConfig)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are said when the run begins
-        for config in by_label.values():
-            make_learner([config])
-
-
-def learn_all(runs: Sequence[Run], go_on: str) -> int:
-    """Makes the folders of some runs, locks them and learns; see :func:`agents.supervised.job.learn`."""
-    todo = [run for run in runs if run.state != "complete"]
-    with ExitStack() as locks:
-        for run in todo:
-            if not run.folder.config.exists():
-                RunFolder.create(run.folder.path, run.config)
-            locks.enter_context(run.folder.locked())
-        code = learn(todo, go_on)
-    if code == 0:
-        where = runs[0].folder.path if len(runs) == 1 else runs[0].folder.path.parents[1]
-        print(f"Done: {len(runs)} run{'s' if len(runs) > 1 else ''} complete in {where}")
-        print(f"To compare: python -m agents.report {where} --output {where / 'report'}")
-    return code
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from agents.build import find_wrapper, make_env
-from agents.commands import Parser, given, run_command
-from agents.config import Config
-from agents.errors import UserError
-from agents.figures import short_number
-from agents.options import add_change_options, make_config
-from agents.plan import parse_seeds
+from agents.runs.build import find_wrapper, make_env
+from agents.runs.commands import Parser, given, run_command
+from agents.runs.config import Config
+from agents.runs.drawing import short_number
+from agents.runs.errors import UserError
+from agents.runs.options import add_change_options, make_config
+from agents.runs.plan import parse_seeds
 from envs.changes import Change
 
 _MOST_PHASES = 100_000

@@ -6,42 +6,17 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from agents.commands import Parser, folder_of, run_command
-from agents.comparison import (
-    CONFIDENCE,
-    LEAST_SEEDS,
-    RESAMPLES,
-    Comparison,
-    Estimate,
-    Statistic,
-    compare,
-    estimate,
-    other_settings,
-    paired_differences,
-    phase_ends,
-    phase_measures,
-    run_measures,
-    values,
-    whole_phases,
-)
-from agents.config import Config
-from agents.errors import UserError
-from agents.figures import draw_comparison
-from agents.results import AgentResult, find_runs, read_run, record
-from agents.run_folder import write_atomically
-from agents.supervised.config import LearningConfig
-from agents.verdict import LEAST_PHASES, Sign, and_list, judge
-
-_TENTHS = 10
+from agents.reporting.comparison import Comparison, compare
+from agents.reporting.figure import draw_comparison
+from agents.reporting.results import find_runs, read_run, record
+from agents.reporting.tables import csv_table, left_out, markdown_table
+from agents.runs.commands import Parser, run_command
+from agents.runs.errors import UserError
+from agents.runs.run_folder import RunFolder, write_atomically
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,12 +43,12 @@ def _report(args: argparse.Namespace) -> int:
     comparison = compare([read_run(path) for path in find_runs(args.folders)])
     usual = [label for label in comparison.runs if label in ("ppo", "backprop")]
     baseline = args.baseline or (usual or list(comparison.runs))[0]
-    table = _markdown(comparison, args.statistic, baseline)
-    for line in _left_out(comparison):
+    table = markdown_table(comparison, args.statistic, baseline)
+    for line in left_out(comparison):
         print(f"warning: {line}", file=sys.stderr)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.output / "table.csv", _csv(comparison))
+        write_atomically(args.output / "table.csv", csv_table(comparison))
         write_atomically(args.output / "table.md", table)
         draw_comparison(comparison, args.statistic, [args.output / "report.png", args.output / "report.svg"])
         if args.record:
@@ -88,186 +63,7 @@ def _report(args: argparse.Namespace) -> int:
 def _record(comparison: Comparison, folder: Path) -> None:
     for by_seed in comparison.runs.values():
         for result in by_seed.values():
-            record(result, folder_of(folder, result.config, f"seed{result.config.seed}"))
-
-
-def _left_out(comparison: Comparison) -> list[str]:
-    """What a reader must know is not in the averages."""
-    lines = [f"left out, not complete: {run.path}, {run.progress}" for run in comparison.unfinished]
-    for method, seeds in comparison.missing.items():
-        lines.append(f"missing, though other methods have it: {method} with seed {', '.join(map(str, seeds))}")
-    if settings := other_settings(comparison):
-        lines.append(f"methods differ in more than the methods: {', '.join(settings)}")
-    partly = sorted({phase for run in _runs(comparison) for phase in whole_phases(run)} - set(comparison.phases))
-    if partly:
-        lines.append(f"left out of all averages, because they are not whole in every run: phases {', '.join(map(str, partly))}")
-    for run in _runs(comparison):
-        if isinstance(run, AgentResult):
-            empty = [phase for phase in comparison.phases if not run.phases[phase]["episodes"]]
-            lines += [f"no episode ended in phase {phase} of {run.path}" for phase in empty]
-        elif not np.isfinite(run.curve[f"task/{run.config.score}"]).all():
-            lines.append(f"diverged, its {run.config.score} is no number from some task on: {run.path}")
-    versions = [run.versions for run in _runs(comparison)]
-    if differing := [name for name in versions[0] if len({of_run.get(name) for of_run in versions}) > 1]:
-        lines.append(f"runs were made by different versions of {', '.join(differing)}")
-    return lines
-
-
-def _runs(comparison: Comparison) -> list[Any]:
-    return [run for by_seed in comparison.runs.values() for run in by_seed.values()]
-
-
-def _csv(comparison: Comparison) -> str:
-    """A row for each whole phase, or for each task, of each run."""
-    text = io.StringIO()
-    table = csv.writer(text)
-    config = comparison.config
-    parameters = config.params if isinstance(config, Config) else ()
-    unit = "phase" if isinstance(config, Config) else "task"
-    names = list(phase_measures(_runs(comparison)[0], comparison.phases[0]))
-    table.writerow(["method", "seed", unit, *parameters, *names])
-    for run in _runs(comparison):
-        for phase in whole_phases(run):
-            of_world = values(run)[phase].values() if isinstance(run, AgentResult) else ()
-            numbers = phase_measures(run, phase).values()
-            cells = ["" if np.isnan(number) else repr(float(number)) for number in numbers]
-            table.writerow([run.config.label, run.config.seed, phase, *of_world, *cells])
-    return text.getvalue()
-
-
-def _markdown(comparison: Comparison, statistic: Statistic, baseline: str) -> str:
-    over = {"mean": "Mean", "iqm": "Interquartile mean"}[statistic]
-    left_out = [f"- {line}" for line in _left_out(comparison)]
-    lines = [
-        *_heading(comparison, over),
-        f"(percentile method of scipy.stats.bootstrap, {RESAMPLES:,} resamples).",
-        f"Below {LEAST_SEEDS} seeds there is no interval; the values of the seeds stand in parentheses.",
-        "",
-        *([*left_out, ""] if left_out else []),
-        "## Methods",
-        "",
-        _row(["", *(f"{method} ({len(by_seed)})" for method, by_seed in comparison.runs.items())]),
-        _row(["---"] * (1 + len(comparison.runs))),
-    ]
-    of_methods = {
-        method: [run_measures(run, comparison.phases) for run in by_seed.values()]
-        for method, by_seed in comparison.runs.items()
-    }
-    for name, words in comparison.measures.items():
-        estimates = [estimate([row[name] for row in rows], statistic) for rows in of_methods.values()]
-        if any(each.each for each in estimates):
-            lines.append(_row([words, *map(_cell, estimates)]))
-    others = [method for method in comparison.runs if method != baseline]
-    if others:
-        differences = {method: paired_differences(comparison, method, baseline, statistic) for method in others}
-        lines += ["", f"## Minus {baseline}, paired by seed", "", _row(["", *others]), _row(["---"] * (1 + len(others)))]
-        for name, words in comparison.measures.items():
-            estimates = [differences[method][name] for method in others]
-            if any(each.each for each in estimates):
-                lines.append(_row([words, *(_cell(each, signed=True) for each in estimates)]))
-    config = comparison.config
-    if isinstance(config, Config):
-        lines += ["", "## Signs of loss of plasticity", "", *_signs(comparison, config)]
-        lines += ["", "## Final return by phase", "", *_by_phase(comparison, statistic), ""]
-    else:
-        lines += ["", f"## {config.score.capitalize()} by tenth of the tasks", "", *_by_tenth(comparison, statistic), ""]
-    return "\n".join(lines)
-
-
-def _heading(comparison: Comparison, over: str) -> list[str]:
-    """What the comparison is of, and what is averaged."""
-    config, labels = comparison.config, ", ".join(comparison.runs)
-    interval = f"with a {100 * CONFIDENCE:.0f} % bootstrap interval over seeds"
-    if isinstance(config, LearningConfig):
-        stream = "".join(f", {name} {value}" for name, value in config.stream.items())
-        length = f"{config.tasks:,} tasks{f' of {config.examples:,} examples' if config.examples else ''}"
-        data = f"Data: {config.dataset}{stream}. {length}. {over} over seeds,"
-        return [f"# {config.problem}: {labels}", "", data, interval]
-    environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
-    change = f", {config.change_words}" if config.period else ""
-    return [
-        f"# {config.env}: {labels}",
-        "",
-        f"{config.timesteps:,} steps of {environments}{change}. {over} over seeds of each run's mean over phases",
-        f"{comparison.phases[0]} to {comparison.phases[-1]}, {interval}",
-    ]
-
-
-_SIGNS: dict[Sign, str] = {
-    "units": "dormant or saturated units",
-    "rank": "falling rank",
-    "return": "return falling at like values",
-    "control": "return below a fresh network's",
-}
-
-
-def _signs(comparison: Comparison, config: Config) -> list[str]:
-    """In how many seeds of each method the verdict sees each sign, of those in which it could be looked for."""
-    phases = comparison.phases
-    fresh = {seed: phase_ends(run, phases) for seed, run in comparison.runs.get("reset-all", {}).items()}
-    verdicts = {
-        method: [
-            judge(phase_ends(run, phases), and_list(config.params), method, None if method == "reset-all" else fresh.get(seed))
-            for seed, run in by_seed.items()
-        ]
-        for method, by_seed in comparison.runs.items()
-    }
-    lines = [_row(["seeds with the sign after the last phase", *verdicts]), _row(["---"] * (1 + len(verdicts)))]
-    for sign, words in _SIGNS.items():
-        judged = [[verdict for verdict in of_method if sign in verdict.judged] for of_method in verdicts.values()]
-        cells = [f"{sum(sign in verdict.signs for verdict in each)} of {len(each)}" if each else "–" for each in judged]
-        lines.append(_row([words, *cells]))
-    if len(phases) < LEAST_PHASES:
-        lines += ["", f"With {len(phases)} phases it is too early to tell; {LEAST_PHASES} are needed."]
-    if fresh:
-        lines += ["", "`reset-all` cannot lose plasticity from phase to phase: its signs are false alarms."]
-    else:
-        lines += ["", "There is no fresh-network control (`reset-all`), so a harder world cannot be told from a worse learner."]
-    return lines
-
-
-def _by_phase(comparison: Comparison, statistic: Statistic) -> list[str]:
-    lines = [_row(["phase", *comparison.runs]), _row(["---"] * (1 + len(comparison.runs)))]
-    for phase in comparison.phases:
-        finals = [
-            [phase_measures(run, phase)["final_return"] for run in by_seed.values()] for by_seed in comparison.runs.values()
-        ]
-        lines.append(_row([str(phase), *(_cell(estimate(of_method, statistic)) for of_method in finals)]))
-    return lines
-
-
-def _by_tenth(comparison: Comparison, statistic: Statistic) -> list[str]:
-    lines = [_row(["tasks", *comparison.runs]), _row(["---"] * (1 + len(comparison.runs)))]
-    for tasks in np.array_split(comparison.phases, min(_TENTHS, len(comparison.phases))):
-        cells = [
-            _cell(
-                estimate(
-                    [float(np.mean([phase_measures(run, task)[run.config.score] for task in tasks])) for run in runs], statistic
-                )
-            )
-            for runs in (by_seed.values() for by_seed in comparison.runs.values())
-        ]
-        lines.append(_row([f"{tasks[0]}–{tasks[-1]}" if len(tasks) > 1 else f"{tasks[0]}", *cells]))
-    return lines
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(value: Estimate, *, signed: bool = False) -> str:
-    if not value.each:
-        return "–"
-    sign = "+" if signed else ""
-    if value.low is None or value.high is None:
-        each = f" ({', '.join(_number(number, sign) for number in value.each)})" if len(value.each) > 1 else ""
-        return _number(value.centre, sign) + each
-    return f"{_number(value.centre, sign)} [{_number(value.low, sign)}, {_number(value.high, sign)}]"
-
-
-def _number(number: float, sign: str) -> str:
-    digits = 0 if abs(number) >= 100 or number == 0 else 1 if abs(number) >= 10 else 2 if abs(number) >= 0.1 else 4
-    return f"{number:{sign},.{digits}f}"
+            record(result, RunFolder.below(folder, result.config, f"seed{result.config.seed}").path)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.build import make_model, make_vec_env
 from agents.callbacks import PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
-from agents.commands import Parser, add_shared_options
-from agents.logs import make_logger
-from agents.options import add_run_options, make_config
-from agents.run_folder import RunFolder
+from agents.runs.build import make_model, make_vec_env
+from agents.runs.commands import Parser, add_shared_options
+from agents.runs.logs import make_logger
+from agents.runs.options import add_run_options, make_config
+from agents.runs.run_folder import RunFolder
 
 
 def clock(callback: BaseCallback, seconds: dict[str, float]) -> None:

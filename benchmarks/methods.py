@@ -13,11 +13,11 @@ import warnings
 
 import torch
 
-from agents import presets
-from agents.build import make_model, make_vec_env
 from agents.callbacks import PhaseCallback, PlasticityCallback
-from agents.commands import Parser, add_shared_options
-from agents.options import add_run_options, make_config
+from agents.runs import presets
+from agents.runs.build import make_model, make_vec_env
+from agents.runs.commands import Parser, add_shared_options
+from agents.runs.options import add_run_options, make_config
 
 RUNS, STEPS = 30, 50_000_000  # paper: runs a method, steps a run
 

@@ -2,7 +2,7 @@
 
 ``python benchmarks/plasticity.py [--data FILE.csv] [--figure FILE.png] [--swap-labels]`` trains both, five seeds each, in some
 three minutes of processor time, and exits with 1 if a measure does not tell them apart in the expected direction, by a 95 %
-interval over seeds, or if the verdict of ``agents.verdict`` is wrong about a run.
+interval over seeds, or if the verdict of ``agents.runs.verdict`` is wrong about a run.
 
 The task changes fast: 256 random inputs with random labels are to be learned by heart in 320 updates, then come 256 others.
 All tasks are equally hard, so a network that gets worse at them has lost plasticity, by definition and whatever its units look
@@ -28,8 +28,8 @@ from torch import nn
 from tqdm import tqdm
 
 import cbp
-from agents.comparison import bootstrap_interval, estimate
-from agents.verdict import PhaseEnd, judge
+from agents.reporting.comparison import bootstrap_interval, estimate
+from agents.runs.verdict import PhaseEnd, judge
 from cbp import metrics
 
 LABELS = ("loses", "keeps")

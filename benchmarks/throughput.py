@@ -36,13 +36,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 import agents
-import agents.ppo
-from agents.buffers import NormalizedRolloutBuffer
-from agents.build import make_model, make_vec_env
+import agents.sb3.arrays
 from agents.callbacks import PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
-from agents.config import Config, with_overrides
-from agents.logs import make_logger
-from agents.run_folder import RunFolder
+from agents.runs.build import make_model, make_vec_env
+from agents.runs.config import Config, with_overrides
+from agents.runs.logs import make_logger
+from agents.runs.run_folder import RunFolder
+from agents.sb3.buffers import NormalizedRolloutBuffer
 
 STEPS = 2048  # of a rollout
 ROLLOUTS = 4  # of a measurement
@@ -221,7 +221,7 @@ def where_the_time_goes(with_cbp: agents.PPO, without: agents.PPO, physics: floa
     with ExitStack() as stack:
         for place, name, key in (
             (with_cbp.env, "step_wait", "environments"),
-            (agents.ppo._Forward, "__call__", "inference"),
+            (agents.sb3.arrays.Forward, "__call__", "inference"),
             (with_cbp, "train", "update"),
             (CallbackList, "on_step", "callbacks"),
             (CallbackList, "on_rollout_end", "callbacks"),

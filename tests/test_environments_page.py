@@ -9,7 +9,7 @@ import gymnasium
 import pytest
 
 import envs
-from agents.listing import span
+from agents.runs.listing import span
 from envs.registered import NONSTATIONARY
 from envs.schedules import SCHEDULES
 

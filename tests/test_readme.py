@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agents import evaluation, learn, preview, report, sweep, train
-from agents.options import make_config
-from agents.plan import parse_seeds
+from agents import learn, preview, report, sweep, train
+from agents.playing import evaluation
+from agents.runs.options import make_config
+from agents.runs.plan import parse_seeds
 from agents.supervised.options import make_configs
 
 ROOT = Path(__file__).parent.parent

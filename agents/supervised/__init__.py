@@ -1,1 +1,1 @@
-"""Learners of the supervised problems of :mod:`envs.streams`; the command is :mod:`agents.learn`."""
+"""Supervised problems that keep changing: their configuration, learners, runs and figure."""

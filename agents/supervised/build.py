@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.errors import UserError
+from agents.runs.errors import UserError
 from agents.supervised.config import LearningConfig
 from agents.supervised.online import OnlineLearner, OnlineSettings
 from agents.supervised.presets import Settings

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, get_args
 
-from agents.config import Config, RunConfig, check_number, check_whole
-from agents.errors import UserError, unknown
+from agents.runs.config import RunConfig, check_number, check_whole
+from agents.runs.errors import UserError, unknown
 from agents.supervised.presets import PROBLEMS, AtTask, Method, Preset, Settings
 
 _RANGES: dict[str, tuple[float, bool, float]] = {
@@ -69,6 +68,8 @@ class LearningConfig(RunConfig):
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
 
+    command: ClassVar[str] = "agents.learn"
+    known_by: ClassVar[str] = "problem"
     of_world: ClassVar[tuple[str, ...]] = ("problem", "dataset", "tasks", "examples", "stream")
 
     def __post_init__(self) -> None:
@@ -135,25 +136,16 @@ class LearningConfig(RunConfig):
         """Where the method comes in the order of methods."""
         return list(self.preset.methods).index(self.method)
 
+    def here(self, asked: RunConfig) -> Self:
+        """This configuration, found in a folder, with the data where the one asked for has them."""
+        assert isinstance(asked, LearningConfig)  # noqa: S101
+        return dataclasses.replace(self, data=asked.data)
+
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
         """The configuration in what :meth:`to_json` wrote."""
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["settings"].items()}
         return cls(**{**values, "settings": Settings(**settings)})
-
-
-def read_config(text: str) -> Config | LearningConfig:
-    """The configuration of a run of either kind.
-
-    Raises:
-        UserError: The text is no such configuration.
-    """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        values = None
-    supervised = isinstance(values, dict) and "problem" in values
-    return LearningConfig.from_json(text) if supervised else Config.from_json(text)
 
 
 def with_overrides(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,49 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
-from agents import checkpoint_files, dashboard, logs
-from agents.checkpoint_files import Checkpoint, to_arrays
-from agents.commands import progress_bar, use_threads
-from agents.figures import draw_learning
-from agents.plan import Run
-from agents.results import read_columns
-from agents.run_folder import write_json
-from agents.running import Pauses, carry_out
-from agents.summary import versions
+from agents.runs import checkpoint_files, logs
+from agents.runs.checkpoint_files import Checkpoint, to_arrays
+from agents.runs.commands import progress_bar
+from agents.runs.logs import read_columns
+from agents.runs.plan import Run
+from agents.runs.run_folder import RunFolder, write_json
+from agents.runs.running import Pauses, carry_out, use_threads
+from agents.runs.summary import versions
+from agents.sb3 import dashboard
 from agents.supervised.build import Learner, make_learner, together
 from agents.supervised.config import LearningConfig
+from agents.supervised.figure import draw_learning
 
 _EXAMPLES = "time/total_examples"
+
+
+def check_buildable(runs: Sequence[Run]) -> None:
+    """Refuses what no learner could be made of, before any folder is made.
+
+    Raises:
+        UserError: Data that are not there, or settings that make no learner.
+    """
+    by_label = {config.label: config for run in runs if isinstance(config := run.config, LearningConfig)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are said when the run begins
+        for config in by_label.values():
+            make_learner([config])
+
+
+def learn_all(runs: Sequence[Run], go_on: str) -> int:
+    """Makes the folders of some runs, locks them and learns; see :func:`learn`."""
+    todo = [run for run in runs if run.state != "complete"]
+    with ExitStack() as locks:
+        for run in todo:
+            if not run.folder.config.exists():
+                RunFolder.create(run.folder.path, run.config)
+            locks.enter_context(run.folder.locked())
+        code = learn(todo, go_on)
+    if code == 0:
+        where = runs[0].folder.path if len(runs) == 1 else runs[0].folder.path.parents[1]
+        print(f"Done: {len(runs)} run{'s' if len(runs) > 1 else ''} complete in {where}")
+        print(f"To compare: python -m agents.report {where} --output {where / 'report'}")
+    return code
 
 
 def learn(runs: Sequence[Run], go_on: str) -> int:
@@ -57,7 +89,7 @@ def learn(runs: Sequence[Run], go_on: str) -> int:
 
 
 class _Learning:
-    """Runs that learn together as a :class:`agents.running.Job`."""
+    """Runs that learn together as a :class:`agents.runs.running.Job`."""
 
     def __init__(self, found: list[tuple[Run, Checkpoint | None]], go_on: str) -> None:
         self._runs = [run for run, _ in found]
@@ -83,9 +115,11 @@ class _Learning:
 
     def carry_out(self) -> int:
         for config, logger in zip(self._configs, self._loggers, strict=True):
-            dashboard.write_hyperparameters(logger, config)
-            replaces = bool(config.acts in ("cbp", "redo"))
-            dashboard.write_layout(logger, dashboard.learning_layout(config.score, replaces=replaces))
+            dashboard.write_hyperparameters(logger, config.flat())
+            task = {"Task": {f"{config.score} of each task": dashboard.chart(f"task/{config.score}")}}
+            dashboard.write_layout(
+                logger, task | dashboard.network_sections(["network"], replaces=config.acts in ("cbp", "redo"))
+            )
         print(self._first_line(), flush=True)
         return carry_out(self)
 

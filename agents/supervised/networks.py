@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from agents.errors import UserError
+from agents.runs.errors import UserError
 from agents.supervised.presets import Settings
 
 

@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from agents.commands import check_device, given, parse_override
-from agents.errors import UserError, unknown
+from agents.runs.commands import check_device, given, parse_override
+from agents.runs.errors import UserError, unknown
 from agents.supervised.config import LearningConfig, with_overrides
 from agents.supervised.presets import PROBLEMS
 from envs.streams import datasets

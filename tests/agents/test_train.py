@@ -13,12 +13,14 @@ import sys
 import time
 
 import gymnasium
+import processes
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs  # noqa: F401  (registers the environments)
-from agents import presets
-from agents.config import Config
+from agents.runs import presets
+from agents.runs.config import Config
+from agents.runs.errors import UserError
 
 # 4 environments × 128 steps a rollout, 2 epochs of 8 minibatches: 16 updates.
 SMALL = ["--n-envs", 4, "--set", "rollout_steps=512", "--set", "batch_size=64", "--set", "n_epochs=2"]
@@ -44,8 +46,7 @@ def run(tmp_path_factory):
     """A run of the command in a process of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     arguments = ["--env", "ant-nonstationary", "--timesteps", 6144, "--period", 1200, "--seed", 3, "--run-dir", folder]
-    command = [sys.executable, "-m", "agents.train", *map(str, [*arguments, *SMALL, *BUSY])]
-    return folder, subprocess.run(command, capture_output=True, text=True, check=True)
+    return folder, processes.run("agents.train", *arguments, *SMALL, *BUSY)
 
 
 def test_the_last_lines_give_the_verdict_where_to_look_and_the_link_to_the_dashboard(run):
@@ -213,10 +214,7 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
         *BUSY,
         *extra,
     ]
-    command = [sys.executable, "-m", "agents.train"]
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    process = processes.Started("agents.train", *arguments)
     deadline = time.monotonic() + 120
     while not (folder / "progress.csv").exists() or len(rows(folder / "progress.csv")) < 3:
         assert time.monotonic() < deadline
@@ -231,7 +229,7 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
     assert f"step {stopped['timesteps']:,}," in last
     assert f"--resume {folder}" in last
 
-    resumed = subprocess.run([*command, "--resume", str(folder)], capture_output=True, text=True, check=True)
+    resumed = processes.run("agents.train", "--resume", folder)
     assert "Done" in resumed.stdout
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["complete"]
@@ -244,7 +242,7 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
     assert ends == sorted(ends)
     assert summary["episodes"] == len(ends)
 
-    again = subprocess.run([*command, "--resume", str(folder)], capture_output=True, text=True, check=True)
+    again = processes.run("agents.train", "--resume", folder)
     assert "is complete" in again.stdout
 
 
@@ -344,11 +342,11 @@ def test_a_damaged_configuration_is_refused(command, capsys, tmp_path, text):
 
 
 def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
-    from agents import train
+    from agents.runs import training
 
     made = []
-    monkeypatch.setattr(train, "make_vec_env", made.append)  # stops before the first environment of 20 million steps
-    monkeypatch.setattr(train, "make_model", lambda *_: (_ for _ in ()).throw(train.UserError("enough")))
+    monkeypatch.setattr(training, "make_vec_env", made.append)  # stops before the first environment of 20 million steps
+    monkeypatch.setattr(training, "make_model", lambda *_: (_ for _ in ()).throw(UserError("enough")))
     for method in presets.METHODS:
         assert command(*ANT, "--preset", "paper", "--method", method) == 2
     capsys.readouterr()

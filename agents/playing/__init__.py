@@ -1,0 +1,1 @@
+"""What a trained policy does: episodes over a grid of values of a parameter, their picture, films."""

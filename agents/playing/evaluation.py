@@ -1,0 +1,145 @@
+"""What ``python -m agents.evaluate`` does."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
+
+from agents.playing import video
+from agents.playing.episodes import MODES, Episode, episode_seeds, play
+from agents.playing.figure import draw_evaluation
+from agents.playing.held import HeldParameter
+from agents.runs.checkpoints import Trained, load_policy
+from agents.runs.commands import Parser, given, run_command
+from agents.runs.config import Config, check_whole
+from agents.runs.errors import UserError
+from agents.runs.run_folder import RunFolder, new_file
+
+_POINTS = 9
+_EPISODES = 5
+
+
+def run(arguments: Sequence[str] | None, renderer: str | None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; None for those of the process.
+        renderer: The user's ``MUJOCO_GL``.
+
+    Returns:
+        Its exit code.
+    """
+    return run_command(lambda: _evaluate(_parser().parse_args(arguments), renderer))
+
+
+def _parser() -> argparse.ArgumentParser:
+    description = "Plays the policy of a run over a grid of values of a parameter, draws its return over them, and films it."
+    parser = Parser(prog="python -m agents.evaluate", description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Path, help="run folder of agents.train; the run may be at work")
+    add("--param", metavar="NAME", help="the parameter that differs (default: the first that changes in the run, or friction)")
+    add("--values", metavar="X,X,…", help="its values; --values=-5,0,5 where the first is below 0")
+    add("--points", metavar="N", type=int, help=f"number of values from low to high, both included (default: {_POINTS})")
+    add("--low", metavar="X", type=float, help="the least value (default: that of the run's schedule)")
+    add("--high", metavar="X", type=float, help="the greatest value (default: that of the run's schedule)")
+    add("--episodes", metavar="K", type=int, default=_EPISODES, help=f"for each value and mode (default: {_EPISODES})")
+    add("--seed", metavar="S", type=int, default=0, help="of environments and sampled actions (default: 0)")
+    add("--output", metavar="FILE", type=Path, help="the picture (default: RUN/evaluation-<steps>-<param>.png), .csv beside it")
+    add("--record", metavar="FILE.mp4", type=Path, help="a film, too: an episode under each of --values, or low, current, high")
+    return parser
+
+
+def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
+    folder, config = RunFolder.open(args.run, Config)
+    check_whole("episodes", args.episodes, least=1)
+    check_whole("seed", args.seed, least=0)
+    if args.record is not None:
+        _check_ending("--record", args.record, [video.ENDING])
+        video.check_packages()
+    trained = load_policy(folder, config)
+    held = HeldParameter.of(config, trained.values, args.param, args.low, args.high)
+    values = _values(args, held)
+    picture = args.output or folder.path / f"evaluation-{trained.steps}-{held.name.replace(':', '-')}.png"
+    _check_ending("--output", picture, [f".{ending}" for ending in FigureCanvasBase.get_supported_filetypes()])
+    # A film can be made later.
+    new = [args.record] if args.record and not args.output and picture.exists() else [picture, picture.with_suffix(".csv")]
+    with ExitStack() as files:
+        files_of = {path: files.enter_context(new_file(path)) for path in dict.fromkeys([*new, args.record]) if path}
+        if args.record is not None:
+            print(f"Rendering by {video.choose_renderer(renderer)}.")
+        print(_first_line(config, trained, held), flush=True)
+        if picture in new:
+            episodes = play(trained, held.make_env, values, args.episodes, args.seed)
+            draw_evaluation(episodes, config, trained, held, files_of[picture])
+            _write(episodes, files_of[new[1]])
+            print("\n".join(_table(episodes, held)))
+        if args.record is not None:
+            make_env = partial(held.make_env, render_mode="rgb_array")
+            shown = values if args.values else sorted({values[0], values[-1], given(held.current, values[0])})
+            labels = {value: held.shown(value) + _of_phase(value, trained, held) for value in shown}
+            video.record(trained, make_env, labels, episode_seeds(args.seed, 1)[0], files_of[args.record])
+    print(f"Done: {', '.join(map(str, files_of))}")
+    return 0
+
+
+def _check_ending(option: str, path: Path, endings: list[str]) -> None:
+    if path.suffix.lower() not in endings:
+        raise UserError(f"{option} must end in {' or '.join(endings)}, got '{path}'")
+
+
+def _values(args: argparse.Namespace, held: HeldParameter) -> list[float]:
+    if args.values is None:
+        points = given(args.points, _POINTS)
+        check_whole("points", points, least=2)
+        return held.values(points)
+    for option in ("points", "low", "high"):
+        if getattr(args, option) is not None:
+            raise UserError(f"--values says which, and takes no --{option}")
+    try:
+        values = sorted({float(text) for text in args.values.split(",")})
+    except ValueError:
+        raise UserError(f"--values must be numbers with commas between, such as 0.1,0.5,2; got '{args.values}'") from None
+    held.check(values)
+    return values
+
+
+def _first_line(config: Config, trained: Trained, held: HeldParameter) -> str:
+    others = [f"{name} stays at {value:.3g}" for name, value in trained.values.items() if name != held.name]
+    phase = "" if trained.phase is None else f", phase {trained.phase}"
+    now = "" if held.current is None else f" with {held.shown(held.current)}"
+    run = f"{config.env}, method {config.method}, seed {config.seed}, at step {trained.steps:,}{phase}{now}"
+    return "; ".join([run, *others])
+
+
+def _of_phase(value: float, trained: Trained, held: HeldParameter) -> str:
+    return f"   phase {trained.phase}, the current" if value == held.current else ""
+
+
+def _table(episodes: list[Episode], held: HeldParameter) -> list[str]:
+    """Mean returns with their standard errors, a line for each value."""
+    unit = "" if held.change.unit == "1" else f" ({held.change.unit})"
+    width = max(12, len(held.name + unit))
+    lines = [f"{held.name + unit:>{width}}" + "".join(f"{mode:>22}" for mode in MODES)]
+    for value in sorted({episode.value for episode in episodes}):
+        cells = []
+        for mode in MODES:
+            totals = [episode.total for episode in episodes if (episode.value, episode.mode) == (value, mode)]
+            error = f" ± {np.std(totals, ddof=1) / math.sqrt(len(totals)):,.1f}" if len(totals) > 1 else ""
+            cells.append(f"{np.mean(totals):,.1f}{error}")
+        lines.append(f"{value:>{width}.4g}" + "".join(f"{cell:>22}" for cell in cells))
+    return lines
+
+
+def _write(episodes: list[Episode], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["value", "mode", "episode", "return", "length"])
+        writer.writerows([(each.value, each.mode, each.number, each.total, each.length) for each in episodes])

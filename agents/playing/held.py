@@ -1,0 +1,138 @@
+"""A run's environment in which one parameter is held at a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.wrappers import TransformObservation
+
+from agents.runs.build import find_spec, find_wrapper, make_env
+from agents.runs.config import Config
+from envs.changes import OPTIONS, Change
+from envs.parameters import find_parameter
+
+
+@dataclass(frozen=True)
+class HeldParameter:
+    """A parameter of a run's environment that can be held at any value; others that change in the run stay as they are now.
+
+    Attributes:
+        config: Of the run.
+        now: The value of each parameter that changes in the run, in its current phase.
+        own: What the run does to each of them.
+        change: The parameter, with its unit, its schedule and its range.
+    """
+
+    config: Config
+    now: Mapping[str, float]
+    own: Mapping[str, Change]
+    change: Change
+
+    @classmethod
+    def of(
+        cls, config: Config, now: Mapping[str, float], name: str | None, low: float | None, high: float | None
+    ) -> HeldParameter:
+        """The parameter of a name, in a range.
+
+        Args:
+            config: Of the run.
+            now: The value of each parameter that changes in the run, in its current phase.
+            name: Of the parameter; None is the first one that changes in the run, or the default of an environment's.
+            low: The least value; None is that of the run, or the parameter's default.
+            high: The greatest value, likewise.
+
+        Raises:
+            UserError: An environment without that parameter, or a range that it cannot have.
+        """
+        own = _changes(make_env(config))
+        name = name or next(iter(own), find_spec(config.env).kwargs.get("parameter", "friction"))
+        options: dict[str, Any] = dict(own[name].options) if name in own else {}
+        if low is not None or high is not None:
+            ends = own[name].extremes if name in own else (None, None)
+            options["low"], options["high"] = (end if x is None else x for x, end in zip((low, high), ends, strict=True))
+            if name in own and not own[name].schedule.takes_range:
+                options["schedule"] = "uniform"
+        ranged = make_env(_holding(config, _kept(own, now) | {name: options}))
+        return cls(config, now, own, _changes(ranged)[name])
+
+    @property
+    def name(self) -> str:
+        """Of the parameter."""
+        return self.change.name
+
+    @property
+    def current(self) -> float | None:
+        """Its value in the current phase of the run; None where it does not change in the run."""
+        return self.now.get(self.name)
+
+    def values(self, points: int) -> list[float]:
+        """Values from the least to the greatest, evenly spaced, by their logarithms where the schedule draws these."""
+        spaced = np.geomspace if self.change.schedule.logarithmic else np.linspace
+        values = spaced(*self.change.extremes, points)
+        return [float(value) for value in np.unique(np.round(values) if self._whole else values)]
+
+    def check(self, values: list[float]) -> None:
+        """Refuses values that the parameter cannot have.
+
+        Raises:
+            UserError: Such a value.
+        """
+        for value in values:
+            self.make_env(value)
+
+    def logarithmic(self, values: list[float]) -> bool:
+        """Whether values belong on a logarithmic axis."""
+        return self.change.schedule.logarithmic and min(values) > 0
+
+    def shown(self, value: float) -> str:
+        """A value with the parameter's name and unit."""
+        return f"{self.name} {value:.3g}" + ("" if self.change.unit == "1" else f" {self.change.unit}")
+
+    def make_env(self, value: float, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+        """The environment held at a value.
+
+        Args:
+            value: Of the parameter.
+            **kwargs: Further keyword arguments of the environment.
+
+        Raises:
+            UserError: A value that the parameter cannot have.
+        """
+        held = _kept(self.own, self.now) | {self.name: _at(value, self.change)}
+        env = make_env(_holding(self.config, held), **kwargs)
+        if self.name not in self.own and self.config.change.get("observe"):
+            space = env.observation_space  # the policy is told of the run's own parameters only
+            assert isinstance(space, Box)  # noqa: S101
+            return TransformObservation(
+                env, lambda seen: seen[:-1], Box(space.low[:-1], space.high[:-1], dtype=space.dtype.type)
+            )
+        return env
+
+    @property
+    def _whole(self) -> bool:
+        return find_parameter(self.name)[0].whole
+
+
+def _holding(config: Config, parameters: dict[str, Any]) -> Config:
+    """The run with one environment, and other descriptions of what changes."""
+    change = {name: value for name, value in config.change.items() if name not in OPTIONS}
+    return replace(config, param=parameters, change=change, period=config.period or config.timesteps, n_envs=1)
+
+
+def _kept(own: Mapping[str, Change], now: Mapping[str, float]) -> dict[str, Any]:
+    """The descriptions of parameters that stay at their values."""
+    return {name: _at(now[name], change) for name, change in own.items()}
+
+
+def _at(value: float, change: Change) -> dict[str, Any]:
+    return {"schedule": {"name": "constant", "value": value}, "factor": change.options["factor"]}
+
+
+def _changes(env: gymnasium.Env[Any, Any]) -> dict[str, Change]:
+    wrapper = find_wrapper(env)
+    return {} if wrapper is None else {change.name: change for change in wrapper.changes}

@@ -1,0 +1,162 @@
+"""Draws a comparison of runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from agents.reporting.comparison import (
+    CONFIDENCE,
+    LEAST_SEEDS,
+    Comparison,
+    Statistic,
+    bootstrap_interval,
+    centre_of,
+    curves_of,
+    fill,
+    single,
+    values,
+)
+from agents.reporting.results import BINS, RETURN, RunResult
+from agents.runs.config import Config
+from agents.runs.drawing import MEASURES, Span, from_zero, shade, short_number
+
+# Colours that colour-blind readers tell apart (Okabe and Ito), one for each method; what differs within a method, and more
+# methods than colours, have other lines.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
+_STYLES = ("-", "--", ":", "-.")
+_POINTS = 60  # of a curve of tasks; where there are more, some in a row are averaged
+
+
+def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterable[Path]) -> None:
+    """Draws return or score, dormant units, rank and mean |w| of each method over environment steps, examples or tasks.
+
+    Phases of different runs are laid over each other, each as long as the period. With five seeds or more a line is the
+    statistic over seeds in its interval; with fewer it lies between the single runs, drawn thinly. The measures of units are
+    those of the policy, averaged over its layers.
+
+    Args:
+        comparison: The runs.
+        statistic: What a line is over seeds.
+        paths: The files to write; their endings say how.
+    """
+    config = comparison.config
+    merged, first, factor = 1, 0.0, 1.0
+    if isinstance(config, Config):
+        network, length, label, curve, parts = (
+            "policy",
+            config.period or config.timesteps,
+            "episode return",
+            RETURN,
+            ",\npolicy",
+        )
+        width = length / BINS
+    else:
+        label, factor = config.shown_score
+        network, length, curve, parts = "network", config.examples or 1, f"task/{config.score}", ""
+        first = 0.0 if config.examples else -0.5  # a score over a task's examples, or at the end of a task
+        merged = math.ceil(config.tasks / _POINTS)
+        width = length * merged
+    rows = [row for row in MEASURES if any(curves_of(result, network, row[0]) for result in _all(comparison))]
+    figure = Figure(figsize=(11, 4.2 + 1.7 * len(rows)), layout="constrained")
+    axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.6, *[1.0] * len(rows)], squeeze=False)[:, 0]
+    axes[0].set_ylabel(label)
+    draw = partial(_draw_methods, comparison=comparison, statistic=statistic, first=first, width=width, merged=merged)
+    draw(axes[0], curves=lambda result: [result.curve[curve]], scale=factor)
+    for axis, (measure, words, scale) in zip(axes[1:], rows, strict=True):
+        axis.set_ylabel(f"{words}{parts}")
+        draw(axis, curves=partial(curves_of, network=network, measure=measure), scale=scale)
+        from_zero(axis)
+    axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0)
+    axes[-1].xaxis.set_major_formatter(FuncFormatter(short_number))
+    if isinstance(config, Config):
+        spans = _spans(comparison, length)
+        for i, axis in enumerate(axes):
+            shade(axis, spans, config.params, labelled=i == 0)
+        axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
+        axes[-1].set_xlim(0, spans[-1].end)
+        title = f"{config.env}   {_what_is_drawn(comparison, statistic)}"
+    else:
+        each = f", means of {merged} tasks" if merged > 1 else ""
+        axes[-1].set_xlabel(("examples" if config.examples else "task") + each)
+        axes[-1].set_xlim(first, config.tasks * length + first)
+        title = f"{config.problem} ({config.dataset})   {_what_is_drawn(comparison, statistic)}"
+    figure.suptitle(title, fontsize=11)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        for path in paths:
+            figure.savefig(path, dpi=130)
+
+
+def _what_is_drawn(comparison: Comparison, statistic: Statistic) -> str:
+    name = {"mean": "mean", "iqm": "interquartile mean"}[statistic]
+    numbers = sorted({len(by_seed) for by_seed in comparison.runs.values()})
+    seeds = f"{numbers[0]} seed{'s' if numbers[0] > 1 else ''}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
+    if numbers[-1] < LEAST_SEEDS:
+        return f"{seeds}, single runs (thin) and their {name}; too few for an interval"
+    return f"{name} over {seeds}, {100 * CONFIDENCE:.0f} % bootstrap interval (percentile)"
+
+
+def _all(comparison: Comparison) -> list[Any]:
+    return [result for by_seed in comparison.runs.values() for result in by_seed.values()]
+
+
+def _draw_methods(
+    axis: Axes,
+    comparison: Comparison,
+    statistic: Statistic,
+    first: float,
+    width: float,
+    merged: int,
+    curves: Callable[[RunResult], list[NDArray[np.float64]]],
+    scale: float,
+) -> None:
+    methods = [next(iter(by_seed.values())).config.method for by_seed in comparison.runs.values()]
+    for k, (label, by_seed) in enumerate(comparison.runs.items()):
+        more, number = divmod(list(dict.fromkeys(methods)).index(methods[k]), len(_COLOURS))
+        colour, style = _COLOURS[number], _STYLES[(more + methods[:k].count(methods[k])) % len(_STYLES)]
+        drawn = [_mean([_until_last(curve) for curve in of_run]) for of_run in map(curves, by_seed.values()) if of_run]
+        if not drawn:
+            continue
+        samples = scale * np.array([_merge(run[: min(map(len, drawn))], merged) for run in drawn])
+        steps = (np.arange(samples.shape[1]) + 0.5) * width + first
+        if len(samples) < LEAST_SEEDS:
+            axis.plot(steps, samples.T, style, color=colour, linewidth=0.6, alpha=0.7)
+        else:
+            axis.fill_between(steps, *bootstrap_interval(samples, statistic), color=colour, alpha=0.2, linewidth=0)
+        axis.plot(steps, centre_of(samples, statistic), style, color=colour, linewidth=1.8, label=label)
+
+
+def _merge(curve: NDArray[np.float64], number: int) -> NDArray[np.float64]:
+    """Means of so many values in a row; what is left over at the end is not drawn."""
+    return np.asarray(curve[: len(curve) // number * number].reshape(-1, number).mean(axis=1))
+
+
+def _mean(rows: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.asarray(np.mean([row[: min(map(len, rows))] for row in rows], axis=0))
+
+
+def _until_last(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A curve ``(phases, BINS)`` in a row, up to its last value, with the gaps of each phase filled."""
+    known = np.flatnonzero(np.isfinite(curve))
+    return np.concatenate([fill(phase) for phase in curve])[: known[-1] + 1 if len(known) else 0]
+
+
+def _spans(comparison: Comparison, length: int) -> list[Span]:
+    """The phases that every run has, with their value where it is the same for all seeds."""
+    of_runs = [[single(of_phase) for of_phase in values(result)] for result in _all(comparison)]
+    number = min(map(len, of_runs))
+    shared = all(of_run[:number] == of_runs[0][:number] for of_run in of_runs)
+    return [Span(phase * length, (phase + 1) * length, of_runs[0][phase] if shared else None) for phase in range(number)]

@@ -1,0 +1,246 @@
+"""What came of runs, read from their folders, and the compact form in which it is recorded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.runs.config import Config
+from agents.runs.errors import UserError
+from agents.runs.logs import read_columns
+from agents.runs.run_folder import RunFolder, write_atomically
+from agents.supervised.config import LearningConfig
+
+BINS = 20
+"""Parts of equal length that a phase is cut into."""
+
+RETURN = "return"
+_DIGITS = 5  # of what is recorded of supervised runs
+_MEASURES = ("dormant_fraction", "saturated_fraction", "stable_rank", "weight_magnitude")
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run.
+
+    Attributes:
+        path: Its folder.
+        config: Its configuration.
+        progress: How far it is, in words.
+        complete: Whether that is all.
+        versions: Those of its ``summary.json``.
+        curve: Empty while the run is not complete. Of reinforcement learning, arrays of shape ``(phases, BINS)``: mean
+            ``"return"`` of the episodes that ended, and the last value of each measure (under its name in TensorBoard), in each
+            part of each phase; NaN where there is none. Of supervised learning, arrays of shape ``(tasks, 1)``: every measure
+            under its name in TensorBoard.
+    """
+
+    path: Path
+    config: Config | LearningConfig
+    progress: str
+    complete: bool
+    versions: dict[str, str]
+    curve: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class AgentResult(RunResult):
+    """What came of a run of reinforcement learning.
+
+    Attributes:
+        phases: The ``phases`` of its ``summary.json``; empty while it is not complete.
+    """
+
+    config: Config
+    phases: list[dict[str, Any]]
+
+    @property
+    def phase_length(self) -> int:
+        """Steps that a phase lasts: the period, or the whole run in a world that does not change."""
+        return self.config.period or self.config.timesteps
+
+
+@dataclass(frozen=True)
+class LearningResult(RunResult):
+    """What came of a supervised run."""
+
+    config: LearningConfig
+
+
+def find_runs(folders: Iterable[Path]) -> list[Path]:
+    """The folders of all runs below some folders, which may be runs themselves.
+
+    Raises:
+        UserError: A folder that does not exist, or has no run in it.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises where a name is too long
+            raise UserError(f"'{folder}' is no folder")
+        runs = sorted(path.parent for path in folder.rglob("config.json"))
+        if not runs:
+            raise UserError(f"'{folder}' has no runs in it: no config.json at any depth")
+        found += runs
+    return list({run.resolve(): run for run in found}.values())
+
+
+def read_run(path: Path) -> RunResult:
+    """What came of the run in a folder, be it the run's own or one written by :func:`record`.
+
+    Raises:
+        UserError: The folder has no run, or its files cannot be read.
+    """
+    folder, config = RunFolder.open(path, Config, LearningConfig)
+    try:
+        if isinstance(config, LearningConfig):
+            return _read_learning(folder, config)
+        assert isinstance(config, Config)  # noqa: S101
+        summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
+        if not summary["complete"]:
+            progress = f"{_steps_so_far(folder):,} of {config.timesteps:,} steps"
+            return AgentResult(path, config, progress, False, {}, {}, [])
+        length, phases = config.period or config.timesteps, summary["phases"]
+        _check_phases(phases)
+        recorded = path / "curve.csv"
+        curve = _read_curve(recorded, len(phases)) if recorded.exists() else _make_curve(folder, phases, length)
+        return AgentResult(path, config, f"{summary['timesteps']:,} steps", True, summary["versions"], curve, phases)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
+        raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
+    summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
+    recorded = folder.path / "curve.csv"
+    columns = read_columns(recorded if recorded.exists() else folder.progress)
+    tasks = len(columns.get("task/number", ()))
+    progress = f"{tasks:,} of {config.tasks:,} tasks"
+    if not summary["complete"]:
+        return LearningResult(folder.path, config, progress, False, {}, {})
+    if tasks != config.tasks or (columns["task/number"] != np.arange(tasks)).any():
+        raise ValueError(f"{progress} are there, though summary.json says that it is complete")
+    curve = {name: values[:, None] for name, values in columns.items() if not name.startswith("time/")}
+    return LearningResult(folder.path, config, progress, True, summary["versions"], curve)
+
+
+def _record_learning(result: LearningResult, folder: Path) -> None:
+    text = io.StringIO()
+    table = csv.writer(text)
+    names = ["task/number", *sorted(name for name in result.curve if name != "task/number")]
+    table.writerow(names)
+    for task in range(len(result.curve["task/number"])):
+        values = [result.curve[name][task, 0] for name in names]
+        table.writerow(["" if np.isnan(value) else f"{value:.{_DIGITS}g}" for value in values])
+    write_atomically(folder / "curve.csv", text.getvalue())
+
+
+def record(result: RunResult, folder: Path) -> None:
+    """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "summary.json"):
+        write_atomically(folder / name, (result.path / name).read_text())
+    if isinstance(result, LearningResult):
+        _record_learning(result, folder)
+        return
+    assert isinstance(result, AgentResult)  # noqa: S101
+    text = io.StringIO()
+    table = csv.writer(text)
+    names = sorted(result.curve)
+    table.writerow(["phase", "bin", *names])
+    for phase in range(len(result.phases)):
+        for part in range(BINS):
+            values = [result.curve[name][phase, part] for name in names]
+            table.writerow([phase, part, *("" if np.isnan(value) else repr(float(value)) for value in values)])
+    write_atomically(folder / "curve.csv", text.getvalue())
+
+
+def time_in_phase(steps: Array, envs: Array, phases: Array) -> Array:
+    """When, by the clock of its environment's own phase, each of some episodes ended.
+
+    Environments change at the end of their own episodes, so a phase begins for each at another step.
+
+    Args:
+        steps: Steps of the run, over all environments, at the end of each episode, in their order: ``(episodes,)``.
+        envs: The environment of each.
+        phases: The phase of each.
+
+    Returns:
+        Steps of the run since the last episode of an earlier phase ended in the same environment.
+    """
+    times = np.empty_like(steps)
+    for env in np.unique(envs):
+        own = envs == env
+        own_steps, own_phases = steps[own], phases[own]
+        starts = {phase: max(own_steps[own_phases < phase], default=0.0) for phase in np.unique(own_phases)}
+        times[own] = own_steps - np.array([starts[phase] for phase in own_phases])
+    return times
+
+
+def part_of_phase(times: Array, length: int) -> NDArray[np.int64]:
+    """Which of the :data:`BINS` parts of a phase of this length each time falls in; what is later is in the last.
+
+    Part b reaches from just after b/BINS of the length to (b + 1)/BINS.
+    """
+    parts: NDArray[np.int64] = np.clip(np.ceil(times * BINS / length) - 1, 0, BINS - 1).astype(np.int64)
+    return parts
+
+
+def _check_phases(phases: list[dict[str, Any]]) -> None:
+    if not phases:
+        raise ValueError("summary.json has no phases")
+    for phase in phases:
+        final, number, steps = phase["final_return"], phase["episodes"], phase["steps"]
+        if not (isinstance(number, int) and isinstance(steps, int) and (final is None) == (number == 0)):
+            raise ValueError(f"summary.json has a phase of {steps!r} steps and {number!r} episodes with final return {final!r}")
+        if final is not None and not np.isfinite(final):
+            raise ValueError(f"summary.json has a final return of {final!r}")
+
+
+def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], length: int) -> dict[str, Array]:
+    episodes, progress, phases = read_columns(folder.episodes), read_columns(folder.progress), len(of_summary)
+    ended = np.bincount(episodes["phase"].astype(int), minlength=phases).tolist() if episodes else [0] * phases
+    if ended != [phase["episodes"] for phase in of_summary]:
+        raise ValueError(f"episodes.csv has {ended} episodes by phase, summary.json {[p['episodes'] for p in of_summary]}")
+    curve = {RETURN: np.full((phases, BINS), np.nan)}
+    if episodes:
+        if not np.isfinite(episodes["return"]).all():
+            raise ValueError("episodes.csv has a return that is no finite number")
+        times = time_in_phase(episodes["step"], episodes["env"], episodes["phase"])
+        cells = episodes["phase"].astype(int) * BINS + part_of_phase(times, length)
+        counts = np.bincount(cells, minlength=phases * BINS).reshape(phases, BINS)
+        sums = np.bincount(cells, weights=episodes["return"], minlength=phases * BINS).reshape(phases, BINS)
+        np.divide(sums, counts, out=curve[RETURN], where=counts > 0)
+    steps = progress["time/total_timesteps"]
+    phase = progress.get("env/phase", np.zeros_like(steps))
+    # A row tells of the rollout that ends at its step, and of the phase of the first environment there.
+    parts = part_of_phase(time_in_phase(steps, np.zeros_like(steps), phase), length)
+    for name in sorted(progress):
+        if name.split("/")[-1] in _MEASURES:
+            curve[name] = np.full((phases, BINS), np.nan)
+            recorded = np.isfinite(progress[name])
+            curve[name][phase[recorded].astype(int), parts[recorded]] = progress[name][recorded]
+    return curve
+
+
+def _read_curve(path: Path, phases: int) -> dict[str, Array]:
+    columns = read_columns(path)
+    if len(columns["phase"]) != phases * BINS:
+        raise ValueError(f"{path.name} has {len(columns['phase'])} rows, not {BINS} for each of {phases} phases")
+    if RETURN not in columns:
+        raise ValueError(f"{path.name} has no column '{RETURN}'")
+    return {name: values.reshape(phases, BINS) for name, values in columns.items() if name not in ("phase", "bin")}
+
+
+def _steps_so_far(folder: RunFolder) -> int:
+    steps = read_columns(folder.progress).get("time/total_timesteps", np.zeros(1))
+    return int(np.nanmax(steps, initial=0))

@@ -1,0 +1,167 @@
+"""From a configuration to environments and a model."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import partial
+from typing import Any
+
+import gymnasium
+import torch
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
+
+import cbp
+import envs
+from agents.runs import presets
+from agents.runs.config import Config
+from agents.runs.errors import UserError, unknown
+from agents.sb3.buffers import NormalizedRolloutBuffer
+from agents.sb3.policies import PlasticMlpPolicy
+from agents.sb3.ppo import PPO
+from agents.sb3.vec_env import ThreadedVecEnv
+from envs.registered import NONSTATIONARY
+
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_EPISODES_PER_PHASE = 5  # fewer of the longest episodes in a phase of one environment bring a warning
+
+
+def find_spec(name: str) -> gymnasium.envs.registration.EnvSpec:
+    """The registered environment of a name: an id, or an id without its version.
+
+    Raises:
+        UserError: Nothing is registered under that name.
+    """
+    if ":" in name:
+        raise UserError(f"env must be a registered id without a module, got '{name}'")
+    newest: dict[str, gymnasium.envs.registration.EnvSpec] = {}
+    for spec in gymnasium.registry.values():
+        unversioned = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
+        if unversioned not in newest or (spec.version or 0) > (newest[unversioned].version or 0):
+            newest[unversioned] = spec
+    found = gymnasium.registry.get(name) or newest.get(name)
+    if found is None:
+        raise unknown("environment", name, [spec.id for spec in newest.values()], listed=False)
+    return found
+
+
+def is_nonstationary(spec: gymnasium.envs.registration.EnvSpec) -> bool:
+    """Whether the environment changes by itself and takes the arguments of :class:`envs.NonStationary`."""
+    return spec.entry_point == NONSTATIONARY
+
+
+def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """One environment of a run. Its period is its share of the run's, its sequence of values that of the run's seed.
+
+    Args:
+        config: The run.
+        **kwargs: Further keyword arguments of the environment.
+
+    Raises:
+        UserError: The environment cannot be made, or cannot change as asked.
+    """
+    spec = find_spec(config.env)
+    change: dict[str, Any] = {}
+    if config.period is not None and config.param is not None:
+        change = {"period": config.period // config.n_envs, "parameter": config.param, "seed": config.seed, **config.change}
+    try:
+        if not change:
+            return gymnasium.make(spec.id, **config.env_kwargs, **kwargs)
+        if is_nonstationary(spec):
+            return gymnasium.make(spec.id, **change, **config.env_kwargs, **kwargs)
+        return envs.NonStationary(gymnasium.make(spec.id, **config.env_kwargs, **kwargs), **change)
+    except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
+        raise UserError(f"environment '{spec.id}' cannot be made: {' '.join(str(error).split())}") from error
+
+
+def make_vec_env(config: Config) -> VecEnv:
+    """The run's environments, each with SB3's ``Monitor``; normalised where the configuration says so."""
+    _warn_of_short_phases(config)
+    vec_env: VecEnv = ThreadedVecEnv([partial(_make_monitored, config)] * config.n_envs)
+    if config.normalize:
+        vec_env = VecNormalize(vec_env, gamma=config.hyperparameters.gamma)
+    return vec_env
+
+
+def _make_monitored(config: Config) -> Monitor:
+    return Monitor(make_env(config))
+
+
+def _warn_of_short_phases(config: Config) -> None:
+    longest = find_spec(config.env).max_episode_steps
+    if config.period is None or longest is None:
+        return
+    own_period = config.period // config.n_envs
+    if own_period < _EPISODES_PER_PHASE * longest:
+        warnings.warn(
+            f"a phase is short: {own_period:,} steps in each of {config.n_envs} environments, where an episode may take "
+            f"{longest:,}; the learner sees few episodes between two changes",
+            stacklevel=2,
+        )
+
+
+def nonstationary_wrappers(vec_env: VecEnv) -> list[envs.NonStationary[Any, Any]]:
+    """The wrapper of each environment that changes; empty where none does."""
+    wrapped = [find_wrapper(env) for env in vec_env.unwrapped.envs]  # type: ignore[attr-defined]
+    return [wrapper for wrapper in wrapped if wrapper is not None]
+
+
+def find_wrapper(env: gymnasium.Env[Any, Any]) -> envs.NonStationary[Any, Any] | None:
+    """The wrapper of an environment that changes; None of another."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, envs.NonStationary):
+            return env
+        env = env.env
+    return None
+
+
+def make_model(config: Config, vec_env: VecEnv) -> PPO:
+    """PPO as the configuration describes it.
+
+    Raises:
+        UserError: A value that PPO, the method or the device refuses.
+    """
+    values = config.hyperparameters
+    preset = presets.METHODS[config.method]
+    per_rollout = values.normalize_advantage == "rollout"
+    counts_per_element = config.method_kwargs.get("reset_optimizer") == "moments_and_step"
+    optimizer_kwargs: dict[str, Any] = {
+        "betas": (values.beta1, values.beta2),
+        "eps": values.adam_eps,
+        "weight_decay": values.weight_decay,
+    }
+    try:
+        return PPO(
+            PlasticMlpPolicy,
+            vec_env,
+            learning_rate=values.learning_rate,
+            n_steps=values.rollout_steps // config.n_envs,
+            batch_size=values.batch_size,
+            n_epochs=values.n_epochs,
+            gamma=values.gamma,
+            gae_lambda=values.gae_lambda,
+            clip_range=values.clip_range,
+            normalize_advantage=values.normalize_advantage == "batch",
+            ent_coef=values.ent_coef,
+            vf_coef=values.vf_coef,
+            max_grad_norm=math.inf if values.max_grad_norm is None else values.max_grad_norm,
+            rollout_buffer_class=NormalizedRolloutBuffer if per_rollout else None,
+            policy_kwargs={
+                "net_arch": list(values.net_arch),
+                "activation_fn": _ACTIVATIONS[values.activation],
+                "weight_init": values.weight_init,
+                "ortho_init": values.weight_init == "sb3",
+                "log_std_init": values.log_std_init,
+                "optimizer_class": cbp.Adam if counts_per_element else torch.optim.Adam,
+                "optimizer_kwargs": optimizer_kwargs,
+                "method": preset.method,
+                "method_kwargs": config.method_kwargs,
+                **preset.policy_kwargs,
+            },
+            seed=config.seed,
+            device=config.device,
+        )
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
+        raise UserError(" ".join(str(error).split())) from error

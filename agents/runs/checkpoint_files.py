@@ -1,0 +1,209 @@
+"""Checkpoint files: written whole or not at all, checked when they are read.
+
+A checkpoint is one file ``checkpoints/<steps>-<checksum>.pt``: written to another name, flushed to the disk, then renamed, so
+that what has a checkpoint's name is whole. The checksum in the name tells damage. The file holds numbers, strings and tensors
+only and is read by ``torch.load(weights_only=True)``: one from a stranger runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import platform
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.runs.errors import UserError
+from agents.runs.run_folder import RunFolder
+
+_KEPT = 3  # the newest, and those before it, should it be damaged
+_DIGITS = 16  # of the checksum
+
+
+def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
+    """Writes a checkpoint and drops the oldest beyond three.
+
+    Args:
+        folder: The run.
+        steps: How far it is.
+        state: Numbers, strings, arrays and tensors. The global random generators, and what the rounding depends on, are added.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        OSError: It cannot be written; the earlier ones are as they were.
+    """
+    stream = io.BytesIO()
+    torch.save(to_tensors({"made_by": _made_by(), "random": _save_random(), **state}), stream)
+    content = stream.getvalue()
+    path = folder.checkpoints / f"{steps:012d}-{_checksum(content)}.pt"
+    temporary = folder.checkpoints / ".new"
+    try:
+        folder.checkpoints.mkdir(exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        _flush_folder(folder.checkpoints)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    same_step = [other for other in _all(folder) if _steps(other) == steps and other != path]  # damaged
+    for old in same_step + _all(folder)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read.
+
+    Attributes:
+        path: Its file.
+        state: What was written, arrays as tensors.
+    """
+
+    path: Path
+    state: dict[str, Any]
+
+    @contextmanager
+    def opened(self) -> Iterator[dict[str, Any]]:
+        """Gives the state to whom it is loaded into.
+
+        Raises:
+            UserError: It does not fit what it is loaded into.
+        """
+        try:
+            yield self.state
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise UserError(f"checkpoint '{self.path}' is not one of this run: {' '.join(str(error).split())}") from error
+
+    @contextmanager
+    def going_on(self) -> Iterator[dict[str, Any]]:
+        """Gives the state to whom it is loaded into; sets the global random generators at the end.
+
+        Warns:
+            UserWarning: It was made on another machine, by another number of threads or version of a package.
+
+        Raises:
+            UserError: It does not fit what it is loaded into.
+        """
+        with self.opened() as state:
+            made_by = state["made_by"]
+            differing = [f"{name} {made_by[name]}, not {now}" for name, now in _made_by().items() if made_by[name] != now]
+            yield state
+            _load_random(state["random"])
+        if differing:
+            warnings.warn(f"the run goes on, but not to the bit; it was made with {', '.join(differing)}", stacklevel=2)
+
+
+def read_newest(folder: RunFolder) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there is none at all.
+
+    Warns:
+        UserWarning: A checkpoint is damaged, and the one before it is taken.
+
+    Raises:
+        UserError: Every checkpoint is damaged.
+    """
+    found = _all(folder)
+    for path in reversed(found):
+        try:
+            content = path.read_bytes()
+            if path.stem.partition("-")[2] != _checksum(content):
+                raise ValueError("its checksum is another")
+            return Checkpoint(path, torch.load(io.BytesIO(content), weights_only=True))
+        except Exception as error:  # whatever damage, or what is not allowed in such a file, makes torch raise
+            reason = str(error).split("\n")[0]
+            warnings.warn(f"checkpoint '{path}' is damaged and passed over: {reason}", stacklevel=3)
+    if found:
+        raise UserError(f"every checkpoint in '{folder.checkpoints}' is damaged")
+    return None
+
+
+def newest(folder: RunFolder) -> Path | None:
+    """The newest checkpoint; None where there is none."""
+    return next(reversed(_all(folder)), None)
+
+
+def _all(folder: RunFolder) -> list[Path]:
+    """Every checkpoint, the oldest first."""
+    return sorted(folder.checkpoints.glob("[0-9]*-*.pt"))
+
+
+def _steps(path: Path) -> int:
+    return int(path.name.split("-")[0])
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+
+
+def _flush_folder(path: Path) -> None:
+    """Makes a new name in a folder survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _made_by() -> dict[str, str | int]:
+    """What the rounding of a run depends on."""
+    packages = ("torch", "numpy", "scipy", "numba", "mujoco", "gymnasium", "stable-baselines3")
+    return {
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def _save_random() -> dict[str, Any]:
+    _, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  what SB3 draws from
+    version_, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": [np.asarray(keys, np.int64), *rest],
+        "python": [version_, list(internal), gauss],
+    }
+
+
+def _load_random(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    version_, internal, gauss = state["python"]
+    random.setstate((version_, tuple(internal), gauss))
+
+
+def to_tensors(value: Any) -> Any:
+    """Arrays as tensors and numbers as Python's, which is what ``weights_only`` reads."""
+    if isinstance(value, dict):
+        return {key: to_tensors(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_tensors(item) for item in value)
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def to_arrays(value: Any) -> Any:
+    """Tensors, however deep, as arrays."""
+    if isinstance(value, dict):
+        return {key: to_arrays(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_arrays(item) for item in value)
+    return value.numpy() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,110 @@
+"""What the commands share: some options, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from tqdm import tqdm
+
+from agents.runs.errors import RunError, UserError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are :class:`agents.runs.errors.UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses the arguments."""
+        raise UserError(message)
+
+
+def run_command(command: Callable[[], int], interrupted: str = "nothing was written") -> int:
+    """Runs a command and says in one line on standard error why it ended early.
+
+    Args:
+        command: Returns the exit code.
+        interrupted: What to say after Ctrl-C.
+
+    Returns:
+        The command's exit code; 2 after bad input, 1 after a failure, 130 after Ctrl-C.
+    """
+    warnings.showwarning = show_warning
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print(f"Stopped at once; {interrupted}.", file=sys.stderr)
+        return INTERRUPTED
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Shows a warning as one line: for ``warnings.showwarning``."""
+    tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # above the progress bar
+
+
+def progress_bar(total: int, initial: int = 0, **options: Any) -> tqdm[Any]:
+    """A progress bar on standard error; where that is no terminal, a line twice a minute.
+
+    Args:
+        total: What there is to do.
+        initial: How much of it is done.
+        **options: Further ones of ``tqdm``.
+    """
+    terminal = sys.stderr.isatty()
+    often = 0.5 if terminal else 30
+    return tqdm(total=total, initial=initial, mininterval=often, dynamic_ncols=terminal, **options)
+
+
+def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
+    """Adds the options that runs of all kinds have.
+
+    Args:
+        parser: Of a command.
+        threads: The default of ``--threads``.
+    """
+    add = parser.add_argument
+    add("--set", metavar="KEY=VALUE", action="append", help="another value for a setting of the method; VALUE as in JSON")
+    add("--device", metavar="NAME", help="torch device of the networks (default: cpu)")
+    add(
+        "--threads",
+        metavar="N",
+        type=int,
+        default=threads,
+        help=f"threads of a run (default: {threads or 'one for each core'})",
+    )
+    add("--checkpoint-minutes", metavar="M", type=float, help="minutes between two checkpoints (default: 5)")
+
+
+def given(value: Any, default: Any) -> Any:
+    """The value of an option, or what stands for one that was not given."""
+    return default if value is None else value
+
+
+def parse_override(text: str, of: str = "--set") -> tuple[str, Any]:
+    """The name and the value of a ``KEY=VALUE`` of some option."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{of} takes key=value, got '{text}'")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def check_device(name: str) -> str:
+    """The name of a device that can be used."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
+    return name

@@ -1,0 +1,344 @@
+"""The definition of a run: checked once, frozen, written to the run folder, and enough to make the run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, TypeVar
+
+import envs
+from agents.runs import presets
+from agents.runs.errors import UserError, unknown
+from agents.runs.presets import Hyperparameters
+from envs.parameters import find_parameter
+
+# Of each number: least value, whether that value itself is allowed, greatest value (allowed).
+_RANGES: dict[str, tuple[float, bool, float]] = {
+    "gamma": (0, True, 1),
+    "gae_lambda": (0, True, 1),
+    "clip_range": (0, False, math.inf),
+    "vf_coef": (0, True, math.inf),
+    "ent_coef": (-math.inf, False, math.inf),
+    "max_grad_norm": (0, False, math.inf),
+    "learning_rate": (0, True, math.inf),
+    "beta1": (0, True, math.nextafter(1, 0)),
+    "beta2": (0, True, math.nextafter(1, 0)),
+    "adam_eps": (0, True, math.inf),
+    "weight_decay": (0, True, math.inf),
+    "log_std_init": (-math.inf, False, math.inf),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "normalize_advantage": ("rollout", "batch", "none"),
+    "activation": ("relu", "tanh"),
+    "weight_init": ("sb3", "lecun"),
+}
+
+_KINDS: dict[str, type] = {
+    "env": str,
+    "method": str,
+    "normalize": bool,
+    "device": str,
+    "change": dict,
+    "env_kwargs": dict,
+    "method_kwargs": dict,
+}
+
+
+_NO_DIFFERENCE = ("threads", "checkpoint_minutes", "data")
+
+
+class RunConfig:
+    """What configurations of all kinds of runs have: a dataclass of JSON's types that is written to the run folder."""
+
+    method: str
+    seed: int
+    device: str
+    threads: int | None
+    checkpoint_minutes: float
+
+    command: ClassVar[str]
+    """The command that runs it."""
+
+    known_by: ClassVar[str]
+    """A setting that configurations of this kind have, and no others."""
+
+    of_world: ClassVar[tuple[str, ...]]
+    """What must be the same in runs that are compared."""
+
+    @property
+    def world(self) -> str:
+        """What is learned, as a folder's name."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """The method, as a folder's name and in a report."""
+        return self.method
+
+    @property
+    def place(self) -> int:
+        """Where the method comes in the order of methods."""
+        raise NotImplementedError
+
+    def differences(self, other: RunConfig) -> list[tuple[str, Any, Any]]:
+        """The settings in which two configurations are another run: name, own value, the other's.
+
+        The number of threads, the time between checkpoints and the place of the data do not count.
+        """
+        own, theirs = self.flat(), other.flat()
+        names = [name for name in dict.fromkeys([*own, *theirs]) if name not in _NO_DIFFERENCE]
+        return [(name, own.get(name), theirs.get(name)) for name in names if own.get(name) != theirs.get(name)]
+
+    def here(self, asked: RunConfig) -> Self:  # noqa: ARG002
+        """This configuration, found in a folder, with what depends on the machine taken from the one asked for."""
+        return self
+
+    def to_json(self) -> str:
+        """The configuration as JSON text."""
+        return json.dumps(self._values(), indent=2) + "\n"
+
+    def flat(self) -> dict[str, Any]:
+        """All values by the paths of their names: ``{"settings.net_arch": …}``."""
+        return flat(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return values
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """The configuration in what :meth:`to_json` wrote."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The configuration that :meth:`to_json` wrote.
+
+        Raises:
+            UserError: The text is no such configuration.
+        """
+        try:
+            return cls.from_values(json.loads(text))
+        except UserError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UserError(f"not a run's configuration: {' '.join(str(error).split())}") from error
+
+
+_Kind = TypeVar("_Kind", bound=RunConfig)
+
+
+def read_config(text: str, *kinds: type[_Kind]) -> _Kind:
+    """The configuration of a run of one of some kinds.
+
+    Raises:
+        UserError: The text is no such configuration.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    for kind in kinds:
+        if isinstance(values, dict) and kind.known_by in values:
+            return kind.from_json(text)
+    raise UserError(f"not a run's configuration: it describes no run of {' or '.join(kind.command for kind in kinds)}")
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Everything that defines a run of reinforcement learning.
+
+    Attributes:
+        env: A registered Gymnasium id.
+        method: A name of :data:`agents.runs.presets.METHODS`.
+        timesteps: Environment steps, over all environments.
+        period: Steps between two changes, over all environments; None for a stationary environment.
+        param: What changes, as the ``parameter`` of :class:`envs.NonStationary`; None for a stationary environment.
+        seed: Seed of everything: the same seed gives every method the same sequence of values.
+        n_envs: Number of environments.
+        normalize: Whether observations and rewards are normalised by running statistics (SB3's ``VecNormalize``).
+        device: Torch device of the networks.
+        threads: Threads of the run, as for ``torch.set_num_threads``; None for torch's default.
+        checkpoint_minutes: Minutes between two checkpoints.
+        change: How it changes: further keyword arguments of :class:`envs.NonStationary`.
+        env_kwargs: Further keyword arguments of the environment.
+        method_kwargs: Keyword arguments of the method that acts around each update; empty where none does.
+        hyperparameters: PPO, networks and optimizer.
+
+    Raises:
+        UserError: A value out of its range.
+    """
+
+    env: str
+    method: str
+    timesteps: int
+    period: int | None
+    param: str | dict[str, Any] | None
+    seed: int
+    n_envs: int
+    normalize: bool
+    device: str
+    threads: int | None = None
+    checkpoint_minutes: float = 5.0
+    change: dict[str, Any] = field(default_factory=dict)
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    method_kwargs: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+
+    command: ClassVar[str] = "agents.train"
+    known_by: ClassVar[str] = "env"
+    of_world: ClassVar[tuple[str, ...]] = ("env", "env_kwargs", "param", "change", "period", "timesteps", "n_envs", "normalize")
+
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise UserError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        if self.method not in presets.METHODS:
+            raise unknown("method", self.method, presets.METHODS)
+        check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
+        check_whole("timesteps", self.timesteps, least=1)
+        check_whole("n-envs", self.n_envs, least=1)
+        check_whole("seed", self.seed, least=0)
+        if self.threads is not None:
+            check_whole("threads", self.threads, least=1)
+        if self.seed >= 2**32:
+            raise UserError(f"seed must be less than 2^32, got {self.seed}")
+        self._check_change()
+        _check_hyperparameters(self.hyperparameters)
+        if self.hyperparameters.rollout_steps % self.n_envs:
+            raise UserError(
+                f"n-envs must divide rollout_steps ({self.hyperparameters.rollout_steps}) so that every environment takes as "
+                f"many; got {self.n_envs}"
+            )
+
+    def _check_change(self) -> None:
+        if self.param is not None and not isinstance(self.param, str | dict):
+            raise unknown("parameter", self.param, envs.PARAMETERS)
+        for name in self.params:
+            _check_parameter(name)
+        if self.period is not None:
+            check_whole("period", self.period, least=1)
+            if self.period < self.n_envs:
+                raise UserError(
+                    f"period must be at least one step for each of the {self.n_envs} environments, got {self.period}"
+                )
+        if self.param is None and presets.METHODS[self.method].fresh_each_phase:
+            raise UserError(
+                f"method '{self.method}' begins anew with each phase and needs an env that changes, got '{self.env}'"
+            )
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """The names of the parameters that change; empty for a stationary environment."""
+        return (self.param,) if isinstance(self.param, str) else tuple(self.param or ())
+
+    @property
+    def change_words(self) -> str:
+        """What changes, and how often: ``"friction changes every 60,000"``."""
+        return f"{' and '.join(self.params)} {'changes' if len(self.params) == 1 else 'change'} every {self.period:,}"
+
+    @property
+    def world(self) -> str:
+        """The environment without its version."""
+        return re.sub(r"-v\d+$", "", self.env).replace("/", "-")
+
+    @property
+    def place(self) -> int:
+        """Where the method comes in the order of methods."""
+        return list(presets.METHODS).index(self.method)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """The configuration in what :meth:`to_json` wrote."""
+        parameters = dict(values["hyperparameters"])
+        parameters["net_arch"] = tuple(parameters["net_arch"])
+        return cls(**{**values, "hyperparameters": Hyperparameters(**parameters)})
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by the paths of their names: ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[Hyperparameters, dict[str, Any]]:
+    """The method's preset with some values replaced.
+
+    Args:
+        method: A name of :data:`agents.runs.presets.METHODS`.
+        overrides: Names of :class:`Hyperparameters` or of the method's own keyword arguments, with their values.
+
+    Returns:
+        The hyperparameters and the method's keyword arguments.
+
+    Raises:
+        UserError: An unknown method, or a name that the method does not have.
+    """
+    if method not in presets.METHODS:
+        raise unknown("method", method, presets.METHODS)
+    preset = presets.METHODS[method]
+    names = [f.name for f in dataclasses.fields(Hyperparameters)]
+    changes, method_kwargs = dict(preset.changes), dict(preset.method_kwargs)
+    for name, value in overrides:
+        if name in method_kwargs:
+            method_kwargs[name] = value
+        elif name in names:
+            changes[name] = tuple(value) if name == "net_arch" and isinstance(value, list) else value
+        else:
+            raise unknown(f"setting of method '{method}'", name, [*method_kwargs, *names])
+    return Hyperparameters(**changes), method_kwargs
+
+
+def _check_parameter(name: str) -> None:
+    try:
+        find_parameter(name)
+    except envs.ParameterError:
+        raise unknown("parameter", name, envs.PARAMETERS) from None
+
+
+def _check_hyperparameters(values: Hyperparameters) -> None:
+    for name, bounds in _RANGES.items():
+        if name != "max_grad_norm" or values.max_grad_norm is not None:
+            check_number(name, getattr(values, name), *bounds)
+    for name, allowed in _CHOICES.items():
+        if getattr(values, name) not in allowed:
+            raise unknown(name, getattr(values, name), allowed)
+    for name in ("rollout_steps", "batch_size"):
+        check_whole(name, getattr(values, name), least=2)
+    check_whole("n_epochs", values.n_epochs, least=1)
+    if values.batch_size > values.rollout_steps:
+        raise UserError(f"batch_size must be at most rollout_steps ({values.rollout_steps}), got {values.batch_size}")
+    if not isinstance(values.net_arch, tuple) or not values.net_arch:
+        raise UserError(
+            f"net_arch must be a list of units, one for each hidden layer, such as [256,256]; got {values.net_arch!r}"
+        )
+    for units in values.net_arch:
+        check_whole("each number of net_arch", units, least=1)
+
+
+def check_number(name: str, value: object, least: float, inclusive: bool, greatest: float) -> None:
+    """Refuses what is no finite number above ``least`` (which is allowed itself if ``inclusive``) and up to ``greatest``."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not (abs(number) < math.inf and (number > least or (inclusive and number == least)) and number <= greatest):
+        raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}, got {value!r}")
+
+
+def _words(least: float, inclusive: bool, greatest: float) -> str:
+    words = [] if least == -math.inf else [f"{'>=' if inclusive else '>'} {least:g}"]
+    if greatest < 1:
+        words.append("< 1")
+    elif greatest < math.inf:
+        words.append(f"<= {greatest:g}")
+    return "".join(f" {word}" for word in " and ".join(words).split())
+
+
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """Refuses what is no whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{name} must be a whole number >= {least}, got {value!r}")

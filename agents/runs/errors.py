@@ -1,0 +1,37 @@
+"""What a command says, in one line, when its input is wrong or its work breaks off."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class _OneLine(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        # What was received may have line breaks, or commands for the terminal.
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+
+
+class UserError(_OneLine, ValueError):
+    """Bad input. The message is one line: what is wrong, what was received, what is allowed. Commands exit with code 2."""
+
+
+class RunError(_OneLine):
+    """Work that broke off. The message is one line: what happened, what is kept, how to go on. Commands exit with code 1."""
+
+
+def unknown(kind: str, received: object, known: Iterable[str], *, listed: bool = True) -> UserError:
+    """The error for a name that is none of the known ones, with the closest as a suggestion.
+
+    Args:
+        kind: What the name was to be, such as ``"method"``.
+        received: The name.
+        known: The names that exist.
+        listed: Whether the message lists them all.
+    """
+    names = list(known)
+    by_lower_case = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(received).lower(), by_lower_case, n=1)
+    hint = f"; did you mean '{by_lower_case[close[0]]}'?" if close else ""
+    all_names = f"; known: {', '.join(names)}" if listed else ""
+    return UserError(f"unknown {kind} '{received}'{hint}{all_names}")

@@ -1,0 +1,125 @@
+"""Where a run logs: TensorBoard, and ``progress.csv``; both can be cut back to an earlier step and continued."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
+
+from agents.runs.run_folder import RunFolder, write_atomically
+
+
+class ProgressCsv(KVWriter):
+    """SB3's CSV log, with columns in the order of their names and continued where the file exists.
+
+    SB3's writes the file anew, in place, when a column is added; one that is stopped in the middle of that loses rows. This
+    one writes another file and renames it.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns = _read(path)[0]
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:  # noqa: ARG002
+        """Adds a row; values without a column of their own get one, which is empty in the rows before."""
+        values = filter_excluded_keys(key_values, key_excluded, "csv")
+        new = sorted(values.keys() - set(self._columns))
+        if new:
+            _, rows = _read(self._path)
+            self._columns += new
+            _write(self._path, self._columns, [[*row, *[""] * len(new)] for row in rows])
+        with self._path.open("a", newline="") as file:
+            csv.writer(file).writerow([values.get(column, "") for column in self._columns])
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+def make_logger(folder: RunFolder) -> Logger:
+    """The logger of a run, for ``model.set_logger``."""
+    return Logger(str(folder.path), [ProgressCsv(folder.progress), TensorBoardOutputFormat(str(folder.path))])
+
+
+def save_state(logger: Logger, folder: RunFolder) -> dict[str, Any]:
+    """What is recorded but not written yet, and how long the event files are."""
+    for output in logger.output_formats:
+        if isinstance(output, TensorBoardOutputFormat):
+            output.writer.flush()
+    return {
+        "sizes": {path.name: path.stat().st_size for path in folder.events},
+        # Numbers of NumPy as arrays, because they are written with the digits of their type.
+        "values": {k: np.array(v) if isinstance(v, np.generic) else v for k, v in logger.name_to_value.items()},
+        "counts": dict(logger.name_to_count),
+        "excluded": dict(logger.name_to_excluded),
+    }
+
+
+def load_state(logger: Logger, state: dict[str, Any]) -> None:
+    """Goes on from what :func:`save_state` returned."""
+    logger.name_to_value.update({k: v[()] if isinstance(v, np.ndarray) else v for k, v in state["values"].items()})
+    logger.name_to_count.update(state["counts"])
+    logger.name_to_excluded.update(state["excluded"])
+
+
+def cut(folder: RunFolder, timesteps: int, sizes: dict[str, int], column: str = "time/total_timesteps") -> None:
+    """Cuts the logs back to a step.
+
+    Args:
+        folder: The run.
+        timesteps: Later rows of the CSV files are dropped.
+        sizes: Event files, by name, are cut to these sizes in bytes; others are removed.
+        column: What tells the step in ``progress.csv``.
+    """
+    for path, steps in ((folder.progress, column), (folder.episodes, "step")):
+        columns, rows = _read(path)
+        if steps in columns:
+            index = columns.index(steps)
+            _write(path, columns, [row for row in rows if float(row[index] or "inf") <= timesteps])
+    for path in folder.events:
+        if path.name not in sizes:
+            path.unlink()
+        elif path.stat().st_size > sizes[path.name]:
+            with path.open("r+b") as file:
+                file.truncate(sizes[path.name])
+
+
+def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
+    """A CSV file by columns; what is no number is NaN."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([_number(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Columns and complete rows of a CSV file; none where there is no file."""
+    if not path.exists():
+        return [], []
+    text = path.read_text()
+    table = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))  # without a last line that was cut off
+    if not table:
+        return [], []
+    return table[0], [row for row in table[1:] if len(row) == len(table[0])]
+
+
+def _write(path: Path, columns: list[str], rows: Iterable[list[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([columns, *rows])
+    write_atomically(path, text.getvalue())

@@ -1,0 +1,154 @@
+"""The options that describe runs of reinforcement learning."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import envs
+from agents.runs import presets
+from agents.runs.build import find_spec, is_nonstationary
+from agents.runs.commands import check_device, given, parse_override
+from agents.runs.config import Config, with_overrides
+from agents.runs.errors import UserError, unknown
+from envs.nonstationary import CHANGE_AT
+from envs.schedules import make_schedule
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what describes a run of reinforcement learning but for its method, its seed and its folder."""
+    add = parser.add_argument
+    add("--env", metavar="ID", help="ant-nonstationary, or any registered Gymnasium id")
+    add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
+    add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
+    add_change_options(parser)
+    add("--n-envs", metavar="K", type=int, help="number of environments")
+    add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
+
+
+CHANGE_OPTIONS = ("period", "param", "schedule", "low", "high", "factor", "change_at", "observe")
+"""What :func:`add_change_options` adds."""
+
+
+def add_change_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what describes how an environment changes."""
+    add = parser.add_argument
+    add("--period", metavar="N", type=int, help="steps between two changes, over all environments")
+    add(
+        "--param",
+        metavar="NAME[,KEY=VALUE…]",
+        action="append",
+        help="the parameter that changes (default: friction, of Swimmer viscosity), such as mass or mass:torso; several at "
+        "once by several --param, each with its own schedule, low, high and factor: gravity,low=5,high=15",
+    )
+    add("--schedule", metavar="NAME[,KEY=VALUE…]", help="how values are drawn: log_uniform, sine,length=12, … or as JSON")
+    add("--low", metavar="X", type=float, help="the least value")
+    add("--high", metavar="X", type=float, help="the greatest value")
+    add("--factor", action=argparse.BooleanOptionalAction, help="whether values are multiples of the model's own")
+    add("--change-at", metavar="WHEN", help=f"{' or '.join(CHANGE_AT)} (default: {CHANGE_AT[0]})")
+    add("--observe", action="store_true", default=None, help="append the parameter's value to the observation")
+
+
+def make_change(args: argparse.Namespace) -> tuple[str | dict[str, Any] | None, dict[str, Any]]:
+    """What the options of :func:`add_change_options` but ``--period`` say.
+
+    Returns:
+        ``parameter`` of :class:`envs.NonStationary`, None where it is not given, and its other arguments.
+
+    Raises:
+        UserError: An option that cannot be understood.
+    """
+    named = [_name_and_options(text) for text in args.param or []]
+    change = {
+        name: value for name in ("low", "high", "factor", "change_at", "observe") if (value := getattr(args, name)) is not None
+    }
+    if args.schedule is not None:
+        change["schedule"] = _describe_schedule(args.schedule)
+    if len({name for name, _ in named}) < len(named):
+        raise UserError(f"--param takes each parameter once, got {', '.join(name for name, _ in named)}")
+    if len(named) < 2 and not any(options for _, options in named):
+        return (named[0][0] if named else None), change
+    for _, options in named:
+        if "schedule" in options:
+            options["schedule"] = _describe_schedule(options["schedule"])
+    return dict(named), change
+
+
+def _name_and_options(text: str) -> tuple[str, dict[str, Any]]:
+    """The parts of ``NAME,KEY=VALUE,…``; commas within brackets belong to a value."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    name, *options = parts
+    found = [parse_override(option, of=f"'{text}'") for option in options]
+    if len(dict(found)) < len(found):
+        raise UserError(f"'{text}' takes each key once")
+    return name, dict(found)
+
+
+def _describe_schedule(text: Any) -> Any:
+    """A schedule's description, checked; a file's values become a list, so that a run does not depend on the file."""
+    try:
+        if isinstance(text, str) and text.startswith("{"):
+            description = json.loads(text)
+        elif isinstance(text, str):
+            name, options = _name_and_options(text)
+            description = {"name": name, **options}
+        else:
+            description = text
+        return make_schedule(description).describe()
+    except json.JSONDecodeError as error:
+        raise UserError(f"--schedule must be a name with options or JSON, got '{text}': {error}") from error
+    except envs.ParameterError as error:
+        raise UserError(f"--schedule: {error}") from error
+
+
+def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
+    """The configuration that the options describe.
+
+    Raises:
+        UserError: An option that is missing, unknown or out of its range.
+    """
+    if args.env is None:
+        raise UserError("--env is missing, for example: --env ant-nonstationary")
+    spec = find_spec(args.env)
+    preset_name = args.preset or "quick"
+    if preset_name not in presets.RUNS:
+        raise unknown("preset", preset_name, presets.RUNS)
+    preset = presets.RUNS[preset_name]
+    if preset.env_kwargs and not is_nonstationary(spec) and spec.id not in preset.stationary:
+        raise UserError(
+            f"preset '{preset_name}' is that of the registered environments: one that changes, or "
+            f"{', '.join(preset.stationary)}; got env '{args.env}'"
+        )
+    parameter, change = make_change(args)
+    changes = is_nonstationary(spec) or args.period is not None or args.param is not None
+    if change and not changes:
+        option = next(iter(change)).replace("_", "-")
+        raise UserError(
+            f"--{option} is of an env that changes, which '{args.env}' does not: --period or --param makes it change"
+        )
+    default = spec.kwargs.get("parameter", "friction")
+    hyperparameters, method_kwargs = with_overrides(method, [*preset.changes.items(), *map(parse_override, args.set or [])])
+    return Config(
+        env=spec.id,
+        method=method,
+        timesteps=given(args.timesteps, preset.stationary.get(spec.id, preset.timesteps)),
+        period=given(args.period, preset.period) if changes else None,
+        param=given(parameter, default) if changes else None,
+        seed=seed,
+        n_envs=given(args.n_envs, preset.n_envs),
+        normalize=bool(args.normalize),
+        device=check_device(args.device or "cpu"),
+        threads=args.threads,
+        checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
+        change=change,
+        env_kwargs=preset.env_kwargs if is_nonstationary(spec) else {},
+        method_kwargs=method_kwargs,
+        hyperparameters=hyperparameters,
+    )

@@ -1,0 +1,178 @@
+"""The folder a run writes: where each file lies, and how it is made, read and refused."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agents.runs.config import RunConfig, read_config
+from agents.runs.errors import UserError
+
+_Kind = TypeVar("_Kind", bound=RunConfig)
+
+
+class FolderInUseError(UserError):
+    """Another process is training in a run folder."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run.
+
+    Attributes:
+        path: The folder itself.
+    """
+
+    path: Path
+
+    @classmethod
+    def below(cls, run_dir: Path, config: RunConfig, run: str) -> RunFolder:
+        """Where a run lies below a folder of runs: ``<env>/<method>/<run>``, or ``<problem>/<method>/<run>``."""
+        return cls(run_dir / config.world / config.label / run)
+
+    @property
+    def config(self) -> Path:
+        """The configuration, JSON."""
+        return self.path / "config.json"
+
+    @property
+    def progress(self) -> Path:
+        """What is logged, a row per rollout, CSV."""
+        return self.path / "progress.csv"
+
+    @property
+    def episodes(self) -> Path:
+        """Every finished episode, CSV: see :class:`agents.callbacks.PhaseCallback`."""
+        return self.path / "episodes.csv"
+
+    @property
+    def events(self) -> list[Path]:
+        """TensorBoard's event files, the oldest first."""
+        return sorted(self.path.glob("events.out.tfevents.*"))
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def probe(self) -> Path:
+        """The probe batch of :class:`agents.callbacks.PlasticityCallback`."""
+        return self.path / "probe.npz"
+
+    @property
+    def errors(self) -> Path:
+        """The traceback of the error that ended the run, if one did."""
+        return self.path / "error.log"
+
+    @property
+    def output(self) -> Path:
+        """What a run of a sweep printed."""
+        return self.path / "output.log"
+
+    @property
+    def summary(self) -> Path:
+        """What came of the run, JSON."""
+        return self.path / "summary.json"
+
+    @property
+    def figure(self) -> Path:
+        """The run in a picture."""
+        return self.path / "report.png"
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+        """Makes the folder and writes the configuration.
+
+        Raises:
+            UserError: Something is there already, or the folder cannot be written.
+        """
+        folder = cls(path)
+        try:
+            own = (folder.output.name, ".")  # of a sweep, which takes lock and log before the configuration is there
+            if path.exists() and (not path.is_dir() or any(not file.name.startswith(own) for file in path.iterdir())):
+                hint = f"; to go on with the run there: --resume {path}" if folder.config.exists() else ""
+                raise UserError(f"'{path}' exists already{hint}")
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.config, config.to_json())
+        except OSError as error:
+            raise UserError(f"cannot write to run folder '{path}': {error.strerror}") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path, *kinds: type[_Kind]) -> tuple[RunFolder, _Kind]:
+        """An existing run of one of some kinds, and its configuration.
+
+        Raises:
+            UserError: The folder is no run, or its configuration cannot be read.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise UserError(f"'{path}' is no run: it has no config.json")
+        try:
+            return folder, read_config(folder.config.read_text(), *kinds)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read '{folder.config}': {error}") from error
+        except UserError as error:
+            raise UserError(f"'{folder.config}': {error}") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing to the run; a process that ends, in whatever way, frees it.
+
+        Raises:
+            FolderInUseError: Another process writes to it.
+            UserError: The folder cannot be written.
+        """
+        try:
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot write to run folder '{self.path}': {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderInUseError(f"another process is training in '{self.path}'") from None
+            yield
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Gives the name of a file to write, beside another whose name it gets at the end; an error, or Ctrl-C, leaves nothing.
+
+    Raises:
+        UserError: The other file exists already, or cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        if path.exists():
+            raise UserError(f"'{path}' exists already")
+        temporary.touch()
+        try:
+            yield temporary
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror or ' '.join(str(error).split())}") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON so that the file is at any moment either the old one or the whole new one."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text so that the file is at any moment either the old one or the whole new one."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

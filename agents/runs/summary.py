@@ -1,0 +1,79 @@
+"""What came of a run, in ``summary.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+import cbp
+from agents.runs.config import Config
+from agents.runs.run_folder import RunFolder, write_json
+from agents.runs.verdict import PhaseEnd, and_list, judge
+from agents.sb3.phases import PhaseCallback
+from agents.sb3.policies import replaced_units
+from agents.sb3.ppo import PPO
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numba", "scipy")
+
+
+def is_complete(folder: RunFolder) -> bool:
+    """Whether the run's summary says so; a summary that is missing or cannot be read does not."""
+    try:
+        return json.loads(folder.summary.read_text())["complete"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    return {
+        "python": platform.python_version(),
+        "continual-backprop": cbp.__version__,
+        **{name: version(name) for name in _PACKAGES},
+    }
+
+
+def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback, seconds: float) -> dict[str, Any]:
+    """Writes and returns the summary.
+
+    Args:
+        folder: The run.
+        config: Its configuration.
+        model: The model as it is now.
+        phases: What happened in each phase.
+        seconds: Wall-clock time since the start or the last resume.
+    """
+    returns = [value for phase in phases.phases.values() for value in phase.returns]
+    length = config.period or config.timesteps
+    ends = [PhaseEnd.of(number, phase) for number, phase in sorted(phases.phases.items()) if phase.steps >= length]
+    verdicts = {end.number: judge(ends[: i + 1], and_list(config.params), config.method) for i, end in enumerate(ends)}
+    summary = {
+        "complete": model.num_timesteps >= config.timesteps,
+        "verdict": dataclasses.asdict(judge(ends, and_list(config.params), config.method)),
+        "phases": [
+            {
+                **phase.values,
+                "mean_return": phase.mean_return,
+                "final_return": phase.final_return,
+                "final_return_error": phase.final_return_error,
+                "episodes": len(phase.returns),
+                "steps": phase.steps,
+                "measures": phase.measures,
+                "verdict": verdicts[number].words if number in verdicts else None,
+            }
+            for number, phase in sorted(phases.phases.items())
+        ],
+        "timesteps": model.num_timesteps,
+        "episodes": len(returns),
+        "mean_return": float(np.mean(returns)) if returns else None,
+        "units_replaced": replaced_units(model.policy),
+        "versions": versions(),
+        "time": {"seconds": round(seconds, 1)},
+    }
+    write_json(folder.summary, summary)
+    return summary

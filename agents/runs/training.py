@@ -1,0 +1,158 @@
+"""A run of reinforcement learning from its beginning, or from its newest checkpoint, to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.runs import checkpoints, presets
+from agents.runs.build import make_model, make_vec_env
+from agents.runs.config import Config
+from agents.runs.errors import UserError
+from agents.runs.figure import draw_run
+from agents.runs.logs import make_logger
+from agents.runs.recording import ProgressCallback, Recorders
+from agents.runs.run_folder import RunFolder
+from agents.runs.running import Pauses, carry_out, use_threads
+from agents.runs.summary import is_complete, write_summary
+from agents.sb3 import dashboard
+from agents.sb3.phases import FreshNetworkCallback, PhaseCallback
+from agents.sb3.ppo import PPO
+
+
+def start(path: Path, config: Config) -> int:
+    """Begins a run in a new folder.
+
+    Args:
+        path: The folder, which must not exist.
+        config: The run.
+
+    Returns:
+        0 when the run is complete, 130 when it was asked to stop before.
+
+    Raises:
+        UserError: The folder exists or cannot be written, or the configuration makes no environment or model.
+        RunError: Training broke off.
+    """
+    use_threads(config)
+    model = make_model(config, make_vec_env(config))
+    folder = RunFolder.create(path, config)
+    with folder.locked():
+        model.set_logger(make_logger(folder))
+        return _Training(folder, config, model, Recorders.of(folder, config)).carry_out()
+
+
+def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int:
+    """Goes on with a run from its newest checkpoint; without one, from the beginning.
+
+    Args:
+        folder: The run.
+        config: Its configuration.
+        export: Write the model to this file as a zip of Stable-Baselines3's, and do nothing else.
+
+    Returns:
+        0 when the run is complete, 130 when it was asked to stop before.
+
+    Raises:
+        UserError: The folder is in use or its checkpoints cannot be read, or the file to export to exists.
+        RunError: Training broke off.
+    """
+    with folder.locked():
+        use_threads(config)
+        recorders = Recorders.of(folder, config)
+        model = checkpoints.load(folder, config, recorders._asdict())
+        if export is not None:
+            return _export(model, export)
+        training = _Training(folder, config, model, recorders)
+        if model.num_timesteps >= config.timesteps:
+            if not is_complete(folder):  # it was killed between its last checkpoint and its summary
+                training.finish(seconds=0)
+            print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
+            return 0
+        return training.carry_out()
+
+
+def _export(model: PPO, path: Path) -> int:
+    if path.exists():
+        raise UserError(f"'{path}' exists already")
+    try:
+        model.save(path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}") from error
+    print(f"{path}: the model at {model.num_timesteps:,} steps, for stable_baselines3.PPO.load")
+    return 0
+
+
+class _PauseCallback(BaseCallback):
+    """Between two rollouts a run can be stopped and saved."""
+
+    def __init__(self, pauses: Pauses, phases: PhaseCallback) -> None:
+        super().__init__()
+        self._pauses = pauses
+        self._phases = phases
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        self._pauses.here(max(1, len(self._phases.phases)))
+
+
+class _Training:
+    """A run as a :class:`agents.runs.running.Job`."""
+
+    def __init__(self, folder: RunFolder, config: Config, model: PPO, recorders: Recorders) -> None:
+        self.folder = folder
+        self.minutes = config.checkpoint_minutes
+        self.go_on = f"python -m agents.train --resume {folder.path}"
+        self._config = config
+        self._model = model
+        self._recorders = recorders
+
+    def carry_out(self) -> int:
+        print(self._first_line(), flush=True)
+        settings = {name.removeprefix("hyperparameters."): value for name, value in self._config.flat().items()}
+        dashboard.write_hyperparameters(self._model.logger, settings)
+        code = carry_out(self)
+        self._model.get_env().close()  # type: ignore[union-attr]
+        return code
+
+    @property
+    def position(self) -> str:
+        return f"step {self._model.num_timesteps:,}"
+
+    def train(self, pauses: Pauses) -> None:
+        progress = ProgressCallback(self._config.timesteps, self._recorders.phases)
+        callbacks: list[BaseCallback] = [*self._recorders, progress]
+        if presets.METHODS[self._config.method].fresh_each_phase:
+            callbacks.append(FreshNetworkCallback())
+        # The last, so that what the others do between two rollouts is in a checkpoint.
+        callbacks.append(_PauseCallback(pauses, self._recorders.phases))
+        try:
+            self._model.learn(self._config.timesteps - self._model.num_timesteps, callbacks, reset_num_timesteps=False)
+        finally:
+            progress.close()
+
+    def save(self) -> Path:
+        return checkpoints.save(self.folder, self._model, self._recorders._asdict())
+
+    def finish(self, seconds: float) -> bool:
+        folder, logger = self.folder, self._model.logger
+        summary = write_summary(folder, self._config, self._model, self._recorders.phases, seconds)
+        draw_run(folder, self._config)
+        dashboard.write_figure(logger, folder.figure, self._model.num_timesteps)
+        logger.close()
+        if summary["complete"]:
+            print(" ".join([summary["verdict"]["words"], *summary["verdict"]["caveats"]]))
+            print(f"Done: {folder.figure} and {folder.summary.name} beside it.")
+            print(f"Dashboard: {dashboard.LINK} after: tensorboard --logdir {folder.path} --host localhost")
+        return bool(summary["complete"])
+
+    def _first_line(self) -> str:
+        config, steps = self._config, self._model.num_timesteps
+        change = f", {config.change_words}" if config.params else ""
+        at = f" from step {steps:,}" if steps else ""
+        environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
+        length = f"{config.timesteps:,} steps of {environments}{at}{change}"
+        return f"{config.env}, method {config.method}, seed {config.seed}: {length}; writing to {self.folder.path}"

@@ -1,0 +1,161 @@
+"""The phases between two changes of the environment: rewards recorded by phase, and a fresh network in each as a control."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+from stable_baselines3.common.vec_env import VecEnv
+
+_FINAL_SHARE = 0.1  # the share of a phase's episodes, the last ones, that its final return is the mean of
+_FEWEST_EPISODES = 3  # that tell a standard error
+
+
+@dataclass
+class Phase:
+    """What happened between two changes, over all environments.
+
+    Attributes:
+        values: Of the parameters that change, by name; empty where none does.
+        steps: Environment steps.
+        returns: Of the episodes that ended in the phase, in the order of their ends.
+        measures: Those of the policy that were recorded last in the phase of the first environment, by name.
+    """
+
+    values: dict[str, float]
+    steps: int = 0
+    returns: list[float] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mean_return(self) -> float | None:
+        """Mean over the phase's episodes; None without one."""
+        return float(np.mean(self.returns)) if self.returns else None
+
+    @property
+    def final_return(self) -> float | None:
+        """Mean over the last tenth of the phase's episodes, at least one; None without one."""
+        return float(np.mean(self._last_returns)) if self.returns else None
+
+    @property
+    def final_return_error(self) -> float | None:
+        """The standard error of the final return; None with fewer than three episodes in it."""
+        last = self._last_returns
+        return float(np.std(last, ddof=1) / math.sqrt(len(last))) if len(last) >= _FEWEST_EPISODES else None
+
+    @property
+    def _last_returns(self) -> list[float]:
+        return self.returns[len(self.returns) - math.ceil(_FINAL_SHARE * len(self.returns)) :]
+
+
+class PhaseCallback(BaseCallback):
+    """Records rewards, each episode by itself and by phase.
+
+    Reads what :class:`envs.NonStationary` and SB3's ``Monitor`` say in ``info``; works without either. Each environment counts
+    its own phases, and an episode belongs to the phase in which it ended. Logs ``env/phase`` and the parameters of the first
+    environment (``env/friction``), and to TensorBoard each episode's return at its last step (``rollout/episode_return``).
+
+    Args:
+        parameters: The parameter that changes, or several; None for a stationary environment.
+        path: A CSV file that gets a row for each finished episode: ``step`` (over all environments), ``env``, ``phase``, the
+            parameters' values under their names, ``return``, ``length``. An existing file is continued. None for no file.
+
+    Attributes:
+        phases: What happened so far, by the index of the phase.
+    """
+
+    def __init__(self, parameters: str | Sequence[str] | None, path: Path | None = None) -> None:
+        super().__init__()
+        self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters or ())
+        self.phases: dict[int, Phase] = {}
+        self._path = path
+        self._rows: list[list[Any]] = []
+
+    @property
+    def columns(self) -> list[str]:
+        """Column names of the file of episodes."""
+        return ["step", "env", "phase", *self.parameters, "return", "length"]
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The phases so far, as JSON can hold them."""
+        return [{"phase": number, **dataclasses.asdict(phase)} for number, phase in sorted(self.phases.items())]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """Goes on from phases made by :meth:`state_dict`."""
+        self.phases = {
+            saved["phase"]: Phase(dict(saved["values"]), saved["steps"], list(saved["returns"]), dict(saved["measures"]))
+            for saved in state
+        }
+
+    def _on_training_start(self) -> None:
+        if self._path is not None and not self._path.exists():
+            self._rows.append(self.columns)
+            self._write()
+
+    def _on_step(self) -> bool:
+        for index, info in enumerate(self.locals["infos"]):
+            number = info.get("phase", 0)
+            phase = self.phases.get(number)
+            if phase is None:
+                values = {name: info[name] for name in self.parameters if name in info}
+                phase = self.phases[number] = Phase(values)
+            phase.steps += 1
+            if "episode" in info:
+                self._record_episode(index, number, phase, info["episode"])
+        return True
+
+    def _record_episode(self, env: int, number: int, phase: Phase, episode: dict[str, float]) -> None:
+        phase.returns.append(float(episode["r"]))
+        values = [phase.values.get(name) for name in self.parameters]
+        self._rows.append([self.num_timesteps, env, number, *values, episode["r"], episode["l"]])
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.add_scalar("rollout/episode_return", episode["r"], self.num_timesteps)
+
+    def _on_rollout_end(self) -> None:
+        self._write()
+        info = self.locals["infos"][0]
+        for name in self.parameters:
+            if name in info:
+                self.logger.record(f"env/{name}", info[name])
+                self.logger.record("env/phase", info["phase"])
+
+    def _write(self) -> None:
+        if self._path is not None and self._rows:
+            with self._path.open("a", newline="") as file:
+                csv.writer(file).writerows(self._rows)
+        self._rows.clear()
+
+
+def _first_phase(vec_env: VecEnv) -> int:
+    return int(vec_env.get_attr("phase", 0)[0]) if vec_env.has_attr("phase") else 0
+
+
+class FreshNetworkCallback(BaseCallback):
+    """Gives the model fresh networks and a fresh optimizer with each phase of the first environment: a control.
+
+    What an agent reaches in a phase with a fresh network tells how hard this phase is by itself; without it, a loss of
+    plasticity cannot be told from a harder world. Acts between two rollouts. Fresh weights are drawn from torch's generator.
+    """
+
+    def _on_training_start(self) -> None:
+        self._phase = _first_phase(self.training_env)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        before, self._phase = self._phase, _first_phase(self.training_env)
+        if self._phase != before:
+            policy = self.model.policy
+            fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
+            policy.load_state_dict(fresh.state_dict())
+            policy.optimizer.state.clear()

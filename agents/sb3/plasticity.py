@@ -1,0 +1,279 @@
+"""Records the plasticity of an agent's networks while it trains."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+import cbp
+from agents.sb3.dashboard import layout, write_layout
+from agents.sb3.networks import activations, hidden_layers, networks
+from agents.sb3.policies import replaced_units
+from cbp import metrics
+
+EVERY = 16_384  # ours: together with the ranks less than 2 % of the time of agents.train (benchmarks/callbacks.py)
+RANKS_EVERY = 32_768  # ours
+SAMPLES = 1000  # paper: dormant units are counted on the last 1,000 steps
+_SILENT = ("csv", "stdout", "log", "json")  # outputs that take no histograms
+
+
+class PlasticityCallback(BaseCallback):
+    """Records how plastic the networks are: units, ranks, weights, and what a method does to them.
+
+    Works on Stable-Baselines3's PPO, A2C, SAC, TD3, DDPG and DQN with networks of Linear layers (stock ``MlpPolicy``), with and
+    without a method. It draws no random number and changes nothing in the training. Each measure is a function of
+    :mod:`cbp.metrics`; for each hidden layer it logs ``plasticity/<network>/<layer>/…``:
+
+    - ``dormant_fraction`` and ``dead_fraction`` (ReLU), ``saturated_fraction`` (tanh), ``tau_dormant_fraction``;
+    - ``stable_rank``, ``true_stable_rank``, ``effective_rank``, ``feature_rank``: rarer than the rest, because they cost more;
+    - ``weight_magnitude``, ``distance_from_init`` (from the first call of ``learn``), and of the updates that follow the record
+      ``weight_change`` and ``gradient_norm``: of the layer's incoming weights, the gradient that of the last update, as the
+      optimizer received it. The updates are those up to the next rollout; of SAC, TD3 and DQN those until every network has
+      been updated, mostly one.
+
+    What depends on states is measured twice: on the last 1,000 steps of the agent, and, with ``probe_`` before its name, on a
+    batch of states that is fixed at the first record and stays the same for the whole run. ``plasticity/<network>/probe_churn``
+    is how much the same updates changed the greedy actions on the probe batch.
+
+    Where TensorBoard is written, it lays out a dashboard of these curves there, under *Custom scalars*.
+
+    With a method that replaces units also ``cbp/<network>/<layer>/utility`` and ``…/age`` (histograms, TensorBoard only),
+    ``…/mean_utility`` and ``…/mean_age`` (in updates), with continual backpropagation ``…/mature_fraction``; and for each
+    network ``cbp/<network>/replaced``, the running total.
+
+    The first record is made at the end of the first rollout with 1,000 steps of the agent before it: fewer samples would make
+    ranks smaller and more units look dead. Random actions before ``learning_starts`` do not count.
+
+    Args:
+        every: Environment steps, over all environments, from one record to the next. Default ours: together with the ranks less
+            than 2 % of the time of ``agents.train``.
+        ranks_every: Environment steps from one record of the ranks to the next; they come with the next record.
+        probe_path: Write the probe batch to this file (``.npz``) when it is fixed; an existing file is overwritten.
+
+    Attributes:
+        latest: What the last record measured, by name: ranks only where it was their turn; without ``weight_change``,
+            ``gradient_norm`` and ``probe_churn``, which follow.
+        recorded_at: The step of the last record; None before the first.
+        probe: The probe batch: ``"observations"``, an array ``(samples, …)`` or a dictionary of such, as the networks receive
+            them, and ``"actions"`` for the critics of SAC and TD3, else None. None before the first record.
+
+    Raises:
+        ValueError: A number of steps below 1; at the start of training, a policy without hidden layers.
+        NotImplementedError: At the start of training, an algorithm whose policies are not known.
+        cbp.LayerError: At the start of training, networks that are made of something else than Linear layers.
+
+    Example:
+        >>> from agents.callbacks import PlasticityCallback
+        >>> from stable_baselines3 import PPO
+        >>> callback = PlasticityCallback()
+        >>> model = PPO("MlpPolicy", "Pendulum-v1", n_steps=1024, device="cpu").learn(1024, callback)
+        >>> callback.latest["plasticity/policy/hidden2/stable_rank"] <= 64
+        True
+    """
+
+    def __init__(self, every: int = EVERY, ranks_every: int = RANKS_EVERY, probe_path: Path | None = None) -> None:
+        super().__init__()
+        for name, steps in (("every", every), ("ranks_every", ranks_every)):
+            if not steps >= 1:
+                raise ValueError(f"{name} must be >= 1 steps, got {steps!r}")
+        self.latest: dict[str, float] = {}
+        self.probe: dict[str, Any] | None = None
+        self._every = every
+        self._ranks_every = ranks_every
+        self._probe_path = probe_path
+        self.recorded_at: int | None = None
+        self._ranked_at: int | None = None
+        self._window: deque[dict[str, Any]] = deque()  # of the last steps of all environments, as the probe
+        self._initial: dict[str, Tensor] = {}
+        self._before: tuple[list[Tensor], Tensor] | None = None  # weights and probed actions, while updates are watched
+        self._gradients: dict[str, float | None] = {}
+        self._hooks: list[RemovableHandle] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it needs to go on between two rollouts: numbers and arrays."""
+        return {
+            "recorded_at": self.recorded_at,
+            "ranked_at": self._ranked_at,
+            "initial": {name: weight.cpu().numpy() for name, weight in self._initial.items()},
+            "probe": self.probe,
+            "steps": len(self._window),
+            "window": _joined(self._window) if self._window else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`."""
+        self.recorded_at, self._ranked_at = state["recorded_at"], state["ranked_at"]
+        self._initial = {name: torch.from_numpy(weight) for name, weight in state["initial"].items()}
+        self.probe = state["probe"]
+        self._window = deque(_split(state["window"], state["steps"]))
+
+    def _on_training_start(self) -> None:
+        model, policy = self.model, self.model.policy
+        self._layers = hidden_layers(policy)
+        if not self._layers:
+            raise ValueError(f"the networks of this {type(policy).__name__} have no hidden layers to measure")
+        for layer in self._layers:
+            self._initial.setdefault(layer.name, layer.incoming.weight.detach().clone())
+        self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
+        self._judges_actions = hasattr(policy, "critic")
+        self._on_training_end()  # of an earlier training that broke off
+        # The critics' gradients are added to by the actor's loss; only their optimizer sees them as they were.
+        for optimizer in [] if isinstance(policy, ActorCriticPolicy) else _optimizers(policy):
+            held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            self._hooks.append(optimizer.register_step_pre_hook(partial(self._keep_gradients, held)))
+        names = dict.fromkeys(layer.name.split("/")[0] for layer in self._layers)
+        method = getattr(policy, "method", None)
+        replaces = bool(method and method.layers)
+        write_layout(self.logger, layout(names, changes=self.training_env.has_attr("phase"), replaces=replaces))
+
+    def _on_training_end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _on_step(self) -> bool:
+        model = self.model
+        if not isinstance(model, OffPolicyAlgorithm) or model.num_timesteps > model.learning_starts:
+            actions = self.locals["buffer_actions"] if self._judges_actions else None
+            self._window.append(_map(np.copy, {"observations": model._last_obs, "actions": actions}))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if len(self._window) * self.model.n_envs >= SAMPLES and self._is_due(self.recorded_at, self._every):
+            with_ranks = self._is_due(self._ranked_at, self._ranks_every)
+            self._record(with_ranks)
+            self.recorded_at = self.num_timesteps
+            self._ranked_at = self.num_timesteps if with_ranks else self._ranked_at
+
+    def _is_due(self, last: int | None, every: int) -> bool:
+        # A call of learn() may count its steps from 0 again.
+        return last is None or not last < self.num_timesteps < last + every
+
+    def _on_rollout_start(self) -> None:
+        if self._before is None:
+            return
+        if isinstance(self.model.policy, ActorCriticPolicy):
+            self._keep_gradients(None)
+        elif len(self._gradients) < len(self._layers):
+            return  # TD3 updates its actor at every other time only
+        (weights, actions), self._before = self._before, None
+        for layer, before in zip(self._layers, weights, strict=True):
+            prefix = f"plasticity/{layer.name}"
+            self.logger.record(f"{prefix}/weight_change", metrics.weight_distance([layer.incoming.weight], [before]))
+            if (norm := self._gradients.get(layer.name)) is not None:
+                self.logger.record(f"{prefix}/gradient_norm", norm)
+        policy_network = next(iter(networks(self.model.policy))).split("/")[0]
+        churn = metrics.policy_churn(actions, self._probed_actions())
+        self.logger.record(f"plasticity/{policy_network}/probe_churn", churn)
+
+    def _keep_gradients(self, held: set[int] | None, *_: Any) -> None:
+        """Keeps the norms of the gradients of those layers whose weights an optimizer holds; of all without one."""
+        if held is None or self._before is not None:
+            for layer in self._layers:
+                if held is None or id(layer.incoming.weight) in held:
+                    self._gradients[layer.name] = metrics.gradient_norm([layer.incoming.weight])
+
+    def _record(self, with_ranks: bool) -> None:
+        self.latest, self._gradients = {}, {}
+        if self.probe is None:
+            self.probe = self._last_steps()
+            if self._probe_path is not None:
+                _save(self.probe, self._probe_path)
+        for prefix, batch in (("", self._last_steps()), ("probe_", self.probe)):
+            for layer, h in zip(self._layers, self._activations(batch), strict=True):
+                self._record_activations(f"plasticity/{layer.name}/{prefix}", layer.activation, h, with_ranks)
+        for layer in self._layers:
+            weight, prefix = layer.incoming.weight, f"plasticity/{layer.name}"
+            self._log(f"{prefix}/weight_magnitude", metrics.weight_magnitude(weight))
+            initial = self._initial[layer.name].to(weight.device)
+            self._log(f"{prefix}/distance_from_init", metrics.weight_distance([weight], [initial]))
+        self._record_method(getattr(self.model.policy, "method", None))
+        self._before = [layer.incoming.weight.detach().clone() for layer in self._layers], self._probed_actions()
+
+    def _record_activations(self, prefix: str, activation: str | None, h: Tensor, with_ranks: bool) -> None:
+        if activation == "relu":
+            self._log(f"{prefix}dormant_fraction", metrics.dormant_fraction(h))
+            self._log(f"{prefix}dead_fraction", metrics.dead_fraction(h))
+        if activation == "tanh":
+            self._log(f"{prefix}saturated_fraction", metrics.saturated_fraction(h))
+        self._log(f"{prefix}tau_dormant_fraction", metrics.tau_dormant_fraction(h))
+        if with_ranks:
+            for name, rank in metrics.ranks(h).items():
+                self._log(f"{prefix}{name}", rank)
+
+    def _record_method(self, method: cbp.Method | None) -> None:
+        if method is None:
+            return
+        for layer in method.layers:
+            prefix, age = f"cbp/{layer.name}", layer.age.double()
+            self.logger.record(f"{prefix}/utility", layer.corrected_utility, exclude=_SILENT)
+            self.logger.record(f"{prefix}/age", age, exclude=_SILENT)
+            self._log(f"{prefix}/mean_utility", layer.corrected_utility.mean().item())
+            self._log(f"{prefix}/mean_age", age.mean().item())
+            if isinstance(layer, cbp.MaturingLayer):
+                self._log(f"{prefix}/mature_fraction", layer.eligible / layer.hidden.units)
+        for network, total in replaced_units(self.model.policy).items():
+            self._log(f"cbp/{network}/replaced", total)
+
+    def _log(self, name: str, value: float) -> None:
+        self.latest[name] = value
+        self.logger.record(name, value)
+
+    def _last_steps(self) -> dict[str, Any]:
+        """The last 1,000 steps, the oldest first."""
+        last: dict[str, Any] = _map(lambda rows: rows[-SAMPLES:], _joined(self._window))
+        return last
+
+    def _activations(self, batch: dict[str, Any]) -> list[Tensor]:
+        policy = self.model.policy
+        observations, _ = policy.obs_to_tensor(batch["observations"])
+        actions = None if batch["actions"] is None else torch.as_tensor(batch["actions"], device=policy.device)
+        return activations(policy, self._layers, observations, actions)
+
+    @torch.no_grad()
+    def _probed_actions(self) -> Tensor:
+        assert self.probe is not None  # noqa: S101
+        observations, _ = self.model.policy.obs_to_tensor(self.probe["observations"])
+        actions = self.model.policy._predict(observations, deterministic=True)
+        return actions if isinstance(self.model.action_space, spaces.Box) else actions.long()  # MultiBinary's are floats
+
+
+def _map(function: Callable[..., Any], *values: Any) -> Any:
+    """A function of arrays, applied where several dictionaries of the same keys hold arrays; None stays None."""
+    if isinstance(values[0], dict):
+        return {key: _map(function, *(value[key] for value in values)) for key in values[0]}
+    return None if values[0] is None else function(*values)
+
+
+def _joined(steps: Sequence[dict[str, Any]]) -> Any:
+    return _map(lambda *arrays: np.concatenate(arrays), *steps)
+
+
+def _split(window: Any, steps: int) -> list[dict[str, Any]]:
+    of_steps = _map(lambda rows: np.split(rows, steps), window)
+    return [_map(lambda rows, i=i: rows[i], of_steps) for i in range(steps)]
+
+
+def _optimizers(policy: Any) -> list[torch.optim.Optimizer]:
+    """The optimizers of a policy of an off-policy algorithm."""
+    parts = [policy.actor, policy.critic] if hasattr(policy, "critic") else [policy]
+    return [part.optimizer for part in parts]
+
+
+def _save(probe: dict[str, Any], path: Path) -> None:
+    observations = probe["observations"]
+    named = {f"observations/{k}": v for k, v in observations.items()} if isinstance(observations, dict) else {}
+    arrays = named or {"observations": observations}
+    np.savez(path, **arrays, **({} if probe["actions"] is None else {"actions": probe["actions"]}))

@@ -1,0 +1,281 @@
+"""Stable-Baselines3's PPO with a faster loop: the same algorithm and draws, the same numbers up to float rounding.
+
+Follows one rollout from top to bottom: :meth:`PPO.collect_rollouts` steps the environments, :meth:`PPO.train` makes the
+updates. :mod:`agents.sb3.arrays` prepares what the compiled mathematics of :mod:`agents.sb3.kernels` works on. The reason for
+each trick stands beside it, with figures of two cores and the paper's network and batch sizes (``docs/performance.md``).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+from threadpoolctl import ThreadpoolController
+
+import cbp
+from agents.sb3.arrays import Forward, Losses, NetworkArrays, Samples, Settings
+from agents.sb3.buffers import compute_advantages
+from agents.sb3.kernels import CLIPPED, ENTROPY, KL, POLICY, adam_step, clip_gradients, compute_gradients, make_updates
+from agents.sb3.networks import networks
+from agents.sb3.support import unsupported
+
+
+class PPO(stable_baselines3.PPO):
+    """Stable-Baselines3's ``PPO``, faster on a CPU. Constructor, callbacks, logger, ``save`` and ``load`` are the same.
+
+    The fast path is for Gaussian policies made of Linear layers with ReLU or Tanh (``MlpPolicy``, ``PlasticMlpPolicy``,
+    ``CBPMlpPolicy``), trained by Adam in float32. Any other configuration takes Stable-Baselines3's own loop, with a warning
+    that says why. Random numbers come from the same generators in the same order, and results equal those of
+    Stable-Baselines3 up to float rounding. What either class saved, the other loads.
+
+    Differences to know of:
+
+    - While a rollout is being collected, callbacks find no ``values``, ``log_probs`` and ``obs_tensor`` in ``self.locals``:
+      the first two are computed for the whole rollout at once, before ``on_rollout_end``.
+    - Up to two threads train, never more than ``torch.get_num_threads()``: ``torch.set_num_threads(1)`` or the environment
+      variable ``OMP_NUM_THREADS=1`` keep a run on one core. The number of threads does not change the result.
+    - The networks are trained side by side where nothing couples them: ``max_grad_norm=math.inf``, ``target_kl=None``, and
+      no method or continual backpropagation with ``utility="contribution"``. Other methods act between two updates of both.
+
+    Attributes:
+        slow_because: Why Stable-Baselines3's own loop was taken; None where it was not.
+
+    Raises:
+        ValueError: From ``learn``, where a loss is no longer a finite number.
+
+    Example:
+        >>> import math
+        >>> from agents import PPO
+        >>> model = PPO("MlpPolicy", "Pendulum-v1", n_steps=128, max_grad_norm=math.inf, device="cpu").learn(256)
+        >>> model.slow_because is None
+        True
+    """
+
+    slow_because: str | None = None
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Collects a rollout, as in Stable-Baselines3."""
+        if self._is_slow():
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        assert isinstance(self._last_obs, np.ndarray)  # noqa: S101
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        actor, critic = (Forward(modules) for modules in networks(self.policy).values())
+        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
+        std = self.policy.log_std.detach().exp().numpy()
+        means = np.empty_like(rollout_buffer.actions, dtype=np.float32)
+        noise = torch.empty(means.shape[1:])
+        cut_off: list[tuple[int, int, Any]] = []  # (step, environment, last observation) of episodes that hit a time limit
+        with _one_thread_each():
+            for n_steps in range(n_rollout_steps):
+                # Of SB3's forward pass only what actions depend on, on tensors of the same shapes: 20 to 40 µs, not 150 to 200,
+                # and the same actions to the bit, without which a chaotic simulation would take another course.
+                mean = means[n_steps] = actor(self._last_obs)
+                if math.isnan(mean.sum()):
+                    raise ValueError(f"the policy's actions are not numbers, nan in {mean}: check observations and weights")
+                actions = (mean + std * noise.normal_().numpy()).reshape(-1, *low.shape)
+                clipped_actions = np.minimum(np.maximum(actions, low), high)
+
+                new_obs, rewards, dones, infos = env.step(clipped_actions)
+
+                self.num_timesteps += env.num_envs
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    return False
+                self._update_info_buffer(infos, dones)
+                if dones.any():
+                    ends = [(i, infos[i].get("terminal_observation")) for i in np.flatnonzero(dones).tolist()]
+                    cut_off += [(n_steps, i, o) for i, o in ends if o is not None and infos[i].get("TimeLimit.truncated")]
+                rollout_buffer.observations[n_steps] = self._last_obs
+                rollout_buffer.actions[n_steps] = actions.reshape(mean.shape)
+                rollout_buffer.rewards[n_steps] = rewards
+                rollout_buffer.episode_starts[n_steps] = self._last_episode_starts
+                rollout_buffer.pos = n_steps + 1
+                self._last_obs = new_obs  # type: ignore[assignment]
+                self._last_episode_starts = dones
+        n_steps = n_rollout_steps
+        rollout_buffer.full = True
+
+        # The values of the whole rollout in one pass.
+        observations = rollout_buffer.observations.reshape(-1, *rollout_buffer.obs_shape)
+        rollout_buffer.values[:] = critic(observations).reshape(rollout_buffer.values.shape)
+        if cut_off:  # the episode would have gone on: r + γ·V(its last observation)
+            of_cut_off = critic(np.stack([observation for _, _, observation in cut_off]))
+            for (step, i, _), value in zip(cut_off, of_cut_off, strict=True):
+                rollout_buffer.rewards[step, i] += self.gamma * value[0]
+        last_values = torch.from_numpy(critic(new_obs))
+        distribution = torch.distributions.Normal(torch.from_numpy(means), torch.from_numpy(std))
+        log_probs = distribution.log_prob(torch.from_numpy(rollout_buffer.actions).float())  # type: ignore[no-untyped-call]
+        rollout_buffer.log_probs[:] = log_probs.sum(dim=2).numpy()
+        if type(rollout_buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage:
+            compute_advantages(rollout_buffer, last_values, dones)
+        else:
+            rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def train(self) -> None:
+        """Makes the updates of one rollout, as in Stable-Baselines3."""
+        if self._is_slow():
+            super().train()
+            return
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        method = getattr(self.policy, "method", None)
+        progress = self._current_progress_remaining
+        settings = Settings(
+            clip_range=float(self.clip_range(progress)),  # type: ignore[operator]
+            clip_range_vf=math.inf if self.clip_range_vf is None else float(self.clip_range_vf(progress)),  # type: ignore[operator]
+            ent_coef=float(self.ent_coef),
+            vf_coef=float(self.vf_coef),
+            normalize_advantage=bool(self.normalize_advantage),
+            decay_rate=method.decay_rate if type(method) is cbp.ContinualBackprop else -1.0,
+        )
+        compiled = method is None or (type(method) is cbp.ContinualBackprop and method.utility == "contribution")
+        coupled = math.isfinite(self.max_grad_norm) or self.target_kl is not None or not compiled
+        with _one_thread_each() as threads, torch.no_grad():
+            actor, critic = (
+                NetworkArrays(modules, log_std, self.policy.optimizer, self.batch_size, method)
+                for modules, log_std in zip(networks(self.policy).values(), (self.policy.log_std, None), strict=True)
+            )
+            if coupled:
+                losses, of_last_epoch = self._train_together(actor, critic, method, settings)
+            else:
+                losses, of_last_epoch = self._train_apart(actor, critic, method, settings, threads)
+        if not np.isfinite(losses).all():
+            raise ValueError("a loss is not a finite number: check rewards, observations and the learning rate")
+        self._log(losses[0], losses[1, :, 0], of_last_epoch, settings)
+
+    def _train_apart(
+        self,
+        actor: NetworkArrays,
+        critic: NetworkArrays,
+        method: cbp.ContinualBackprop | None,
+        settings: Settings,
+        threads: int,
+    ) -> tuple[Losses, int]:
+        """Trains each network by itself, side by side where there are two cores.
+
+        Returns:
+            The losses of each network and update, ``(2, updates, 4)``, and how many updates the last epoch had.
+        """
+        samples = Samples.of(self.rollout_buffer, self.batch_size, self.n_epochs)
+        updates = len(samples.bounds) - 1
+        losses = np.zeros((2, updates, 4))
+
+        @torch.no_grad()  # which torch has for each thread
+        def train(network: NetworkArrays, losses: Losses) -> None:
+            # When units are due is known before their utilities are, so that the compiled loop runs on until then.
+            tracked = [layer for layer in network.hidden.values() if isinstance(layer, cbp.MaturingLayer)]
+            due = [method.pass_updates(layer, updates) for layer in tracked] if method else []
+            done = 0
+            while done < updates:
+                until = min((at for at, _ in due), default=updates)
+                make_updates(done, until, samples, settings, network.layers, network.adam, losses)
+                done = until
+                for k, layer in enumerate(tracked):
+                    at, count = due[k]
+                    if method and at == done:
+                        if count:
+                            method.replace_least_useful(layer, count)
+                        passed, count = method.pass_updates(layer, updates - done)
+                        due[k] = done + passed, count
+
+        with ThreadPoolExecutor(min(2, threads)) as pool:
+            list(pool.map(train, (actor, critic), losses))
+        for network in (actor, critic):
+            network.count(updates)
+        self._n_updates += self.n_epochs
+        return losses, updates // self.n_epochs
+
+    def _train_together(
+        self, actor: NetworkArrays, critic: NetworkArrays, method: cbp.Method | None, settings: Settings
+    ) -> tuple[Losses, int]:
+        """Trains both networks update by update; returns what :meth:`_train_apart` does."""
+        losses: list[Losses] = []
+        for epoch in range(self.n_epochs):
+            samples = Samples.of(self.rollout_buffer, self.batch_size, epochs=1)
+            self._n_updates += 1
+            for t in range(len(samples.bounds) - 1):
+                losses.append(np.zeros((2, 4)))
+                for network, of_network in zip((actor, critic), losses[-1], strict=True):
+                    compute_gradients(t, samples, settings, network.layers, of_network)
+                divergence = losses[-1][0, KL]
+                if self.target_kl is not None and divergence > 1.5 * self.target_kl:
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
+                    return np.stack(losses, axis=1), t + 1
+                clip_gradients(actor.adam.gradients, critic.adam.gradients, self.max_grad_norm)
+                if method:
+                    method.before_update()
+                for network in (actor, critic):
+                    network.count(1)
+                    adam_step(network.adam, float(network.states[0]["step"]))
+                    for k, layer in network.hidden.items():
+                        output = network.layers.outputs[k]
+                        layer.receive(torch.from_numpy(output[: samples.bounds[t + 1] - samples.bounds[t]]))
+                if method:
+                    method.step()
+        return np.stack(losses, axis=1), t + 1
+
+    def _log(self, of_policy: Losses, of_value: Losses, of_last_epoch: int, settings: Settings) -> None:
+        record, values, returns = self.logger.record, self.rollout_buffer.values, self.rollout_buffer.returns
+        record("train/entropy_loss", of_policy[:, ENTROPY].mean())
+        record("train/policy_gradient_loss", of_policy[:, POLICY].mean())
+        record("train/value_loss", of_value.mean())
+        record("train/approx_kl", of_policy[-of_last_epoch:, KL].mean())
+        record("train/clip_fraction", of_policy[:, CLIPPED].mean())
+        last = of_policy[-1, POLICY] + self.ent_coef * of_policy[-1, ENTROPY] + self.vf_coef * of_value[-1]
+        record("train/loss", last)
+        record("train/explained_variance", explained_variance(values.flatten(), returns.flatten()))
+        record("train/std", self.policy.log_std.exp().mean().item())
+        record("train/n_updates", self._n_updates, exclude="tensorboard")
+        record("train/clip_range", settings.clip_range)
+        if self.clip_range_vf is not None:
+            record("train/clip_range_vf", settings.clip_range_vf)
+
+    def _is_slow(self) -> bool:
+        before, self.slow_because = self.slow_because, unsupported(self)
+        if self.slow_because and self.slow_because != before:
+            warnings.warn(f"training takes Stable-Baselines3's own, slower loop: {self.slow_because}", stacklevel=4)
+        return self.slow_because is not None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "slow_because"]
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """Torch and BLAS with one thread for each of ours; gives torch's number of threads.
+
+    Threads of their own go on spinning between two calls, on the cores where environments and networks work side by side: a
+    rollout took 580 ms with them and takes 330 without.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _blas().limit(limits=1, user_api="blas"):
+            yield threads
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""Many runs at once: tasks of Ray, and a live table of them."""

@@ -1,0 +1,184 @@
+"""The runs of a sweep as tasks of Ray: handed out, watched, taken up again when a worker is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from agents.runs import checkpoint_files
+from agents.runs.commands import show_warning
+from agents.runs.config import Config, read_config
+from agents.runs.errors import RunError, UserError
+from agents.runs.plan import Run, check_same, inspect
+from agents.runs.run_folder import FolderInUseError, RunFolder
+from agents.runs.training import resume
+from agents.supervised.build import together
+from agents.supervised.config import LearningConfig
+from agents.supervised.job import learn_all
+
+_LOSSES = 3  # so many losses of a run's worker in a row, without a checkpoint between, end the run
+_POLL_SECONDS = 1.0
+
+
+def start_ray(address: str | None) -> ModuleType:
+    """Joins a cluster, or starts Ray on this machine, open to nobody else.
+
+    Raises:
+        UserError: A package is missing, or there is no cluster at the address.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system, lets Ray listen on the loopback address only
+        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    try:
+        import ray
+        import rich  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"a sweep needs '{error.name}': pip install 'continual-backprop[sweep]'") from error
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
+    return ray
+
+
+def check_room(ray: ModuleType, threads: int) -> None:
+    """Refuses runs that would wait for ever; nodes that have no cores may be waiting for others to come."""
+    cores = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes())
+    if 0 < cores < threads:
+        raise UserError(f"threads must be at most the {cores} cores of a node, got {threads}")
+
+
+def run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
+    """Trains what is not complete, with a live table on the screen; what Ray itself prints goes to the ``log``."""
+    from agents.sweeping.live_table import LiveTable  # needs the extra
+
+    task = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(_train_in_worker)
+    pending = {_submit(task, group): group for group in _groups(runs)}
+    stopping = False
+    with LiveTable(runs) as table, log.open("a") as file, contextlib.redirect_stdout(file), _stop_requested() as asked:
+        while pending:
+            if asked and not stopping:
+                stopping = True
+                table.say("Stopping: each run ends its update and saves; Ctrl-C again stops at once.")
+                for handle in pending:
+                    ray.cancel(handle)
+            for handle in ray.wait(list(pending), timeout=_POLL_SECONDS)[0]:
+                group = pending.pop(handle)
+                for run in group:
+                    _take_result(ray, handle, run)
+                if group[0].state == "waiting" and not stopping:
+                    pending[_submit(task, group)] = group
+            for group in pending.values():
+                if _size(group[0].folder.output) > group[0].printed:
+                    for run in group:
+                        run.state = "running"
+            table.update()
+
+
+def _groups(runs: list[Run]) -> list[list[Run]]:
+    """The runs that are not complete; those in one group learn together, in one worker."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        if run.state != "complete":
+            alike = together(run.config) if isinstance(run.config, LearningConfig) else None
+            groups.setdefault(alike or run.folder.path, []).append(run)
+    return list(groups.values())
+
+
+def _submit(task: Any, group: list[Run]) -> Any:
+    first = group[0]
+    first.printed = _size(first.folder.output)
+    each = [(str(run.folder.path), run.config.to_json()) for run in group]
+    return task.options(num_cpus=first.config.threads).remote(each)
+
+
+def _take_result(ray: ModuleType, handle: Any, run: Run) -> None:
+    try:
+        run.state, run.note = ray.get(handle)
+    except ray.exceptions.TaskCancelledError:
+        run.state, run.note = "stopped", ""
+    except ray.exceptions.RayTaskError as error:
+        run.state, run.note = "failed", str(error).strip().splitlines()[-1]
+    except ray.exceptions.RayError as error:
+        newest = checkpoint_files.newest(run.folder)
+        run.losses = run.losses + 1 if newest == run.checkpoint else 1
+        run.checkpoint = newest
+        why = type(error).__name__
+        if run.losses >= _LOSSES:
+            run.state, run.note = "failed", f"its worker was lost {run.losses} times in a row ({why})"
+        else:
+            run.state, run.note = "waiting", f"goes on after the loss of its worker ({why})"
+
+
+def _train_in_worker(group: list[tuple[str, str]]) -> tuple[str, str]:
+    """What a worker of Ray does: trains a run from where it is, or several that learn together.
+
+    Args:
+        group: Folder and configuration of each.
+
+    Returns:
+        The runs' state, and what went wrong.
+    """
+    warnings.showwarning = show_warning
+    runs = [Run(RunFolder(Path(path)), read_config(config, Config, LearningConfig)) for path, config in group]
+    first = runs[0].folder
+    try:
+        for run in runs:
+            run.folder.path.mkdir(parents=True, exist_ok=True)
+        with first.output.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}, process {os.getpid()}")
+            return "complete" if _train_when_free(runs) == 0 else "stopped", ""
+    except (UserError, RunError) as error:
+        return "failed", str(error)
+    except OSError as error:
+        return "failed", f"cannot write to '{first.path}': {error.strerror}"
+
+
+def _train_when_free(runs: list[Run]) -> int:
+    """Trains when no other process, such as the lost worker's or another sweep's, trains in the folders any more."""
+    while True:
+        try:
+            folder, config = runs[0].folder, runs[0].config
+            if isinstance(config, LearningConfig):
+                return learn_all([inspect(run) for run in runs], "the same command")
+            with folder.locked():
+                if not folder.config.exists():
+                    RunFolder.create(folder.path, config)
+            found = check_same(folder, config)
+            assert isinstance(found, Config)  # noqa: S101
+            return resume(folder, found)
+        except FolderInUseError:
+            time.sleep(_POLL_SECONDS)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextmanager
+def _stop_requested() -> Iterator[list[int]]:
+    """Gives a list that Ctrl-C or SIGTERM adds itself to; the second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

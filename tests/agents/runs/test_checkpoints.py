@@ -1,0 +1,494 @@
+"""A run that stopped goes on as if it had not: weights, logs and summaries are those of a run that was never stopped."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import termios
+import time
+from functools import partial
+
+import numpy as np
+import processes
+import pytest
+import stable_baselines3
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.callbacks import ProgressCallback
+from agents.runs import checkpoint_files
+from agents.runs.config import Config
+from agents.runs.figure import draw_run
+from agents.runs.run_folder import RunFolder
+
+SMALL = ["--set", "rollout_steps=256", "--set", "batch_size=64", "--set", "n_epochs=2", "--set", "net_arch=[12,10]"]
+BUSY = ["--set", "maturity_threshold=10", "--set", "replacement_rate=0.02"]
+ALWAYS = ["--checkpoint-minutes", 0]
+ANT = ["--env", "ant-nonstationary", "--timesteps", 2048, "--period", 600, *SMALL]
+
+
+def rows(path):
+    """A CSV file's rows, without what a clock says."""
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+
+
+def newest(folder):
+    return max((folder / "checkpoints").glob("*.pt"))
+
+
+def differences(one, other, place=""):
+    """Where two states differ, but for sizes of files and what a clock says."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        clocks = ("t", "t_start", "episode_times", "sizes")
+        return [text for key in one if key not in clocks for text in differences(one[key], other[key], f"{place}/{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [text for i, (a, b) in pairs for text in differences(a, b, f"{place}[{i}]")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+    else:
+        same = one == other
+    return [] if same else [f"{place}: {one} {other}"]
+
+
+def assert_same_run(folder, other):
+    """To the bit: the last checkpoint with all states and weights, logs, curves, summary."""
+    states = [torch.load(newest(path), weights_only=True) for path in (folder, other)]
+    assert differences(*states) == []
+    assert newest(folder).name[:12] == newest(other).name[:12]
+    assert rows(folder / "progress.csv") == rows(other / "progress.csv")
+    assert (folder / "episodes.csv").read_text() == (other / "episodes.csv").read_text()
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (folder, other)]
+    assert all(summary.pop("time") for summary in summaries)
+    assert summaries[0] == summaries[1]
+    assert curves(folder) == curves(other)
+
+
+def curves(folder):
+    """What TensorBoard shows, by name."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0})
+    events.Reload()
+    names = [name for name in events.Tags()["scalars"] if not name.startswith("time/")]
+    shown = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+    for steps in ([step for step, _ in points] for points in shown.values()):
+        assert steps == sorted(steps)
+    return shown | {name: [event.step for event in events.Histograms(name)] for name in events.Tags()["histograms"]}
+
+
+@pytest.fixture
+def interrupted(command, monkeypatch):
+    """Trains until a step and is then gone at once, as by a second Ctrl-C."""
+
+    def train(*arguments, until):
+        rollout_end = ProgressCallback._on_rollout_end
+
+        def leave(callback):
+            if callback.num_timesteps >= until:
+                raise KeyboardInterrupt
+            rollout_end(callback)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ProgressCallback, "_on_rollout_end", leave)
+            assert command(*arguments) == 130
+        time.sleep(1)  # TensorBoard puts files in the order of the seconds in their names
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        BUSY,
+        [*BUSY, "--n-envs", 1],
+        [*BUSY, "--normalize"],
+        ["--method", "ppo", "--n-envs", 2],
+        ["--method", "l2", "--n-envs", 1, "--normalize"],
+        ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
+        ["--method", "snr", "--set", "rejection=0.2"],
+        ["--method", "l2-init"],
+        ["--method", "shrink-perturb"],
+        ["--method", "shrink-perturb-soft", "--set", "period=7"],
+        ["--method", "layer-norm"],
+        ["--method", "cbp-first-layer", *BUSY],
+        ["--method", "reset-all"],
+        [*BUSY, "--set", "reset_optimizer=moments_and_step"],
+        [*BUSY, "--set", "utility=adaptable_contribution", "--set", "rounding=counter", "--set", "max_grad_norm=0.5"],
+    ],
+    ids=[
+        *["cbp", "one env", "normalised", "ppo", "l2 normalised", "redo", "snr", "l2-init", "shrink-perturb"],
+        *["shrink-perturb-soft", "layer-norm", "cbp-first-layer", "reset-all", "SB3's loop", "other utility"],
+    ],
+)
+def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, options):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command(*ANT, *options, *ALWAYS, "--run-dir", whole) == 0
+    interrupted(*ANT, *options, *ALWAYS, "--run-dir", stopped, until=768)
+    interrupted("--resume", stopped, until=1536)
+    assert command("--resume", stopped) == 0
+    assert_same_run(whole, stopped)
+
+
+@pytest.mark.parametrize("env", ["Hopper-v5", "Pendulum-v1"])
+def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
+    options = ["--env", env, "--timesteps", 1536, *SMALL, *BUSY, *ALWAYS, "--n-envs", 2]
+    options += ["--period", 300] if env == "Hopper-v5" else []
+    assert command(*options, "--run-dir", tmp_path / "whole") == 0
+    interrupted(*options, "--run-dir", tmp_path / "stopped", until=1024)
+    assert command("--resume", tmp_path / "stopped") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--change-at", "now"],
+        [
+            "--param",
+            "observation_noise",
+            "--param",
+            "action_delay",
+            "--param",
+            "mass,schedule=random_walk",
+            "--observe",
+            "--change-at",
+            "now",
+        ],
+    ],
+    ids=["in mid-episode", "several at once"],
+)
+def test_other_changes_go_on_too(command, interrupted, tmp_path, change):
+    options = [*ANT, *BUSY, *ALWAYS, *change, "--period", 500]
+    assert command(*options, "--run-dir", tmp_path / "whole") == 0
+    interrupted(*options, "--run-dir", tmp_path / "stopped", until=1024)
+    assert command("--resume", tmp_path / "stopped") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert len(json.loads((tmp_path / "whole" / "summary.json").read_text())["phases"]) >= 4
+
+
+def test_a_run_that_goes_on_from_the_start_or_an_earlier_checkpoint_is_the_same(command, interrupted, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command(*ANT, *BUSY, *ALWAYS, "--run-dir", whole) == 0
+    interrupted(*ANT, *BUSY, "--checkpoint-minutes", 60, "--run-dir", stopped, until=512)
+    assert newest(stopped).name.startswith("000000000000-")
+    config = json.loads((stopped / "config.json").read_text()) | {"checkpoint_minutes": 0}
+    (stopped / "config.json").write_text(json.dumps(config))
+    interrupted("--resume", stopped, until=1536)
+    config = json.loads((stopped / "config.json").read_text()) | {"checkpoint_minutes": 60}
+    (stopped / "config.json").write_text(json.dumps(config))
+    damaged = newest(stopped)
+    damaged.write_bytes(b"damaged")
+    assert command("--resume", stopped) == 0
+    assert_same_run(whole, stopped)
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(command, interrupted, tmp_path):
+    interrupted(*ANT, *BUSY, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
+    damaged = newest(tmp_path / "run")
+    damaged.write_bytes(b"damaged")
+    interrupted("--resume", tmp_path / "run", until=512)
+    steps = [path.name[:12] for path in sorted(damaged.parent.iterdir())]
+    assert steps == ["000000000000", "000000000256"]
+    assert torch.load(newest(tmp_path / "run"), weights_only=True)["model"]["counters"]["num_timesteps"] == 256
+
+
+def test_the_last_three_checkpoints_are_kept_and_one_is_made_after_each_phase(command, tmp_path):
+    folder = tmp_path / "run"
+    assert command(*ANT, "--run-dir", folder, "--checkpoint-minutes", 60) == 0
+    steps = [int(path.name[:12]) for path in sorted((folder / "checkpoints").iterdir())]
+    assert len(steps) == 3
+    assert steps[-1] == 2048
+    ends = [int(row["step"]) for row in rows(folder / "episodes.csv")]
+    assert all(step % 256 == 0 for step in steps)
+    assert len(ends) > 3
+
+
+@pytest.fixture
+def finished(command, tmp_path):
+    """A run of three checkpoints."""
+    assert command(*ANT, *BUSY, "--timesteps", 768, *ALWAYS, "--run-dir", tmp_path / "run") == 0
+    return tmp_path / "run"
+
+
+def told(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error: ", "warning: "))]
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(command, capsys, finished):
+    content = newest(finished).read_bytes()
+    newest(finished).write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+    capsys.readouterr()
+    assert command("--resume", finished) == 0
+    (line,) = [line for line in told(capsys) if "damaged" in line]
+    assert "checksum" in line
+    assert json.loads((finished / "summary.json").read_text())["timesteps"] == 768
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_overwritten(command, capsys, finished):
+    for path in (finished / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-5])
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert command("--resume", finished) == 2
+    assert "every checkpoint" in told(capsys)[-1]
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_a_checkpoint_from_a_stranger_runs_no_code(command, capsys, finished, tmp_path, by_torch):
+    stream = io.BytesIO()
+    (torch.save if by_torch else pickle.dump)({"model": Malicious(tmp_path / "harm")}, stream)
+    content = stream.getvalue()
+    for path in (finished / "checkpoints").iterdir():
+        path.unlink()
+    name = f"000000000512-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    (finished / "checkpoints" / name).write_bytes(content)
+    capsys.readouterr()
+    assert command("--resume", finished) == 2
+    assert "damaged" in " ".join(told(capsys))
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("env", ["os:system", "envs.ant:make_ant"])
+def test_a_configuration_that_names_code_is_refused(command, capsys, finished, env):
+    config = json.loads((finished / "config.json").read_text()) | {"env": env}
+    (finished / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert command("--resume", finished) == 2
+    (line,) = told(capsys)
+    assert "without a module" in line
+
+
+def test_a_checkpoint_of_another_run_is_refused(command, capsys, finished, tmp_path):
+    assert command(*ANT, "--method", "ppo", "--set", "net_arch=[9]", "--timesteps", 256, "--run-dir", tmp_path / "other") == 0
+    for path in (finished / "checkpoints").iterdir():
+        path.unlink()
+    source = newest(tmp_path / "other")
+    (finished / "checkpoints" / source.name).write_bytes(source.read_bytes())
+    capsys.readouterr()
+    assert command("--resume", finished) == 2
+    assert "not one of this run" in told(capsys)[-1]
+
+
+def test_other_versions_bring_one_warning(command, capsys, interrupted, monkeypatch, tmp_path):
+    interrupted(*ANT, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
+    made_by = checkpoint_files._made_by()
+    monkeypatch.setattr(checkpoint_files, "_made_by", lambda: made_by | {"torch": "9.9", "threads": 64})
+    capsys.readouterr()
+    assert command("--resume", tmp_path / "run") == 0
+    (line,) = [line for line in told(capsys) if "not to the bit" in line]
+    assert f"torch {made_by['torch']}, not 9.9" in line
+    assert f"threads {made_by['threads']}, not 64" in line
+
+
+def test_the_model_can_be_exported_for_sb3(command, finished, tmp_path, capsys):
+    assert command("--resume", finished, "--export", tmp_path / "model.zip") == 0
+    model = stable_baselines3.PPO.load(tmp_path / "model.zip", device="cpu")
+    state = torch.load(newest(finished), weights_only=True)["model"]["policy"]
+    assert all(torch.equal(value, state[name]) for name, value in model.policy.state_dict().items() if name != "_extra_state")
+    assert model.num_timesteps == 768
+    assert command("--resume", finished, "--export", tmp_path / "model.zip") == 2
+    assert "exists already" in told(capsys)[-1]
+    assert command("--env", "ant-nonstationary", "--export", tmp_path / "another.zip") == 2
+
+
+# Faults, in real processes
+
+
+process = partial(processes.Started, "agents.train")
+
+
+def wait_until(condition, seconds=60):
+    for _ in range(50 * seconds):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+def wait_for(path):
+    wait_until(lambda: list(path.parent.glob(path.name)))
+
+
+def test_a_second_process_on_the_same_run_is_locked_out(tmp_path):
+    long = ["--env", "ant-nonstationary", "--timesteps", 1_000_000, *SMALL, "--run-dir", tmp_path / "run"]
+    first = process(*long)
+    try:
+        wait_for(tmp_path / "run" / "checkpoints" / "0*.pt")
+        second = process("--resume", tmp_path / "run")
+        _, err = second.communicate(timeout=60)
+    finally:
+        first.kill()
+        first.communicate()
+    assert err.splitlines() == [f"error: another process is training in '{tmp_path / 'run'}'"]
+    assert second.returncode == 2
+    third = process("--resume", tmp_path / "run")  # the lock went with the process
+    wait_until(lambda: "writing to" in third.printed()[0])
+    third.send_signal(signal.SIGTERM)
+    out, err = third.communicate(timeout=60)
+    assert third.returncode == 130, err
+    assert "Stopped at" in out
+
+
+def test_a_full_disk_at_a_checkpoint_is_reported_and_training_goes_on(command, capsys, finished, tmp_path):
+    folder = tmp_path / "full"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_bytes((finished / "config.json").read_bytes())
+    (folder / "checkpoints" / ".new").symlink_to("/dev/full")  # the first one is written there
+    capsys.readouterr()
+    assert command("--resume", folder) == 0
+    (line,) = [line for line in told(capsys) if "no checkpoint" in line]
+    assert line == "warning: no checkpoint at step 0: No space left on device; training goes on"
+    assert_same_run(finished, folder)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_one_line(tmp_path):
+    limit = 20_000  # bytes, less than a checkpoint, more than the logs
+    arguments = [*ANT, "--timesteps", 512, "--run-dir", tmp_path / "run"]
+    command = [sys.executable, "-m", "agents.train", *map(str, arguments)]
+    restrict = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=restrict)
+    _, err = run.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if line.startswith(("error: ", "Traceback"))]
+    assert run.returncode == 1
+    reason = f"[Errno 27] File too large (details in {tmp_path}/run/error.log); there is no checkpoint"
+    assert lines == [f"error: training broke off at step 512: {reason}"]
+    assert "no checkpoint at step 0: File too large; training goes on" in err
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_physics_that_diverge_are_reset_and_training_goes_on(command, monkeypatch, tmp_path):
+    rollout_end = ProgressCallback._on_rollout_end
+
+    def upset(callback):
+        rollout_end(callback)
+        callback.training_env.envs[0].unwrapped.data.qvel[3] = np.nan
+
+    monkeypatch.setattr(ProgressCallback, "_on_rollout_end", upset)
+    assert command(*ANT, "--run-dir", tmp_path / "run") == 0
+    assert "huge value in QVEL" in (tmp_path / "MUJOCO_LOG.TXT").read_text()
+    state = torch.load(newest(tmp_path / "run"), weights_only=True)
+    assert torch.isfinite(state["model"]["last_observations"]).all()
+
+
+def test_report_and_tensorboard_read_a_run_while_it_is_written(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    run = process("--env", "ant-nonstationary", "--timesteps", 1_000_000, *SMALL, *BUSY, *ALWAYS, "--run-dir", folder.path)
+    steps = []
+    try:
+        wait_for(folder.progress)
+        _, config = RunFolder.open(folder.path, Config)
+        for _ in range(15):
+            draw_run(folder, config)
+            steps.append(max(curves(folder.path)["env/phase"])[0])
+    finally:
+        run.kill()
+        run.communicate()
+    assert steps[-1] > steps[0] > 0
+    assert steps == sorted(steps)
+
+
+def test_rewards_that_are_no_numbers_end_the_run_with_one_line(command, capsys, monkeypatch, tmp_path):
+    from agents.sb3.arrays import Samples
+
+    original = Samples.of.__func__
+
+    def spoil(cls, buffer, *arguments):
+        if buffer.rewards[0, 0] != buffer.rewards[0, 1]:
+            buffer.returns[:] = float("nan")
+        return original(cls, buffer, *arguments)
+
+    monkeypatch.setattr(Samples, "of", classmethod(spoil))
+    assert command(*ANT, *ALWAYS, "--run-dir", tmp_path / "run") == 1
+    line = told(capsys)[-1]
+    assert "a loss is not a finite number" in line
+    assert f"--resume {tmp_path / 'run'} goes on from 000000000000-" in line
+    assert "ValueError" in (tmp_path / "run" / "error.log").read_text()
+
+
+def test_a_closed_terminal_stops_the_run_with_everything_saved(tmp_path):
+    def take_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    controller, terminal = os.openpty()
+    command = [sys.executable, "-m", "agents.train", "--env", "ant-nonstationary", "--timesteps", "1000000", *SMALL]
+    run = subprocess.Popen(
+        [*command, "--run-dir", str(tmp_path / "run")],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    try:
+        os.close(terminal)
+        wait_for(tmp_path / "run" / "progress.csv")
+        os.close(controller)
+        assert run.wait(timeout=60) == 130
+    finally:
+        run.kill()
+        run.wait()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["timesteps"] == int(newest(tmp_path / "run").name[:12]) > 0
+
+
+def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command(*ANT, *BUSY, *ALWAYS, "--run-dir", whole) == 0
+    interrupted(*ANT, *BUSY, *ALWAYS, "--run-dir", stopped, until=1024)
+    for path in (stopped / "progress.csv", stopped / "episodes.csv", next(stopped.glob("events*"))):
+        with path.open("ab") as file:
+            file.write(path.read_bytes()[-40:-7])  # begun, and never finished
+    assert command("--resume", stopped) == 0
+    assert_same_run(whole, stopped)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path):
+    arguments = ["--env", "ant-nonstationary", "--timesteps", 40_960, "--period", 5000, "--set", "rollout_steps=1024", *BUSY]
+    arguments += ["--checkpoint-minutes", 0.01]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    unbroken = process(*arguments, "--run-dir", whole)
+    _, err = unbroken.communicate()
+    assert unbroken.returncode == 0, err
+    kills = kill_at_random_moments(killed, arguments, kills=3)
+    assert kills == 3
+    assert_same_run(whole, killed)
+
+
+def kill_at_random_moments(folder, arguments, kills):
+    """Runs to the end, killed so many times on the way, every third time while a checkpoint is being written."""
+    numbers = np.random.default_rng()
+    for kill in range(kills):
+        started = (folder / "config.json").exists()
+        run = process("--resume", folder) if started else process(*arguments, "--run-dir", folder)
+        time.sleep(numbers.uniform(2, 6))
+        if kill % 3 == 2:
+            writing = folder / "checkpoints" / ".new"
+            while run.poll() is None and not writing.exists():
+                pass
+        run.kill()
+        _, err = run.communicate()
+        assert run.returncode == -signal.SIGKILL, err
+    run = process("--resume", folder)
+    _, err = run.communicate()
+    assert run.returncode == 0, err
+    return kills

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+import agents
+import cbp
+from agents.sb3.networks import hidden_layers
+from agents.sb3.policies import replaced_units
+
+PPO_SETTINGS = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "seed": 3, "device": "cpu"}
+A2C_SETTINGS = {"n_steps": 8, "seed": 3, "device": "cpu"}
+# Four updates a rollout of PPO_SETTINGS: 2 epochs of 64 / 32 minibatches.
+UPDATES_PER_ROLLOUT = 4
+BUSY = {"replacement_rate": 0.05, "maturity_threshold": 4, "init": "lecun"}
+
+
+def make(algorithm, policy, env="Pendulum-v1", **policy_kwargs):
+    settings = A2C_SETTINGS if algorithm is A2C else PPO_SETTINGS
+    return algorithm(policy, env, **settings, policy_kwargs={"net_arch": [8, 6], **policy_kwargs})
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
+
+
+def known(method):
+    """All that a method knows, as comparable values."""
+    return [{k: v.tolist() if torch.is_tensor(v) else v for k, v in layer.items()} for layer in method.state_dict()["layers"]]
+
+
+def learn_quietly(model, steps):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no unit will be replaced", UserWarning)
+        return model.learn(steps, reset_num_timesteps=False)
+
+
+# At work under stock algorithms
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"], ids=["box", "discrete"])
+def test_with_replacement_rate_0_training_equals_that_of_mlp_policy_to_the_bit(algorithm, env):
+    results = []
+    for policy, kwargs in (("MlpPolicy", {}), ("CBPMlpPolicy", {"method_kwargs": {**BUSY, "replacement_rate": 0.0}})):
+        model = make(algorithm, policy, env, **kwargs).learn(320)
+        results.append((weights(model), torch.get_rng_state(), np.random.get_state()[1]))  # noqa: NPY002
+    (plain, torch_state, numpy_state), (treated, treated_torch_state, treated_numpy_state) = results
+    assert torch.equal(plain, treated)
+    assert torch.equal(torch_state, treated_torch_state)
+    assert (numpy_state == treated_numpy_state).all()
+
+
+def test_units_of_both_networks_are_replaced_in_every_hidden_layer_and_change_the_training():
+    plain = make(PPO, "MlpPolicy").learn(640)
+    model = make(PPO, "CBPMlpPolicy", method_kwargs=BUSY).learn(640)
+    # 10 rollouts of 4 updates; 5 % of 8 and of 6 units in each of the last 36: about 14 and 10.
+    assert [layer.replaced for layer in model.policy.method.layers] == [pytest.approx(14, abs=2), pytest.approx(10, abs=2)] * 2
+    assert replaced_units(model.policy) == {
+        "policy": sum(layer.replaced for layer in model.policy.method.layers[:2]),
+        "value": sum(layer.replaced for layer in model.policy.method.layers[2:]),
+    }
+    assert not torch.equal(weights(plain), weights(model))
+
+
+@pytest.mark.parametrize(("algorithm", "updates"), [(PPO, 5 * UPDATES_PER_ROLLOUT), (A2C, 40)])
+def test_the_method_acts_once_after_every_update(algorithm, updates):
+    # 320 steps: 5 rollouts of 64 (PPO); 40 rollouts of 8 with an update each (A2C).
+    model = learn_quietly(make(algorithm, "CBPMlpPolicy"), 320)
+    assert {int(age) for layer in model.policy.method.layers for age in layer.age} == {updates}
+
+
+def test_the_heads_are_the_outgoing_layers_of_the_last_hidden_layers():
+    policy = make(PPO, "CBPMlpPolicy").policy
+    layers = {layer.name: layer.hidden for layer in policy.method.layers}
+    assert list(layers) == ["policy/hidden1", "policy/hidden2", "value/hidden1", "value/hidden2"]
+    assert layers["policy/hidden2"].outgoing == (policy.action_net,)
+    assert layers["value/hidden2"].outgoing == (policy.value_net,)
+
+
+def test_utility_after_one_update_is_the_contribution_on_that_minibatch():
+    # One update a rollout, on the whole of it. η = 0.5, so u = 0.5 · mean|h| · Σ|w_out|, h with the weights before the update
+    # and w_out with those after it.
+    kwargs = {"net_arch": [5], "method_kwargs": {"decay_rate": 0.5, "maturity_threshold": 100}}
+    model = PPO("CBPMlpPolicy", "Pendulum-v1", n_steps=16, batch_size=16, n_epochs=1, seed=0, policy_kwargs=kwargs)
+    network = copy.deepcopy(model.policy.mlp_extractor.policy_net)
+    learn_quietly(model, 16)
+    h = network(torch.as_tensor(model.rollout_buffer.observations).reshape(16, 3))
+    w_out = model.policy.action_net.weight
+    expected = [
+        0.5 * sum(abs(h[k, i].item()) for k in range(16)) / 16 * sum(abs(w.item()) for w in w_out[:, i]) for i in range(5)
+    ]
+    assert model.policy.method.layers[0].utility.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_methods_seed_follows_the_algorithms():
+    states = [make(PPO, "CBPMlpPolicy").policy.method.layers[1].generator.get_state() for _ in range(2)]
+    other = PPO("CBPMlpPolicy", "Pendulum-v1", seed=4).policy.method.layers[1].generator.get_state()
+    given = make(PPO, "CBPMlpPolicy", method_kwargs={"seed": 4}).policy.method.layers[1].generator.get_state()
+    assert torch.equal(*states)
+    assert not torch.equal(states[0], other)
+    assert torch.equal(other, given)
+
+
+# Saved, loaded, copied
+
+
+CONTINUE = """
+    import copy, sys, gymnasium, torch
+    from stable_baselines3 import PPO
+    model = PPO.load(sys.argv[1], env=gymnasium.make("Pendulum-v1"), device="cpu")
+    before = copy.deepcopy(model.policy.state_dict())
+    optimizer = copy.deepcopy(model.policy.optimizer.state_dict())
+    model.learn(256, reset_num_timesteps=False)
+    torch.save([before, optimizer, model.policy.state_dict()], sys.argv[2])
+"""
+
+
+def test_a_saved_model_goes_on_in_a_fresh_process_as_it_does_here(tmp_path):
+    model = make(PPO, "CBPMlpPolicy", method_kwargs=BUSY).learn(640)
+    model.save(tmp_path / "model")
+    saved = model.policy.state_dict()
+    slots = model.policy.optimizer.state_dict()
+    command = [sys.executable, "-c", textwrap.dedent(CONTINUE), str(tmp_path / "model"), str(tmp_path / "result.pt")]
+    subprocess.run(command, check=True)
+    before, optimizer, after = torch.load(tmp_path / "result.pt", weights_only=True)
+    here = PPO.load(tmp_path / "model", env=gymnasium.make("Pendulum-v1"), device="cpu")
+    here.learn(256, reset_num_timesteps=False)
+
+    assert any(layer["replaced"] for layer in saved["_extra_state"]["layers"])
+    for expected, found in ((saved, before), (here.policy.state_dict(), after)):
+        method, found_method = expected.pop("_extra_state"), found.pop("_extra_state")
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        for layer, found_layer in zip(method["layers"], found_method["layers"], strict=True):
+            assert {k: v.tolist() if torch.is_tensor(v) else v for k, v in layer.items()} == {
+                k: v.tolist() if torch.is_tensor(v) else v for k, v in found_layer.items()
+            }
+    for index, slot in slots["state"].items():
+        assert all(torch.equal(torch.as_tensor(slot[name]), torch.as_tensor(optimizer["state"][index][name])) for name in slot)
+
+
+def test_a_policy_saved_alone_comes_back_with_its_method_and_every_argument(tmp_path):
+    kwargs = {
+        "method_kwargs": BUSY,
+        "weight_init": "lecun",
+        "activation_fn": nn.ReLU,
+        "share_features_extractor": False,
+        "optimizer_class": cbp.Adam,
+        "optimizer_kwargs": {"betas": (0.9, 0.99)},
+    }
+    model = make(PPO, "CBPMlpPolicy", **kwargs).learn(320)
+    model.policy.save(tmp_path / "policy")
+    loaded = agents.CBPMlpPolicy.load(tmp_path / "policy", device="cpu")
+    assert known(loaded.method) == known(model.policy.method)
+    assert any(layer.replaced for layer in loaded.method.layers)
+    ours, theirs = model.policy._get_constructor_parameters(), loaded._get_constructor_parameters()
+    for name in set(ours) - {"lr_schedule"}:
+        assert ours[name] == theirs[name], name
+    assert loaded.method.maturity_threshold == 4
+    observation = np.zeros((1, 3), dtype=np.float32)
+    assert (loaded.predict(observation, deterministic=True)[0] == model.predict(observation, deterministic=True)[0]).all()
+
+
+def test_set_parameters_brings_weights_and_method_over():
+    source, target = (make(PPO, "CBPMlpPolicy", method_kwargs={**BUSY, "seed": seed}) for seed in (1, 2))
+    source.learn(320)
+    target.set_parameters(source.get_parameters())
+    assert torch.equal(weights(source), weights(target))
+    assert known(source.policy.method) == known(target.policy.method)
+
+
+def test_a_deep_copy_trains_by_itself():
+    original = make(PPO, "CBPMlpPolicy", method_kwargs=BUSY).learn(320).policy
+    clone = copy.deepcopy(original)
+    before = known(original.method)
+    assert known(clone.method) == before
+    observations = torch.zeros(8, 3)
+
+    def update(policy):
+        policy.set_training_mode(True)
+        policy.optimizer.zero_grad()
+        values, log_probabilities, _ = policy.evaluate_actions(observations, torch.zeros(8, 1))
+        (values.sum() + log_probabilities.sum()).backward()
+        policy.optimizer.step()
+
+    update(clone)
+    assert known(original.method) == before
+    assert all(layer.clock == 5 * UPDATES_PER_ROLLOUT + 1 for layer in clone.method.layers)
+    update(original)
+    assert known(original.method) == known(clone.method)
+
+
+# Warned and refused
+
+
+def test_a_run_too_short_for_any_unit_to_mature_is_warned_of_at_the_start():
+    # 128 steps are 2 rollouts of 4 updates: 8. A unit must exceed the threshold.
+    for threshold, warned in ((8, True), (7, False)):
+        model = make(PPO, "CBPMlpPolicy", method_kwargs={"maturity_threshold": threshold})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.learn(128)
+        messages = [str(w.message) for w in caught if "no unit will be replaced" in str(w.message)]
+        assert len(messages) == warned
+        assert all("8 updates" in message for message in messages)
+
+
+def test_the_warning_counts_the_age_that_units_have_already():
+    model = make(PPO, "CBPMlpPolicy", method_kwargs={"maturity_threshold": 15})
+    with pytest.warns(UserWarning, match=r"mature after 15 updates, and this run has 8"):
+        model.learn(128)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(128, reset_num_timesteps=False)  # 8 + 8 > 15
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG, DQN])
+def test_other_algorithms_are_refused_by_name(algorithm):
+    env = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
+    with pytest.raises(NotImplementedError, match=f"CBPMlpPolicy for {algorithm.__name__} is not supported yet"):
+        algorithm("CBPMlpPolicy", env, buffer_size=10)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+@pytest.mark.parametrize("policy", ["CBPCnnPolicy", "CBPMultiInputPolicy", "PlasticCnnPolicy"])
+def test_other_kinds_of_policy_are_refused_by_name(algorithm, policy):
+    with pytest.raises(NotImplementedError, match=f"{policy} for {algorithm.__name__} is not supported yet"):
+        algorithm(policy, "CartPole-v1")
+
+
+def test_an_on_policy_algorithm_that_is_neither_ppo_nor_a2c_is_refused_when_it_starts():
+    class Other(OnPolicyAlgorithm):
+        def train(self):
+            raise AssertionError("must not get here")
+
+    settings = {"gamma": 1.0, "gae_lambda": 1.0, "ent_coef": 0.0, "vf_coef": 1.0, "max_grad_norm": 1.0}
+    settings |= {"learning_rate": 1e-3, "n_steps": 8, "use_sde": False, "sde_sample_freq": -1}
+    model = Other(agents.CBPMlpPolicy, "Pendulum-v1", **settings)
+    with pytest.raises(NotImplementedError, match="CBPMlpPolicy for Other is not supported yet"):
+        model.learn(8)
+
+
+class _Extractor(BaseFeaturesExtractor):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"features_extractor_class": _Extractor}, NotImplementedError, "FlattenExtractor only as yet; got _Extractor"),
+        ({"method": "cpb"}, ValueError, "got 'cpb' .did you mean 'cbp'"),
+        ({"weight_init": "he"}, ValueError, "weight_init .* got 'he'"),
+        ({"method_kwargs": {"replacement_rate": math.nan}}, ValueError, "replacement_rate .* got nan"),
+        ({"method_kwargs": {"reset_optimizer": "moments_and_step"}}, TypeError, "needs cbp.Adam"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        make(PPO, "PlasticMlpPolicy", **kwargs)
+
+
+def test_state_dependent_exploration_is_refused():
+    with pytest.raises(NotImplementedError, match="use_sde=True"):
+        PPO("CBPMlpPolicy", "Pendulum-v1", use_sde=True)
+
+
+def test_dictionaries_of_observations_are_refused():
+    class DictEnv(gymnasium.Env):
+        observation_space = spaces.Dict({"x": spaces.Box(-1, 1, (2,))})
+        action_space = spaces.Discrete(2)
+
+    with pytest.raises(NotImplementedError, match="dictionaries of observations"):
+        agents.CBPMlpPolicy(DictEnv.observation_space, DictEnv.action_space, lambda _: 1e-3)
+
+
+# Networks
+
+
+def test_lecun_weights_stay_within_their_bound_and_biases_are_zero():
+    policy = make(PPO, "PlasticMlpPolicy", weight_init="lecun", method=None, net_arch=[300, 200]).policy
+    linears = [module for module in policy.modules() if isinstance(module, nn.Linear)]
+    assert len(linears) == 6
+    for linear in linears:
+        bound = math.sqrt(3 / linear.in_features)
+        assert linear.weight.abs().max() <= bound
+        assert linear.weight.abs().max() > 0.9 * bound
+        assert not linear.bias.any()
+
+
+@pytest.mark.parametrize(("activation", "name"), [(nn.Tanh, "tanh"), (nn.ReLU, "relu")])
+def test_hidden_layers_of_stock_mlp_policy_are_found(activation, name):
+    model = PPO("MlpPolicy", "Pendulum-v1", policy_kwargs={"activation_fn": activation, "net_arch": {"pi": [8], "vf": [4, 4]}})
+    layers = hidden_layers(model.policy)
+    assert [(layer.name, layer.units, layer.activation) for layer in layers] == [
+        ("policy/hidden1", 8, name),
+        ("value/hidden1", 4, name),
+        ("value/hidden2", 4, name),
+    ]
+
+
+def test_without_a_method_training_equals_that_of_mlp_policy():
+    plain, without = make(PPO, "MlpPolicy").learn(128), make(PPO, "PlasticMlpPolicy", method=None).learn(128)
+    assert without.policy.method is None
+    assert torch.equal(weights(plain), weights(without))
+
+
+# Every method
+
+
+@pytest.mark.parametrize("method", cbp.METHODS)
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_every_method_trains_by_its_name_and_is_saved_and_loaded_with_its_state(method, algorithm, tmp_path):
+    model = learn_quietly(make(algorithm, "PlasticMlpPolicy", method=method, activation_fn=nn.ReLU), 320)
+    assert type(model.policy.method) is cbp.METHODS[method]
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=model.get_env(), device="cpu")
+    states = [policy.method.state_dict() for policy in (model.policy, loaded.policy)]
+    assert str(states[0]) == str(states[1])
+    assert type(loaded.policy.method) is cbp.METHODS[method]
+
+
+def test_a_method_without_a_seed_or_layers_of_its_own_is_not_given_any():
+    assert not make(PPO, "PlasticMlpPolicy", method="l2-init").policy.method.layers
+    one, other = (make(PPO, "PlasticMlpPolicy", method="shrink-perturb").policy.method.state_dict() for _ in range(2))
+    assert torch.equal(one["generator"], other["generator"])
+    assert one["generator"].equal(torch.Generator().manual_seed(PPO_SETTINGS["seed"]).get_state())
+
+
+def test_l2_init_acts_on_the_gradients_of_stock_ppo():
+    # One update by SGD with a step of 1: θ − θ' is the gradient. A penalty of 0.5·‖θ − θ₀‖² shifted by 1 adds θ − θ₀ = 1.
+    def after(method):
+        kwargs = {"optimizer_class": torch.optim.SGD, "net_arch": [5], "method": method, "method_kwargs": {}}
+        if method:
+            kwargs["method_kwargs"] = {"strength": 0.5}
+        settings = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "seed": 0, "learning_rate": 1.0, "max_grad_norm": math.inf}
+        model = PPO("PlasticMlpPolicy", "Pendulum-v1", **settings, policy_kwargs=kwargs)
+        with torch.no_grad():
+            model.policy.value_net.bias += 1.0
+        model.learn(16)
+        return model.policy.value_net.bias.item()
+
+    assert after("l2-init") == pytest.approx(after(None) - 1.0, rel=1e-5)
+
+
+def test_the_method_may_treat_the_first_hidden_layer_alone():
+    policy = make(PPO, "CBPMlpPolicy", method_layers="first").policy
+    assert [layer.name for layer in policy.method.layers] == ["policy/hidden1", "value/hidden1"]
+    with pytest.raises(ValueError, match="method_layers must be 'all' or 'first'; got 'last'"):
+        make(PPO, "CBPMlpPolicy", method_layers="last")
+
+
+def test_layers_are_normalised_before_their_activation():
+    model = make(PPO, "PlasticMlpPolicy", method="cbp", layer_norm=True, activation_fn=nn.ReLU, method_kwargs=BUSY)
+    for network in (model.policy.mlp_extractor.policy_net, model.policy.mlp_extractor.value_net):
+        kinds = [type(module) for module in network]
+        assert kinds == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear, nn.LayerNorm, nn.ReLU]
+    assert all(len(layer.hidden.norms) == 1 for layer in model.policy.method.layers)
+    before = model.policy.mlp_extractor.policy_net[1].weight.detach().clone()
+    model.learn(640)
+    assert not torch.equal(model.policy.mlp_extractor.policy_net[1].weight, before)
+    assert min(layer.replaced for layer in model.policy.method.layers) > 0

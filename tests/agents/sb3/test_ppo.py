@@ -1,0 +1,597 @@
+"""`agents.PPO` trains what Stable-Baselines3's own PPO trains: the same draws, the same numbers up to float rounding.
+
+Actions and simulations are compared to the bit. Parameters are compared within rounding; a sample whose probability ratio lies
+within rounding of the clip range would fall on one side here and on the other there, so settings are such that none does.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+
+import agents
+import cbp
+from agents.sb3.buffers import NormalizedRolloutBuffer, compute_advantages
+from agents.sb3.kernels import _tanh
+from agents.sb3.networks import hidden_layers
+
+BOTH = (stable_baselines3.PPO, agents.PPO)
+BUSY = {"replacement_rate": 0.02, "maturity_threshold": 8, "init": "lecun"}
+
+
+class Tape(gymnasium.Env):
+    """What it shows and pays does not depend on the actions; some episodes terminate, others are cut off."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
+    action_space = spaces.Box(-1, 1, (3,), np.float32)
+
+    def __init__(self, seed):
+        self.numbers = np.random.default_rng(seed)
+
+    def observe(self):
+        return self.numbers.normal(size=(2, 3))
+
+    def reset(self, *, seed=None, options=None):
+        return self.observe(), {}
+
+    def step(self, action):
+        ends = self.numbers.random()
+        return self.observe(), self.numbers.normal(), ends < 0.03, bool(ends > 0.95), {"ends": ends}
+
+
+def tapes(n_envs):
+    return DummyVecEnv([lambda i=i: Monitor(Tape(i)) for i in range(n_envs)])
+
+
+def ants(n_envs):
+    return DummyVecEnv([lambda: Monitor(gymnasium.make("envs:ant-nonstationary-v0", period=100, seed=0))] * n_envs)
+
+
+def make(algorithm, vec_env, policy="MlpPolicy", net_arch=(16, 12), activation_fn=nn.ReLU, policy_kwargs=None, **settings):
+    defaults = {"n_steps": 64, "batch_size": 32, "n_epochs": 3, "seed": 5, "device": "cpu", "max_grad_norm": math.inf}
+    net_arch = list(net_arch) if isinstance(net_arch, tuple) else net_arch
+    kwargs = {"net_arch": net_arch, "activation_fn": activation_fn, **(policy_kwargs or {})}
+    return algorithm(policy, vec_env, policy_kwargs=kwargs, **(defaults | settings))
+
+
+def numpy_state():
+    """Where NumPy's generator is: its numbers, and how many of them are used up."""
+    _, numbers, position, *_ = np.random.get_state()  # noqa: NPY002
+    return [*numbers.tolist(), position]
+
+
+def train_both(environments, rollouts, n_envs=2, **settings):
+    """Both classes from the same seed; the models, the random states they leave, and what they logged at the end."""
+    results = []
+    for algorithm in BOTH:
+        model = make(algorithm, environments(n_envs), **settings)
+        model.learn(rollouts * model.n_steps * n_envs, log_interval=None)
+        logged = {name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
+        results.append((model, torch.get_rng_state(), numpy_state(), logged))
+    assert results[1][0].slow_because is None
+    return results
+
+
+def assert_equal(results, rtol=2e-4, atol=2e-6, gradients=True):
+    (theirs, their_torch, their_numpy, their_log), (ours, our_torch, our_numpy, our_log) = results
+    assert torch.equal(their_torch, our_torch)
+    assert their_numpy == our_numpy
+    assert theirs.num_timesteps == ours.num_timesteps
+    assert theirs._n_updates == ours._n_updates
+    close = {"rtol": rtol, "atol": atol}
+    for (name, parameter), other in zip(theirs.policy.named_parameters(), ours.policy.parameters(), strict=True):
+        torch.testing.assert_close(other, parameter, **close, msg=lambda text, name=name: f"{name}: {text}")
+        if gradients:
+            largest = float(parameter.grad.abs().max())
+            torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-2, atol=1e-4 * largest)
+        state, expected = ours.policy.optimizer.state[other], theirs.policy.optimizer.state[parameter]
+        assert float(state["step"]) == float(expected["step"])
+        for moment in ("exp_avg", "exp_avg_sq"):
+            largest = float(expected[moment].abs().max())
+            torch.testing.assert_close(state[moment], expected[moment], rtol=1e-2, atol=1e-4 * largest)
+    assert our_log.keys() == their_log.keys()
+    for name, value in their_log.items():
+        assert our_log[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    method = getattr(theirs.policy, "method", None)
+    for layer, expected in zip(ours.policy.method.layers, method.layers, strict=True) if method else ():
+        assert layer.name == expected.name
+        assert layer.replaced == expected.replaced > 2
+        assert torch.equal(layer.age, expected.age)
+        assert torch.equal(layer.generator.get_state(), expected.generator.get_state())
+        torch.testing.assert_close(layer.utility, expected.utility, rtol=1e-3, atol=1e-5)
+        if isinstance(layer, cbp.MaturingLayer):
+            assert layer.eligible == expected.eligible
+
+
+# One rollout of the Ant, simulated to the bit
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CBPMlpPolicy"])
+@pytest.mark.parametrize(("max_grad_norm", "clip_range_vf"), [(math.inf, None), (0.5, 0.2)])
+def test_after_a_rollout_of_the_ant_parameters_are_those_of_sb3(policy, max_grad_norm, clip_range_vf):
+    results = train_both(
+        ants,
+        1,
+        n_envs=4,
+        policy=policy,
+        policy_kwargs={"method_kwargs": BUSY} if policy == "CBPMlpPolicy" else {},
+        net_arch=(64, 64),
+        max_grad_norm=max_grad_norm,
+        clip_range_vf=clip_range_vf,
+        n_epochs=2,
+        learning_rate=1e-4,
+    )
+    assert_equal(results)
+    theirs, ours = (model.rollout_buffer for model, *_ in results)
+    for name in ("observations", "actions", "rewards", "episode_starts", "log_probs"):
+        assert np.array_equal(getattr(theirs, name), getattr(ours, name)), name
+    for name in ("values", "advantages", "returns"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5)
+    assert theirs.episode_starts.sum() > 4  # episodes end in this rollout
+
+
+# Several rollouts of an environment that actions do not change
+
+
+SETTINGS = {
+    "stock settings, tanh": {"max_grad_norm": 0.5, "activation_fn": nn.Tanh, "net_arch": None, "ent_coef": 0.0},
+    "not coupled": {},
+    "value clipping": {"clip_range_vf": 0.1, "max_grad_norm": 0.3},
+    "value clipping, not coupled": {"clip_range_vf": 0.1},
+    "entropy bonus, weighted values": {"ent_coef": 0.01, "vf_coef": 0.25, "normalize_advantage": False},
+    "advantages normalised over the rollout": {
+        "normalize_advantage": False,
+        "rollout_buffer_class": NormalizedRolloutBuffer,
+    },
+    "weight decay, betas, fused": {
+        "policy_kwargs": {"optimizer_kwargs": {"weight_decay": 1e-2, "betas": (0.99, 0.99), "eps": 1e-8, "fused": True}}
+    },
+    "networks of different shapes": {"net_arch": {"pi": [20, 12, 8], "vf": [9]}},
+    "extractors not shared": {"policy_kwargs": {"share_features_extractor": False}},
+    "schedules": {"learning_rate": lambda left: 3e-4 * left, "clip_range": lambda left: 0.1 + 0.2 * left},
+    "one environment": {"n_envs": 1, "gamma": 0.9, "gae_lambda": 0.5},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_after_several_rollouts_parameters_are_those_of_sb3(settings):
+    assert_equal(train_both(tapes, 6, **settings))
+
+
+METHODS = {
+    "redo": {"method": "redo", "method_kwargs": {"threshold": 0.7, "period": 5}},
+    "self-normalised resets": {"method": "snr", "method_kwargs": {"rejection": 0.2, "max_silence": 200}},
+    "shrink and perturb": {"method": "shrink-perturb", "method_kwargs": {"shrink": 0.999, "perturb": 1e-3}},
+    "soft, now and then": {
+        "method": "shrink-perturb",
+        "method_kwargs": {"shrink": 0.9, "perturb": 0.1, "period": 7, "noise": "fresh"},
+    },
+    "l2 init": {"method": "l2-init", "method_kwargs": {"strength": 1.0}},
+    "cbp in the first layer": {"method": "cbp", "method_kwargs": BUSY, "method_layers": "first"},
+}
+
+
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+@pytest.mark.parametrize("policy_kwargs", METHODS.values(), ids=METHODS)
+def test_with_any_method_parameters_are_those_of_sb3(policy_kwargs, max_grad_norm):
+    small = {"batch_size": 8, "n_epochs": 2} if policy_kwargs["method"] == "snr" else {}  # so that units are silent at times
+    settings = {"policy": "PlasticMlpPolicy", "max_grad_norm": max_grad_norm, **small}
+    assert_equal(train_both(tapes, 4, policy_kwargs=policy_kwargs, **settings))
+    methods = {"method": None}, policy_kwargs
+    without, treated = (make(agents.PPO, tapes(2), policy_kwargs=kwargs, **settings).learn(256) for kwargs in methods)
+    assert not torch.allclose(without.policy.action_net.weight, treated.policy.action_net.weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+def test_samples_whose_ratio_is_clipped_train_the_policy_as_under_sb3(max_grad_norm):
+    results = train_both(tapes, 2, learning_rate=1e-3, clip_range=0.05, n_epochs=5, max_grad_norm=max_grad_norm)
+    assert results[0][3]["train/clip_fraction"] > 0.05
+    assert_equal(results)
+
+
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+@pytest.mark.parametrize("reset_optimizer", ["none", "moments"])
+@pytest.mark.parametrize("rounding", ["counter", "stochastic"])
+def test_units_are_replaced_as_under_sb3(rounding, reset_optimizer, max_grad_norm):
+    method_kwargs = BUSY | {"rounding": rounding, "reset_optimizer": reset_optimizer}
+    policy_kwargs = {"method_kwargs": method_kwargs}
+    settings = {"policy": "CBPMlpPolicy", "policy_kwargs": policy_kwargs, "max_grad_norm": max_grad_norm}
+    assert_equal(train_both(tapes, 6, learning_rate=1e-4, **settings))
+
+
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+@pytest.mark.parametrize("activation_fn", [nn.ReLU, nn.Tanh])
+def test_units_of_every_layer_of_unequal_networks_are_replaced_as_under_sb3(activation_fn, max_grad_norm):
+    optimizer_kwargs = {"weight_decay": 1e-2, "fused": True}
+    policy_kwargs = {"method_kwargs": BUSY, "optimizer_kwargs": optimizer_kwargs, "share_features_extractor": False}
+    settings = {"activation_fn": activation_fn, "max_grad_norm": max_grad_norm, "net_arch": {"pi": [9], "vf": [20, 12, 8]}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*truncated mini-batch", UserWarning)
+        # 128 rows are minibatches of 50, 50 and 28.
+        results = train_both(tapes, 4, 2, policy="CBPMlpPolicy", policy_kwargs=policy_kwargs, batch_size=50, **settings)
+    assert_equal(results)
+    assert [layer.name for layer in results[1][0].policy.method.layers] == [
+        "policy/hidden1",
+        "value/hidden1",
+        "value/hidden2",
+        "value/hidden3",
+    ]
+
+
+UTILITIES = ["zero_contribution", "adaptable_contribution", "weight", "adaptation", "feature_by_input", "random"]
+
+
+@pytest.mark.parametrize("utility", UTILITIES)
+def test_other_utilities_are_averaged_as_under_sb3(utility):
+    policy_kwargs = {"method_kwargs": BUSY | {"utility": utility}}
+    assert_equal(train_both(tapes, 4, policy="CBPMlpPolicy", learning_rate=1e-4, policy_kwargs=policy_kwargs))
+
+
+def test_many_updates_without_a_clip_range_stay_within_rounding():
+    policy_kwargs = {"method_kwargs": BUSY}
+    settings = {"clip_range": 1e6, "n_epochs": 20, "learning_rate": 1e-4, "net_arch": (32, 32)}
+    assert_equal(train_both(tapes, 8, policy="CBPMlpPolicy", policy_kwargs=policy_kwargs, **settings), rtol=1e-3, atol=1e-5)
+
+
+def test_a_last_minibatch_that_is_smaller_is_trained_on_too():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*truncated mini-batch", UserWarning)
+        assert_equal(train_both(tapes, 4, batch_size=50))
+        assert_equal(train_both(tapes, 4, batch_size=127, max_grad_norm=0.5))  # of 1: not normalised
+        assert_equal(train_both(tapes, 4, batch_size=500))  # the only one
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CBPMlpPolicy"])
+def test_a_target_for_the_divergence_stops_at_the_same_update(policy, capsys):
+    policy_kwargs = {"method_kwargs": BUSY | {"replacement_rate": 0.05}} if policy == "CBPMlpPolicy" else {}
+    settings = {"target_kl": 0.001, "learning_rate": 3e-3, "verbose": 1}
+    results = train_both(tapes, 4, policy=policy, policy_kwargs=policy_kwargs, **settings)
+    assert_equal(results, gradients=False)  # those of the update that was not made any more are known here
+    assert capsys.readouterr().out.count("Early stopping at step") >= 4
+    steps = float(next(iter(results[1][0].policy.optimizer.state.values()))["step"])
+    assert 0 < steps < 4 * 12
+
+
+def test_normalised_environments_are_trained_on_as_by_sb3():
+    results = train_both(lambda n: VecNormalize(tapes(n)), 4)
+    assert_equal(results)
+    statistics = [(model.env.obs_rms.mean, model.env.ret_rms.var) for model, *_ in results]
+    assert np.array_equal(statistics[0][0], statistics[1][0])
+    assert statistics[0][1] == statistics[1][1]
+
+
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+def test_the_number_of_threads_does_not_change_the_result(max_grad_norm):
+    before, parameters = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            model = make(
+                agents.PPO, tapes(2), "CBPMlpPolicy", policy_kwargs={"method_kwargs": BUSY}, max_grad_norm=max_grad_norm
+            )
+            parameters.append(nn.utils.parameters_to_vector(model.learn(512).policy.parameters()))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(*parameters)
+
+
+def test_actions_of_several_dimensions_are_those_of_sb3():
+    class Square(Tape):
+        action_space = spaces.Box(-1, 1, (2, 2), np.float32)
+
+    seen = []
+    for algorithm in BOTH:
+        recorder = Recorder()
+        make(algorithm, DummyVecEnv([lambda: Monitor(Square(0))] * 2), learning_rate=0.0).learn(256, callback=recorder)
+        seen.append(recorder.seen)
+    assert seen[0] == seen[1]
+
+
+def test_a_method_stepped_by_a_callback_finds_its_forward_passes():
+    class Stepping(BaseCallback):
+        def _on_training_start(self):
+            self.method = cbp.ContinualBackprop(
+                self.model.policy, self.model.policy.optimizer, layers=hidden_layers(self.model.policy)
+            )
+
+        def _on_step(self):
+            return True
+
+        def _on_rollout_start(self):
+            if self.num_timesteps:
+                self.method.step()
+
+    model = make(agents.PPO, tapes(2))
+    with pytest.warns(UserWarning, match="hooks"):
+        model.learn(384, callback=Stepping())
+
+
+# Callbacks, saving and loading
+
+
+class Recorder(BaseCallback):
+    """Notes what a callback can see; stops training at a step if told to."""
+
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.seen, self.computed, self.stop_at = [], [], stop_at
+
+    def _on_training_start(self):
+        self.seen.append("training starts")
+
+    def _on_rollout_start(self):
+        self.seen.append("rollout starts")
+
+    def _on_step(self):
+        names = ("rewards", "dones", "new_obs", "actions", "clipped_actions")
+        arrays = [self.locals[name].tolist() for name in names]
+        infos = [{name: self.comparable(value) for name, value in info.items()} for info in self.locals["infos"]]
+        self.seen.append((self.num_timesteps, self.n_calls, self.locals["n_steps"], arrays, infos))
+        return self.num_timesteps != self.stop_at
+
+    @staticmethod
+    def comparable(value):
+        """An array as a list; an episode's return and length without the time it took."""
+        if isinstance(value, dict):
+            return {name: item for name, item in value.items() if name != "t"}
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+    def _on_rollout_end(self):
+        buffer = self.model.rollout_buffer
+        self.seen.append(("rollout ends", buffer.full, buffer.pos, buffer.actions.tolist(), buffer.log_probs.tolist()))
+        self.computed += [buffer.values, buffer.advantages, buffer.returns]
+
+    def _on_training_end(self):
+        self.seen.append("training ends")
+
+
+@pytest.mark.parametrize("stop_at", [None, 180])
+def test_callbacks_see_what_they_see_under_sb3(stop_at):
+    recorders = []
+    for algorithm in BOTH:
+        recorders.append(Recorder(stop_at))
+        model = make(algorithm, tapes(2), learning_rate=0.0).learn(256, callback=recorders[-1])
+        assert model.num_timesteps == (stop_at or 256)
+    theirs, ours = recorders
+    assert theirs.seen == ours.seen
+    assert len(theirs.computed) == (6 if stop_at is None else 3)
+    np.testing.assert_allclose(ours.computed, theirs.computed, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "CBPMlpPolicy"])
+@pytest.mark.parametrize(("saver", "loader"), [BOTH, BOTH[::-1]], ids=["from SB3", "to SB3"])
+def test_what_one_class_saved_the_other_goes_on_with(saver, loader, policy, tmp_path):
+    policy_kwargs = {"method_kwargs": BUSY} if policy == "CBPMlpPolicy" else {}
+    make(saver, tapes(2), policy, policy_kwargs=policy_kwargs, learning_rate=1e-4).learn(384).save(tmp_path / "model")
+    models = []
+    for algorithm in (saver, loader):
+        model = algorithm.load(tmp_path / "model", env=tapes(2), device="cpu")
+        assert type(model) is algorithm
+        model.set_random_seed(9)
+        models.append(model.learn(512, reset_num_timesteps=False))
+        assert getattr(model, "slow_because", None) is None
+    for parameter, other in zip(models[0].policy.parameters(), models[1].policy.parameters(), strict=True):
+        torch.testing.assert_close(other, parameter, rtol=2e-4, atol=2e-6)
+
+
+# What has no fast path
+
+
+class Trunk(BaseFeaturesExtractor):
+    """Shared layers below both networks."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=8)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(spaces.flatdim(observation_space), 8), nn.ReLU())
+
+    def forward(self, observations):
+        return self.layers(observations)
+
+
+class OwnBuffer(RolloutBuffer):
+    """Adds in its own way."""
+
+    def add(self, *args, **kwargs):
+        super().add(*args, **kwargs)
+
+
+def hook_a_module(model):
+    model.policy.action_net.register_forward_hook(lambda *_: None)
+
+
+def hook_the_optimizer(model):
+    model.policy.optimizer.register_step_post_hook(lambda *_: None)
+
+
+def freeze(model):
+    model.policy.action_net.bias.requires_grad = False
+
+
+def group_parameters(model):
+    policy = model.policy
+    actor = [policy.log_std, *policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters()]
+    critic = [*policy.mlp_extractor.value_net.parameters(), *policy.value_net.parameters()]
+    policy.optimizer = torch.optim.Adam([{"params": actor, "lr": 1e-3}, {"params": critic, "lr": 1e-3}])
+
+
+class EveryOther(RolloutBuffer):
+    """Gives every second minibatch."""
+
+    def get(self, batch_size=None):
+        for index, samples in enumerate(super().get(batch_size)):
+            if index % 2:
+                yield samples
+
+
+def share_a_network(model):
+    policy = model.policy
+    policy.mlp_extractor.value_net = policy.mlp_extractor.policy_net
+    policy.optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+
+
+def hook_a_gradient(model):
+    model.policy.action_net.weight.register_hook(lambda gradient: 0 * gradient)
+
+
+UNSUPPORTED = {
+    "buffer with its own minibatches": ({"rollout_buffer_class": EveryOther}, None, "method get() of its own"),
+    "networks that share": ({}, share_a_network, "share a module"),
+    "hooked gradient": ({}, hook_a_gradient, "action_net.weight has hooks"),
+    "shared layers": ({"policy_kwargs": {"features_extractor_class": Trunk}}, None, "pass a Trunk"),
+    "ELU": ({"activation_fn": nn.ELU}, None, "ReLU or Tanh"),
+    "no hidden layer": ({"net_arch": ()}, None, "no hidden layer"),
+    "state-dependent exploration": ({"use_sde": True}, None, "StateDependentNoiseDistribution"),
+    "SGD": ({"policy_kwargs": {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}}, None, "torch.optim.sgd.SGD"),
+    "cbp.Adam": ({"policy_kwargs": {"optimizer_class": cbp.Adam}}, None, "cbp.adam.Adam"),
+    "amsgrad": ({"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}}, None, "amsgrad"),
+    "own buffer": ({"rollout_buffer_class": OwnBuffer}, None, "OwnBuffer"),
+    "hooked module": ({}, hook_a_module, "Linear has hooks"),
+    "hooked optimizer": ({}, hook_the_optimizer, "optimizer has hooks"),
+    "frozen parameter": ({}, freeze, "action_net.bias is frozen"),
+    "groups of parameters": ({}, group_parameters, "in one group"),
+}
+
+
+@pytest.mark.parametrize(("settings", "change", "reason"), UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_what_has_no_fast_path_takes_sb3s_and_says_so_once(settings, change, reason):
+    parameters, told = [], []
+    for algorithm in BOTH:
+        model = make(algorithm, tapes(2), **settings)
+        if change:
+            change(model)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.learn(384)
+        parameters.append(nn.utils.parameters_to_vector(model.policy.parameters()))
+        told.append([str(warning.message) for warning in caught])
+    assert torch.equal(*parameters)
+    assert told[0] == []
+    assert len(told[1]) == 1
+    assert "slower loop" in told[1][0]
+    assert reason in told[1][0]
+    assert model.slow_because in told[1][0]
+
+
+PARTS = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "speed": spaces.Box(-1, 1, (3,))})
+IMAGE = spaces.Box(0, 255, (1, 8, 8), np.uint8)
+TINY = {"policy_kwargs": {"features_extractor_class": Trunk}}
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "settings", "reason"),
+    [
+        (Tape.observation_space, spaces.Discrete(3), {}, "not from a Gaussian"),
+        (Tape.observation_space, spaces.MultiBinary(2), {}, "not from a Gaussian"),
+        (PARTS, Tape.action_space, {"policy": "MultiInputPolicy"}, "observation space is Dict"),
+        (IMAGE, Tape.action_space, {"policy": "CnnPolicy", **TINY}, "not a Box of numbers"),
+    ],
+    ids=["discrete actions", "binary actions", "dictionaries", "images"],
+)
+def test_other_spaces_take_sb3s_loop_and_it_is_said_once(observations, actions, settings, reason):
+    class Other(Tape):
+        observation_space, action_space = observations, actions
+
+        def observe(self):
+            observations.seed(int(self.numbers.integers(1000)))
+            return observations.sample()
+
+    parameters = []
+    for algorithm in BOTH:
+        model = make(algorithm, DummyVecEnv([lambda: Monitor(Other(0))]), **settings)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            parameters.append(nn.utils.parameters_to_vector(model.learn(128).policy.parameters()))
+    assert torch.equal(*parameters)
+    assert len(caught) == 1
+    assert reason in str(caught[0].message)
+    assert model.slow_because in str(caught[0].message)
+
+
+def test_why_training_was_slow_is_not_saved(tmp_path):
+    model = make(agents.PPO, tapes(1), net_arch=())
+    with pytest.warns(UserWarning, match="no hidden layer"):
+        model.learn(64)
+    model.save(tmp_path / "model")
+    assert "slow_because" not in vars(stable_baselines3.PPO.load(tmp_path / "model", device="cpu"))
+
+
+def test_a_loss_that_is_not_finite_ends_training():
+    class Broken(Tape):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, math.nan, *rest
+
+    model = make(agents.PPO, DummyVecEnv([lambda: Monitor(Broken(0))]))
+    with pytest.raises(ValueError, match="loss is not a finite number"):
+        model.learn(64)
+
+
+@pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
+@pytest.mark.parametrize("activation_fn", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("name", ["action_net", "value_net", "mlp_extractor.policy_net.0", "mlp_extractor.value_net.0"])
+def test_weights_that_are_not_finite_end_training(name, activation_fn, max_grad_norm):
+    threads = torch.get_num_threads()
+    model = make(agents.PPO, tapes(1), activation_fn=activation_fn, max_grad_norm=max_grad_norm)
+    with torch.no_grad():
+        model.policy.get_submodule(name).bias[0] = math.nan
+    with pytest.raises(ValueError, match=r"nan|not a finite number"):
+        model.learn(64)
+    assert torch.get_num_threads() == threads
+
+
+# The numerics underneath
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_advantages_are_sb3s_to_the_bit(n_envs):
+    numbers = np.random.default_rng(0)
+    box = spaces.Box(-1, 1, (1,), np.float32)
+    buffers = [RolloutBuffer(50, box, box, gamma=0.98, gae_lambda=0.9, n_envs=n_envs) for _ in range(2)]
+    rewards, values = (numbers.normal(size=(50, n_envs)).astype(np.float32) for _ in range(2))
+    starts = (numbers.random((50, n_envs)) < 0.2).astype(np.float32)
+    for buffer in buffers:
+        buffer.rewards, buffer.values, buffer.episode_starts = rewards.copy(), values.copy(), starts.copy()
+    last_values, dones = torch.from_numpy(numbers.normal(size=n_envs).astype(np.float32)), numbers.random(n_envs) < 0.5
+    buffers[0].compute_returns_and_advantage(last_values, dones)
+    compute_advantages(buffers[1], last_values[:, None], dones)
+    assert np.array_equal(buffers[0].advantages, buffers[1].advantages)
+    assert np.array_equal(buffers[0].returns, buffers[1].returns)
+
+
+def test_tanh_is_exact_to_float_rounding():
+    tiny = np.logspace(-30, -1, 3000)
+    z = np.concatenate([np.linspace(-20, 20, 40_001), tiny, -tiny, [0.0, 1e30, -1e30]]).astype(np.float32)
+    found = z[None].copy()
+    _tanh(found)
+    expected = np.tanh(z.astype(np.float64))
+    error = np.abs(found[0] - expected)[expected != 0] / np.abs(expected[expected != 0])
+    assert error.max() < 8 * np.finfo(np.float32).eps
+    assert np.median(error) < np.finfo(np.float32).eps
+    assert np.abs(found).max() <= 1
+
+
+def test_tanh_is_odd_keeps_the_sign_of_zero_and_does_not_hide_nan():
+    z = np.concatenate([np.linspace(0, 20, 4001), np.logspace(-30, -1, 300)]).astype(np.float32)
+    of_z, of_minus_z = z[None].copy(), -z[None]
+    _tanh(of_z)
+    _tanh(of_minus_z)
+    np.testing.assert_allclose(of_minus_z, -of_z, rtol=8 * np.finfo(np.float32).eps)
+    special = np.array([[0.0, -0.0, math.inf, -math.inf, math.nan]], np.float32)
+    _tanh(special)
+    assert special[0, :4].tolist() == [0, 0, 1, -1]
+    assert np.signbit(special[0, :2]).tolist() == [False, True]
+    assert np.isnan(special[0, 4])

@@ -1,0 +1,274 @@
+"""Tests of ``python -m agents.learn``: real streams, real event files, real processes killed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+import torch
+from data_files import cifar100
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents import learn, report, sweep, train
+from agents.runs.run_folder import RunFolder
+
+REGRESSION = ["--problem", "slowly-changing-regression", "--examples", "30000"]
+BINARY = ["--problem", "continual-imagenet", "--tasks", "2", "--set", "epochs=2"]
+
+
+def run(*arguments: object) -> int:
+    return learn.main([str(argument) for argument in arguments])
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "progress.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_time(folder: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k != "time/examples_per_second"} for row in rows(folder)]
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert not out
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    return err
+
+
+def test_seeds_that_learn_together_leave_a_run_folder_each(tmp_path, capsys):
+    assert run(*REGRESSION, "--method", "cbp", "--seeds", "0-2", "--run-dir", tmp_path) == 0
+    assert "3 runs together" in capsys.readouterr().out
+    for seed in range(3):
+        folder = tmp_path / "slowly-changing-regression" / "cbp" / f"seed{seed}"
+        found = rows(folder)
+        assert [float(row["task/number"]) for row in found] == [0, 1, 2]
+        assert [int(row["time/total_examples"]) for row in found] == [10_000, 20_000, 30_000]
+        summary = json.loads((folder / "summary.json").read_text())
+        errors = [float(row["task/error"]) for row in found]
+        assert summary["complete"]
+        assert summary["tasks"] == 3
+        assert summary["mean_error"] == pytest.approx(np.mean(errors))
+        assert (summary["first_error"], summary["final_error"]) == pytest.approx((errors[0], errors[2]))
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        assert [scalar.value for scalar in events.Scalars("task/error")] == pytest.approx(errors)
+        assert [scalar.step for scalar in events.Scalars("task/error")] == [10_000, 20_000, 30_000]
+        assert (folder / "report.png").exists()
+    errors = {json.loads(path.read_text())["mean_error"] for path in tmp_path.rglob("summary.json")}
+    assert len(errors) == 3
+
+
+def test_a_run_is_the_same_alone_and_among_others(tmp_path):
+    assert run(*REGRESSION, "--method", "cbp", "--seeds", "0-2", "--run-dir", tmp_path / "three") == 0
+    assert run(*REGRESSION, "--method", "cbp", "--seeds", "1", "--run-dir", tmp_path / "one") == 0
+    place = Path("slowly-changing-regression/cbp/seed1")
+    assert without_time(tmp_path / "one" / place) == without_time(tmp_path / "three" / place)
+
+
+def test_several_values_of_a_setting_are_several_runs(tmp_path):
+    options = [*REGRESSION, "--method", "backprop", "--run-dir", tmp_path]
+    assert run(*options, "--set", "learning_rate=0.01,0.003") == 0
+    folder = tmp_path / "slowly-changing-regression"
+    assert {path.name for path in folder.iterdir()} == {"backprop", "backprop,learning_rate=0.003"}
+    single = tmp_path / "single"
+    assert run(*REGRESSION, "--method", "backprop", "--set", "learning_rate=0.003", "--run-dir", single) == 0
+    place = "backprop,learning_rate=0.003/seed0"
+    assert without_time(folder / place) == without_time(single / "slowly-changing-regression" / place)
+
+
+def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
+    assert run(*REGRESSION, "--method", "backprop", "--set", "learning_rate=0.01,1e-2", "--run-dir", tmp_path) == 0
+    assert "1 run complete" in capsys.readouterr().out
+    assert len(list(tmp_path.rglob("config.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [*REGRESSION, "--method", "cbp", "--seeds", "0,1"],
+        [*REGRESSION, "--method", "shrink-perturb", "--seeds", "0,1"],
+        ["--problem", "permuted-images", "--tasks", "2", "--set", "net_arch=[20]", "--seeds", "0"],
+        ["--problem", "continual-imagenet", "--tasks", "6", "--seeds", "0"],
+        ["--problem", "class-incremental-cifar", "--tasks", "2", "--set", "epochs=4", "--seeds", "0"],
+    ],
+    ids=["cbp", "shrink-perturb", "permuted", "binary", "incremental"],
+)
+@pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
+def test_killed_runs_go_on_as_if_nothing_had_happened(tmp_path, options):
+    command = ["agents.learn", *options, "--checkpoint-minutes", "0", "--run-dir"]
+    for _ in range(3):
+        process = processes.Started(*command, tmp_path / "killed")
+        known = {path.name for path in (tmp_path / "killed").rglob("*.pt")}
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len({p.name for p in (tmp_path / "killed").rglob("*.pt")} - known) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    processes.run(*command, tmp_path / "killed")
+    processes.run(*command, tmp_path / "whole")
+    whole = sorted(path.parent for path in (tmp_path / "whole").rglob("config.json"))
+    assert whole
+    for folder in whole:
+        other = tmp_path / "killed" / folder.relative_to(tmp_path / "whole")
+        assert without_time(folder) == without_time(other)
+        own, theirs = (json.loads((path / "summary.json").read_text()) for path in (folder, other))
+        assert {**own, "time": None} == {**theirs, "time": None}
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    command = ["agents.learn", "--problem", "slowly-changing-regression", "--examples", "100000"]
+    command += ["--method", "backprop", "--run-dir", str(tmp_path)]
+    process = processes.Started(*command)
+    folder = tmp_path / "slowly-changing-regression" / "backprop" / "seed0"
+    deadline = time.monotonic() + 120
+    while not (folder / "progress.csv").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "to go on: the same command" in out.splitlines()[-1]
+    assert not json.loads((folder / "summary.json").read_text())["complete"]
+    again = processes.run("agents.learn", "--resume", folder)
+    assert "from example" in again.stdout
+    assert len(rows(folder)) == 10
+    complete = processes.run(*command)
+    assert "1 run complete" in complete.stdout
+    assert "from example" not in complete.stdout
+
+
+def test_runs_are_compared(tmp_path, capsys):
+    for method in ("backprop", "cbp"):
+        assert run(*REGRESSION, "--method", method, "--seeds", "0-4", "--run-dir", tmp_path / "runs") == 0
+    capsys.readouterr()
+    out = tmp_path / "out"
+    assert report.main([str(tmp_path / "runs"), "--output", str(out), "--record", str(tmp_path / "recorded")]) == 0
+    table = (out / "table.md").read_text()
+    finals = [
+        float(rows(path.parent)[-1]["task/error"]) for path in sorted((tmp_path / "runs").glob("*/backprop/*/config.json"))
+    ]
+    assert len(finals) == 5
+    line = next(line for line in table.splitlines() if line.startswith("| error, last tenth"))
+    assert f"| {np.mean(finals):.2f} [" in line
+    assert "## Minus backprop, paired by seed" in table
+    assert report.main([str(tmp_path / "recorded"), "--output", str(tmp_path / "again")]) == 0
+    recorded = (tmp_path / "again" / "table.md").read_text()
+    assert recorded == table  # to the digits that a table shows
+
+
+@pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
+def test_data_may_have_moved_when_a_run_goes_on(tmp_path, capsys):
+    (tmp_path / "here").mkdir()
+    cifar100(tmp_path / "here", train=12, test=4, classes=4)
+    options = ["--problem", "class-incremental-cifar", "--method", "backprop", "--tasks", "2", "--checkpoint-minutes", "0"]
+    for value in ("classes_per_task=2", "validation=1", "net_arch=[4,4]", "epochs=3"):
+        options += ["--set", value]
+    for name in ("whole", "moved"):
+        assert run(*options, "--data", tmp_path / "here", "--run-dir", tmp_path / name) == 0
+    place = Path("class-incremental-cifar", "backprop,net_arch=4-4,epochs=3", "seed0")
+    (tmp_path / "moved" / place / "summary.json").unlink()
+    max((tmp_path / "moved" / place / "checkpoints").glob("*.pt")).unlink()
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert run("--resume", tmp_path / "moved" / place) == 2
+    assert "here" in capsys.readouterr().err
+    assert run("--resume", tmp_path / "moved" / place, "--data", tmp_path / "there") == 0
+    assert without_time(tmp_path / "moved" / place) == without_time(tmp_path / "whole" / place)
+    assert run(*options, "--data", tmp_path / "there", "--run-dir", tmp_path / "whole") == 0  # it is the same run
+
+
+def test_a_sweep_gives_the_same_runs(tmp_path):
+    options = [*REGRESSION, "--seeds", "0-1"]
+    for method in ("backprop", "cbp"):
+        assert run(*options, "--method", method, "--run-dir", tmp_path / "learn") == 0
+    assert sweep.main([*options, "--methods", "backprop,cbp", "--run-dir", str(tmp_path / "sweep")]) == 0
+    folders = sorted(path.parent for path in (tmp_path / "learn").rglob("config.json"))
+    assert len(folders) == 4
+    for folder in folders:
+        assert without_time(tmp_path / "sweep" / folder.relative_to(tmp_path / "learn")) == without_time(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "cbp"], "--problem is missing; known: slowly-changing-regression, "),
+        (["--problem", "permuted-image"], "did you mean 'permuted-images'?"),
+        ([*REGRESSION, "--method", "redo"], "judges units by a minibatch"),
+        ([*REGRESSION, "--method", "cpb"], "did you mean 'cbp'?"),
+        ([*REGRESSION[:2], "--examples", "12345"], "--examples must be a multiple of 10,000, got 12,345"),
+        ([*REGRESSION[:2], "--tasks", "3"], "--examples N instead of --tasks"),
+        ([*BINARY[:2], "--examples", "3"], "--tasks N instead of --examples"),
+        ([*REGRESSION, "--data", "."], "takes no --data"),
+        ([*BINARY, "--set", "learning_rate=-1"], "learning_rate must be a finite number >= 0, got -1"),
+        ([*BINARY, "--set", "learning-rate=1"], "did you mean 'learning_rate'?"),
+        ([*BINARY, "--set", "replacement_rate=2"], "replacement_rate must be a finite number in [0, 1], got 2"),
+        ([*REGRESSION, "--set", "batch_size=4"], "learns from single examples"),
+        ([*BINARY, "--seeds", "3-1"], "--seeds takes whole numbers"),
+        ([*BINARY, "--device", "gpu"], "device 'gpu' cannot be used"),
+        (["--problem", "class-incremental-cifar", "--tasks", "6"], "tasks must be at most 5, got 6"),
+        (["--problem", "class-incremental-cifar", "--set", "validation=0"], "restore_best needs validation images"),
+        ([*BINARY, "--set", "restore_best=true"], "restore_best needs validation images"),
+        ([*BINARY, "--set", "activation=tanh"], "activation must be relu, got tanh"),
+        ([*BINARY, "--set", "network=linear"], "method 'cbp' replaces units, and a linear network has none"),
+        ([*REGRESSION, "--set", "augment=true"], "each once: augment must be false, got true"),
+        ([*REGRESSION, "--set", "lr_drops=[0.5]"], "each once: lr_drops must be [], got [0.5]"),
+        ([*REGRESSION, "--set", "at_task=zero_head"], 'each once: at_task must be "keep", got "zero_head"'),
+        ([*REGRESSION, "--set", "replacement_rate=2,1e-4"], "replacement_rate must be a finite number in [0, 1], got 2"),
+        ([*REGRESSION, "--set", "change=flip,redraw"], "two runs in one folder: stream.change is flip and redraw"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, words):
+    assert run(*arguments, "--run-dir", tmp_path / "runs") == 2
+    assert words in one_line(capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("problem", ["permuted-images", "continual-imagenet", "class-incremental-cifar"])
+def test_data_that_are_not_there_are_named(tmp_path, capsys, problem):
+    empty = tmp_path / "data"
+    empty.mkdir()
+    assert run("--problem", problem, "--data", empty, "--run-dir", tmp_path / "runs") == 2
+    assert str(empty) in one_line(capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_of_other_kinds_are_refused_by_name(tmp_path, capsys):
+    assert run(*BINARY, "--run-dir", tmp_path) == 0
+    folder = tmp_path / "continual-imagenet" / "cbp,epochs=2" / "seed0"
+    capsys.readouterr()
+    assert train.main(["--resume", str(folder)]) == 2
+    assert "is a run of agents.learn" in one_line(capsys)
+    assert run(*BINARY, "--set", "batch_size=10", "--run-dir", tmp_path, "--tasks", "3") == 0
+    capsys.readouterr()
+    assert run(*BINARY, "--run-dir", tmp_path, "--tasks", "3") == 2
+    assert "has another run: its tasks is 2, not 3" in one_line(capsys)
+    assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "runs of different settings are not averaged: tasks is" in one_line(capsys)
+
+
+def test_a_folder_in_use_is_refused(tmp_path, capsys):
+    assert run(*BINARY, "--tasks", "1", "--run-dir", tmp_path) == 0
+    folder = RunFolder(tmp_path / "continual-imagenet" / "cbp,epochs=2" / "seed0")
+    folder.summary.unlink()
+    capsys.readouterr()
+    with folder.locked():
+        assert run("--resume", folder.path) == 2
+    assert "another process is training in" in one_line(capsys)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("options", [REGRESSION, BINARY], ids=["online", "minibatches"])
+def test_runs_on_a_gpu_are_complete(tmp_path, options):
+    assert run(*options, "--device", "cuda", "--seeds", "0,1", "--run-dir", tmp_path) == 0
+    for path in tmp_path.rglob("summary.json"):
+        assert json.loads(path.read_text())["complete"]
+        assert json.loads((path.parent / "config.json").read_text())["device"] == "cuda"
+    assert len(list(tmp_path.rglob("summary.json"))) == 2

@@ -1,0 +1,407 @@
+"""Sweeps, on a real Ray, with real files and real processes killed."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import processes
+import pytest
+
+from agents import sweep, train
+from agents.runs.run_folder import RunFolder
+from agents.sweeping.live_table import _cells
+
+# 4 environments × 128 steps a rollout.
+SMALL = ["--env", "ant-nonstationary", "--n-envs", "4", "--set", "rollout_steps=512", "--set", "batch_size=64"]
+SMALL += ["--set", "n_epochs=2", "--set", "net_arch=[16,12]", "--period", "2000"]
+MINUTES = 4
+
+
+def start(folder, *arguments):
+    """A sweep in a process group of its own."""
+    command = [sys.executable, "-m", "agents.sweep", *SMALL, "--run-dir", str(folder), *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=folder.parent
+    )
+
+
+def finish(process):
+    try:
+        return process.communicate(timeout=60 * MINUTES)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def run_sweep(folder, *arguments):
+    process = start(folder, *arguments)
+    out, err = finish(process)
+    assert process.returncode == 0, (out, err)
+    return out, err
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60 * MINUTES
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def progress(run):
+    """What ``progress.csv`` holds beside wall-clock values, which alone stand under ``time/``."""
+    with (run / "progress.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    own = [name for name in rows[0] if not name.startswith("time/") or name == "time/total_timesteps"]
+    return [{name: row[name] for name in own} for row in rows]
+
+
+def results(run):
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["time"]
+    return progress(run), (run / "episodes.csv").read_text(), summary
+
+
+def rollouts(run):
+    return len((run / "progress.csv").read_text().splitlines()) - 1 if (run / "progress.csv").exists() else 0
+
+
+def has_worker(run):
+    """Whether a process has said that it trains a run."""
+    return (run / "output.log").exists() and "process " in (run / "output.log").read_text()
+
+
+def worker_of(run):
+    """The process that trains a run, from the last line that says so."""
+    return int(re.findall(r"process (\d+)", (run / "output.log").read_text())[-1])
+
+
+def listening():
+    """Sockets that other machines could connect to, by their inodes."""
+    own = {
+        "0100007F",
+        "0000000000000000FFFF00000100007F",
+        "00000000000000000000000001000000",
+    }  # 127.0.0.1, the same in IPv6, ::1
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[1].split(":")[0] not in own:
+                sockets.add(fields[9])
+    return sockets
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Two methods with two seeds each, and what was printed."""
+    folder = tmp_path_factory.mktemp("sweep") / "runs"
+    before = listening()
+    process = start(folder, "--methods", "ppo,redo", "--seeds", "0-1", "--timesteps", "4096")
+    try:
+        wait_for(lambda: rollouts(folder / "ant-nonstationary/ppo/seed0") > 0, process)
+        opened = listening() - before
+    finally:
+        out, err = finish(process)
+    assert process.returncode == 0, (out, err)
+    return folder, out, opened
+
+
+def test_every_run_has_a_folder_by_environment_method_and_seed(swept):
+    folder, out, _ = swept
+    runs = sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("summary.json"))
+    assert runs == [f"ant-nonstationary/{method}/seed{seed}" for method in ("ppo", "redo") for seed in (0, 1)]
+    assert out.splitlines()[0] == f"4 runs in {folder}, 0 of them complete"
+    assert (
+        out.splitlines()[-1]
+        == f"Done: 4 runs complete; to compare them: python -m agents.report {folder} --output {folder}/report"
+    )
+    for method in ("ppo", "redo"):
+        assert f"{method}/seed1 complete, steps 4,096 of 4,096, phase " in out
+
+
+def test_a_run_of_a_sweep_is_the_run_that_train_makes(swept, tmp_path):
+    alone = tmp_path / "alone"
+    arguments = [*SMALL, "--method", "redo", "--seed", "1", "--timesteps", "4096", "--threads", "1", "--run-dir", str(alone)]
+    processes.run("agents.train", *arguments)
+    of_sweep = swept[0] / "ant-nonstationary/redo/seed1"
+    assert (alone / "config.json").read_text() == (of_sweep / "config.json").read_text()
+    assert results(alone) == results(of_sweep)
+
+
+def test_the_same_seed_gives_every_method_the_same_frictions(swept):
+    frictions = {}
+    for method in ("ppo", "redo"):
+        for seed in (0, 1):
+            summary = json.loads((swept[0] / f"ant-nonstationary/{method}/seed{seed}/summary.json").read_text())
+            frictions[method, seed] = [phase["friction"] for phase in summary["phases"]][:2]
+            assert len(frictions[method, seed]) == 2
+    assert frictions["ppo", 0] == frictions["redo", 0]
+    assert frictions["ppo", 1] == frictions["redo", 1]
+    assert frictions["ppo", 0] != frictions["ppo", 1]
+
+
+def test_on_one_machine_no_port_is_open_to_the_network(swept):
+    assert swept[2] == set()
+
+
+def test_what_the_workers_print_is_in_a_file_of_the_run(swept):
+    printed = (swept[0] / "ant-nonstationary/redo/seed0/output.log").read_text()
+    assert "process " in printed.splitlines()[0]
+    assert "ant-nonstationary-v0, method redo, seed 0: 4,096 steps" in printed
+    assert "steps/s" in printed
+
+
+def test_complete_runs_are_skipped(swept):
+    folder = swept[0]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    out, _ = run_sweep(folder, "--methods", "ppo,redo", "--seeds", "0,1", "--timesteps", "4096")
+    assert out.splitlines()[0] == f"4 runs in {folder}, 4 of them complete"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_killed_worker_is_replaced_and_its_run_is_the_same_as_without(swept, tmp_path):
+    run = tmp_path / "runs" / "ant-nonstationary/redo/seed0"
+    process = start(tmp_path / "runs", "--methods", "redo", "--seeds", "0", "--timesteps", "4096", "--checkpoint-minutes", "0")
+    try:
+        wait_for(lambda: rollouts(run) >= 3, process)
+        first = worker_of(run)
+        os.kill(first, signal.SIGKILL)
+    finally:
+        out, err = finish(process)
+    assert process.returncode == 0, (out, err)
+    assert "redo/seed0 waiting, " in out
+    assert "goes on after the loss of its worker (WorkerCrashedError)" in out
+    assert "raylet" not in out + err
+    assert worker_of(run) != first
+    assert results(run) == results(swept[0] / "ant-nonstationary/redo/seed0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_a_sweep_that_was_ended_goes_on_by_the_same_command(swept, tmp_path, number):
+    folder = tmp_path / "runs"
+    arguments = ["--methods", "ppo,redo", "--seeds", "0-1", "--timesteps", "4096", "--checkpoint-minutes", "0"]
+    process = start(folder, *arguments)
+    try:
+        wait_for(lambda: rollouts(folder / "ant-nonstationary/ppo/seed0") >= 3, process)
+        # A terminal sends Ctrl-C to the whole group, Ray's own processes included.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        finish(process)
+    if number == signal.SIGINT:
+        assert process.returncode == 130, (out, err)
+        assert out.splitlines()[-1] == "Stopped, with everything saved; the same command goes on."
+    assert not (folder / "ant-nonstationary/redo/seed1/summary.json").exists()
+    out, _ = run_sweep(folder, *arguments)
+    assert int(re.search(r"(\d) of them complete", out)[1]) <= 2  # the first two may have been, on a fast machine
+    for run in ("ppo/seed0", "ppo/seed1", "redo/seed0", "redo/seed1"):
+        assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
+    run = tmp_path / "runs" / "ant-nonstationary/redo/seed0"
+    arguments = ["--methods", "redo", "--seeds", "0", "--timesteps", "400000", "--checkpoint-minutes", "60"]
+    process = start(tmp_path / "runs", *arguments)
+    killed = []
+    try:
+        for _ in range(3):
+            wait_for(lambda: has_worker(run) and worker_of(run) not in killed, process)
+            wait_for(lambda: (run / "checkpoints").exists() and list((run / "checkpoints").glob("0*.pt")), process)
+            killed.append(worker_of(run))
+            os.kill(killed[-1], signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    finally:
+        finish(process)
+    assert process.returncode == 1, (out, err)
+    assert out.count("goes on after the loss of its worker") >= 1
+    assert f"{run}: its worker was lost 3 times in a row (WorkerCrashedError)" in err
+
+
+@pytest.mark.slow
+def test_two_sweeps_on_one_folder_train_no_run_twice(swept, tmp_path):
+    folder = tmp_path / "runs"
+    arguments = ["--methods", "ppo,redo", "--seeds", "0", "--timesteps", "4096"]
+    both = [start(folder, *arguments) for _ in range(2)]
+    for process in both:
+        out, err = finish(process)
+        assert process.returncode == 0, (out, err)
+    for run in ("ppo/seed0", "redo/seed0"):
+        assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
+        printed = (folder / "ant-nonstationary" / run / "output.log").read_text()
+        assert printed.count("process ") == 2
+        assert printed.count("4,096 steps of 4 environments") == 1  # trained once
+        assert printed.count("is complete: 4,096 of 4,096 steps") == 1
+
+
+@pytest.mark.slow
+def test_a_lost_node_of_a_cluster_costs_no_run(swept, tmp_path):
+    script = """
+import subprocess, sys, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+folder, arguments = Path(sys.argv[1]), sys.argv[2:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+sweep = subprocess.Popen([sys.executable, "-m", "agents.sweep", "--address", cluster.address, *arguments])
+while sum(not (path.parent / "summary.json").exists() for path in folder.rglob("progress.csv")) < 2:
+    time.sleep(0.05)  # until both nodes are at work
+cluster.remove_node(nodes[0], allow_graceful=False)
+code = sweep.wait()
+cluster.shutdown()
+sys.exit(code)
+"""
+    folder = tmp_path / "runs"
+    arguments = [*SMALL, "--run-dir", str(folder), "--methods", "ppo,redo", "--seeds", "0-1", "--timesteps", "4096"]
+    command = [sys.executable, "-c", script, str(folder), *arguments, "--checkpoint-minutes", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    out, err = finish(process)
+    assert process.returncode == 0, (out, err)
+    started = [len(re.findall("process ", path.read_text())) for path in folder.rglob("output.log")]
+    assert sorted(started) == [1, 1, 1, 2]  # one run was on the lost node
+    for run in ("ppo/seed0", "ppo/seed1", "redo/seed0", "redo/seed1"):
+        assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
+
+
+# Bad input
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_shown_as_the_command_shows_them(monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main() replaces it
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        yield
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path, capsys):
+    """Runs the command in this process and returns its one line of error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        assert sweep.main(list(arguments)) == 2
+        *warned, line = capsys.readouterr().err.splitlines()
+        assert all(text.startswith("warning: a phase is short") for text in warned)
+        assert not list(tmp_path.iterdir())
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "ppo,cpb"], "unknown method 'cpb'; did you mean 'cbp'?"),
+        (["--methods", "ppo,cbp", "--set", "replacement_rate=0.1"], "unknown setting of method 'ppo' 'replacement_rate'"),
+        (["--methods", "redo", "--set", "threshold=-1"], "threshold must be a finite number >= 0, got -1"),
+        (["--methods", "ppo", "--seeds", "one"], "--seeds takes whole numbers and ranges with commas between, such as 0-4"),
+        (["--methods", "ppo", "--seeds", "4-2"], "got '4-2'"),
+        (["--methods", "ppo", "--seeds", "0,"], "got '0,'"),
+        (["--methods", "ppo", "--seeds", "0-4000000000"], "--seeds takes at most 10,000 seeds, got '0-4000000000'"),
+        (["--methods", "ppo", "--timesteps", "0"], "timesteps must be a whole number >= 1, got 0"),
+        (["--methods", "ppo", "--env", "mars"], "unknown environment 'mars'"),
+        ([], "--methods"),
+    ],
+)
+def test_bad_input_is_one_line_and_begins_nothing(refused, arguments, words):
+    defaults = {"--env": "ant-nonstationary", "--seeds": "0-1", "--run-dir": "runs"}
+    given = [word for name, value in defaults.items() if name not in arguments for word in (name, value)]
+    line = refused(*given, *arguments)
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_a_folder_with_another_run_is_refused_and_left_as_it_is(swept, capsys):
+    folder = swept[0]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    arguments = [*SMALL, "--run-dir", str(folder), "--methods", "ppo", "--seeds", "0", "--timesteps", "8192"]
+    assert sweep.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder}/ant-nonstationary/ppo/seed0' has another run: its timesteps is 4096, not 8192" in line
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("method", "l2"), ("seed", 3)])
+def test_a_run_of_another_method_or_seed_is_refused(swept, tmp_path, capsys, name, value):
+    run = tmp_path / "runs" / "ant-nonstationary/ppo/seed0"
+    shutil.copytree(swept[0] / "ant-nonstationary/ppo/seed0", run)
+    config = json.loads((run / "config.json").read_text()) | {name: value}
+    (run / "config.json").write_text(json.dumps(config))
+    arguments = [*SMALL, "--run-dir", str(tmp_path / "runs"), "--methods", "ppo", "--seeds", "0", "--timesteps", "4096"]
+    assert sweep.main(arguments) == 2
+    assert f"has another run: its {name} is {value}, not " in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_before_its_summary_gets_one(swept, tmp_path):
+    run = tmp_path / "runs" / "ant-nonstationary/ppo/seed0"
+    shutil.copytree(swept[0] / "ant-nonstationary/ppo/seed0", run)
+    (run / "summary.json").write_text("[]")
+    out, _ = run_sweep(tmp_path / "runs", "--methods", "ppo", "--seeds", "0", "--timesteps", "4096")
+    assert "1 runs in" in out
+    assert results(run) == results(swept[0] / "ant-nonstationary/ppo/seed0")
+
+
+def test_a_damaged_log_does_not_end_the_sweep(tmp_path):
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,time/fps\n512,100\ngarb\x00,age\n")
+    run = sweep.Run(RunFolder(tmp_path), make_config_of_small(), state="running")
+    assert _cells(run)[:3] == ["ppo/seed0", "running", ""]
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,time/fps\n512,100\n")
+    assert _cells(run)[2:5] == ["512 of 400,000", "", "100"]
+
+
+def make_config_of_small():
+    return sweep.make_config(
+        sweep._parser().parse_args([*SMALL, "--methods", "ppo", "--seeds", "0", "--run-dir", "x"]), "ppo", 0
+    )
+
+
+def test_a_run_dir_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("keep me")
+    process = start(tmp_path / "file", "--methods", "ppo", "--seeds", "0")
+    _, err = finish(process)
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith(f"error: cannot make folder '{tmp_path / 'file'}'")
+    assert (tmp_path / "file").read_text() == "keep me"
+
+
+def test_more_threads_than_a_node_has_cores_are_refused(tmp_path):
+    process = start(tmp_path / "runs", "--methods", "ppo", "--seeds", "0", "--threads", "1000")
+    _, err = finish(process)
+    assert process.returncode == 2
+    assert re.fullmatch(r"error: threads must be at most the \d+ cores of a node, got 1000", err.splitlines()[-1])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_ray_the_extra_is_named(swept, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as Python marks what cannot be imported
+    assert sweep.main([*SMALL, "--run-dir", str(tmp_path / "runs"), "--methods", "ppo", "--seeds", "0"]) == 2
+    assert "a sweep needs 'ray': pip install 'continual-backprop[sweep]'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_that_breaks_off_is_named_and_the_others_complete(tmp_path):
+    process = start(tmp_path / "runs", "--methods", "ppo,l2", "--seeds", "0", "--timesteps", "2048")
+    try:
+        wait_for((tmp_path / "runs/ant-nonstationary/l2/seed0/output.log").exists, process)
+        (tmp_path / "runs/ant-nonstationary/l2/seed0/episodes.csv").mkdir(exist_ok=True)
+    finally:
+        out, err = finish(process)
+    assert process.returncode == 1, (out, err)
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "1 of 2 runs failed; the same command tries them again: " in line
+    assert "l2/seed0" in line
+    assert json.loads((tmp_path / "runs/ant-nonstationary/ppo/seed0/summary.json").read_text())["complete"]
+    assert train.main(["--resume", str(tmp_path / "runs/ant-nonstationary/ppo/seed0")]) == 0

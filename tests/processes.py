@@ -1,0 +1,79 @@
+"""Our commands in processes of their own, forked from one that has imported everything, which spares each some seconds.
+
+They are real processes: they have output, exit codes and random generators of their own, and can be stopped and killed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["agents.train", "agents.learn", "agents.report"])
+
+
+def _main(module: str, arguments: list[str], folder: str, output: list[str]) -> None:
+    for number, path in enumerate(output, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    sys.argv = [module, *arguments]
+    sys.exit(importlib.import_module(module).main(arguments))
+
+
+class Started:
+    """A command at work, with the methods of :class:`subprocess.Popen` that tests use."""
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        self.args = [module, *map(str, arguments)]
+        with tempfile.NamedTemporaryFile(delete=False) as out, tempfile.NamedTemporaryFile(delete=False) as err:
+            self._output = [out.name, err.name]
+        self._process = _CONTEXT.Process(target=_main, args=(module, self.args[1:], str(Path.cwd()), self._output))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float = 120) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            raise TimeoutError(f"{self.args} is at work after {timeout} s")
+        return self._process.exitcode
+
+    def printed(self) -> tuple[str, str]:
+        """What it has written so far, to standard output and to standard error."""
+        out, err = (Path(path).read_text() for path in self._output)
+        return out, err
+
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+        self.wait(timeout)
+        printed = self.printed()
+        for path in self._output:
+            Path(path).unlink(missing_ok=True)
+        return printed
+
+
+def run(module: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, as ``subprocess.run`` with captured output does."""
+    started = Started(module, *arguments)
+    out, err = started.communicate()
+    if check and started.returncode != 0:
+        raise AssertionError(f"{started.args} ended with {started.returncode}: {err}")
+    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
