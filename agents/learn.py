@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.runs.commands import Parser, add_shared_options, given, run_command
+from agents.runs.commands import Parser, add_shared_options, given, refuse_beside_resume, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.plan import Run, inspect, parse_seeds
@@ -42,10 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _learn(args: argparse.Namespace) -> int:
     if args.resume is not None:
-        options = [name for name, value in vars(args).items() if value is not None and name not in ("resume", "data")]
-        if options:
-            option = options[0].replace("_", "-")
-            raise UserError(f"--resume goes on with the run as it was configured and takes no --{option}")
+        refuse_beside_resume(args, "data")
         folder, config = RunFolder.open(args.resume, Config, LearningConfig)
         if not isinstance(config, LearningConfig):
             raise UserError(f"'{args.resume}' is a run of agents.train: python -m agents.train --resume {args.resume}")

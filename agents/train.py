@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agents.runs import presets
-from agents.runs.commands import Parser, add_shared_options, given, run_command
+from agents.runs.commands import Parser, add_shared_options, given, refuse_beside_resume, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.listing import list_environments, list_parameters
@@ -50,10 +50,7 @@ def _train_or_resume(args: argparse.Namespace) -> int:
         print("\n".join(list_environments() if args.list_envs else list_parameters(args.list_parameters)))
         return 0
     if args.resume is not None:
-        options = [name for name, value in vars(args).items() if value is not None and name not in ("resume", "export")]
-        if options:
-            option = options[0].replace("_", "-")
-            raise UserError(f"--resume goes on with the run as it was configured and takes no --{option}")
+        refuse_beside_resume(args, "export")
         folder, config = RunFolder.open(args.resume, Config, LearningConfig)
         if not isinstance(config, Config):
             raise UserError(f"'{args.resume}' is a run of agents.learn: python -m agents.learn --resume {args.resume}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -138,8 +139,11 @@ class Interface(Parameter):
         return env.observation_space if self.effect.acts_on == "observation" else env.action_space
 
 
+_observed = partial(Interface, schedule="uniform", needs="observations that are a Box of real numbers")
+_done = partial(Interface, schedule="uniform", needs="actions that are a Box of real numbers")
+
 PARAMETERS: tuple[Parameter, ...] = (
-    Interface(
+    _observed(
         name="observation_noise",
         meaning="standard deviation of noise in every entry of the observation",
         unit="units of the observation",
@@ -147,11 +151,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         highest=math.inf,
         low=0.0,  # ours
         high=0.1,
-        schedule="uniform",
-        needs="observations that are a Box of real numbers",
         effect=_Noise,
     ),
-    Interface(
+    _observed(
         name="observation_bias",
         meaning="what is added to every entry of the observation",
         unit="units of the observation",
@@ -159,11 +161,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         highest=math.inf,
         low=-0.1,  # ours
         high=0.1,
-        schedule="uniform",
-        needs="observations that are a Box of real numbers",
         effect=_Bias,
     ),
-    Interface(
+    _done(
         name="action_noise",
         meaning="standard deviation of noise in every entry of the action, which is clipped afterwards",
         unit="units of the action",
@@ -171,11 +171,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         highest=math.inf,
         low=0.0,  # ours
         high=0.3,
-        schedule="uniform",
-        needs="actions that are a Box of real numbers",
         effect=_ActionNoise,
     ),
-    Interface(
+    _done(
         name="action_delay",
         meaning="steps until an action arrives",
         unit="steps",
@@ -183,8 +181,6 @@ PARAMETERS: tuple[Parameter, ...] = (
         highest=float(_MOST_DELAY),
         low=0.0,  # ours
         high=4.0,
-        schedule="uniform",
-        needs="actions that are a Box of real numbers",
         whole=True,
         effect=_Delay,
     ),

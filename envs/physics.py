@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -237,6 +238,26 @@ def _dofs(model: mujoco.MjModel, joints: Numbers) -> NDArray[np.int32]:
     return np.asarray(model.jnt_dofadr[list(joints)])
 
 
+_of_joints = partial(
+    Physics,
+    lowest=0.0,
+    highest=math.inf,
+    low=0.25,  # ours
+    high=4.0,
+    schedule="log_uniform",
+    by_factor=True,
+    needs="a joint within the machine (hinge or slide)",
+    parts_of=_joints,
+)
+_of_the_medium = partial(
+    Physics,
+    lowest=0.0,
+    highest=math.inf,
+    schedule="log_uniform",
+    needs="a moving body with mass",
+    acts_on=lambda model: bool(_bodies(model)),
+)
+
 PARAMETERS: tuple[Parameter, ...] = (
     Physics(
         name="friction",
@@ -292,47 +313,23 @@ PARAMETERS: tuple[Parameter, ...] = (
         size=lambda model, bodies: float(model.body_mass[list(bodies)].sum()),
         derived=True,
     ),
-    Physics(
+    _of_joints(
         name="damping",
         meaning="viscous damping of all joints of the machine, or of one",
         unit="N·m·s/rad",
-        lowest=0.0,
-        highest=math.inf,
-        low=0.25,  # ours
-        high=4.0,
-        schedule="log_uniform",
-        by_factor=True,
-        needs="a joint within the machine (hinge or slide)",
         places=lambda model, joints: [_Place("dof_damping", _dofs(model, joints))],
-        parts_of=_joints,
     ),
-    Physics(
+    _of_joints(
         name="stiffness",
         meaning="stiffness of the springs of all joints of the machine, or of one",
         unit="N·m/rad",
-        lowest=0.0,
-        highest=math.inf,
-        low=0.25,  # ours
-        high=4.0,
-        schedule="log_uniform",
-        by_factor=True,
-        needs="a joint within the machine (hinge or slide)",
         places=lambda _, joints: [_Place("jnt_stiffness", list(joints))],
-        parts_of=_joints,
     ),
-    Physics(
+    _of_joints(
         name="armature",
         meaning="inertia of the rotors of all joints of the machine, or of one",
         unit="kg·m²",
-        lowest=0.0,
-        highest=math.inf,
-        low=0.25,  # ours
-        high=4.0,
-        schedule="log_uniform",
-        by_factor=True,
-        needs="a joint within the machine (hinge or slide)",
         places=lambda model, joints: [_Place("dof_armature", _dofs(model, joints))],
-        parts_of=_joints,
         derived=True,
     ),
     Physics(
@@ -350,30 +347,20 @@ PARAMETERS: tuple[Parameter, ...] = (
         parts_of=_actuators,
         size=lambda _, __: 1.0,
     ),
-    Physics(
+    _of_the_medium(
         name="density",
         meaning="density of the medium",
         unit="kg/m³",
-        lowest=0.0,
-        highest=math.inf,
         low=1.2,  # ours: air
         high=100.0,  # ours: what MuJoCo can integrate on every registered environment; on the Ant not water, 1000
-        schedule="log_uniform",
-        needs="a moving body with mass",
-        acts_on=lambda model: bool(_bodies(model)),
         places=lambda _, __: [_Place("opt.density")],
     ),
-    Physics(
+    _of_the_medium(
         name="viscosity",
         meaning="viscosity of the medium",
         unit="Pa·s",
-        lowest=0.0,
-        highest=math.inf,
         low=0.01,  # ours: a tenth of what Swimmer has
         high=1.0,  # ours: ten times as much
-        schedule="log_uniform",
-        needs="a moving body with mass",
-        acts_on=lambda model: bool(_bodies(model)),
         places=lambda _, __: [_Place("opt.viscosity")],
     ),
     Physics(

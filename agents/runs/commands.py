@@ -85,6 +85,14 @@ def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = No
     add("--checkpoint-minutes", metavar="M", type=float, help="minutes between two checkpoints (default: 5)")
 
 
+def refuse_beside_resume(args: argparse.Namespace, *allowed: str) -> None:
+    """Refuses options beside ``--resume`` but for the allowed ones: a run goes on as it was configured."""
+    given_too = [name for name, value in vars(args).items() if value is not None and name not in ("resume", *allowed)]
+    if given_too:
+        option = given_too[0].replace("_", "-")
+        raise UserError(f"--resume goes on with the run as it was configured and takes no --{option}")
+
+
 def given(value: Any, default: Any) -> Any:
     """The value of an option, or what stands for one that was not given."""
     return default if value is None else value
