@@ -23,9 +23,9 @@ from agents.sb3.networks import hidden_layers
 ALGORITHMS = {
     "PPO": (PPO, "Pendulum-v1", {"n_steps": 256, "batch_size": 64, "n_epochs": 2}),
     "A2C": (A2C, "Pendulum-v1", {}),
-    "SAC": (SAC, "Pendulum-v1", {"batch_size": 16}),
-    "TD3": (TD3, "Pendulum-v1", {"batch_size": 16}),
-    "DDPG": (DDPG, "Pendulum-v1", {"batch_size": 16}),
+    "SAC": (SAC, "Pendulum-v1", {"batch_size": 16, "train_freq": 4}),
+    "TD3": (TD3, "Pendulum-v1", {"batch_size": 16, "train_freq": 4}),
+    "DDPG": (DDPG, "Pendulum-v1", {"batch_size": 16, "train_freq": 4}),
     "DQN": (DQN, "CartPole-v1", {"batch_size": 16}),
 }
 NETWORKS = {
