@@ -15,26 +15,33 @@ import tempfile
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["agents.train", "agents.learn", "agents.report"])
+_CONTEXT.set_forkserver_preload(["agents.train", "agents.learn", "agents.report", "agents.playing.evaluation"])
 
 
-def _main(module: str, arguments: list[str], folder: str, output: list[str]) -> None:
+def _main(module: str, arguments: list[str], environment: dict[str, str | None], folder: str, output: list[str]) -> None:
     for number, path in enumerate(output, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name, value in environment.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     os.chdir(folder)
     sys.argv = [module, *arguments]
     sys.exit(importlib.import_module(module).main(arguments))
 
 
 class Started:
-    """A command at work, with the methods of :class:`subprocess.Popen` that tests use."""
+    """A command at work, with the methods of :class:`subprocess.Popen` that tests use.
 
-    def __init__(self, module: str, *arguments: object) -> None:
+    What is given by name is put into its environment; None is taken out of it.
+    """
+
+    def __init__(self, module: str, *arguments: object, **environment: str | None) -> None:
         self.args = [module, *map(str, arguments)]
         with tempfile.NamedTemporaryFile(delete=False) as out, tempfile.NamedTemporaryFile(delete=False) as err:
             self._output = [out.name, err.name]
-        self._process = _CONTEXT.Process(target=_main, args=(module, self.args[1:], str(Path.cwd()), self._output))
+        self._process = _CONTEXT.Process(target=_main, args=(module, self.args[1:], environment, str(Path.cwd()), self._output))
         self._process.start()
 
     @property
@@ -70,9 +77,9 @@ class Started:
         return printed
 
 
-def run(module: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run(module: str, *arguments: object, check: bool = True, **environment: str | None) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end, as ``subprocess.run`` with captured output does."""
-    started = Started(module, *arguments)
+    started = Started(module, *arguments, **environment)
     out, err = started.communicate()
     if check and started.returncode != 0:
         raise AssertionError(f"{started.args} ended with {started.returncode}: {err}")

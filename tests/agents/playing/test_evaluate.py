@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -74,8 +73,7 @@ def command(monkeypatch, tmp_path):
 
 def process(*arguments, **environment):
     """Runs ``agents.evaluate`` in a process of its own: rendering leaves its traces in the environment."""
-    command = [sys.executable, "-m", "agents.evaluate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**CLEAN, **environment})
+    return processes.run("agents.evaluate", *arguments, check=False, **{**dict.fromkeys(RENDERING), **environment})
 
 
 def rows(path):
@@ -280,19 +278,18 @@ def test_a_run_that_does_not_change_is_played_over_friction_or_another_parameter
 
 def test_ctrl_c_leaves_nothing(run, tmp_path):
     arguments = [run, "--values", "1", "--episodes", "4000", "--output", tmp_path / "picture.png"]
-    command = [sys.executable, "-m", "agents.evaluate", *map(str, arguments)]
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": CLEAN}
-    # A process in the background is started with Ctrl-C ignored.
-    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen(command, preexec_fn=heed, **pipes) as started:
+    started = processes.Started("agents.evaluate", *arguments)
+    try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.iterdir()):
             assert time.monotonic() < deadline
             assert started.poll() is None
             time.sleep(0.05)
-        started.stdout.readline()
+        while not started.printed()[0]:
+            time.sleep(0.05)
         started.send_signal(signal.SIGINT)
-        _, error = started.communicate(timeout=120)
+    finally:
+        _, error = started.communicate()
     assert started.returncode == 130
     assert error.splitlines()[-1] == "Stopped at once; nothing was written."
     assert not list(tmp_path.iterdir())
@@ -502,6 +499,6 @@ def test_a_supervised_run_is_refused(command, capsys, tmp_path):
     before = content(tmp_path)
     assert command(folder) == 2
     assert capsys.readouterr().err == (
-        f"error: '{folder}' is a run of agents.learn, in which no policy acts; RUN is a run of agents.train\n"
+        f"error: '{folder}/config.json': not a run's configuration: it describes no run of agents.train\n"
     )
     assert content(tmp_path) == before
