@@ -39,6 +39,7 @@ class HiddenLayer:
         activation: Lower-case name of the activation in the words of ``torch.nn.init.calculate_gain`` where it has one
             (``"relu"``, ``"tanh"``, ``"leaky_relu"``, …); ``None`` where it is not known or there is none.
         norms: Layer and batch norms over the units, between ``incoming`` and ``outgoing``.
+        fan_in: Inputs of a unit, as the distributions of fresh weights count them; None for those of ``incoming``.
 
     Raises:
         LayerError: A width does not match, a kind of layer is not supported, or there is no outgoing layer.
@@ -49,6 +50,7 @@ class HiddenLayer:
     name: str = "hidden"
     activation: str | None = None
     norms: tuple[Norm, ...] = ()
+    fan_in: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outgoing", tuple(self.outgoing))

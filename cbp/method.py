@@ -251,7 +251,7 @@ def _check_optimizer_holds(optimizer: Optimizer, layers: list[HiddenLayer]) -> N
 def _fresh_bound(layer: HiddenLayer, init: Init) -> float:
     """Bound of the uniform distribution that fresh incoming weights are drawn from."""
     weight = layer.incoming.weight
-    fan_in = weight[0].numel()
+    fan_in = weight[0].numel() if layer.fan_in is None else layer.fan_in
     fan_out = layer.units * (weight[0, 0].numel())  # as torch counts a kernel
     match init:
         case "lecun":

@@ -8,13 +8,14 @@ from envs.checks import ParameterError
 from envs.effects import Parameter
 from envs.nonstationary import NonStationary
 from envs.parameters import PARAMETERS
-from envs.published import TerminateAfter, UnclippedActions
+from envs.published import HealthyRewardOnFall, TerminateAfter, UnclippedActions
 from envs.schedules import SCHEDULES, Schedule
 from envs.state import load_state, save_state
 
 __all__ = [
     "PARAMETERS",
     "SCHEDULES",
+    "HealthyRewardOnFall",
     "NonStationary",
     "Parameter",
     "ParameterError",

@@ -1,4 +1,4 @@
-"""Two habits of the published environments that today's Gymnasium does not have."""
+"""Three habits of the published environments that today's Gymnasium does not have."""
 
 from __future__ import annotations
 
@@ -42,6 +42,47 @@ class UnclippedActions(gymnasium.Wrapper[ObsType, NDArray[np.float32], ObsType, 
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
         self.action_space = Box(-ACTION_BOUND, ACTION_BOUND, env.action_space.shape, np.float32)
+
+
+def pays_health(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether a MuJoCo environment pays a reward for being healthy as Gymnasium's do."""
+    return hasattr(env.unwrapped, "_healthy_reward")
+
+
+class HealthyRewardOnFall(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstructorArgs):
+    """Pays the reward for being healthy also in the step in which a MuJoCo robot falls and the episode ends.
+
+    Gymnasium's environments did so up to version 4, and the ``v3`` of the published experiments.
+
+    Args:
+        env: One of Gymnasium's ``Ant-v5``, ``Hopper-v5``, ``Walker2d-v5`` and ``Humanoid-v5``, or one that pays as they do.
+
+    Raises:
+        envs.ParameterError: An environment that pays no reward for being healthy.
+    """
+
+    def __init__(self, env: gymnasium.Env[ObsType, ActType]) -> None:
+        checks.mujoco_model(env)
+        if not pays_health(env):
+            raise checks.ParameterError(f"env must pay a reward for being healthy, which {checks.env_name(env)} does not")
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        self._reward = float(env.unwrapped._healthy_reward)  # type: ignore[attr-defined]
+
+    def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Steps the environment.
+
+        Args:
+            action: The environment's action.
+
+        Returns:
+            What the environment returned, with the reward added where it has terminated.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated:
+            reward = float(reward) + self._reward
+            info["reward_survive"] = self._reward
+        return observation, reward, terminated, truncated, info
 
 
 class TerminateAfter(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstructorArgs):

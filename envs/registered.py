@@ -14,7 +14,7 @@ from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 
 from envs.ant import Ant
 from envs.nonstationary import DEFAULT_PERIOD, NonStationary
-from envs.published import TerminateAfter, UnclippedActions
+from envs.published import HealthyRewardOnFall, TerminateAfter, UnclippedActions, pays_health
 
 EPISODE = 1000
 """Steps after which an episode is cut off: Gymnasium's own limit of all of them, and that of the published experiments."""
@@ -50,6 +50,7 @@ def make_nonstationary(
     observe: bool = False,
     unclipped_actions: bool = False,
     terminate_after: int | None = None,
+    healthy_reward_on_fall: bool = False,
     **base_kwargs: Any,
 ) -> gymnasium.Env[Any, Any]:
     """Makes what ``gymnasium.make("ant-nonstationary-v0")`` and its like wrap in a time limit of 1,000 steps.
@@ -74,6 +75,8 @@ def make_nonstationary(
             in the published experiments.
         terminate_after: Steps after which an episode terminates, see :class:`envs.TerminateAfter`. 1,000 in the published
             experiments; above the registered time limit it has no effect unless ``max_episode_steps`` is raised too.
+        healthy_reward_on_fall: Pay the reward for being healthy in the step of the fall, too, see
+            :class:`envs.HealthyRewardOnFall`; nothing where there is no such reward. True in the published experiments.
         **base_kwargs: Arguments of the base, such as ``render_mode``, ``width`` and ``height``.
 
     Returns:
@@ -86,6 +89,8 @@ def make_nonstationary(
         Dohare et al., Loss of plasticity in deep continual learning, Nature 632 (2024), and the code published with it.
     """
     env = _make(base, base_kwargs)
+    if healthy_reward_on_fall and pays_health(env):
+        env = HealthyRewardOnFall(env)
     if unclipped_actions:
         env = UnclippedActions(env)
     env = NonStationary(env, parameter, schedule, low, high, period, change_at, seed, factor, count, observe)
@@ -93,19 +98,24 @@ def make_nonstationary(
 
 
 def make_stationary(
-    *, base: str, unclipped_actions: bool = True, terminate_after: int | None = EPISODE, **base_kwargs: Any
+    *,
+    base: str,
+    unclipped_actions: bool = True,
+    terminate_after: int | None = EPISODE,
+    healthy_reward_on_fall: bool = True,
+    **base_kwargs: Any,
 ) -> gymnasium.Env[Any, Any]:
     """Makes what ``gymnasium.make("ant-stationary-v0")`` and its like wrap in a time limit of 1,000 steps.
 
     The stationary problems of the paper, as today's Gymnasium can be made to give them: control cost of actions as the agent
-    drew them, episodes that terminate at the time limit, the Ant as in :func:`make_nonstationary`, the Walker2d with the
-    unequal feet it had then. One difference stays: the reward for being alive was also paid in the step in which Hopper and
-    Walker2d fell.
+    drew them, episodes that terminate at the time limit, a reward for being healthy in the step of the fall, too, the Ant as in
+    :func:`make_nonstationary`, the Walker2d with the unequal feet it had then.
 
     Args:
         base: Gymnasium's environment; each id is registered with its own.
         unclipped_actions: As in :func:`make_nonstationary`; the default is that of the published experiments, as the next.
         terminate_after: Steps after which an episode terminates; None leaves the time limit a truncation.
+        healthy_reward_on_fall: As in :func:`make_nonstationary`.
         **base_kwargs: Arguments of the base, such as ``render_mode``.
 
     Returns:
@@ -118,6 +128,8 @@ def make_stationary(
         Dohare et al., Loss of plasticity in deep continual learning, Nature 632 (2024), and the code published with it.
     """
     env = _make(base, base_kwargs)
+    if healthy_reward_on_fall and pays_health(env):
+        env = HealthyRewardOnFall(env)
     if unclipped_actions:
         env = UnclippedActions(env)
     return env if terminate_after is None else TerminateAfter(env, terminate_after)

@@ -152,6 +152,7 @@ def make_model(config: Config, vec_env: VecEnv) -> PPO:
                 "net_arch": list(values.net_arch),
                 "activation_fn": _ACTIVATIONS[values.activation],
                 "weight_init": values.weight_init,
+                "padded_inputs": values.padded_inputs,
                 "ortho_init": values.weight_init == "sb3",
                 "log_std_init": values.log_std_init,
                 "optimizer_class": cbp.Adam if counts_per_element else torch.optim.Adam,

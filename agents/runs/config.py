@@ -312,6 +312,8 @@ def _check_hyperparameters(values: Hyperparameters) -> None:
     for name in ("rollout_steps", "batch_size"):
         check_whole(name, getattr(values, name), least=2)
     check_whole("n_epochs", values.n_epochs, least=1)
+    if values.padded_inputs is not None:
+        check_whole("padded_inputs", values.padded_inputs, least=1)
     if values.batch_size > values.rollout_steps:
         raise UserError(f"batch_size must be at most rollout_steps ({values.rollout_steps}), got {values.batch_size}")
     if not isinstance(values.net_arch, tuple) or not values.net_arch:

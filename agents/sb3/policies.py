@@ -12,6 +12,7 @@ import inspect
 import math
 import sys
 import warnings
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -25,7 +26,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 import cbp
-from agents.sb3.networks import hidden_layers
+from agents.sb3.networks import hidden_layers, networks
 
 
 class PlasticMlpPolicy(ActorCriticPolicy):
@@ -43,6 +44,8 @@ class PlasticMlpPolicy(ActorCriticPolicy):
             ``seed`` the method's generator is seeded like torch's, so it follows the algorithm's ``seed``.
         method_layers: The hidden layers of each network that the method treats: ``"all"``, or the ``"first"`` alone.
         layer_norm: Whether each hidden layer is normalised (``LayerNorm``, with its affine weights) before its activation.
+        padded_inputs: The number of inputs that ``"lecun"`` counts for the first layer of each network, as if observations were
+            padded with zeros to it; None for the observation's own. Replaced units of that layer are drawn alike.
         weight_init: ``"sb3"`` leaves the weights to ``ortho_init``; ``"lecun"`` draws those of every Linear layer uniformly
             on ±√(3/fan_in) and zeroes the biases, as in the reinforcement learning of the paper.
         **kwargs: Those of ``MlpPolicy``.
@@ -74,6 +77,7 @@ class PlasticMlpPolicy(ActorCriticPolicy):
         method_layers: Literal["all", "first"] = "all",
         layer_norm: bool = False,
         weight_init: Literal["sb3", "lecun"] = "sb3",
+        padded_inputs: int | None = None,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
@@ -92,11 +96,18 @@ class PlasticMlpPolicy(ActorCriticPolicy):
             raise ValueError(f"method_layers must be 'all' or 'first'; got {method_layers!r}")
         if weight_init not in ("sb3", "lecun"):
             raise ValueError(f"weight_init must be 'sb3' or 'lecun'; got {weight_init!r}")
+        inputs = spaces.utils.flatdim(observation_space)
+        if padded_inputs is not None and (weight_init != "lecun" or padded_inputs < inputs):
+            raise ValueError(
+                f"padded_inputs needs weight_init='lecun' and must be at least the {inputs} of the observation; "
+                f"got {padded_inputs!r} with weight_init={weight_init!r}"
+            )
         self._method_name = method
         self._method_kwargs = dict(method_kwargs or {})
         self._method_layers = method_layers
         self._layer_norm = layer_norm
         self._weight_init = weight_init
+        self._padded_inputs = padded_inputs
         self._checked_timesteps: int | None = None
         self.method: cbp.Method | None = None
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -104,9 +115,11 @@ class PlasticMlpPolicy(ActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         if self._weight_init == "lecun":
+            first = [modules[0] for modules in networks(self).values()]
             for module in self.modules():
                 if isinstance(module, nn.Linear):
-                    bound = math.sqrt(3 / module.in_features)
+                    padded = self._padded_inputs if module in first else None
+                    bound = math.sqrt(3 / (padded or module.in_features))
                     nn.init.uniform_(module.weight, -bound, bound)
                     nn.init.zeros_(module.bias)
         if self._method_name is not None:
@@ -120,7 +133,11 @@ class PlasticMlpPolicy(ActorCriticPolicy):
             self.mlp_extractor.value_net = _normalized(self.mlp_extractor.value_net).to(self.device)
 
     def _make_method(self, method: type[cbp.Method]) -> cbp.Method:
-        layers = [layer for layer in hidden_layers(self) if self._method_layers == "all" or layer.name.endswith("/hidden1")]
+        layers = [
+            replace(layer, fan_in=self._padded_inputs) if layer.name.endswith("/hidden1") else layer
+            for layer in hidden_layers(self)
+            if self._method_layers == "all" or layer.name.endswith("/hidden1")
+        ]
         # initial_seed() is what torch was last seeded with (by SB3, with the algorithm's seed); it draws nothing.
         offered: dict[str, Any] = {"layers": layers, "seed": torch.initial_seed()}
         taken = {name: offered[name] for name in inspect.signature(method).parameters.keys() & offered.keys()}
@@ -167,6 +184,7 @@ class PlasticMlpPolicy(ActorCriticPolicy):
             "method_layers": self._method_layers,
             "layer_norm": self._layer_norm,
             "weight_init": self._weight_init,
+            "padded_inputs": self._padded_inputs,
         }
 
     def set_training_mode(self, mode: bool) -> None:
