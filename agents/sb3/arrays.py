@@ -142,7 +142,8 @@ class NetworkArrays:
         watched = {layer.hidden.incoming: layer for layer in method.layers} if method else {}
         self.hidden = {k: watched[linear] for k, linear in enumerate(linears[:-1]) if linear in watched}
 
-        none = np.empty(0, np.float32)
+        kind = linears[0].weight.detach().numpy().dtype
+        none = np.empty(0, kind)
         self.layers = Layers(
             weights=_arrays(linear.weight for linear in linears),
             biases=_arrays(linear.bias for linear in linears),
@@ -150,8 +151,8 @@ class NetworkArrays:
             weight_gradients=_arrays(linear.weight.grad for linear in linears),
             bias_gradients=_arrays(linear.bias.grad for linear in linears),
             log_std_gradient=none if log_std is None else _arrays([log_std.grad])[0],
-            outputs=tuple(np.empty((batch_size, linear.out_features), np.float32) for linear in linears),
-            deltas=tuple(np.empty((batch_size, linear.out_features), np.float32) for linear in linears),
+            outputs=tuple(np.empty((batch_size, linear.out_features), kind) for linear in linears),
+            deltas=tuple(np.empty((batch_size, linear.out_features), kind) for linear in linears),
             utilities=tuple(self.hidden[k].utility.numpy() if k in self.hidden else none for k in range(len(linears) - 1)),
             tanh=isinstance(modules[1], nn.Tanh),
         )

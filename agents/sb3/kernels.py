@@ -186,11 +186,12 @@ def clip_gradients(of_actor: tuple[Array, ...], of_critic: tuple[Array, ...], ma
 @_compiled
 def adam_step(adam: Adam, step: float) -> None:
     """θ ← θ − lr · m̂ / (√v̂ + ε), with the weight decay λθ added to the gradient: torch's Adam in one pass."""
-    step_size = np.float32(adam.lr / (1 - adam.beta1**step))
-    root = np.float32(1 / math.sqrt(1 - adam.beta2**step))
-    eps, decay = np.float32(adam.eps), np.float32(adam.weight_decay)
-    keep1, keep2 = np.float32(1 - adam.beta1), np.float32(1 - adam.beta2)
-    beta2 = np.float32(adam.beta2)
+    kind = adam.parameters[0].dtype.type
+    step_size = kind(adam.lr / (1 - adam.beta1**step))
+    root = kind(1 / math.sqrt(1 - adam.beta2**step))
+    eps, decay = kind(adam.eps), kind(adam.weight_decay)
+    keep1, keep2 = kind(1 - adam.beta1), kind(1 - adam.beta2)
+    beta2 = kind(adam.beta2)
     for k in range(len(adam.parameters)):
         parameter, gradient, m, v = adam.parameters[k], adam.gradients[k], adam.exp_avg[k], adam.exp_avg_sq[k]
         for i in range(len(parameter)):

@@ -97,7 +97,9 @@ class PlasticMlpPolicy(ActorCriticPolicy):
         if weight_init not in ("sb3", "lecun"):
             raise ValueError(f"weight_init must be 'sb3' or 'lecun'; got {weight_init!r}")
         inputs = spaces.utils.flatdim(observation_space)
-        if padded_inputs is not None and (weight_init != "lecun" or padded_inputs < inputs):
+        if padded_inputs is not None and not (
+            weight_init == "lecun" and isinstance(padded_inputs, int) and padded_inputs >= inputs
+        ):
             raise ValueError(
                 f"padded_inputs needs weight_init='lecun' and must be at least the {inputs} of the observation; "
                 f"got {padded_inputs!r} with weight_init={weight_init!r}"

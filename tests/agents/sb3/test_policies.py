@@ -157,6 +157,7 @@ def test_a_policy_saved_alone_comes_back_with_its_method_and_every_argument(tmp_
     kwargs = {
         "method_kwargs": BUSY,
         "weight_init": "lecun",
+        "padded_inputs": 9,
         "activation_fn": nn.ReLU,
         "share_features_extractor": False,
         "optimizer_class": cbp.Adam,
@@ -264,6 +265,9 @@ class _Extractor(BaseFeaturesExtractor):
         ({"features_extractor_class": _Extractor}, NotImplementedError, "FlattenExtractor only as yet; got _Extractor"),
         ({"method": "cpb"}, ValueError, "got 'cpb' .did you mean 'cbp'"),
         ({"weight_init": "he"}, ValueError, "weight_init .* got 'he'"),
+        ({"padded_inputs": 9}, ValueError, "needs weight_init='lecun' .* got 9 with weight_init='sb3'"),
+        ({"padded_inputs": 2, "weight_init": "lecun"}, ValueError, "at least the 3 of the observation; got 2"),
+        ({"padded_inputs": "9", "weight_init": "lecun"}, ValueError, "at least the 3 of the observation; got '9'"),
         ({"method_kwargs": {"replacement_rate": math.nan}}, ValueError, "replacement_rate .* got nan"),
         ({"method_kwargs": {"reset_optimizer": "moments_and_step"}}, TypeError, "needs cbp.Adam"),
     ],
@@ -299,6 +303,28 @@ def test_lecun_weights_stay_within_their_bound_and_biases_are_zero():
         assert linear.weight.abs().max() <= bound
         assert linear.weight.abs().max() > 0.9 * bound
         assert not linear.bias.any()
+
+
+def test_first_layers_and_their_fresh_units_are_drawn_as_if_observations_were_padded_with_zeros():
+    options = {"weight_init": "lecun", "method_kwargs": {**BUSY, "replacement_rate": 0.5}, "net_arch": [300, 200]}
+    policies = [make(PPO, "CBPMlpPolicy", padded_inputs=padded, **options).policy for padded in (None, 12)]
+    for own, padded in zip(*(policy.parameters() for policy in policies), strict=True):
+        # Pendulum observes 3 numbers: √(3/12) is half of √(3/3). The same draws, and every other layer as it was.
+        assert torch.allclose(padded, own * (0.5 if own.shape == (300, 3) else 1.0), rtol=1e-6)
+    bounds = {layer.name: layer.fresh_bound for layer in policies[1].method.layers}
+    assert bounds == {
+        "policy/hidden1": 0.5,
+        "policy/hidden2": math.sqrt(3 / 300),
+        "value/hidden1": 0.5,
+        "value/hidden2": math.sqrt(3 / 300),
+    }
+    again = agents.CBPMlpPolicy(**policies[1]._get_constructor_parameters())
+    assert again.mlp_extractor.policy_net[0].weight.abs().max() <= 0.5
+    model = make(PPO, "CBPMlpPolicy", padded_inputs=12, **options).learn(320)
+    layer = model.policy.method.layers[0]
+    newborn = layer.hidden.incoming.weight[layer.age == 0]
+    assert layer.replaced > len(newborn) > 20
+    assert 0.45 < newborn.abs().max() <= 0.5
 
 
 @pytest.mark.parametrize(("activation", "name"), [(nn.Tanh, "tanh"), (nn.ReLU, "relu")])
