@@ -8,7 +8,7 @@ train: .venv/installed
 	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 slow: .venv/installed
 	$(RUN) -m pytest -m slow $(ARGS)

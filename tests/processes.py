@@ -8,14 +8,16 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["agents.train", "agents.learn", "agents.report", "agents.playing.evaluation"])
+_CONTEXT.set_forkserver_preload(["agents.train", "agents.learn", "agents.report", "agents.playing.evaluation", "agents.sweep"])
 
 
 def _main(module: str, arguments: list[str], environment: dict[str, str | None], folder: str, output: list[str]) -> None:
@@ -27,6 +29,7 @@ def _main(module: str, arguments: list[str], environment: dict[str, str | None],
         if value is not None:
             os.environ[name] = value
     os.chdir(folder)
+    os.setsid()
     sys.argv = [module, *arguments]
     sys.exit(importlib.import_module(module).main(arguments))
 
@@ -34,15 +37,22 @@ def _main(module: str, arguments: list[str], environment: dict[str, str | None],
 class Started:
     """A command at work, with the methods of :class:`subprocess.Popen` that tests use.
 
-    What is given by name is put into its environment; None is taken out of it.
+    It is in a session of its own. What is given by name is put into its environment; None is taken out of it.
     """
 
     def __init__(self, module: str, *arguments: object, **environment: str | None) -> None:
         self.args = [module, *map(str, arguments)]
-        with tempfile.NamedTemporaryFile(delete=False) as out, tempfile.NamedTemporaryFile(delete=False) as err:
-            self._output = [out.name, err.name]
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder)
+        self._output = [f"{folder}/{name}" for name in ("out", "err")]
+        for path in self._output:
+            Path(path).touch()
         self._process = _CONTEXT.Process(target=_main, args=(module, self.args[1:], environment, str(Path.cwd()), self._output))
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -71,10 +81,7 @@ class Started:
 
     def communicate(self, timeout: float = 120) -> tuple[str, str]:
         self.wait(timeout)
-        printed = self.printed()
-        for path in self._output:
-            Path(path).unlink(missing_ok=True)
-        return printed
+        return self.printed()
 
 
 def run(module: str, *arguments: object, check: bool = True, **environment: str | None) -> subprocess.CompletedProcess[str]:

@@ -352,6 +352,7 @@ def test_a_film_shows_an_episode_under_each_value_with_the_value_in_the_picture(
     assert not (between[100:] > 100).any()
 
 
+@pytest.mark.slow
 def test_without_values_a_film_shows_both_ends_and_the_value_of_now_and_can_be_made_later(run, tmp_path):
     if not (renders("egl") or renders("osmesa")):
         pytest.skip("nothing renders here")

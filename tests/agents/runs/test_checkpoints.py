@@ -85,6 +85,13 @@ def curves(folder):
     return shown | {name: [event.step for event in events.Histograms(name)] for name in events.Tags()["histograms"]}
 
 
+def wait_for_next_second(folder):
+    """TensorBoard puts files in the order of the seconds in their names."""
+    newest_second = max(int(path.name.split(".")[3]) for path in folder.glob("events.*"))
+    while time.time() < newest_second + 1:
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def interrupted(command, monkeypatch):
     """Trains until a step and is then gone at once, as by a second Ctrl-C."""
@@ -100,7 +107,8 @@ def interrupted(command, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(ProgressCallback, "_on_rollout_end", leave)
             assert command(*arguments) == 130
-        time.sleep(1)  # TensorBoard puts files in the order of the seconds in their names
+        folder = next(arguments[i + 1] for i, name in enumerate(arguments) if name in ("--run-dir", "--resume"))
+        wait_for_next_second(folder)
 
     return train
 

@@ -30,10 +30,7 @@ MINUTES = 4
 
 def start(folder, *arguments):
     """A sweep in a process group of its own."""
-    command = [sys.executable, "-m", "agents.sweep", *SMALL, "--run-dir", str(folder), *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=folder.parent
-    )
+    return processes.Started("agents.sweep", *SMALL, "--run-dir", folder, *arguments)
 
 
 def finish(process):
@@ -369,6 +366,7 @@ def make_config_of_small():
     )
 
 
+@pytest.mark.slow
 def test_a_run_dir_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("keep me")
     process = start(tmp_path / "file", "--methods", "ppo", "--seeds", "0")
@@ -378,6 +376,7 @@ def test_a_run_dir_that_is_a_file_is_refused(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "keep me"
 
 
+@pytest.mark.slow
 def test_more_threads_than_a_node_has_cores_are_refused(tmp_path):
     process = start(tmp_path / "runs", "--methods", "ppo", "--seeds", "0", "--threads", "1000")
     _, err = finish(process)
