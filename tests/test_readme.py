@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ COMMANDS = {
 }
 SHORTER = {
     "agents.train": ["--timesteps", "4096"],
-    "agents.sweep": ["--timesteps", "4096"],
+    "agents.sweep": ["--timesteps", "8192", "--period", "2048", "--seeds", "0"],
     "agents.evaluate": ["--episodes", "1"],
     "slowly-changing-regression": ["--examples", "10000"],
     "permuted-images": ["--tasks", "2"],
@@ -100,3 +102,33 @@ def test_every_linked_file_exists():
     assert len(links) > 50
     missing = [(page, link) for page, link in links if not (ROOT / page).parent.joinpath(link).exists()]
     assert missing == []
+
+
+@pytest.mark.slow
+def test_the_job_array_goes_on_where_it_was_stopped(tmp_path):
+    script = next(block for block in re.findall(r"```sh\n(.*?)```", PAGES["docs/cluster.md"], re.DOTALL) if "--array" in block)
+    assert script.count("--preset paper") == 1
+    (tmp_path / "array.sh").write_text(script.replace("--preset paper", "--timesteps 24576 --checkpoint-minutes 0"))
+    run = tmp_path / "slippery-ant" / "ant-nonstationary" / "ppo" / "seed3"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SCRATCH": str(tmp_path), "SLURM_ARRAY_TASK_ID": "3"}
+
+    def job():
+        command = ["bash", "array.sh", "ppo"]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    stopped = job()
+    while not any(int(path.name.split("-")[0]) > 0 for path in run.glob("checkpoints/*.pt")):
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.1)
+    stopped.terminate()
+    stopped.communicate()
+    assert (stopped.returncode, json.loads((run / "summary.json").read_text())["complete"]) == (130, False)
+    requeued = job()
+    out, err = requeued.communicate()
+    assert requeued.returncode == 0, err
+    assert re.search(r"from step [1-9]", out)
+    assert json.loads((run / "summary.json").read_text())["complete"]
+    again = job()
+    assert "is complete: 24,576 of 24,576 steps" in again.communicate()[0]
+    assert again.returncode == 0
