@@ -89,7 +89,8 @@ def test_commands_work_in_the_order_in_which_they_stand(page, tmp_path):
             continue
         words = shorter(made(words[1]) if words[0] == "make" else words)
         assert words[0] == "python"
-        process = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, env=os.environ, capture_output=True, text=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert process.returncode == 0, (words, process.stdout, process.stderr)
 
 
