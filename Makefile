@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 
-.PHONY: train test slow lint format bench tensorboard clean
+.PHONY: train test slow lint format docs bench tensorboard clean
 
 train: .venv/installed
 	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
@@ -21,6 +21,10 @@ lint: .venv/installed
 format: .venv/installed
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+
+docs: .venv/installed
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(RUN) -m mkdocs build --strict
 
 bench: .venv/installed
 	$(RUN) benchmarks/throughput.py $(ARGS)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,12 +20,24 @@ from agents.runs.plan import parse_seeds
 from agents.supervised.options import make_configs
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
-PAGES = [TEXT, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
-SNIPPETS = list(dict.fromkeys(code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
-COMMANDS = [
-    line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
-]
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+SNIPPETS = list(dict.fromkeys(code for text in PAGES.values() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
+
+# What a newcomer types, page by page; commands in other blocks are for other machines, or take days.
+COMMANDS = {
+    page: [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    for page, text in PAGES.items()
+    if (blocks := re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+}
+SHORTER = {
+    "agents.train": ["--timesteps", "4096"],
+    "agents.sweep": ["--timesteps", "8192", "--period", "2048", "--seeds", "0"],
+    "agents.evaluate": ["--episodes", "1"],
+    "slowly-changing-regression": ["--examples", "10000"],
+    "permuted-images": ["--tasks", "2"],
+    "continual-imagenet": ["--tasks", "2"],
+    "class-incremental-cifar": ["--tasks", "1"],
+}
 
 
 @pytest.mark.filterwarnings("ignore:no unit will be replaced:UserWarning")
@@ -30,17 +47,19 @@ def test_a_snippet_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", dict.fromkeys(command for commands in COMMANDS.values() for command in commands))
 def test_a_command_exists(command):
     words = shlex.split(command)
     if words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
         return
+    if words == ["source", ".venv/bin/activate"] or words[-1] == "--help":
+        return
     assert words[:2] == ["python", "-m"]
     commands = {"train": train, "learn": learn, "sweep": sweep, "report": report, "preview": preview, "evaluate": evaluation}
     arguments = commands[words[2].removeprefix("agents.")]._parser().parse_args(words[3:])
     if words[2] == "agents.learn":
-        assert make_configs(arguments, [arguments.method], parse_seeds(arguments.seeds))
+        assert make_configs(arguments, [arguments.method], parse_seeds(arguments.seeds or "0"))
     elif words[2] == "agents.sweep":
         assert all(sweep.make_config(arguments, method, seed=0) for method in arguments.methods.split(","))
     elif words[2] == "agents.train" and arguments.env is not None:
@@ -48,8 +67,66 @@ def test_a_command_exists(command):
         assert config.period is None or config.timesteps > config.period
 
 
+def shorter(words):
+    """The command with fewer steps, where it has steps."""
+    if "--resume" in words or any(word.startswith("--list-") for word in words):
+        return words
+    key = words[words.index("--problem") + 1] if "--problem" in words else words[2]
+    return [*words, *SHORTER.get(key, [])]
+
+
+def made(target):
+    """What a target of the Makefile runs, once .venv is there."""
+    recipe = ["make", "--dry-run", "--old-file=.venv/installed", target, "RUN=python"]
+    return shlex.split(subprocess.run(recipe, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", COMMANDS)
+def test_commands_work_in_the_order_in_which_they_stand(page, tmp_path):
+    for command in COMMANDS[page]:
+        words = shlex.split(command)
+        if words in (["make", "test"], ["source", ".venv/bin/activate"]):  # what runs this, and is at work
+            continue
+        words = shorter(made(words[1]) if words[0] == "make" else words)
+        assert words[0] == "python"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, (words, process.stdout, process.stderr)
+
+
 def test_every_linked_file_exists():
-    links = re.findall(r"\]\(((?!http)[^)#]+)\)", TEXT)
-    assert len(links) > 5
-    missing = [link for link in links if not (ROOT / link).exists()]
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(((?!http)[^)#\s]+)", text)]
+    assert len(links) > 50
+    missing = [(page, link) for page, link in links if not (ROOT / page).parent.joinpath(link).exists()]
     assert missing == []
+
+
+@pytest.mark.slow
+def test_the_job_array_goes_on_where_it_was_stopped(tmp_path):
+    script = next(block for block in re.findall(r"```sh\n(.*?)```", PAGES["docs/cluster.md"], re.DOTALL) if "--array" in block)
+    assert script.count("--preset paper") == 1
+    (tmp_path / "array.sh").write_text(script.replace("--preset paper", "--timesteps 24576 --checkpoint-minutes 0"))
+    run = tmp_path / "slippery-ant" / "ant-nonstationary" / "ppo" / "seed3"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SCRATCH": str(tmp_path), "SLURM_ARRAY_TASK_ID": "3"}
+
+    def job():
+        command, pipes = ["bash", "array.sh", "ppo"], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+
+    stopped = job()
+    while not any(int(path.name.split("-")[0]) > 0 for path in run.glob("checkpoints/*.pt")):
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.1)
+    stopped.terminate()
+    stopped.communicate()
+    assert (stopped.returncode, json.loads((run / "summary.json").read_text())["complete"]) == (130, False)
+    requeued = job()
+    out, err = requeued.communicate()
+    assert requeued.returncode == 0, err
+    assert re.search(r"from step [1-9]", out)
+    assert json.loads((run / "summary.json").read_text())["complete"]
+    again = job()
+    assert "is complete: 24,576 of 24,576 steps" in again.communicate()[0]
+    assert again.returncode == 0
