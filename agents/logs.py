@@ -36,7 +36,7 @@ class ProgressCsv(KVWriter):
             _, rows = _read(self._path)
             self._columns += new
             _write(self._path, self._columns, [[*row, *[""] * len(new)] for row in rows])
-        with self._path.open("a", newline="") as file:
+        with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow([values.get(column, "") for column in self._columns])
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     """Columns and complete rows of a CSV file; none where there is no file."""
     if not path.exists():
         return [], []
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     table = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))  # without a last line that was cut off
     if not table:
         return [], []

@@ -104,7 +104,9 @@ def read_run(path: Path) -> RunResult:
     try:
         if isinstance(config, LearningConfig):
             return _read_learning(folder, config)
-        summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
+        summary: dict[str, Any] = (
+            json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {"complete": False}
+        )
         if not summary["complete"]:
             progress = f"{_steps_so_far(folder):,} of {config.timesteps:,} steps"
             return AgentResult(path, config, progress, False, {}, {}, [])
@@ -118,7 +120,9 @@ def read_run(path: Path) -> RunResult:
 
 
 def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
-    summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
+    summary: dict[str, Any] = (
+        json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {"complete": False}
+    )
     recorded = folder.path / "curve.csv"
     columns = read_columns(recorded if recorded.exists() else folder.progress)
     tasks = len(columns.get("task/number", ()))
@@ -146,7 +150,7 @@ def record(result: RunResult, folder: Path) -> None:
     """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "summary.json"):
-        write_atomically(folder / name, (result.path / name).read_text())
+        write_atomically(folder / name, (result.path / name).read_text(encoding="utf-8"))
     if isinstance(result, LearningResult):
         _record_learning(result, folder)
         return
@@ -166,7 +170,7 @@ def read_columns(path: Path) -> dict[str, Array]:
     """A CSV file by columns; what is no number is NaN."""
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: np.array([_number(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
 
