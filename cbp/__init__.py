@@ -20,6 +20,6 @@ from cbp.snr import FiringLayer as FiringLayer
 from cbp.snr import SelfNormalizedResets as SelfNormalizedResets
 from cbp.units import TrackedLayer as TrackedLayer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 warn_of_others()

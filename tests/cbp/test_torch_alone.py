@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.metadata import distribution, packages_distributions
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 
 import cbp
 
@@ -62,8 +63,9 @@ def import_names(name: str) -> set[str]:
         package = canonical(waiting.pop())
         if package not in found:
             found.add(package)
-            requirements = [line for line in distribution(package).requires or [] if "extra" not in line]
-            waiting += [re.split(r"[^\w.-]", line)[0] for line in requirements]
+            with suppress(PackageNotFoundError):  # required on another system
+                requirements = [line for line in distribution(package).requires or [] if "extra" not in line]
+                waiting += [re.split(r"[^\w.-]", line)[0] for line in requirements]
     return {module for module, owners in packages_distributions().items() if found & set(map(canonical, owners))}
 
 
