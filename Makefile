@@ -1,41 +1,58 @@
-# The first call of any target sets up .venv; later calls find it there.
+# The first call of a target installs into .venv what it needs; later calls find it there.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
+TOLD_BY := setup.cfg pyproject.toml constraints.txt
+EXTRAS := data,sweep,video,test,lint
 
-.PHONY: train test slow lint format docs bench tensorboard clean
+.PHONY: train test slow lint format docs bench tensorboard lowest clean
 
-train: .venv/installed
+train: .venv/train
 	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
 
-test: .venv/installed
+test: .venv/test
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
-slow: .venv/installed
+slow: .venv/test
 	$(RUN) -m pytest -m slow $(ARGS)
 
-lint: .venv/installed
+lint: .venv/test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-format: .venv/installed
+format: .venv/test
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-docs: .venv/installed
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+docs: .venv/docs
 	$(RUN) -m mkdocs build --strict
 
-bench: .venv/installed
+bench: .venv/train
 	$(RUN) benchmarks/throughput.py $(ARGS)
 
-tensorboard: .venv/installed
+tensorboard: .venv/train
 	$(RUN) -m tensorboard.main --logdir runs --host localhost
+
+lowest:
+	$(PYTHON) .ci/lowest.py $(ARGS)
 
 clean:
 	rm -rf .venv *.egg-info
 
-.venv/installed: setup.cfg pyproject.toml constraints.txt
+.venv/train: $(TOLD_BY)
+	$(call install,.)
+
+.venv/test: $(TOLD_BY)
+	$(call install,.[$(EXTRAS)])
+	touch .venv/train
+
+.venv/docs: $(TOLD_BY)
+	$(call install,.[docs])
+	touch .venv/train
+
+define install
+	@echo "Installing into .venv, once: minutes, of which PyTorch is most"
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[data,sweep,video,test,lint]'
+	$(RUN) -m pip install --constraint constraints.txt --editable '$(1)'
 	touch $@
+endef

@@ -1,4 +1,7 @@
-"""Keeps a network plastic: continual backpropagation, and the field's other methods, for any PyTorch model."""
+"""Keeps a network plastic: continual backpropagation, and the field's other methods, for any PyTorch model.
+
+A package of continual-backprop.
+"""
 
 from cbp.adam import Adam as Adam
 from cbp.continual_backprop import ContinualBackprop as ContinualBackprop
@@ -10,10 +13,13 @@ from cbp.layers import find_layers as find_layers
 from cbp.method import METHODS as METHODS
 from cbp.method import Method as Method
 from cbp.method import ReplacingMethod as ReplacingMethod
+from cbp.names import warn_of_others
 from cbp.redo import ReDo as ReDo
 from cbp.shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from cbp.snr import FiringLayer as FiringLayer
 from cbp.snr import SelfNormalizedResets as SelfNormalizedResets
 from cbp.units import TrackedLayer as TrackedLayer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+warn_of_others()

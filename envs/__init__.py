@@ -1,6 +1,6 @@
 """Problems that change: a wrapper for any MuJoCo environment, and environments that keep changing.
 
-Importing the package registers ``ant-nonstationary-v0`` and its like with Gymnasium.
+A package of continual-backprop. Importing it registers ``ant-nonstationary-v0`` and its like with Gymnasium.
 """
 
 from envs import registered

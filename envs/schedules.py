@@ -459,7 +459,7 @@ def read_values(path: Path, column: str | None = None) -> tuple[float, ...]:
         ParameterError: The file cannot be read, has no such column, or a row has no finite number there. The row is named.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = [(reader.line_num, row) for reader in [csv.reader(file)] for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no CSV file"

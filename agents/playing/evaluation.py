@@ -139,7 +139,7 @@ def _table(episodes: list[Episode], held: HeldParameter) -> list[str]:
 
 
 def _write(episodes: list[Episode], path: Path) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["value", "mode", "episode", "return", "length"])
         writer.writerows([(each.value, each.mode, each.number, each.total, each.length) for each in episodes])

@@ -106,7 +106,9 @@ def read_run(path: Path) -> RunResult:
         if isinstance(config, LearningConfig):
             return _read_learning(folder, config)
         assert isinstance(config, Config)  # noqa: S101
-        summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
+        summary: dict[str, Any] = (
+            json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {"complete": False}
+        )
         if not summary["complete"]:
             progress = f"{_steps_so_far(folder):,} of {config.timesteps:,} steps"
             return AgentResult(path, config, progress, False, {}, {}, [])
@@ -120,7 +122,9 @@ def read_run(path: Path) -> RunResult:
 
 
 def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
-    summary: dict[str, Any] = json.loads(folder.summary.read_text()) if folder.summary.exists() else {"complete": False}
+    summary: dict[str, Any] = (
+        json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {"complete": False}
+    )
     recorded = folder.path / "curve.csv"
     columns = read_columns(recorded if recorded.exists() else folder.progress)
     tasks = len(columns.get("task/number", ()))
@@ -148,7 +152,7 @@ def record(result: RunResult, folder: Path) -> None:
     """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "summary.json"):
-        write_atomically(folder / name, (result.path / name).read_text())
+        write_atomically(folder / name, (result.path / name).read_text(encoding="utf-8"))
     if isinstance(result, LearningResult):
         _record_learning(result, folder)
         return

@@ -55,7 +55,7 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(path)
+        temporary.replace(path)
         _flush_folder(folder.checkpoints)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -152,7 +152,9 @@ def _checksum(content: bytes) -> str:
 
 
 def _flush_folder(path: Path) -> None:
-    """Makes a new name in a folder survive a power failure."""
+    """Makes a new name in a folder survive a power failure; on Windows, which cannot be told to, nothing is done."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

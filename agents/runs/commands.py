@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import warnings
@@ -37,6 +38,8 @@ def run_command(command: Callable[[], int], interrupted: str = "nothing was writ
         The command's exit code; 2 after bad input, 1 after a failure, 130 after Ctrl-C.
     """
     warnings.showwarning = show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a console or pipe of Windows lacks some letters, such as ∞
     try:
         return command()
     except KeyboardInterrupt:

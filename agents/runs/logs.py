@@ -37,7 +37,7 @@ class ProgressCsv(KVWriter):
             _, rows = _read(self._path)
             self._columns += new
             _write(self._path, self._columns, [[*row, *[""] * len(new)] for row in rows])
-        with self._path.open("a", newline="") as file:
+        with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow([values.get(column, "") for column in self._columns])
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
     """A CSV file by columns; what is no number is NaN."""
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: np.array([_number(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
 
@@ -112,7 +112,7 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     """Columns and complete rows of a CSV file; none where there is no file."""
     if not path.exists():
         return [], []
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     table = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))  # without a last line that was cut off
     if not table:
         return [], []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 from agents.runs.config import RunConfig, read_config
 from agents.runs.errors import UserError
@@ -116,7 +117,7 @@ class RunFolder:
         if not folder.config.is_file():
             raise UserError(f"'{path}' is no run: it has no config.json")
         try:
-            return folder, read_config(folder.config.read_text(), *kinds)
+            return folder, read_config(folder.config.read_text(encoding="utf-8"), *kinds)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read '{folder.config}': {error}") from error
         except UserError as error:
@@ -131,14 +132,12 @@ class RunFolder:
             UserError: The folder cannot be written.
         """
         try:
-            file = (self.path / ".lock").open("w")
+            held = FileLock(self.path / ".lock").acquire(blocking=False)
+        except Timeout:
+            raise FolderInUseError(f"another process is training in '{self.path}'") from None
         except OSError as error:
             raise UserError(f"cannot write to run folder '{self.path}': {error.strerror}") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderInUseError(f"another process is training in '{self.path}'") from None
+        with held:
             yield
 
 
@@ -171,7 +170,7 @@ def write_json(path: Path, data: Any) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text so that the file is at any moment either the old one or the whole new one."""
     temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

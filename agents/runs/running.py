@@ -21,6 +21,8 @@ from agents.runs.config import RunConfig
 from agents.runs.errors import RunError
 from agents.runs.run_folder import RunFolder
 
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+
 
 class Job(Protocol):
     """A run, or several that learn together, from where they are to their end."""
@@ -114,7 +116,7 @@ def _broken(job: Job, error: Exception) -> RunError:
     """What broke, in one line; the traceback goes to a file."""
     details = ""
     with suppress(OSError):
-        job.folder.errors.write_text(traceback.format_exc())
+        job.folder.errors.write_text(traceback.format_exc(), encoding="utf-8")
         details = f" (details in {job.folder.errors})"
     last = checkpoint_files.newest(job.folder)
     kept = f"{job.go_on} goes on from {last.name}" if last else "there is no checkpoint"
@@ -127,7 +129,7 @@ def _stopping_on_signals(pauses: Pauses) -> Iterator[None]:
     """The first Ctrl-C, SIGTERM or closing of the terminal stops after the current update; another at the last checkpoint."""
 
     def ask(number: int, _: Any) -> None:
-        if number == signal.SIGHUP:  # nobody reads any more, and writing to the terminal would fail
+        if number == _HANGUP:  # nobody reads any more, and writing to the terminal would fail
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.__stdout__.fileno())  # type: ignore[union-attr]
             os.dup2(nowhere, sys.__stderr__.fileno())  # type: ignore[union-attr]
@@ -137,8 +139,8 @@ def _stopping_on_signals(pauses: Pauses) -> Iterator[None]:
         print("\nStopping after this update; once more to stop at once.", file=sys.stderr, flush=True)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-        numbers.append(signal.SIGHUP)
+    if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:  # as under nohup
+        numbers.append(_HANGUP)
     before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield

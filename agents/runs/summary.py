@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numb
 def is_complete(folder: RunFolder) -> bool:
     """Whether the run's summary says so; a summary that is missing or cannot be read does not."""
     try:
-        return json.loads(folder.summary.read_text())["complete"] is True
+        return json.loads(folder.summary.read_text(encoding="utf-8"))["complete"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -130,7 +130,7 @@ class PhaseCallback(BaseCallback):
 
     def _write(self) -> None:
         if self._path is not None and self._rows:
-            with self._path.open("a", newline="") as file:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(self._rows)
         self._rows.clear()
 

@@ -66,7 +66,12 @@ def run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
     task = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(_train_in_worker)
     pending = {_submit(task, group): group for group in _groups(runs)}
     stopping = False
-    with LiveTable(runs) as table, log.open("a") as file, contextlib.redirect_stdout(file), _stop_requested() as asked:
+    with (
+        LiveTable(runs) as table,
+        log.open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        _stop_requested() as asked,
+    ):
         while pending:
             if asked and not stopping:
                 stopping = True
@@ -136,7 +141,8 @@ def _train_in_worker(group: list[tuple[str, str]]) -> tuple[str, str]:
     try:
         for run in runs:
             run.folder.path.mkdir(parents=True, exist_ok=True)
-        with first.output.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        output = first.output.open("a", buffering=1, encoding="utf-8")
+        with output as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}, process {os.getpid()}")
             return "complete" if _train_when_free(runs) == 0 else "stopped", ""
     except (UserError, RunError) as error:
