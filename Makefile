@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 TOLD_BY := setup.cfg pyproject.toml constraints.txt
+# Tests write run folders by the hundred; where there is room, into memory.
+ROOM := $(shell df -k /dev/shm 2> /dev/null | awk 'END { print ($$4 > 4000000) }')
+TEMP := $(if $(filter 1,$(ROOM)),PYTEST_DEBUG_TEMPROOT=/dev/shm)
 EXTRAS := data,sweep,video,test,lint
 
 .PHONY: train test slow lint format docs bench tensorboard lowest clean
@@ -10,10 +13,10 @@ train: .venv/train
 	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
 
 test: .venv/test
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(TEMP) $(RUN) -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 slow: .venv/test
-	$(RUN) -m pytest -m slow $(ARGS)
+	$(TEMP) $(RUN) -m pytest -m slow $(ARGS)
 
 lint: .venv/test
 	$(RUN) -m ruff check .

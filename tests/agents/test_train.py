@@ -205,7 +205,7 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
         "--env",
         "ant-nonstationary",
         "--timesteps",
-        16384,
+        8192,
         "--period",
         1200,
         "--run-dir",
@@ -224,7 +224,7 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
     assert process.returncode == 130
     stopped = json.loads((folder / "summary.json").read_text())
     assert not stopped["complete"]
-    assert 1536 <= stopped["timesteps"] < 16384
+    assert 1536 <= stopped["timesteps"] < 8192
     last = out.splitlines()[-1]
     assert f"step {stopped['timesteps']:,}," in last
     assert f"--resume {folder}" in last
@@ -233,11 +233,11 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
     assert "Done" in resumed.stdout
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["complete"]
-    assert summary["timesteps"] == 16384 == sum(phase["steps"] for phase in summary["phases"])
+    assert summary["timesteps"] == 8192 == sum(phase["steps"] for phase in summary["phases"])
     assert [phase["friction"] for phase in summary["phases"]] == frictions(0, len(summary["phases"]))
     assert sum(summary["units_replaced"].values()) > sum(stopped["units_replaced"].values()) > 0
     steps = [int(row["time/total_timesteps"]) for row in rows(folder / "progress.csv")]
-    assert steps == list(range(512, 16385, 512))
+    assert steps == list(range(512, 8193, 512))
     ends = [int(row["step"]) for row in rows(folder / "episodes.csv")]
     assert ends == sorted(ends)
     assert summary["episodes"] == len(ends)
@@ -367,7 +367,7 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
         assert {name: values[name] for name in common} == common
         assert (values["beta1"], values["beta2"], values["weight_decay"]) == own[config.method]
         assert (config.timesteps, config.period, config.n_envs, config.normalize) == (20_000_000, 2_000_000, 1, False)
-        assert config.env_kwargs == {"unclipped_actions": True, "terminate_after": 1000}
+        assert config.env_kwargs == {"unclipped_actions": True, "terminate_after": 1000, "healthy_reward_on_fall": True}
     method = next(config.method_kwargs for config in made if config.method == "cbp")
     assert (method["replacement_rate"], method["maturity_threshold"], method["decay_rate"]) == (1e-4, 10_000, 0.99)
     assert method["utility"] == "contribution"

@@ -256,6 +256,7 @@ def test_a_rollout_and_its_updates_are_those_of_the_published_algorithm(method):
     assert max(lengths) == LIMIT > min(lengths)  # some episodes end by a fall, some by the limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "env_kwargs", "where"),
     [

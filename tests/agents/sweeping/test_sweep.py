@@ -343,6 +343,7 @@ def test_a_run_of_another_method_or_seed_is_refused(swept, tmp_path, capsys, nam
     assert f"has another run: its {name} is {value}, not " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_summary_gets_one(swept, tmp_path):
     run = tmp_path / "runs" / "ant-nonstationary/ppo/seed0"
     shutil.copytree(swept[0] / "ant-nonstationary/ppo/seed0", run)
@@ -391,6 +392,7 @@ def test_without_ray_the_extra_is_named(swept, monkeypatch, tmp_path, capsys):
     assert "a sweep needs 'ray': pip install 'continual-backprop[sweep]'" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_is_named_and_the_others_complete(tmp_path):
     process = start(tmp_path / "runs", "--methods", "ppo,l2", "--seeds", "0", "--timesteps", "2048")
     try:
