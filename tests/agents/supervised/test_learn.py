@@ -190,12 +190,8 @@ def test_data_may_have_moved_when_a_run_goes_on(tmp_path, capsys):
 
 
 def test_a_sweep_gives_the_same_runs(learned, tmp_path):
-    assert (
-        sweep.main(
-            [*REGRESSION[:2], "--examples", "10000", "--seeds", "0-1", "--methods", "backprop,cbp", "--run-dir", str(tmp_path)]
-        )
-        == 0
-    )
+    short = [*REGRESSION[:2], "--examples", "10000", "--seeds", "0-1"]
+    assert sweep.main([*short, "--methods", "backprop,cbp", "--run-dir", str(tmp_path)]) == 0
     folders = sorted(path.parent for path in tmp_path.rglob("config.json"))
     assert len(folders) == 4
     for folder in folders:
