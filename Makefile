@@ -7,7 +7,7 @@ ROOM := $(shell df -k /dev/shm 2> /dev/null | awk 'END { print ($$4 > 4000000) }
 TEMP := $(if $(filter 1,$(ROOM)),PYTEST_DEBUG_TEMPROOT=/dev/shm)
 EXTRAS := data,sweep,video,test,lint
 
-.PHONY: train test slow lint format docs bench tensorboard lowest clean
+.PHONY: train test arithmetics slow lint format docs bench tensorboard lowest clean
 
 train: .venv/train
 	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
@@ -15,8 +15,19 @@ train: .venv/train
 test: .venv/test
 	OMP_NUM_THREADS=1 $(TEMP) $(RUN) -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
+# The numeric tests under other instruction sets and numbers of threads than this machine's own.
+NUMERIC := tests/cbp tests/envs tests/agents/sb3 tests/agents/supervised tests/agents/runs/test_parity.py --deselect tests/agents/supervised/test_learn.py
+arithmetics: .venv/test
+	for arithmetic in "ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE" \
+	    "ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=" \
+	    "OPENBLAS_CORETYPE=Prescott NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=" \
+	    "OMP_NUM_THREADS=2 MKL_CBWR=AVX2"; do \
+	    echo "$$arithmetic"; \
+	    env OMP_NUM_THREADS=1 $$arithmetic $(TEMP) $(RUN) -m pytest -q -m "not slow" -n auto --dist loadfile $(NUMERIC) $(ARGS) || exit 1; \
+	done
+
 slow: .venv/test
-	$(TEMP) $(RUN) -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(TEMP) $(RUN) -m pytest -m slow -n auto $(ARGS)
 
 lint: .venv/test
 	$(RUN) -m ruff check .
