@@ -85,23 +85,36 @@ def train_both(environments, rollouts, n_envs=2, **settings):
     return results
 
 
-def assert_equal(results, rtol=2e-4, atol=2e-6, gradients=True):
+def kept(model):
+    """Of each parameter of the policy: itself, its gradient, and what Adam keeps of it."""
+    state = model.policy.optimizer.state
+    return {
+        name: {"parameter": parameter, "gradient": parameter.grad, **state[parameter]}
+        for name, parameter in model.policy.named_parameters()
+    }
+
+
+def assert_equal(results, rtol=2e-4, atol=1e-5, gradients=True):
+    """What both hold; a parameter may be apart by a thirtieth of the largest step that Adam makes in one update, 3·10⁻⁴."""
     (theirs, their_torch, their_numpy, their_log), (ours, our_torch, our_numpy, our_log) = results
     assert torch.equal(their_torch, our_torch)
     assert their_numpy == our_numpy
     assert theirs.num_timesteps == ours.num_timesteps
     assert theirs._n_updates == ours._n_updates
     close = {"rtol": rtol, "atol": atol}
-    for (name, parameter), other in zip(theirs.policy.named_parameters(), ours.policy.parameters(), strict=True):
-        torch.testing.assert_close(other, parameter, **close, msg=lambda text, name=name: f"{name}: {text}")
-        if gradients:
-            largest = float(parameter.grad.abs().max())
-            torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-2, atol=1e-4 * largest)
-        state, expected = ours.policy.optimizer.state[other], theirs.policy.optimizer.state[parameter]
-        assert float(state["step"]) == float(expected["step"])
-        for moment in ("exp_avg", "exp_avg_sq"):
-            largest = float(expected[moment].abs().max())
-            torch.testing.assert_close(state[moment], expected[moment], rtol=1e-2, atol=1e-4 * largest)
+    kinds = [*(["gradient"] if gradients else []), "exp_avg", "exp_avg_sq"]
+    expected, found = kept(theirs), kept(ours)
+    for name, values in expected.items():
+        # A gradient is a sum over samples whose terms may cancel. Its rounding is that of the terms, and these are as large as
+        # the largest gradients of the network.
+        network = [other for other_name, other in expected.items() if ("value" in other_name) == ("value" in name)]
+        torch.testing.assert_close(
+            found[name]["parameter"], values["parameter"], **close, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        assert found[name]["step"] == values["step"]
+        for kind in kinds:
+            largest = max(float(other[kind].abs().max()) for other in network)
+            torch.testing.assert_close(found[name][kind], values[kind], rtol=1e-2, atol=1e-4 * largest)
     assert our_log.keys() == their_log.keys()
     for name, value in their_log.items():
         assert our_log[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
