@@ -7,6 +7,7 @@ ROOM := $(shell df -k /dev/shm 2> /dev/null | awk 'END { print ($$4 > 4000000) }
 TEMP := $(if $(filter 1,$(ROOM)),PYTEST_DEBUG_TEMPROOT=/dev/shm)
 EXTRAS := data,sweep,video,test,lint
 
+.NOTPARALLEL:
 .PHONY: train test arithmetics slow lint format docs bench tensorboard lowest clean
 
 train: .venv/train
@@ -27,7 +28,7 @@ arithmetics: .venv/test
 	done
 
 slow: .venv/test
-	OMP_NUM_THREADS=1 $(TEMP) $(RUN) -m pytest -m slow -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(TEMP) $(RUN) -m pytest -m slow -n auto --dist loadfile $(ARGS)
 
 lint: .venv/test
 	$(RUN) -m ruff check .

@@ -1,6 +1,6 @@
 """Learning curves of the paper's setting, to be laid beside those of the published code.
 
-``python benchmarks/parity.py [--run-dir DIR] [--workers N] [--seeds 0-5]``
+``python benchmarks/parity.py [--run-dir DIR] [--workers N] [--seeds 0-5] [--only-record]``
 
 Trains ``--preset paper`` for a million steps: ``ppo`` and ``cbp`` on the stationary Ant, ``ppo`` on an Ant whose friction is
 held at 0.02 and at 1.9. From the runs that are complete it writes ``curves.csv`` to ``runs/parity``, a row for each 100,000
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,7 +69,9 @@ def train(run_dir: Path, setting: Setting, seed: int) -> None:
     else:
         command += [*setting.options, "--preset", "paper", "--timesteps", str(STEPS), "--method", setting.method]
         command += ["--seed", str(seed), "--threads", "1", "--run-dir", str(folder.path)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{folder.path}: {done.stderr.splitlines()[-1] if done.stderr else f'exit code {done.returncode}'}")
     print(f"complete: {folder.path}", flush=True)
 
 
@@ -83,29 +86,29 @@ def curve(folder: RunFolder) -> Iterator[tuple[float, float, int]]:
 
 def record(run_dir: Path, seeds: list[int]) -> None:
     """Writes ``curves.csv`` and ``table.md``."""
-    RECORDED.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["setting", "method", "seed", "steps", "mean_return", "mean_length", "episodes"])
     lines = [
         "# The paper's setting, a million steps",
         "",
         "Mean over seeds of the mean return of the episodes that ended in each 100,000 steps, with 95 % bootstrap intervals;",
         f"their mean length. Fewer than {LEAST_SEEDS} seeds have no interval. Made by `python benchmarks/parity.py`.",
     ]
-    with (RECORDED / "curves.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["setting", "method", "seed", "steps", "mean_return", "mean_length", "episodes"])
-        for setting in SETTINGS:
-            folders = {seed: folder_of(run_dir, setting, seed) for seed in seeds}
-            curves = {seed: list(curve(folder)) for seed, folder in folders.items() if is_complete(folder)}
-            for seed, of_seed in curves.items():
-                for k, (mean_return, length, number) in enumerate(of_seed, start=1):
-                    rows.writerow([setting.name, setting.method, seed, k * BIN, f"{mean_return:.6g}", f"{length:.6g}", number])
-            if curves:
-                lines += [
-                    "",
-                    f"## {setting.name}, {setting.method}: {len(curves)} seeds",
-                    "",
-                    *table(np.array([*curves.values()])),
-                ]
+    for setting in SETTINGS:
+        folders = {seed: folder_of(run_dir, setting, seed) for seed in seeds}
+        curves = {seed: list(curve(folder)) for seed, folder in folders.items() if is_complete(folder)}
+        for seed, of_seed in curves.items():
+            for k, (mean_return, length, number) in enumerate(of_seed, start=1):
+                rows.writerow([setting.name, setting.method, seed, k * BIN, f"{mean_return:.6g}", f"{length:.6g}", number])
+        if curves:
+            lines += ["", f"## {setting.name}, {setting.method}: {len(curves)} seeds", ""]
+            lines += table(np.array([*curves.values()]))
+    recorded = RECORDED / "curves.csv"
+    if recorded.exists() and len(recorded.read_text().splitlines()) > len(text.getvalue().splitlines()):
+        raise SystemExit(f"{recorded} has more runs than are complete in {run_dir}; it is left as it is")
+    RECORDED.mkdir(parents=True, exist_ok=True)
+    write_atomically(recorded, text.getvalue())
     write_atomically(RECORDED / "table.md", "\n".join([*lines, ""]))
 
 
@@ -130,11 +133,13 @@ def main() -> None:
     parser.add_argument("--only-record", action="store_true", help="train nothing")
     args = parser.parse_args()
     seeds = parse_seeds(args.seeds)
-    if not args.only_record:
-        with ThreadPoolExecutor(args.workers) as pool:
-            todo = [(args.run_dir, setting, seed) for seed in seeds for setting in SETTINGS]
-            list(pool.map(lambda job: train(*job), todo))
-    record(args.run_dir, seeds)
+    try:
+        if not args.only_record:
+            with ThreadPoolExecutor(args.workers) as pool:
+                todo = [(args.run_dir, setting, seed) for seed in seeds for setting in SETTINGS]
+                list(pool.map(lambda job: train(*job), todo))
+    finally:
+        record(args.run_dir, seeds)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,10 @@ def in_place_of(name: str) -> str | None:
 
 def warn_of_others() -> None:
     """Warns where ``agents`` or ``envs`` is installed beside this package, and another would be imported."""
-    if find_spec("gymnasium") is None:  # without it neither can be used
+    try:
+        if find_spec("gymnasium") is None:  # without it neither can be used
+            return
+    except ValueError:  # a module that a program made by itself
         return
     for name in ("agents", "envs"):
         if (Path(__file__).parent.parent / name).is_dir() and (line := in_place_of(name)):

@@ -79,7 +79,7 @@ class HealthyRewardOnFall(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType],
             What the environment returned, with the reward added where it has terminated.
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if terminated:
+        if terminated and not info["reward_survive"]:  # where it has not been paid
             reward = float(reward) + self._reward
             info["reward_survive"] = self._reward
         return observation, reward, terminated, truncated, info

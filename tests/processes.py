@@ -1,6 +1,7 @@
 """Our commands in processes of their own, forked from one that has imported everything, which spares each some seconds.
 
-They are real processes: they have output, exit codes and random generators of their own, and can be stopped and killed.
+They are real processes: they have output and exit codes of their own, and can be stopped and killed. What a fresh interpreter
+alone can show (``python -m``, another hash seed, what is imported when) is for tests that start one.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Started:
         self._output = [f"{folder}/{name}" for name in ("out", "err")]
         for path in self._output:
             Path(path).touch()
-        self._process = _CONTEXT.Process(target=_main, args=(module, self.args[1:], environment, str(Path.cwd()), self._output))
+        self._process = _CONTEXT.Process(
+            target=_main, args=(module, self.args[1:], environment, str(Path.cwd()), self._output), daemon=True
+        )
         self._process.start()
 
     @property
@@ -62,7 +65,8 @@ class Started:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self._process.pid, number)
+        if self._process.exitcode is None:
+            os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         self._process.kill()
@@ -76,7 +80,7 @@ class Started:
 
     def printed(self) -> tuple[str, str]:
         """What it has written so far, to standard output and to standard error."""
-        out, err = (Path(path).read_text() for path in self._output)
+        out, err = (Path(path).read_text(errors="replace") for path in self._output)
         return out, err
 
     def communicate(self, timeout: float = 120) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from agents.runs.commands import Parser, given, run_command
 from agents.runs.config import Config, check_whole
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder, new_file
+from agents.supervised.config import LearningConfig
 
 _POINTS = 9
 _EPISODES = 5
@@ -58,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
-    folder, config = RunFolder.open(args.run, Config)
+    folder, config = RunFolder.open(args.run, Config, LearningConfig)
+    if not isinstance(config, Config):
+        raise UserError(f"'{args.run}' is a run of agents.learn, in which no policy acts; RUN is a run of agents.train")
     check_whole("episodes", args.episodes, least=1)
     check_whole("seed", args.seed, least=0)
     if args.record is not None:

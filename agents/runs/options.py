@@ -134,9 +134,9 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
             f"--{option} is of an env that changes, which '{args.env}' does not: --period or --param makes it change"
         )
     default = spec.kwargs.get("parameter", "friction")
-    hyperparameters, method_kwargs = with_overrides(
-        method, [*preset.changes.items(), *preset.in_env.get(spec.id, {}).items(), *map(parse_override, args.set or [])]
-    )
+    settings = dict(map(parse_override, args.set or []))
+    of_env = preset.in_env.get(spec.id, {}) if settings.get("weight_init", "lecun") == "lecun" else {}
+    hyperparameters, method_kwargs = with_overrides(method, {**preset.changes, **of_env, **settings}.items())
     return Config(
         env=spec.id,
         method=method,

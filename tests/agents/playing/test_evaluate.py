@@ -73,6 +73,9 @@ def command(monkeypatch, tmp_path):
 
 def process(*arguments, **environment):
     """Runs ``agents.evaluate`` in a process of its own: rendering leaves its traces in the environment."""
+    if environment.get("MUJOCO_GL") == "none":  # in a fresh interpreter, since MuJoCo reads it while it is imported
+        command = [sys.executable, "-m", "agents.evaluate", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env={**CLEAN, **environment})
     return processes.run("agents.evaluate", *arguments, check=False, **{**dict.fromkeys(RENDERING), **environment})
 
 
@@ -500,6 +503,6 @@ def test_a_supervised_run_is_refused(command, capsys, tmp_path):
     before = content(tmp_path)
     assert command(folder) == 2
     assert capsys.readouterr().err == (
-        f"error: '{folder}/config.json': not a run's configuration: it describes no run of agents.train\n"
+        f"error: '{folder}' is a run of agents.learn, in which no policy acts; RUN is a run of agents.train\n"
     )
     assert content(tmp_path) == before

@@ -114,6 +114,21 @@ def test_the_papers_stationary_settings_are_presets(env, steps):
     assert (config.timesteps, config.n_envs, config.period, config.params, config.env_kwargs) == (steps, 1, None, (), {})
 
 
+@pytest.mark.parametrize(
+    ("env", "more", "padded"),
+    [
+        ("ant-nonstationary", [], 111),
+        ("ant-stationary", [], 111),
+        ("hopper-stationary", [], None),
+        ("ant-stationary", ["--set", "weight_init=sb3"], None),
+        ("ant-stationary", ["--set", "padded_inputs=null"], None),
+    ],
+)
+def test_the_papers_ant_alone_has_first_weights_of_111_inputs(env, more, padded):
+    assert config_of("--env", env, "--preset", "paper", *more).hyperparameters.padded_inputs == padded
+    assert config_of("--env", env).hyperparameters.padded_inputs is None
+
+
 def test_the_stationary_environments_have_the_published_habits():
     for base in ("ant", "hopper", "walker2d"):
         env = gymnasium.make(f"{base}-stationary-v0")
