@@ -22,7 +22,7 @@ arithmetics: .venv/test
 	for arithmetic in "ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE" \
 	    "ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=" \
 	    "OPENBLAS_CORETYPE=Prescott NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=" \
-	    "OMP_NUM_THREADS=2 MKL_CBWR=AVX2"; do \
+	    "PYTEST_XDIST_AUTO_NUM_WORKERS=1 OMP_NUM_THREADS=2 MKL_CBWR=AVX2"; do \
 	    echo "$$arithmetic"; \
 	    env OMP_NUM_THREADS=1 $$arithmetic $(TEMP) $(RUN) -m pytest -q -m "not slow" -n auto --dist loadfile $(NUMERIC) $(ARGS) || exit 1; \
 	done
