@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -19,6 +20,7 @@ def run(name, folder, *arguments):
     return process.stdout
 
 
+@pytest.mark.slow
 def test_sac_learns_through_several_phases(tmp_path):
     # Episodes of 1,000 steps: the first ends more than 600 steps after the start.
     printed = run("sac_half_cheetah.py", tmp_path, "--steps", 1010, "--period", 600)

@@ -113,28 +113,34 @@ def interrupted(command, monkeypatch):
     return train
 
 
+STOPPED = {
+    "cbp": BUSY,
+    "one env": [*BUSY, "--n-envs", 1],
+    "normalised": [*BUSY, "--normalize"],
+    "ppo": ["--method", "ppo", "--n-envs", 2],
+    "redo": ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
+    "reset-all": ["--method", "reset-all"],
+    "SB3's loop": [*BUSY, "--set", "reset_optimizer=moments_and_step"],
+}
+STOPPED_TOO = {
+    "l2 normalised": ["--method", "l2", "--n-envs", 1, "--normalize"],
+    "snr": ["--method", "snr", "--set", "rejection=0.2"],
+    "l2-init": ["--method", "l2-init"],
+    "shrink-perturb": ["--method", "shrink-perturb"],
+    "shrink-perturb-soft": ["--method", "shrink-perturb-soft", "--set", "period=7"],
+    "layer-norm": ["--method", "layer-norm"],
+    "cbp-first-layer": ["--method", "cbp-first-layer", *BUSY],
+    "other utility": [
+        *[*BUSY, "--set", "utility=adaptable_contribution", "--set", "rounding=counter", "--set", "max_grad_norm=0.5"]
+    ],
+}
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        BUSY,
-        [*BUSY, "--n-envs", 1],
-        [*BUSY, "--normalize"],
-        ["--method", "ppo", "--n-envs", 2],
-        ["--method", "l2", "--n-envs", 1, "--normalize"],
-        ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
-        ["--method", "snr", "--set", "rejection=0.2"],
-        ["--method", "l2-init"],
-        ["--method", "shrink-perturb"],
-        ["--method", "shrink-perturb-soft", "--set", "period=7"],
-        ["--method", "layer-norm"],
-        ["--method", "cbp-first-layer", *BUSY],
-        ["--method", "reset-all"],
-        [*BUSY, "--set", "reset_optimizer=moments_and_step"],
-        [*BUSY, "--set", "utility=adaptable_contribution", "--set", "rounding=counter", "--set", "max_grad_norm=0.5"],
-    ],
-    ids=[
-        *["cbp", "one env", "normalised", "ppo", "l2 normalised", "redo", "snr", "l2-init", "shrink-perturb"],
-        *["shrink-perturb-soft", "layer-norm", "cbp-first-layer", "reset-all", "SB3's loop", "other utility"],
+        *(pytest.param(options, id=name) for name, options in STOPPED.items()),
+        *(pytest.param(options, id=name, marks=pytest.mark.slow) for name, options in STOPPED_TOO.items()),
     ],
 )
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, options):

@@ -102,13 +102,24 @@ def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     "options",
     [
-        [*REGRESSION[:2], "--examples", "20000", "--method", "cbp", "--seeds", "0,1"],
-        [*REGRESSION[:2], "--examples", "20000", "--method", "shrink-perturb", "--seeds", "0,1"],
-        ["--problem", "permuted-images", "--tasks", "2", "--set", "net_arch=[20]", "--seeds", "0"],
-        ["--problem", "continual-imagenet", "--tasks", "6", "--seeds", "0"],
-        ["--problem", "class-incremental-cifar", "--tasks", "2", "--set", "epochs=4", "--seeds", "0"],
+        pytest.param([*REGRESSION[:2], "--examples", "20000", "--method", "cbp", "--seeds", "0,1"], id="cbp"),
+        pytest.param(
+            [*REGRESSION[:2], "--examples", "20000", "--method", "shrink-perturb", "--seeds", "0,1"],
+            id="shrink-perturb",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--problem", "permuted-images", "--tasks", "2", "--set", "net_arch=[20]", "--seeds", "0"],
+            id="permuted",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["--problem", "continual-imagenet", "--tasks", "6", "--seeds", "0"], id="binary"),
+        pytest.param(
+            ["--problem", "class-incremental-cifar", "--tasks", "2", "--set", "epochs=4", "--seeds", "0"],
+            id="incremental",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["cbp", "shrink-perturb", "permuted", "binary", "incremental"],
 )
 @pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
 def test_killed_runs_go_on_as_if_nothing_had_happened(tmp_path, options):

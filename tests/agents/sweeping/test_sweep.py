@@ -168,6 +168,7 @@ def test_complete_runs_are_skipped(swept):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_run_is_the_same_as_without(swept, tmp_path):
     run = tmp_path / "runs" / "ant-nonstationary/redo/seed0"
     process = start(tmp_path / "runs", "--methods", "redo", "--seeds", "0", "--timesteps", "4096", "--checkpoint-minutes", "0")
