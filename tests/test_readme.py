@@ -77,7 +77,7 @@ def shorter(words):
 
 def made(target):
     """What a target of the Makefile runs, once .venv is there."""
-    recipe = ["make", "--dry-run", "--old-file=.venv/train", target, "RUN=python"]
+    recipe = ["make", "--no-print-directory", "--dry-run", "--old-file=.venv/train", target, "RUN=python"]
     return shlex.split(subprocess.run(recipe, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
