@@ -78,7 +78,8 @@ def shorter(words):
 def made(target):
     """What a target of the Makefile runs, once .venv is there."""
     recipe = ["make", "--no-print-directory", "--dry-run", "--old-file=.venv/train", target, "RUN=python"]
-    return shlex.split(subprocess.run(recipe, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS")}
+    return shlex.split(subprocess.run(recipe, cwd=ROOT, env=own, check=True, capture_output=True, text=True).stdout)
 
 
 @pytest.mark.slow
