@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from agents.runs.errors import RunError, UserError
+from agents.runs.errors import RunError, UserError, one_line
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
@@ -52,7 +52,7 @@ def run_command(command: Callable[[], int], interrupted: str = "nothing was writ
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Shows a warning as one line: for ``warnings.showwarning``."""
-    tqdm.write(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # above the progress bar
+    tqdm.write(one_line(f"warning: {' '.join(str(message).split())}"), file=sys.stderr)  # above the progress bar
 
 
 def progress_bar(total: int, initial: int = 0, **options: Any) -> tqdm[Any]:

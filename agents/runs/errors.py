@@ -6,10 +6,14 @@ import difflib
 from collections.abc import Iterable
 
 
+def one_line(text: str) -> str:
+    """A text in which line breaks, and commands for the terminal, are shown and not carried out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class _OneLine(Exception):  # noqa: N818
     def __str__(self) -> str:
-        # What was received may have line breaks, or commands for the terminal.
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+        return one_line(super().__str__())  # what was received may hold anything
 
 
 class UserError(_OneLine, ValueError):

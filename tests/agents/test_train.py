@@ -329,6 +329,16 @@ def test_an_existing_run_is_left_as_it_is(command, capsys, run):
     assert {path: path.read_bytes() for path in run[0].rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("received", ["a\nb", "\x1b[31mred", "tab\there", "\u2028"])
+@pytest.mark.parametrize("option", ["--env", "--method", "--preset", "--param", "--set", "--schedule", "--device", "--resume"])
+def test_a_message_is_one_line_whatever_was_received(command, capsys, option, received):
+    options = [] if option in ("--env", "--resume") else ["--env", "ant-nonstationary"]
+    assert command(*options, option, received) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.isprintable()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"env": 1}', '{"hyperparameters": {"net_arch": 3}}'])
 def test_a_damaged_configuration_is_refused(command, capsys, tmp_path, text):
     (tmp_path / "config.json").write_text(text)
