@@ -38,8 +38,7 @@ class Ant(AntEnv):
         data = self.data
         torso = data.xpos[1]
         x_before, y_before, _ = torso.tolist()
-        data.ctrl[:] = action
-        mujoco.mj_step(self.model, data, nstep=self.frame_skip)
+        self._step_mujoco_simulation(action, self.frame_skip)
         x_after, y_after, _ = torso.tolist()
         state = np.concatenate((data.qpos, data.qvel))
         x, y, z = state[:3].tolist()
@@ -61,3 +60,10 @@ class Ant(AntEnv):
             "reward_survive": survive,
         }
         return state[2:], forward + survive - control, self._terminate_when_unhealthy and not healthy, False, info
+
+    def _step_mujoco_simulation(self, ctrl: NDArray[np.float32], n_frames: int) -> None:
+        if not self._is_plain:
+            super()._step_mujoco_simulation(ctrl, n_frames)  # type: ignore[no-untyped-call]
+            return
+        self.data.ctrl[:] = ctrl
+        mujoco.mj_step(self.model, self.data, nstep=n_frames)

@@ -179,6 +179,25 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         """Steps taken since the phase began."""
         return self._steps
 
+    @property
+    def acts_on_the_interface(self) -> bool:
+        """Whether observations or actions are other ones on its two sides."""
+        return bool(self._interface) or self._observes
+
+    def steps_to_event(self) -> int:
+        """Steps up to the first or the last of a phase, which is the last of them; 0 where the next step changes something.
+
+        The last step of a phase is known before only where the change comes in mid-episode.
+        """
+        if self._steps == 0:
+            return 1
+        return self._period - self._steps if self._now else 2**31
+
+    def skip(self, steps: int) -> None:
+        """Counts steps within a phase and an episode that were taken without it."""
+        self._steps += steps
+        self._steps_in_episode += steps
+
     def forecast(self, phases: int) -> list[dict[str, float]]:
         """The values of the phase in force and of those that follow, by the parameters' names; changes nothing.
 

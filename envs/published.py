@@ -132,3 +132,11 @@ class TerminateAfter(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Reco
         """
         self._elapsed = 0
         return self.env.reset(seed=seed, options=options)
+
+    def steps_left(self) -> int:
+        """Steps up to the limit."""
+        return self._limit - self._elapsed
+
+    def skip(self, steps: int) -> None:
+        """Counts steps that were taken without it and did not reach the limit."""
+        self._elapsed += steps

@@ -30,6 +30,8 @@ class VerdictCallback(BaseCallback):
         method: The run's method.
     """
 
+    every_step = False
+
     def __init__(self, phases: PhaseCallback, plasticity: PlasticityCallback, method: str) -> None:
         super().__init__()
         self._phases = phases
@@ -75,6 +77,8 @@ class ProgressCallback(BaseCallback):
         total_timesteps: Length of the run.
         phases: Knows the parameters.
     """
+
+    every_step = False
 
     def __init__(self, total_timesteps: int, phases: PhaseCallback) -> None:
         super().__init__()

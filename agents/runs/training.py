@@ -87,6 +87,8 @@ def _export(model: PPO, path: Path) -> int:
 class _PauseCallback(BaseCallback):
     """Between two rollouts a run can be stopped and saved."""
 
+    every_step = False
+
     def __init__(self, pauses: Pauses, phases: PhaseCallback) -> None:
         super().__init__()
         self._pauses = pauses

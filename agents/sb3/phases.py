@@ -72,6 +72,8 @@ class PhaseCallback(BaseCallback):
         phases: What happened so far, by the index of the phase.
     """
 
+    every_step = False
+
     def __init__(self, parameters: str | Sequence[str] | None, path: Path | None = None) -> None:
         super().__init__()
         self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters or ())
@@ -96,18 +98,23 @@ class PhaseCallback(BaseCallback):
         }
 
     def _on_training_start(self) -> None:
+        self._counted = self.num_timesteps
         if self._path is not None and not self._path.exists():
             self._rows.append(self.columns)
             self._write()
 
     def _on_step(self) -> bool:
+        # Of a rollout in compiled code only the steps in which something happens come here. Between two of them every
+        # environment is in the phase of the second.
+        steps = (self.num_timesteps - self._counted) // self.training_env.num_envs
+        self._counted = self.num_timesteps
         for index, info in enumerate(self.locals["infos"]):
             number = info.get("phase", 0)
             phase = self.phases.get(number)
             if phase is None:
                 values = {name: info[name] for name in self.parameters if name in info}
                 phase = self.phases[number] = Phase(values)
-            phase.steps += 1
+            phase.steps += steps
             if "episode" in info:
                 self._record_episode(index, number, phase, info["episode"])
         return True
@@ -145,6 +152,8 @@ class FreshNetworkCallback(BaseCallback):
     What an agent reaches in a phase with a fresh network tells how hard this phase is by itself; without it, a loss of
     plasticity cannot be told from a harder world. Acts between two rollouts. Fresh weights are drawn from torch's generator.
     """
+
+    every_step = False
 
     def _on_training_start(self) -> None:
         self._phase = _first_phase(self.training_env)

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -83,6 +84,8 @@ class PlasticityCallback(BaseCallback):
         True
     """
 
+    every_step = False
+
     def __init__(self, every: int = EVERY, ranks_every: int = RANKS_EVERY, probe_path: Path | None = None) -> None:
         super().__init__()
         for name, steps in (("every", every), ("ranks_every", ranks_every)):
@@ -128,6 +131,7 @@ class PlasticityCallback(BaseCallback):
             self._initial.setdefault(layer.name, layer.incoming.weight.detach().clone())
         self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
         self._judges_actions = hasattr(policy, "critic")
+        self._in_buffer = isinstance(model, OnPolicyAlgorithm) and isinstance(model.observation_space, spaces.Box)
         self._on_training_end()  # of an earlier training that broke off
         # The critics' gradients are added to by the actor's loss; only their optimizer sees them as they were.
         for optimizer in [] if isinstance(policy, ActorCriticPolicy) else _optimizers(policy):
@@ -145,12 +149,17 @@ class PlasticityCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         model = self.model
+        if self._in_buffer:
+            return True
         if not isinstance(model, OffPolicyAlgorithm) or model.num_timesteps > model.learning_starts:
             actions = self.locals["buffer_actions"] if self._judges_actions else None
             self._window.append(_map(np.copy, {"observations": model._last_obs, "actions": actions}))
         return True
 
     def _on_rollout_end(self) -> None:
+        if self._in_buffer:
+            observations = self.model.rollout_buffer.observations  # type: ignore[attr-defined]
+            self._window.extend({"observations": step, "actions": None} for step in observations[-SAMPLES:].copy())
         if len(self._window) * self.model.n_envs >= SAMPLES and self._is_due(self.recorded_at, self._every):
             with_ranks = self._is_due(self._ranked_at, self._ranks_every)
             self._record(with_ranks)

@@ -28,8 +28,13 @@ import cbp
 from agents.sb3.arrays import Forward, Losses, NetworkArrays, Samples, Settings
 from agents.sb3.buffers import compute_advantages
 from agents.sb3.kernels import CLIPPED, ENTROPY, KL, POLICY, adam_step, clip_gradients, compute_gradients, make_updates
+from agents.sb3.native import Policy, Steps, act_all
 from agents.sb3.networks import networks
+from agents.sb3.rollout import CompiledRollout, natives_of, sees_every_step
 from agents.sb3.support import unsupported
+
+CutOff = list[tuple[int, int, Any]]
+"""Step, environment and last observation of episodes that hit a time limit."""
 
 
 class PPO(stable_baselines3.PPO):
@@ -75,40 +80,28 @@ class PPO(stable_baselines3.PPO):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        actor, critic = (Forward(modules) for modules in networks(self.policy).values())
-        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
+        modules = networks(self.policy)
         std = self.policy.log_std.detach().exp().numpy()
-        means = np.empty_like(rollout_buffer.actions, dtype=np.float32)
-        noise = torch.empty(means.shape[1:])
-        cut_off: list[tuple[int, int, Any]] = []  # (step, environment, last observation) of episodes that hit a time limit
-        with _one_thread_each():
-            for n_steps in range(n_rollout_steps):
-                # Of SB3's forward pass only what actions depend on, on tensors of the same shapes: 20 to 40 µs, not 150 to 200,
-                # and the same actions to the bit, without which a chaotic simulation would take another course.
-                mean = means[n_steps] = actor(self._last_obs)
-                if math.isnan(mean.sum()):
-                    raise ValueError(f"the policy's actions are not numbers, nan in {mean}: check observations and weights")
-                actions = (mean + std * noise.normal_().numpy()).reshape(-1, *low.shape)
-                clipped_actions = np.minimum(np.maximum(actions, low), high)
+        policy = Policy.of(modules["policy/"], std, self.action_space)  # type: ignore[arg-type]
+        steps = Steps.of(rollout_buffer, n_rollout_steps)
+        natives = natives_of(env)
+        with _one_thread_each() as threads:
+            if isinstance(natives, str) or sees_every_step(callback):
+                cut_off = self._step_through(env, callback, rollout_buffer, policy, steps)
+            else:
+                cut_off = self._run_through(env, callback, rollout_buffer, CompiledRollout(natives, policy, steps, threads))
+            if cut_off is None:
+                return False
+            self._evaluate(rollout_buffer, Forward(modules["value/"]), steps.means, std, cut_off)
+        n_steps, new_obs, dones = n_rollout_steps, self._last_obs, self._last_episode_starts
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
 
-                new_obs, rewards, dones, infos = env.step(clipped_actions)
-
-                self.num_timesteps += env.num_envs
-                callback.update_locals(locals())
-                if not callback.on_step():
-                    return False
-                self._update_info_buffer(infos, dones)
-                if dones.any():
-                    ends = [(i, infos[i].get("terminal_observation")) for i in np.flatnonzero(dones).tolist()]
-                    cut_off += [(n_steps, i, o) for i, o in ends if o is not None and infos[i].get("TimeLimit.truncated")]
-                rollout_buffer.observations[n_steps] = self._last_obs
-                rollout_buffer.actions[n_steps] = actions.reshape(mean.shape)
-                rollout_buffer.rewards[n_steps] = rewards
-                rollout_buffer.episode_starts[n_steps] = self._last_episode_starts
-                rollout_buffer.pos = n_steps + 1
-                self._last_obs = new_obs  # type: ignore[assignment]
-                self._last_episode_starts = dones
-        n_steps = n_rollout_steps
+    def _evaluate(
+        self, rollout_buffer: RolloutBuffer, critic: Forward, means: np.ndarray, std: np.ndarray, cut_off: CutOff
+    ) -> None:
+        """Completes a rollout: its values, log-probabilities and advantages."""
         rollout_buffer.full = True
 
         # The values of the whole rollout in one pass.
@@ -118,7 +111,9 @@ class PPO(stable_baselines3.PPO):
             of_cut_off = critic(np.stack([observation for _, _, observation in cut_off]))
             for (step, i, _), value in zip(cut_off, of_cut_off, strict=True):
                 rollout_buffer.rewards[step, i] += self.gamma * value[0]
-        last_values = torch.from_numpy(critic(new_obs))
+        dones = self._last_episode_starts
+        assert dones is not None  # noqa: S101
+        last_values = torch.from_numpy(critic(self._last_obs))
         distribution = torch.distributions.Normal(torch.from_numpy(means), torch.from_numpy(std))
         log_probs = distribution.log_prob(torch.from_numpy(rollout_buffer.actions).float())  # type: ignore[no-untyped-call]
         rollout_buffer.log_probs[:] = log_probs.sum(dim=2).numpy()
@@ -126,9 +121,70 @@ class PPO(stable_baselines3.PPO):
             compute_advantages(rollout_buffer, last_values, dones)
         else:
             rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        return True
+
+    def _step_through(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, policy: Policy, steps: Steps
+    ) -> CutOff | None:
+        """Steps all environments together and calls the callbacks at each step; None where one of them stops training."""
+        cut_off: CutOff = []
+        clipped = np.empty_like(steps.actions[0])
+        for n_steps in range(len(steps.rewards)):
+            steps.observations[n_steps] = self._last_obs.reshape(steps.observations[n_steps].shape)  # type: ignore[union-attr]
+            torch.from_numpy(steps.noise[n_steps]).normal_()
+            if not act_all(n_steps, policy, steps, clipped):
+                raise ValueError(
+                    f"the policy's actions are not numbers, nan in {steps.means[n_steps]}: check observations and weights"
+                )
+            actions = steps.actions[n_steps].reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+            clipped_actions = clipped.reshape(actions.shape).copy()
+
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return None
+            self._note(n_steps, infos, dones, cut_off)
+            rollout_buffer.actions[n_steps] = steps.actions[n_steps].reshape(rollout_buffer.actions[n_steps].shape)
+            rollout_buffer.rewards[n_steps] = rewards
+            rollout_buffer.episode_starts[n_steps] = self._last_episode_starts
+            rollout_buffer.pos = n_steps + 1
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+        return cut_off
+
+    def _run_through(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, rollout: CompiledRollout
+    ) -> CutOff | None:
+        """Runs the rollout in compiled code and tells the callbacks what happened; returns what :meth:`_step_through` does."""
+        cut_off: CutOff = []
+        before, steps = self.num_timesteps, rollout.steps
+        for t in range(len(steps.noise)):  # as many numbers at once as under SB3, or they would be other ones
+            torch.from_numpy(steps.noise[t]).normal_()
+        rollout.run()
+        happened = rollout.dones
+        rollout_buffer.actions[:] = steps.actions.reshape(rollout_buffer.actions.shape)
+        rollout_buffer.rewards[:] = steps.rewards
+        rollout_buffer.episode_starts[0] = self._last_episode_starts
+        rollout_buffer.episode_starts[1:] = happened[:-1]
+        rollout_buffer.pos = len(happened)
+        self._last_obs, self._last_episode_starts = rollout.observations, happened[-1]
+        for n_steps, infos, dones, rewards in rollout.events():  # noqa: B007  callbacks find them in their locals
+            self.num_timesteps = before + (n_steps + 1) * env.num_envs
+            actions = steps.actions[n_steps]
+            callback.update_locals(locals())
+            if not callback.on_step():
+                self.num_timesteps = before + happened.size
+                return None
+            self._note(n_steps, infos, dones, cut_off)
+        return cut_off
+
+    def _note(self, n_steps: int, infos: list[dict[str, Any]], dones: np.ndarray, cut_off: CutOff) -> None:
+        """Keeps the statistics of a step's episodes, and where a time limit cut one off."""
+        self._update_info_buffer(infos, dones)
+        if dones.any():
+            ends = [(i, infos[i].get("terminal_observation")) for i in np.flatnonzero(dones).tolist()]
+            cut_off += [(n_steps, i, o) for i, o in ends if o is not None and infos[i].get("TimeLimit.truncated")]
 
     def train(self) -> None:
         """Makes the updates of one rollout, as in Stable-Baselines3."""

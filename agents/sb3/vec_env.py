@@ -10,8 +10,11 @@ import gymnasium
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
+
+from agents.sb3.native import NativeEnvs, unsupported
+from envs.native import python_callbacks
 
 MOST_THREADS = 4
 """Unless more are asked for: Gymnasium's Ant keeps the lock for a quarter of its step."""
@@ -50,16 +53,22 @@ class ThreadedVecEnv(DummyVecEnv):
             raise ValueError(f"n_threads must be a whole number >= 1, or None; got {n_threads!r}")
         super().__init__(env_fns)
         self.n_threads = min(self.num_envs, n_threads or min(MOST_THREADS, torch.get_num_threads()))
+        self.stepped_in_python_because = unsupported(self)
+        self._natives: NativeEnvs | None = None  # made when it is needed: it may have to compile
         # The thread that calls step() is one of them.
         self._threads = ThreadPoolExecutor(self.n_threads - 1, "environments") if self.n_threads > 1 else None
 
     def step_wait(self) -> VecEnvStepReturn:
         """Steps every environment once; one whose episode ended is reset, as in SB3."""
         # Whoever is free takes the next: steps differ in length, and with fixed shares one thread would wait for the other.
-        indices = iter(range(self.num_envs))
-        others = [self._threads.submit(self._step_some, indices) for _ in range(self.n_threads - 1)] if self._threads else []
+        natives = self.natives if self.actions.dtype == np.float32 else None
+        size = 1 if natives is None else max(1, self.num_envs // (4 * self.n_threads))
+        shares = iter([range(start, min(start + size, self.num_envs)) for start in range(0, self.num_envs, size)])
+        others = (
+            [self._threads.submit(self._step_some, shares, natives) for _ in range(self.n_threads - 1)] if self._threads else []
+        )
         try:
-            self._step_some(indices)
+            self._step_some(shares, natives)
         finally:
             errors = [other.exception() for other in others]  # waits: no thread stays behind in an environment
         for error in errors:
@@ -70,12 +79,25 @@ class ThreadedVecEnv(DummyVecEnv):
     def _obs_from_buf(self) -> VecEnvObs:
         return dict_to_obs(self.observation_space, {key: buffer.copy() for key, buffer in self.buf_obs.items()})
 
-    def _step_some(self, indices: Iterator[int]) -> None:
-        for index in indices:
-            try:
-                self._step_one(index)
-            except Exception as error:
-                raise RuntimeError(f"environment {index} failed: {type(error).__name__}: {error}") from error
+    @property
+    def natives(self) -> NativeEnvs | None:
+        """The environments as compiled code steps them; None where Python does."""
+        if self.stepped_in_python_because or python_callbacks():
+            return None
+        if self._natives is None:
+            self._natives = NativeEnvs(self)
+        return self._natives
+
+    def _step_some(self, shares: Iterator[range], natives: NativeEnvs | None) -> None:
+        for share in shares:
+            if natives is not None:
+                natives.step(share)
+                continue
+            for index in share:
+                try:
+                    self._step_one(index)
+                except Exception as error:
+                    raise RuntimeError(f"environment {index} failed: {type(error).__name__}: {error}") from error
 
     def _step_one(self, index: int) -> None:
         env = self.envs[index]
@@ -89,6 +111,27 @@ class ThreadedVecEnv(DummyVecEnv):
         self.buf_dones[index] = done
         self.buf_infos[index] = info
         self._save_obs(index, observation)
+
+    def reset(self) -> VecEnvObs:
+        """Resets every environment, as in SB3."""
+        observations = super().reset()
+        self._refresh()
+        return observations
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Sets an attribute of the outermost wrapper of some environments, as in SB3."""
+        super().set_attr(attr_name, value, indices)
+        self._refresh()
+
+    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
+        """Calls a method of some environments, as in SB3."""
+        results = super().env_method(method_name, *method_args, indices=indices, **method_kwargs)
+        self._refresh()
+        return results
+
+    def _refresh(self) -> None:
+        if self._natives is not None:
+            self._natives.refresh()
 
     def close(self) -> None:
         """Ends the threads and closes the environments."""

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 BELOW = {
     "cbp": [],
     "envs": [],
-    "agents/sb3": ["cbp"],
+    "agents/sb3": ["cbp", "envs"],
     "agents/runs": ["agents/sb3", "cbp", "envs"],
     "agents/supervised": ["agents/runs", "agents/sb3", "cbp", "envs"],
     "agents/playing": ["agents/supervised", "agents/runs", "agents/sb3", "cbp", "envs"],
