@@ -146,6 +146,7 @@ def make_model(config: Config, vec_env: VecEnv) -> PPO:
             normalize_advantage=values.normalize_advantage == "batch",
             ent_coef=values.ent_coef,
             vf_coef=values.vf_coef,
+            clip_each_network=values.clip_each_network,
             max_grad_norm=math.inf if values.max_grad_norm is None else values.max_grad_norm,
             rollout_buffer_class=NormalizedRolloutBuffer if per_rollout else None,
             policy_kwargs={

@@ -27,6 +27,7 @@ class Hyperparameters:
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the entropy bonus.
         max_grad_norm: Clipping of the gradient norm, None for none.
+        clip_each_network: Whether it bounds the gradient of each network by itself.
         normalize_advantage: Over the whole ``"rollout"``, over each ``"batch"`` (as SB3 does), or ``"none"``.
         learning_rate: Adam's step size.
         beta1: Adam's decay of the first moment.
@@ -49,6 +50,7 @@ class Hyperparameters:
     vf_coef: float = 1.0  # published code
     ent_coef: float = 0.0  # published code
     max_grad_norm: float | None = None  # published code
+    clip_each_network: bool = False
     normalize_advantage: Literal["rollout", "batch", "none"] = "rollout"  # published code
     learning_rate: float = 1e-4  # paper
     beta1: float = 0.9  # paper

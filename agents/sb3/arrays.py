@@ -76,6 +76,7 @@ class Settings(NamedTuple):
     ent_coef: float
     vf_coef: float
     normalize_advantage: bool
+    max_grad_norm: float  # of each network by itself; infinite: none
     decay_rate: float  # of the units' utilities; negative: none to average
 
 

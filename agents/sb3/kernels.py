@@ -33,6 +33,8 @@ def make_updates(
     """The updates of one network from ``first`` to before ``last``."""
     for t in range(first, last):
         compute_gradients(t, samples, settings, layers, losses[t])
+        if settings.max_grad_norm < math.inf:
+            clip_own_gradients(adam.gradients, settings.max_grad_norm)
         adam_step(adam, adam.steps + t + 1)
         if settings.decay_rate >= 0:
             _average_utilities(samples.bounds[t + 1] - samples.bounds[t], layers, settings.decay_rate)
@@ -170,16 +172,31 @@ def _pass_backward(x: Array, layers: Layers) -> None:
 @_compiled
 def clip_gradients(of_actor: tuple[Array, ...], of_critic: tuple[Array, ...], max_norm: float) -> None:
     """Scales all gradients to a common norm of at most ``max_norm``, as torch's ``clip_grad_norm_``."""
+    squares = _sum_of_squares(of_actor) + _sum_of_squares(of_critic)
+    _scale(of_actor, squares, max_norm)
+    _scale(of_critic, squares, max_norm)
+
+
+@_compiled
+def clip_own_gradients(gradients: tuple[Array, ...], max_norm: float) -> None:
+    """Scales the gradients of one network to a norm of at most ``max_norm``."""
+    _scale(gradients, _sum_of_squares(gradients), max_norm)
+
+
+@_compiled
+def _sum_of_squares(gradients: tuple[Array, ...]) -> float:
     squares = 0.0
-    for gradient in of_actor:
+    for gradient in gradients:
         squares += np.square(gradient).sum()
-    for gradient in of_critic:
-        squares += np.square(gradient).sum()
+    return squares
+
+
+@_compiled
+def _scale(gradients: tuple[Array, ...], squares: float, max_norm: float) -> None:
+    """To a norm of at most ``max_norm``, where the squares of all that are clipped together have this sum."""
     factor = np.float32(max_norm / (math.sqrt(squares) + 1e-6))
     if factor < 1:
-        for gradient in of_actor:
-            gradient *= factor
-        for gradient in of_critic:
+        for gradient in gradients:
             gradient *= factor
 
 

@@ -27,10 +27,20 @@ from threadpoolctl import ThreadpoolController
 import cbp
 from agents.sb3.arrays import Forward, Losses, NetworkArrays, Samples, Settings
 from agents.sb3.buffers import compute_advantages
-from agents.sb3.kernels import CLIPPED, ENTROPY, KL, POLICY, adam_step, clip_gradients, compute_gradients, make_updates
-from agents.sb3.native import Policy, Steps, act_all
+from agents.sb3.kernels import (
+    CLIPPED,
+    ENTROPY,
+    KL,
+    POLICY,
+    adam_step,
+    clip_gradients,
+    clip_own_gradients,
+    compute_gradients,
+    make_updates,
+)
+from agents.sb3.native import NativeEnvs, Policy, Steps, act_all
 from agents.sb3.networks import networks
-from agents.sb3.rollout import CompiledRollout, natives_of, sees_every_step
+from agents.sb3.rollout import CompiledRollout, natives_of, sees_every_step, simulates
 from agents.sb3.support import unsupported
 
 CutOff = list[tuple[int, int, Any]]
@@ -47,18 +57,30 @@ class PPO(stable_baselines3.PPO):
 
     Differences to know of:
 
-    - While a rollout is being collected, callbacks find no ``values``, ``log_probs`` and ``obs_tensor`` in ``self.locals``:
-      the first two are computed for the whole rollout at once, before ``on_rollout_end``.
+    - Rollouts of the environments that :mod:`envs.native` knows run in compiled code, physics and policy together, on as many
+      threads as train, unless a callback has to see every step: any that does not say ``every_step = False``. Callbacks that
+      say so are called after the rollout, for the steps in which something happened. What is learned is the same to the bit.
+    - Callbacks find no ``values``, ``log_probs`` and ``obs_tensor`` in ``self.locals``: the first two are computed for the
+      whole rollout at once, before ``on_rollout_end``.
     - Up to two threads train, never more than ``torch.get_num_threads()``: ``torch.set_num_threads(1)`` or the environment
       variable ``OMP_NUM_THREADS=1`` keep a run on one core. The number of threads does not change the result.
-    - The networks are trained side by side where nothing couples them: ``max_grad_norm=math.inf``, ``target_kl=None``, and
+    - The networks are trained side by side where nothing couples them: ``max_grad_norm=math.inf`` or
+      ``clip_each_network=True``, ``target_kl=None``, and
       no method or continual backpropagation with ``utility="contribution"``. Other methods act between two updates of both.
+
+    Args:
+        *args: Those of Stable-Baselines3's ``PPO``.
+        clip_each_network: Whether ``max_grad_norm`` bounds the gradient of each network by itself, as in rsl_rl, rather than
+            that of both together.
+        **kwargs: Those of Stable-Baselines3's ``PPO``.
 
     Attributes:
         slow_because: Why Stable-Baselines3's own loop was taken; None where it was not.
+        stepped_in_python_because: Why the environments are not of those that compiled code steps; None where they are.
 
     Raises:
-        ValueError: From ``learn``, where a loss is no longer a finite number.
+        ValueError: From ``learn``, where a loss is no longer a finite number, or where ``clip_each_network`` meets a
+            configuration that has no fast path.
 
     Example:
         >>> import math
@@ -69,6 +91,12 @@ class PPO(stable_baselines3.PPO):
     """
 
     slow_because: str | None = None
+    stepped_in_python_because: str | None = None
+    clip_each_network: bool = False
+
+    def __init__(self, *args: Any, clip_each_network: bool = False, **kwargs: Any) -> None:
+        self.clip_each_network = clip_each_network
+        super().__init__(*args, **kwargs)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -84,9 +112,9 @@ class PPO(stable_baselines3.PPO):
         std = self.policy.log_std.detach().exp().numpy()
         policy = Policy.of(modules["policy/"], std, self.action_space)  # type: ignore[arg-type]
         steps = Steps.of(rollout_buffer, n_rollout_steps)
-        natives = natives_of(env)
+        natives = self._natives(env)
         with _one_thread_each() as threads:
-            if isinstance(natives, str) or sees_every_step(callback):
+            if natives is None or sees_every_step(callback):
                 cut_off = self._step_through(env, callback, rollout_buffer, policy, steps)
             else:
                 cut_off = self._run_through(env, callback, rollout_buffer, CompiledRollout(natives, policy, steps, threads))
@@ -201,10 +229,12 @@ class PPO(stable_baselines3.PPO):
             ent_coef=float(self.ent_coef),
             vf_coef=float(self.vf_coef),
             normalize_advantage=bool(self.normalize_advantage),
+            max_grad_norm=float(self.max_grad_norm) if self.clip_each_network else math.inf,
             decay_rate=method.decay_rate if type(method) is cbp.ContinualBackprop else -1.0,
         )
         compiled = method is None or (type(method) is cbp.ContinualBackprop and method.utility == "contribution")
-        coupled = math.isfinite(self.max_grad_norm) or self.target_kl is not None or not compiled
+        clipped_together = math.isfinite(self.max_grad_norm) and not self.clip_each_network
+        coupled = clipped_together or self.target_kl is not None or not compiled
         with _one_thread_each() as threads, torch.no_grad():
             actor, critic = (
                 NetworkArrays(modules, log_std, self.policy.optimizer, self.batch_size, method)
@@ -277,7 +307,7 @@ class PPO(stable_baselines3.PPO):
                     if self.verbose >= 1:
                         print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
                     return np.stack(losses, axis=1), t + 1
-                clip_gradients(actor.adam.gradients, critic.adam.gradients, self.max_grad_norm)
+                self._clip(actor, critic)
                 if method:
                     method.before_update()
                 for network in (actor, critic):
@@ -289,6 +319,13 @@ class PPO(stable_baselines3.PPO):
                 if method:
                     method.step()
         return np.stack(losses, axis=1), t + 1
+
+    def _clip(self, actor: NetworkArrays, critic: NetworkArrays) -> None:
+        if self.clip_each_network:
+            for network in (actor, critic):
+                clip_own_gradients(network.adam.gradients, self.max_grad_norm)
+        else:
+            clip_gradients(actor.adam.gradients, critic.adam.gradients, self.max_grad_norm)
 
     def _log(self, of_policy: Losses, of_value: Losses, of_last_epoch: int, settings: Settings) -> None:
         record, values, returns = self.logger.record, self.rollout_buffer.values, self.rollout_buffer.returns
@@ -306,14 +343,23 @@ class PPO(stable_baselines3.PPO):
         if self.clip_range_vf is not None:
             record("train/clip_range_vf", settings.clip_range_vf)
 
+    def _natives(self, env: VecEnv) -> NativeEnvs | None:
+        natives = natives_of(env)
+        before, self.stepped_in_python_because = self.stepped_in_python_because, natives if isinstance(natives, str) else None
+        if self.stepped_in_python_because not in (None, before) and simulates(env):
+            warnings.warn(f"environments are stepped in Python, which is slower: {natives}", stacklevel=4)
+        return None if isinstance(natives, str) else natives
+
     def _is_slow(self) -> bool:
         before, self.slow_because = self.slow_because, unsupported(self)
+        if self.slow_because and self.clip_each_network and math.isfinite(self.max_grad_norm):
+            raise ValueError(f"clip_each_network needs the fast path: {self.slow_because}")
         if self.slow_because and self.slow_because != before:
             warnings.warn(f"training takes Stable-Baselines3's own, slower loop: {self.slow_because}", stacklevel=4)
         return self.slow_because is not None
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "slow_because"]
+        return [*super()._excluded_save_params(), "slow_because", "stepped_in_python_because"]
 
 
 @functools.cache

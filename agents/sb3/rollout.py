@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -48,6 +49,12 @@ def natives_of(vec_env: VecEnv) -> NativeEnvs | str:
     if type(vec_env) is DummyVecEnv:
         return native.unsupported(vec_env) or NativeEnvs(vec_env)
     return f"{type(vec_env).__name__} is neither a ThreadedVecEnv nor a DummyVecEnv"
+
+
+def simulates(vec_env: VecEnv) -> bool:
+    """Whether all environments of a vectorised environment are MuJoCo's."""
+    envs = getattr(vec_env.unwrapped, "envs", [])
+    return bool(envs) and all(isinstance(env.unwrapped, MujocoEnv) for env in envs)
 
 
 def sees_every_step(callback: BaseCallback) -> bool:

@@ -253,6 +253,34 @@ def test_with_any_method_parameters_are_those_of_sb3(policy_kwargs, max_grad_nor
     assert not torch.allclose(without.policy.action_net.weight, treated.policy.action_net.weight, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", [None, "cbp", "redo"])  # redo acts between two updates of both
+def test_each_network_clipped_by_itself_has_its_gradient_scaled_to_the_norm(method):
+    """One update: the gradients of an unclipped one, each network's times min(1, 0.1 / its norm)."""
+    gradients = []
+    for settings in ({}, {"max_grad_norm": 0.1, "clip_each_network": True}):
+        policy_kwargs = {"method": method}
+        model = make(
+            agents.PPO, tapes(2), "PlasticMlpPolicy", policy_kwargs=policy_kwargs, batch_size=128, n_epochs=1, **settings
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="no unit will be replaced")
+            model.learn(128)
+        assert model.slow_because is None
+        gradients.append({name: parameter.grad.double() for name, parameter in model.policy.named_parameters()})
+    for of_value in (False, True):
+        names = [name for name in gradients[0] if ("value" in name) == of_value]
+        norm = torch.cat([gradients[0][name].flatten() for name in names]).norm()
+        assert norm > 0.1
+        for name in names:
+            torch.testing.assert_close(gradients[1][name], gradients[0][name] * 0.1 / norm, rtol=1e-4, atol=1e-8)
+
+
+def test_clipping_each_network_needs_the_fast_path():
+    model = make(agents.PPO, tapes(2), activation_fn=nn.ELU, max_grad_norm=0.5, clip_each_network=True)
+    with pytest.raises(ValueError, match="clip_each_network needs the fast path: a network is not made of Linear layers"):
+        model.learn(128)
+
+
 @pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
 def test_samples_whose_ratio_is_clipped_train_the_policy_as_under_sb3(max_grad_norm):
     results = train_both(tapes, 2, learning_rate=1e-3, clip_range=0.05, n_epochs=5, max_grad_norm=max_grad_norm)

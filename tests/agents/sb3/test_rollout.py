@@ -219,6 +219,21 @@ def test_normalised_environments_are_stepped_one_by_one():
     assert natives_of(vec_env) == "VecNormalize is neither a ThreadedVecEnv nor a DummyVecEnv"
 
 
+def test_a_mujoco_environment_that_is_not_compiled_is_told_once_and_others_never():
+    class Own(gymnasium.Wrapper):
+        pass
+
+    vec_env = ThreadedVecEnv([lambda: Monitor(Own(gymnasium.make("Hopper-v5")))])
+    model = agents.PPO("MlpPolicy", vec_env, n_steps=32, batch_size=32, n_epochs=1, device="cpu")
+    with pytest.warns(UserWarning, match="stepped in Python") as said:
+        model.learn(96)
+    reason = "the wrapper Own has to see every step"
+    assert [str(each.message) for each in said] == [f"environments are stepped in Python, which is slower: {reason}"]
+    assert model.stepped_in_python_because == reason
+    other = agents.PPO("MlpPolicy", "Pendulum-v1", n_steps=32, batch_size=32, n_epochs=1, device="cpu").learn(64)
+    assert "PendulumEnv is none of the environments" in other.stepped_in_python_because
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_means_that_are_not_numbers_end_training(threads):
     model = make_model(ThreadedVecEnv, *WORLDS["ant"])
