@@ -380,7 +380,7 @@ def test_a_second_process_on_the_same_run_is_locked_out(tmp_path):
     assert err.splitlines() == [f"error: another process is training in '{tmp_path / 'run'}'"]
     assert second.returncode == 2
     third = process("--resume", tmp_path / "run")  # the lock went with the process
-    wait_until(lambda: "writing to" in third.printed()[0])
+    wait_until(lambda: "steps/s" in third.printed()[1])  # the bar, which is shown once signals are taken
     third.send_signal(signal.SIGTERM)
     out, err = third.communicate(timeout=60)
     assert third.returncode == 130, err
