@@ -5,6 +5,8 @@ TOLD_BY := setup.cfg pyproject.toml constraints.txt
 # Tests write run folders by the hundred; where there is room, into memory.
 ROOM := $(shell df -k /dev/shm 2> /dev/null | awk 'END { print ($$4 > 4000000) }')
 TEMP := $(if $(filter 1,$(ROOM)),PYTEST_DEBUG_TEMPROOT=/dev/shm)
+# A worker for each core takes file by file, in the order of tests/conftest.py.
+PYTEST := $(TEMP) $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 EXTRAS := data,sweep,video,test,lint
 
 .NOTPARALLEL:
@@ -14,7 +16,7 @@ train: .venv/train
 	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
 
 test: .venv/test
-	OMP_NUM_THREADS=1 $(TEMP) $(RUN) -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" $(ARGS)
 
 # The numeric tests under other instruction sets and numbers of threads than this machine's own.
 NUMERIC := tests/cbp tests/envs tests/agents/sb3 tests/agents/supervised tests/agents/runs/test_parity.py --deselect tests/agents/supervised/test_learn.py
@@ -24,11 +26,11 @@ arithmetics: .venv/test
 	    "OPENBLAS_CORETYPE=Prescott NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=" \
 	    "PYTEST_XDIST_AUTO_NUM_WORKERS=1 OMP_NUM_THREADS=2 MKL_CBWR=AVX2"; do \
 	    echo "$$arithmetic"; \
-	    env OMP_NUM_THREADS=1 $$arithmetic $(TEMP) $(RUN) -m pytest -q -m "not slow" -n auto --dist loadfile $(NUMERIC) $(ARGS) || exit 1; \
+	    env OMP_NUM_THREADS=1 $$arithmetic $(PYTEST) -q -m "not slow" $(NUMERIC) $(ARGS) || exit 1; \
 	done
 
 slow: .venv/test
-	OMP_NUM_THREADS=1 $(TEMP) $(RUN) -m pytest -m slow -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -m slow $(ARGS)
 
 lint: .venv/test
 	$(RUN) -m ruff check .

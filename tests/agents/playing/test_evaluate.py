@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import shutil
 import signal
@@ -312,6 +313,7 @@ def test_a_file_that_cannot_be_finished_is_not_left(tmp_path):
 # Films
 
 
+@functools.cache
 def renders(name):
     code = f"from agents.playing.video import choose_renderer; choose_renderer({name!r})"
     return not subprocess.run([sys.executable, "-c", code], env=CLEAN, capture_output=True, check=False).returncode

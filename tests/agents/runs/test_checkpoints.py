@@ -10,12 +10,14 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import termios
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import processes
@@ -87,9 +89,21 @@ def curves(folder):
 
 def wait_for_next_second(folder):
     """TensorBoard puts files in the order of the seconds in their names."""
-    newest_second = max(int(path.name.split(".")[3]) for path in folder.glob("events.*"))
+    newest_second = max((int(path.name.split(".")[3]) for path in folder.glob("events.*")), default=0)
     while time.time() < newest_second + 1:
         time.sleep(0.01)
+
+
+@pytest.fixture
+def command(command):
+    """The command; a run goes on in another second than it stopped in."""
+
+    def train(*arguments):
+        if arguments[0] == "--resume":
+            wait_for_next_second(Path(arguments[1]))
+        return command(*arguments)
+
+    return train
 
 
 @pytest.fixture
@@ -107,8 +121,6 @@ def interrupted(command, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(ProgressCallback, "_on_rollout_end", leave)
             assert command(*arguments) == 130
-        folder = next(arguments[i + 1] for i, name in enumerate(arguments) if name in ("--run-dir", "--resume"))
-        wait_for_next_second(folder)
 
     return train
 
@@ -146,8 +158,8 @@ STOPPED_TOO = {
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, options):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     options = [*ANT, "--timesteps", 1280, *options, *ALWAYS]
-    assert command(*options, "--run-dir", whole) == 0
     interrupted(*options, "--run-dir", stopped, until=512)
+    assert command(*options, "--run-dir", whole) == 0
     interrupted("--resume", stopped, until=1024)
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
@@ -157,8 +169,8 @@ def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, 
 def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
     options = ["--env", env, "--timesteps", 1536, *SMALL, *BUSY, *ALWAYS, "--n-envs", 2]
     options += ["--period", 300] if env == "Hopper-v5" else []
-    assert command(*options, "--run-dir", tmp_path / "whole") == 0
     interrupted(*options, "--run-dir", tmp_path / "stopped", until=1024)
+    assert command(*options, "--run-dir", tmp_path / "whole") == 0
     assert command("--resume", tmp_path / "stopped") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
@@ -183,16 +195,23 @@ def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
 )
 def test_other_changes_go_on_too(command, interrupted, tmp_path, change):
     options = [*ANT, *BUSY, *ALWAYS, *change, "--period", 500]
-    assert command(*options, "--run-dir", tmp_path / "whole") == 0
     interrupted(*options, "--run-dir", tmp_path / "stopped", until=1024)
+    assert command(*options, "--run-dir", tmp_path / "whole") == 0
     assert command("--resume", tmp_path / "stopped") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
     assert len(json.loads((tmp_path / "whole" / "summary.json").read_text())["phases"]) >= 4
 
 
-def test_a_run_that_goes_on_from_the_start_or_an_earlier_checkpoint_is_the_same(command, interrupted, tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert command(*ANT, *BUSY, *ALWAYS, "--run-dir", whole) == 0
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    processes.run("agents.train", *ANT, *BUSY, *ALWAYS, "--run-dir", folder)
+    return folder
+
+
+def test_a_run_that_goes_on_from_the_start_or_an_earlier_checkpoint_is_the_same(command, interrupted, whole, tmp_path):
+    stopped = tmp_path / "stopped"
     interrupted(*ANT, *BUSY, "--checkpoint-minutes", 60, "--run-dir", stopped, until=512)
     assert newest(stopped).name.startswith("000000000000-")
     config = json.loads((stopped / "config.json").read_text()) | {"checkpoint_minutes": 0}
@@ -227,11 +246,17 @@ def test_the_last_three_checkpoints_are_kept_and_one_is_made_after_each_phase(co
     assert len(ends) > 3
 
 
+@pytest.fixture(scope="module")
+def of_three_checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    processes.run("agents.train", *ANT, *BUSY, "--timesteps", 768, *ALWAYS, "--run-dir", folder)
+    return folder
+
+
 @pytest.fixture
-def finished(command, tmp_path):
+def finished(of_three_checkpoints, tmp_path):
     """A run of three checkpoints."""
-    assert command(*ANT, *BUSY, "--timesteps", 768, *ALWAYS, "--run-dir", tmp_path / "run") == 0
-    return tmp_path / "run"
+    return shutil.copytree(of_three_checkpoints, tmp_path / "run")
 
 
 def told(capsys):
@@ -355,7 +380,7 @@ def test_a_second_process_on_the_same_run_is_locked_out(tmp_path):
     assert err.splitlines() == [f"error: another process is training in '{tmp_path / 'run'}'"]
     assert second.returncode == 2
     third = process("--resume", tmp_path / "run")  # the lock went with the process
-    wait_until(lambda: "writing to" in third.printed()[0])
+    wait_until(lambda: "steps/s" in third.printed()[1])  # the bar, which is shown once signals are taken
     third.send_signal(signal.SIGTERM)
     out, err = third.communicate(timeout=60)
     assert third.returncode == 130, err
@@ -410,7 +435,8 @@ def test_report_and_tensorboard_read_a_run_while_it_is_written(tmp_path):
     try:
         wait_for(folder.progress)
         _, config = RunFolder.open(folder.path, Config)
-        for _ in range(15):
+        while len(steps) < 6 or steps[-1] == steps[0]:
+            assert run.poll() is None, run.printed()
             draw_run(folder, config)
             steps.append(max(curves(folder.path)["env/phase"])[0])
     finally:
@@ -465,9 +491,8 @@ def test_a_closed_terminal_stops_the_run_with_everything_saved(tmp_path):
     assert summary["timesteps"] == int(newest(tmp_path / "run").name[:12]) > 0
 
 
-def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert command(*ANT, *BUSY, *ALWAYS, "--run-dir", whole) == 0
+def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, whole, tmp_path):
+    stopped = tmp_path / "stopped"
     interrupted(*ANT, *BUSY, *ALWAYS, "--run-dir", stopped, until=1024)
     for path in (stopped / "progress.csv", stopped / "episodes.csv", next(stopped.glob("events*"))):
         with path.open("ab") as file:
@@ -478,8 +503,8 @@ def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, tmp_pa
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path):
-    arguments = ["--env", "ant-nonstationary", "--timesteps", 40_960, "--period", 5000, "--set", "rollout_steps=1024", *BUSY]
-    arguments += ["--checkpoint-minutes", 0.01]
+    arguments = ["--env", "ant-nonstationary", "--timesteps", 20_480, "--period", 5000, "--set", "rollout_steps=1024", *BUSY]
+    arguments += ["--checkpoint-minutes", 0.005]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     unbroken = process(*arguments, "--run-dir", whole)
     _, err = unbroken.communicate()
@@ -495,7 +520,7 @@ def kill_at_random_moments(folder, arguments, kills):
     for kill in range(kills):
         started = (folder / "config.json").exists()
         run = process("--resume", folder) if started else process(*arguments, "--run-dir", folder)
-        time.sleep(numbers.uniform(2, 6))
+        time.sleep(numbers.uniform(1, 3))
         if kill % 3 == 2:
             writing = folder / "checkpoints" / ".new"
             while run.poll() is None and not writing.exists():

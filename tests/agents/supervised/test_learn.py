@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents import learn, report, sweep, train
 from agents.runs.run_folder import RunFolder
 
-REGRESSION = ["--problem", "slowly-changing-regression", "--examples", "30000"]
+REGRESSION = ["--problem", "slowly-changing-regression", "--examples", "20000"]
 BINARY = ["--problem", "continual-imagenet", "--tasks", "2", "--set", "epochs=2"]
 
 
@@ -56,18 +56,18 @@ def test_seeds_that_learn_together_leave_a_run_folder_each(learned):
     for seed in range(5):
         folder = learned / "slowly-changing-regression" / "cbp" / f"seed{seed}"
         found = rows(folder)
-        assert [float(row["task/number"]) for row in found] == [0, 1, 2]
-        assert [int(row["time/total_examples"]) for row in found] == [10_000, 20_000, 30_000]
+        assert [float(row["task/number"]) for row in found] == [0, 1]
+        assert [int(row["time/total_examples"]) for row in found] == [10_000, 20_000]
         summary = json.loads((folder / "summary.json").read_text())
         errors = [float(row["task/error"]) for row in found]
         assert summary["complete"]
-        assert summary["tasks"] == 3
+        assert summary["tasks"] == 2
         assert summary["mean_error"] == pytest.approx(np.mean(errors))
-        assert (summary["first_error"], summary["final_error"]) == pytest.approx((errors[0], errors[2]))
+        assert (summary["first_error"], summary["final_error"]) == pytest.approx((errors[0], errors[1]))
         events = EventAccumulator(str(folder))
         events.Reload()
         assert [scalar.value for scalar in events.Scalars("task/error")] == pytest.approx(errors)
-        assert [scalar.step for scalar in events.Scalars("task/error")] == [10_000, 20_000, 30_000]
+        assert [scalar.step for scalar in events.Scalars("task/error")] == [10_000, 20_000]
         assert (folder / "report.png").exists()
     errors = {json.loads(path.read_text())["mean_error"] for path in learned.rglob("summary.json")}
     assert len(errors) == 10
@@ -113,7 +113,7 @@ def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
             id="permuted",
             marks=pytest.mark.slow,
         ),
-        pytest.param(["--problem", "continual-imagenet", "--tasks", "6", "--seeds", "0"], id="binary"),
+        pytest.param(["--problem", "continual-imagenet", "--tasks", "6", "--set", "epochs=8", "--seeds", "0"], id="binary"),
         pytest.param(
             ["--problem", "class-incremental-cifar", "--tasks", "2", "--set", "epochs=4", "--seeds", "0"],
             id="incremental",

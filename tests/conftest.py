@@ -1,0 +1,18 @@
+"""The files that take long come first, so that no worker is left alone with one of them at the end."""
+
+from __future__ import annotations
+
+# The first two are each begun by one worker: one compiles the kernels and keeps them on disk, the other needs none yet.
+FIRST = [
+    f"test_{name}.py"
+    for name in (
+        *("ppo", "learn", "train", "sweep", "readme", "checkpoints", "plasticity_benchmark", "evaluate", "plasticity"),
+        *("parity", "names", "paper_networks", "online", "dashboard", "notebook", "contributing"),
+    )
+]
+
+collect_ignore = ["conftest.py"]  # not a second time, for doctests: there are others of its name
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
