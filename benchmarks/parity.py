@@ -136,7 +136,8 @@ def main() -> None:
     try:
         if not args.only_record:
             with ThreadPoolExecutor(args.workers) as pool:
-                todo = [(args.run_dir, setting, seed) for seed in seeds for setting in SETTINGS]
+                stationary, others = SETTINGS[:2], SETTINGS[2:]
+                todo = [(args.run_dir, setting, seed) for some in (stationary, others) for seed in seeds for setting in some]
                 list(pool.map(lambda job: train(*job), todo))
     finally:
         record(args.run_dir, seeds)

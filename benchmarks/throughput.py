@@ -1,7 +1,8 @@
 """Measures steps/s of training: bare physics, Stable-Baselines3's PPO, ``agents.PPO`` with and without its extras.
 
-``make bench``, or ``python benchmarks/throughput.py [--repeats N] [--output FILE.json]``. All contenders are measured in turn,
-again and again, and ratios are taken within a turn, so that a machine whose speed drifts favours none. Medians are printed,
+``make bench``, or ``python benchmarks/throughput.py [--repeats N] [--no-peers] [--output FILE.json]``. Other fast programs
+(``benchmarks/peers.py``) are measured beside them, each in a virtual environment that the first run makes. All contenders are
+measured in turn, again and again, and ratios are taken within a turn, so that a machine whose speed drifts favours none. Medians are printed,
 with the quartiles of the ratios. Networks and batch sizes are the paper's: 256-256 ReLU, rollouts of 2,048 steps, 10 epochs
 of 16 minibatches. Every unit is mature from the start, so that units are replaced as in a long run. It fails if ``agents.PPO``
 took Stable-Baselines3's own loop.
@@ -28,6 +29,7 @@ from unittest import mock
 import gymnasium
 import mujoco
 import numpy as np
+import peers
 import stable_baselines3
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -36,13 +38,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 import agents
-import agents.sb3.arrays
 from agents.callbacks import PhaseCallback, PlasticityCallback, ProgressCallback, VerdictCallback
 from agents.runs.build import make_model, make_vec_env
 from agents.runs.config import Config, with_overrides
 from agents.runs.logs import make_logger
 from agents.runs.run_folder import RunFolder
 from agents.sb3.buffers import NormalizedRolloutBuffer
+from agents.sb3.rollout import CompiledRollout
 
 STEPS = 2048  # of a rollout
 ROLLOUTS = 4  # of a measurement
@@ -153,17 +155,22 @@ def bare_physics(threads: int, model: agents.PPO, rollout: Rollout) -> Callable[
     return measure
 
 
-class TwoRuns:
-    """Two processes that train at once with one thread each."""
+class Processes:
+    """Processes that measure steps/s at once, whenever told to.
 
-    def __init__(self, n_envs: int) -> None:
-        command = [sys.executable, __file__, "--worker", str(n_envs)]
-        self.workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        for worker in self.workers:
-            self._answer(worker)
+    Attributes:
+        answers: The first line of each, once it was ready.
+    """
+
+    def __init__(self, *commands: list[str]) -> None:
+        self.workers = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            for command in commands
+        ]
+        self.answers = [self._answer(worker) for worker in self.workers]
 
     def measure(self) -> float:
-        """Steps/s of both together."""
+        """Steps/s of all together."""
         for worker in self.workers:
             assert worker.stdin is not None  # noqa: S101
             worker.stdin.write("go\n")
@@ -178,7 +185,10 @@ class TwoRuns:
     @staticmethod
     def _answer(worker: subprocess.Popen[str]) -> str:
         assert worker.stdout is not None  # noqa: S101
-        return worker.stdout.readline()
+        answer = worker.stdout.readline().strip()
+        if not answer:
+            sys.exit(f"error: {' '.join(map(str, worker.args))} ended")  # type: ignore[arg-type]
+        return answer
 
 
 def work(n_envs: int) -> None:
@@ -220,8 +230,7 @@ def where_the_time_goes(with_cbp: agents.PPO, without: agents.PPO, physics: floa
     plain: dict[str, float] = {}
     with ExitStack() as stack:
         for place, name, key in (
-            (with_cbp.env, "step_wait", "environments"),
-            (agents.sb3.arrays.Forward, "__call__", "inference"),
+            (CompiledRollout, "run", "rollout"),
             (with_cbp, "train", "update"),
             (CallbackList, "on_step", "callbacks"),
             (CallbackList, "on_rollout_end", "callbacks"),
@@ -237,8 +246,7 @@ def where_the_time_goes(with_cbp: agents.PPO, without: agents.PPO, physics: floa
     bare = rollouts * STEPS / physics
     parts = {
         "physics": bare,
-        "environments beyond physics": seconds["environments"] - bare,
-        "inference": seconds["inference"],
+        "compiled rollout beyond physics": seconds["rollout"] - bare,
         "update": plain["update"],
         "method": method,
         "callbacks": seconds["callbacks"],
@@ -249,11 +257,23 @@ def where_the_time_goes(with_cbp: agents.PPO, without: agents.PPO, physics: floa
     return {part: round(1000 * value / rollouts, 1) for part, value in parts.items()}
 
 
+def processor() -> str:
+    """Its name, and its widest instructions."""
+    try:
+        told = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+    except (OSError, ValueError):
+        return platform.machine()
+    known = {name.strip(): value.split() for name, value in told.items()}
+    widest = next((name for name in ("avx512f", "avx2") if name in known.get("flags", [])), "neither AVX2 nor AVX-512")
+    return f"{' '.join(known.get('model name', [platform.machine()]))}, {widest}"
+
+
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=11, help="turns (default: 11)")
     parser.add_argument("--n-envs", type=int, default=16, help="environments of agents.PPO (default: 16)")
+    parser.add_argument("--no-peers", action="store_true", help="measure no other programs")
     parser.add_argument("--output", type=Path, help="also write the result to this JSON file")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -267,7 +287,8 @@ def main() -> None:
     cbp, rollout = ours("cbp", args.n_envs), Rollout()
     cbp.learn(STEPS, callback=rollout, reset_num_timesteps=False)
     plain = ours("ppo-tuned", args.n_envs)
-    two_runs = TwoRuns(args.n_envs)
+    two_runs = Processes(*[[sys.executable, __file__, "--worker", str(args.n_envs)]] * 2)
+    others = {} if args.no_peers else {name: Processes([peers.installed(name), peers.__file__, name]) for name in peers.PEERS}
     gymnasiums = theirs(best, "Ant-v5", include_cfrc_ext_in_observation=False, contact_cost_weight=0.0)
     contenders: dict[str, Callable[[], float]] = {
         "bare physics": bare_physics(torch.get_num_threads(), cbp, rollout),
@@ -280,13 +301,15 @@ def main() -> None:
         "agents.PPO + CBP, 1 environment": learning(ours("cbp", 1)),
         "agents.PPO + CBP, two runs at once": two_runs.measure,
     }
+    bare, sb3, sb3_gymnasium, sb3_single, without, with_cbp, with_callbacks, single, two = contenders
+    contenders |= {f"{name} {process.answers[0]}": process.measure for name, process in others.items()}
     names = list(contenders)
-    bare, sb3, sb3_gymnasium, sb3_single, without, with_cbp, with_callbacks, single, two = names
     rates: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(args.repeats):
         for name in names if turn % 2 == 0 else names[::-1]:
             rates[name].append(contenders[name]())
-    two_runs.close()
+    for process in (two_runs, *others.values()):
+        process.close()
 
     def ratio(numerator: str, denominator: str) -> dict[str, float]:
         low, median, high = statistics.quantiles(
@@ -295,7 +318,7 @@ def main() -> None:
         return {"median": round(median, 3), "lower_quartile": round(low, 3), "upper_quartile": round(high, 3)}
 
     result = {
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "repeats": args.repeats,
         "sb3_by_environments": {n_envs: round(rate) for n_envs, rate in tried.items()},
         "steps_per_second": {name: round(statistics.median(measured)) for name, measured in rates.items()},
@@ -307,6 +330,9 @@ def main() -> None:
             "with callbacks / without": ratio(with_callbacks, with_cbp),
             "1 environment / SB3 with 1 environment": ratio(single, sb3_single),
             "two runs at once / one run": ratio(two, with_cbp),
+            "two runs at once / SB3 at its best": ratio(two, sb3),
+            **{f"with CBP / {name}": ratio(with_cbp, name) for name in names[9:]},
+            **{f"{name} / bare physics": ratio(name, bare) for name in names[9:]},
         },
         "milliseconds_of_a_rollout": where_the_time_goes(cbp, plain, statistics.median(rates[bare])),
     }
