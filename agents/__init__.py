@@ -5,12 +5,31 @@ from agents.names import require_ours
 
 require_ours()  # before anything of `cbp` or `envs` is imported
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from agents._moved import keep_old_paths
 from agents.sb3.policies import CBPMlpPolicy, PlasticMlpPolicy, register
-from agents.sb3.ppo import PPO
-from agents.sb3.vec_env import ThreadedVecEnv
+
+if TYPE_CHECKING:
+    from agents.sb3.ppo import PPO
+    from agents.sb3.vec_env import ThreadedVecEnv
 
 keep_old_paths()
 register()
 
 __all__ = ["PPO", "CBPMlpPolicy", "PlasticMlpPolicy", "ThreadedVecEnv"]
+
+_WITH_MUJOCO = {"PPO": "agents.sb3.ppo", "ThreadedVecEnv": "agents.sb3.vec_env"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports, when it is asked for, what brings MuJoCo and numba with it: policies alone need neither."""
+    if name not in _WITH_MUJOCO:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_WITH_MUJOCO[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

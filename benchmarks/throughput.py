@@ -2,10 +2,10 @@
 
 ``make bench``, or ``python benchmarks/throughput.py [--repeats N] [--no-peers] [--output FILE.json]``. Other fast programs
 (``benchmarks/peers.py``) are measured beside them, each in a virtual environment that the first run makes. All contenders are
-measured in turn, again and again, and ratios are taken within a turn, so that a machine whose speed drifts favours none. Medians are printed,
-with the quartiles of the ratios. Networks and batch sizes are the paper's: 256-256 ReLU, rollouts of 2,048 steps, 10 epochs
-of 16 minibatches. Every unit is mature from the start, so that units are replaced as in a long run. It fails if ``agents.PPO``
-took Stable-Baselines3's own loop.
+measured in turn, again and again, and ratios are taken within a turn, so that a machine whose speed drifts favours none.
+Medians are printed, with the quartiles of the ratios. Networks and batch sizes are the paper's: 256-256 ReLU, rollouts of
+2,048 steps, 10 epochs of 16 minibatches. Every unit is mature from the start, so that units are replaced as in a long run. It
+fails if ``agents.PPO`` took Stable-Baselines3's own loop.
 """
 
 from __future__ import annotations

@@ -109,9 +109,8 @@ class _OneEpisodeEach(ThreadedVecEnv):
         super().__init__(env_fns, n_threads)
         self.buf_rews = np.zeros(self.num_envs)  # type: ignore[assignment]
 
-    def _step_one(self, index: int) -> None:
-        if not self.buf_dones[index]:
-            super()._step_one(index)
+    def _to_step(self) -> list[int]:
+        return np.flatnonzero(~self.buf_dones).tolist()
 
 
 def _play_all(

@@ -325,15 +325,21 @@ class NativeEnvs:
         rewards, terminated = np.zeros(len(self.envs)), np.zeros(len(self.envs), bool)
         step_some(some, self.arrays, self._family, rewards, terminated)
         for i in indices:
-            env, vec_env = self.envs[i], self._vec_env
-            if rooms[i] == 0:
-                outcome = self._settle(i, env.env.step(self.arrays.actions[i].copy()))
-            elif rooms[i] == 1 or terminated[i]:
-                outcome = self._take(i, rewards[i], bool(terminated[i]))
-            else:
-                env.skip([float(rewards[i])])
-                outcome = float(rewards[i]), False, env.info(self.arrays.infos[i]) | {"TimeLimit.truncated": False}
-            vec_env.buf_rews[i], vec_env.buf_dones[i], vec_env.buf_infos[i] = outcome
+            try:
+                outcome = self._outcome(i, rooms[i], float(rewards[i]), bool(terminated[i]))
+            except Exception as error:
+                raise RuntimeError(f"environment {i} failed: {type(error).__name__}: {error}") from error
+            self._vec_env.buf_rews[i], self._vec_env.buf_dones[i], self._vec_env.buf_infos[i] = outcome
+
+    def _outcome(self, i: int, room: int, reward: float, terminated: bool) -> tuple[float, bool, dict[str, Any]]:
+        """Reward, end and ``info`` of a step that compiled code has taken, or of one that is still to be taken."""
+        env = self.envs[i]
+        if room == 0:
+            return self._settle(i, env.env.step(self.arrays.actions[i].copy()))
+        if room == 1 or terminated:
+            return self._take(i, reward, terminated)
+        env.skip([reward])
+        return reward, False, env.info(self.arrays.infos[i]) | {"TimeLimit.truncated": False}
 
     def _take(self, i: int, reward: float, terminated: bool) -> tuple[float, bool, dict[str, Any]]:
         arrays = self.arrays

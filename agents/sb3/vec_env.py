@@ -62,8 +62,9 @@ class ThreadedVecEnv(DummyVecEnv):
         """Steps every environment once; one whose episode ended is reset, as in SB3."""
         # Whoever is free takes the next: steps differ in length, and with fixed shares one thread would wait for the other.
         natives = self.natives if self.actions.dtype == np.float32 else None
-        size = 1 if natives is None else max(1, self.num_envs // (4 * self.n_threads))
-        shares = iter([range(start, min(start + size, self.num_envs)) for start in range(0, self.num_envs, size)])
+        indices = self._to_step()
+        size = 1 if natives is None else max(1, len(indices) // (4 * self.n_threads))
+        shares = iter([indices[start : start + size] for start in range(0, len(indices), size)])
         others = (
             [self._threads.submit(self._step_some, shares, natives) for _ in range(self.n_threads - 1)] if self._threads else []
         )
@@ -88,7 +89,11 @@ class ThreadedVecEnv(DummyVecEnv):
             self._natives = NativeEnvs(self)
         return self._natives
 
-    def _step_some(self, shares: Iterator[range], natives: NativeEnvs | None) -> None:
+    def _to_step(self) -> list[int]:
+        """The environments of which a step is taken."""
+        return list(range(self.num_envs))
+
+    def _step_some(self, shares: Iterator[list[int]], natives: NativeEnvs | None) -> None:
         for share in shares:
             if natives is not None:
                 natives.step(share)
