@@ -117,7 +117,9 @@ class PPO(stable_baselines3.PPO):
             if natives is None or sees_every_step(callback):
                 cut_off = self._step_through(env, callback, rollout_buffer, policy, steps)
             else:
-                cut_off = self._run_through(env, callback, rollout_buffer, CompiledRollout(natives, policy, steps, threads))
+                cut_off = self._run_through(
+                    env, callback, rollout_buffer, CompiledRollout(natives, self._last_obs, policy, steps, threads)
+                )
             if cut_off is None:
                 return False
             self._evaluate(rollout_buffer, Forward(modules["value/"]), steps.means, std, cut_off)

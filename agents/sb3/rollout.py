@@ -71,12 +71,13 @@ class CompiledRollout:
 
     Args:
         natives: The environments.
+        observations: Where the rollout begins.
         policy: What acts.
         steps: To be filled in; its noise has been drawn.
         threads: So many at most take the environments; the calling one is among them. The result does not depend on it.
     """
 
-    def __init__(self, natives: NativeEnvs, policy: Policy, steps: Steps, threads: int) -> None:
+    def __init__(self, natives: NativeEnvs, observations: NDArray[Any], policy: Policy, steps: Steps, threads: int) -> None:
         self._natives = natives
         self._policy = policy
         self.steps = steps
@@ -87,6 +88,7 @@ class CompiledRollout:
         self._happened: list[tuple[int, int, dict[str, Any], bool]] = []
         self._waiting = deque(range(n_envs))
         natives.refresh()
+        natives.arrays.observations[:] = observations  # after a resume the vectorised environment has none
 
     def run(self) -> None:
         """Takes every environment to the end of the rollout.

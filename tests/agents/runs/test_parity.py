@@ -308,7 +308,9 @@ def test_the_compiled_updates_are_those_of_the_published_algorithm_in_float64(me
     columns = [getattr(rollout, name) for name in ("observations", "actions", "values", "log_probs", "advantages", "targets")]
     columns[0] = columns[0][:, :OBSERVED]
     samples = Samples(np.arange(0, 20_481, 128), *(column.numpy()[order] for column in columns))
-    settings = Settings(0.2, math.inf, ent_coef=0.0, vf_coef=1.0, normalize_advantage=False, decay_rate=-1.0)
+    settings = Settings(
+        0.2, math.inf, ent_coef=0.0, vf_coef=1.0, normalize_advantage=False, max_grad_norm=math.inf, decay_rate=-1.0
+    )
     arrays = [
         NetworkArrays(modules, log_std, optimizer, 128, None)
         for modules, log_std in zip(networks(policy).values(), (policy.log_std, None), strict=True)

@@ -115,7 +115,7 @@ def test_it_is_the_plain_loop_over_environments_and_forward_pass(world):
         observations, expected.rewards[t], done, _ = loop.step(clipped.copy())
         dones.append(done)
     natives = natives_of(vec_env)
-    rollout = CompiledRollout(natives, policy, steps, threads=2)
+    rollout = CompiledRollout(natives, vec_env.buf_obs[None].copy(), policy, steps, threads=2)
     rollout.run()
     for name in ("observations", "means", "actions"):
         assert np.array_equal(getattr(steps, name), getattr(expected, name)), name
