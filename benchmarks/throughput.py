@@ -110,6 +110,7 @@ def learning(model: stable_baselines3.PPO, callbacks: list[BaseCallback] | None 
 class Rollout(BaseCallback):
     """Keeps the states of the Ants at the beginning of a rollout."""
 
+    every_step = False
     states: list[Any]
 
     def _on_step(self) -> bool:

@@ -182,7 +182,13 @@ def act(t: int, i: int, policy: Policy, steps: Steps, clipped: Array) -> bool:
     last = len(policy.weights) - 1
     for k in range(last + 1):
         weight, out = policy.weights[k], policy.biases[k].copy()
-        for a in range(len(h)):
+        whole = len(h) - len(h) % 4
+        for a in range(0, whole, 4):  # four inputs at a time, so that sums are loaded and stored a quarter as often
+            h0, h1, h2, h3 = h[a], h[a + 1], h[a + 2], h[a + 3]
+            for b in range(len(out)):
+                some = ((out[b] + h0 * weight[a, b]) + h1 * weight[a + 1, b]) + h2 * weight[a + 2, b]
+                out[b] = some + h3 * weight[a + 3, b]
+        for a in range(whole, len(h)):
             for b in range(len(out)):
                 out[b] += h[a] * weight[a, b]
         if k < last:

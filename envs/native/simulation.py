@@ -120,6 +120,8 @@ class Family(ABC):
 class _Pointer(types.WrapperAddressProtocol):
     """A compiled function that other compiled code calls by its address, so that neither knows the other's source."""
 
+    _numba_type_ = types.FunctionType(STEP)  # which numba would work out at every call
+
     def __init__(self, function: Any) -> None:
         self._function = function  # its code lives as long
         result = function.get_compile_result(STEP)
