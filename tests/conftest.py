@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # it is 15, and the other worker of the tests would leave Ray's no core
+
 # The first two are each begun by one worker: one compiles the kernels and keeps them on disk, the other needs none yet.
 FIRST = [
     f"test_{name}.py"
     for name in (
-        *("ppo", "learn", "train", "sweep", "readme", "checkpoints", "plasticity_benchmark", "evaluate", "plasticity"),
+        *(
+            "ppo",
+            "learn",
+            "train",
+            "sweep",
+            "readme",
+            "native",
+            "checkpoints",
+            "plasticity_benchmark",
+            "evaluate",
+            "plasticity",
+        ),
         *("parity", "names", "paper_networks", "online", "dashboard", "notebook", "contributing"),
     )
 ]
