@@ -49,11 +49,17 @@ def _timed(function: Callable[[], Any], steps: int) -> float:
     return steps / (time.perf_counter() - start)
 
 
-def envpool_alone() -> Callable[[], float]:
-    """EnvPool's Ant under random actions."""
+def _pool() -> Any:
+    """EnvPool's Ant without contact forces, as that of this package."""
     import envpool
 
-    env = envpool.make("Ant-v5", env_type="gymnasium", num_envs=N_ENVS, num_threads=2, seed=0)
+    contacts = {"use_contact_force": False, "post_constraint": False, "contact_cost_weight": 0.0}
+    return envpool.make("Ant-v5", env_type="gymnasium", num_envs=N_ENVS, num_threads=2, seed=0, **contacts)
+
+
+def envpool_alone() -> Callable[[], float]:
+    """EnvPool's Ant under random actions."""
+    env = _pool()
     env.reset()
     actions = np.random.default_rng(0).uniform(-1, 1, (STEPS // N_ENVS, N_ENVS, 8))
 
@@ -67,7 +73,6 @@ def envpool_alone() -> Callable[[], float]:
 
 def envpool_under_sb3() -> Callable[[], float]:
     """Stable-Baselines3's PPO on EnvPool's Ant."""
-    import envpool
     import gymnasium
     import stable_baselines3
     import torch
@@ -77,15 +82,7 @@ def envpool_under_sb3() -> Callable[[], float]:
         """What of a vectorised environment PPO needs."""
 
         def __init__(self) -> None:
-            self.pool = envpool.make(
-                "Ant-v5",
-                env_type="gymnasium",
-                num_envs=N_ENVS,
-                num_threads=2,
-                seed=0,
-                include_cfrc_ext_in_observation=False,
-                contact_cost_weight=0.0,
-            )
+            self.pool = _pool()
             space = self.pool.observation_space
             observed = gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float64)
             super().__init__(N_ENVS, observed, gymnasium.spaces.Box(-1, 1, (8,), np.float32))
@@ -175,6 +172,7 @@ PEERS: dict[str, tuple[Callable[[], Callable[[], float]], str]] = {
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))  # where `envs` is
     make, package = PEERS[sys.argv[1]]
     measure = make()
     print(importlib.metadata.version(package), flush=True)
