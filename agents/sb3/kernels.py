@@ -18,7 +18,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 POLICY, ENTROPY, CLIPPED, KL = range(4)
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
     """Compiled by numba at its first call, kept on disk, and run without the interpreter's lock, so in two threads at once.
 
     An update of a network takes 30 operations and, in torch, as many turns at the lock: two threads gained little that way.
@@ -26,7 +26,7 @@ def _compiled(function: _Function) -> _Function:
     return cast("_Function", njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
-@_compiled
+@compiled
 def make_updates(
     first: int, last: int, samples: Samples, settings: Settings, layers: Layers, adam: Adam, losses: Losses
 ) -> None:
@@ -40,7 +40,7 @@ def make_updates(
             _average_utilities(samples.bounds[t + 1] - samples.bounds[t], layers, settings.decay_rate)
 
 
-@_compiled
+@compiled
 def compute_gradients(t: int, samples: Samples, settings: Settings, layers: Layers, losses: Losses) -> None:
     """Forward and backward pass of minibatch ``t``."""
     start, stop = samples.bounds[t], samples.bounds[t + 1]
@@ -53,7 +53,7 @@ def compute_gradients(t: int, samples: Samples, settings: Settings, layers: Laye
     _pass_backward(x, layers)
 
 
-@_compiled
+@compiled
 def _pass_forward(x: Array, layers: Layers) -> None:
     """h_k = act(W_k h_(k−1) + b_k); the last layer has no activation."""
     last = len(layers.weights) - 1
@@ -66,7 +66,7 @@ def _pass_forward(x: Array, layers: Layers) -> None:
                 out[i, j] += bias[j]
         if k < last:
             if layers.tanh:
-                _tanh(out)
+                tanh(out)
             else:
                 for i in range(out.shape[0]):
                     for j in range(out.shape[1]):
@@ -74,8 +74,8 @@ def _pass_forward(x: Array, layers: Layers) -> None:
         h = out
 
 
-@_compiled
-def _tanh(x: Array) -> None:
+@compiled
+def tanh(x: Array) -> None:
     """Tanh in place, by tanh z = e / (e + 2) with e = exp(2z) − 1.
 
     Made of sums and products alone, so that the compiler does 16 at a time: ten times as fast as a call for each. e comes from
@@ -95,7 +95,7 @@ def _tanh(x: Array) -> None:
             x[i, j] = e / (e + two)
 
 
-@_compiled
+@compiled
 def _policy_loss(start: int, stop: int, samples: Samples, settings: Settings, layers: Layers, losses: Losses) -> None:
     """The clipped surrogate loss with entropy bonus, and its gradients by the means and by log σ."""
     rows, dimensions = stop - start, len(layers.log_std)
@@ -134,7 +134,7 @@ def _policy_loss(start: int, stop: int, samples: Samples, settings: Settings, la
         layers.log_std_gradient[j] = by_log_std[j] - settings.ent_coef
 
 
-@_compiled
+@compiled
 def _value_loss(start: int, stop: int, samples: Samples, settings: Settings, layers: Layers, losses: Losses) -> None:
     """The mean squared error of the values, and its gradient."""
     rows = stop - start
@@ -147,7 +147,7 @@ def _value_loss(start: int, stop: int, samples: Samples, settings: Settings, lay
         deltas[i, 0] = settings.vf_coef * 2 * error / rows if clipped == change else 0.0
 
 
-@_compiled
+@compiled
 def _pass_backward(x: Array, layers: Layers) -> None:
     """Gradients of weights and biases from the last layer's deltas: ∂W_k = δ_kᵀ h_(k−1), δ_(k−1) = δ_k W_k · act'."""
     for k in range(len(layers.weights) - 1, -1, -1):
@@ -169,7 +169,7 @@ def _pass_backward(x: Array, layers: Layers) -> None:
                         below[i, j] *= np.float32(h[i, j] > 0)
 
 
-@_compiled
+@compiled
 def clip_gradients(of_actor: tuple[Array, ...], of_critic: tuple[Array, ...], max_norm: float) -> None:
     """Scales all gradients to a common norm of at most ``max_norm``, as torch's ``clip_grad_norm_``."""
     squares = _sum_of_squares(of_actor) + _sum_of_squares(of_critic)
@@ -177,13 +177,13 @@ def clip_gradients(of_actor: tuple[Array, ...], of_critic: tuple[Array, ...], ma
     _scale(of_critic, squares, max_norm)
 
 
-@_compiled
+@compiled
 def clip_own_gradients(gradients: tuple[Array, ...], max_norm: float) -> None:
     """Scales the gradients of one network to a norm of at most ``max_norm``."""
     _scale(gradients, _sum_of_squares(gradients), max_norm)
 
 
-@_compiled
+@compiled
 def _sum_of_squares(gradients: tuple[Array, ...]) -> float:
     squares = 0.0
     for gradient in gradients:
@@ -191,7 +191,7 @@ def _sum_of_squares(gradients: tuple[Array, ...]) -> float:
     return squares
 
 
-@_compiled
+@compiled
 def _scale(gradients: tuple[Array, ...], squares: float, max_norm: float) -> None:
     """To a norm of at most ``max_norm``, where the squares of all that are clipped together have this sum."""
     factor = np.float32(max_norm / (math.sqrt(squares) + 1e-6))
@@ -200,7 +200,7 @@ def _scale(gradients: tuple[Array, ...], squares: float, max_norm: float) -> Non
             gradient *= factor
 
 
-@_compiled
+@compiled
 def adam_step(adam: Adam, step: float) -> None:
     """θ ← θ − lr · m̂ / (√v̂ + ε), with the weight decay λθ added to the gradient: torch's Adam in one pass."""
     kind = adam.parameters[0].dtype.type
@@ -218,7 +218,7 @@ def adam_step(adam: Adam, step: float) -> None:
             parameter[i] -= step_size * m[i] / (np.sqrt(v[i]) * root + eps)
 
 
-@_compiled
+@compiled
 def _average_utilities(rows: int, layers: Layers, decay_rate: float) -> None:
     """``ContinualBackprop(utility="contribution")`` while h is in the cache: u ← η·u + (1−η)·mean|h|·Σ_k|w_out,k|."""
     for k in range(len(layers.utilities)):

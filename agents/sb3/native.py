@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn
 
 import gymnasium
 import llvmlite.binding
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
-from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba import carray, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -26,25 +26,21 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from agents.sb3.kernels import _tanh
+from agents.sb3.kernels import compiled, tanh
 from envs import native
 from envs.native import NativeEnv, Simulation, Transition
 
 Array = NDArray[np.float32]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _compiled(function: _Function) -> _Function:
-    """Compiled by numba at its first call, kept on disk, and run without the interpreter's lock."""
-    return cast("_Function", njit(nogil=True, cache=True, error_model="numpy")(function))
+_LIBRARIES = (path for name in ("libmujoco.*", "mujoco.dll") for path in sorted(Path(mujoco.__file__).parent.glob(name)))
+_LIBRARY = next(_LIBRARIES, None)
+"""MuJoCo's library, beside its Python package; None where it was installed elsewhere, as by conda."""
 
 
 def _from_mujoco(name: str) -> Any:
     """A function of MuJoCo's library that takes a model and a data, for compiled code to call at its address."""
-    folder = Path(mujoco.__file__).parent
-    library = next(path for pattern in ("libmujoco.*", "mujoco.dll") for path in sorted(folder.glob(pattern)))
-    address = ctypes.cast(getattr(ctypes.CDLL(str(library)), name), ctypes.c_void_p).value
-    llvmlite.binding.add_symbol(name, address)
+    if _LIBRARY is not None:
+        address = ctypes.cast(getattr(ctypes.CDLL(str(_LIBRARY)), name), ctypes.c_void_p).value
+        llvmlite.binding.add_symbol(name, address)
     return types.ExternalFunction(name, types.void(types.intp, types.intp))
 
 
@@ -117,7 +113,7 @@ RAN, TERMINATED, NOT_A_NUMBER = range(3)
 """How a stretch of steps ended."""
 
 
-@_compiled
+@compiled
 def advance(first: int, last: int, i: int, natives: Natives, family: Any, policy: Policy, steps: Steps) -> tuple[int, int]:
     """Steps environment ``i`` from step ``first`` to before ``last``, or until its episode terminates.
 
@@ -136,7 +132,7 @@ def advance(first: int, last: int, i: int, natives: Natives, family: Any, policy
     return last, RAN
 
 
-@_compiled
+@compiled
 def step_some(indices: NDArray[np.int64], natives: Natives, family: Any, rewards: Any, terminated: Any) -> None:
     """Takes one step of some environments, with the actions in ``natives``."""
     for i in indices:
@@ -144,7 +140,7 @@ def step_some(indices: NDArray[np.int64], natives: Natives, family: Any, rewards
         rewards[i], terminated[i] = _take_step(i, natives, family, _views(natives.before[i], natives.shapes), now)
 
 
-@_compiled
+@compiled
 def _take_step(i: int, natives: Natives, family: Any, before: Simulation, now: Simulation) -> tuple[float, bool]:
     _keep(natives.addresses[i], natives.shapes, natives.before[i])
     for j in range(len(now.ctrl)):
@@ -160,7 +156,7 @@ def _take_step(i: int, natives: Natives, family: Any, before: Simulation, now: S
     return outcome
 
 
-@_compiled
+@compiled
 def act_all(t: int, policy: Policy, steps: Steps, clipped: Array) -> bool:
     """Draws the actions of all environments in step ``t``, whose observations stand in ``steps``."""
     numbers = True
@@ -169,7 +165,7 @@ def act_all(t: int, policy: Policy, steps: Steps, clipped: Array) -> bool:
     return numbers
 
 
-@_compiled
+@compiled
 def act(t: int, i: int, policy: Policy, steps: Steps, clipped: Array) -> bool:
     """A = μ(s) + σ·ε, and a clipped to the action space. One row at a time: the result depends on nothing else.
 
@@ -193,7 +189,7 @@ def act(t: int, i: int, policy: Policy, steps: Steps, clipped: Array) -> bool:
                 out[b] += h[a] * weight[a, b]
         if k < last:
             if policy.tanh:
-                _tanh(out.reshape(1, -1))
+                tanh(out.reshape(1, -1))
             else:
                 for b in range(len(out)):
                     out[b] = max(out[b], np.float32(0))
@@ -222,7 +218,7 @@ def _as_pointer(_: Any, address: Any) -> Any:
 _pointer: Any = _as_pointer  # which has another signature here than where it is compiled
 
 
-@_compiled
+@compiled
 def _simulation(a: NDArray[np.int64], s: NDArray[np.int64]) -> Simulation:
     """The arrays at these addresses."""
     return Simulation(
@@ -244,7 +240,7 @@ def _simulation(a: NDArray[np.int64], s: NDArray[np.int64]) -> Simulation:
     )
 
 
-@_compiled
+@compiled
 def _keep(addresses: NDArray[np.int64], shapes: NDArray[np.int64], row: NDArray[np.float64]) -> None:
     """Copies the arrays at these addresses into a row, one after the other."""
     start = 0
@@ -254,7 +250,7 @@ def _keep(addresses: NDArray[np.int64], shapes: NDArray[np.int64], row: NDArray[
         start += size
 
 
-@_compiled
+@compiled
 def _views(row: NDArray[np.float64], shapes: NDArray[np.int64]) -> Simulation:
     """The arrays that lie in a row one after the other."""
     addresses = np.empty(len(shapes) + 2, np.int64)
@@ -359,7 +355,7 @@ class NativeEnvs:
         if terminated or truncated:
             info["terminal_observation"] = observation
             observation, self._vec_env.reset_infos[i] = self.envs[i].env.reset()
-            self._look_up(i)
+        self._look_up(i)  # a reset or a change may have brought another model or other constants
         self.arrays.observations[i] = observation
         return float(reward), terminated or truncated, info
 
@@ -370,6 +366,8 @@ class NativeEnvs:
 
 def unsupported(vec_env: DummyVecEnv) -> str | None:
     """Why compiled code cannot step the environments of a vectorised environment, in words; None where it can."""
+    if _LIBRARY is None:
+        return "MuJoCo's library is not beside its Python package"
     for env in vec_env.envs:
         if reason := native.unsupported(env, monitor=Monitor):
             return reason

@@ -57,9 +57,10 @@ class PPO(stable_baselines3.PPO):
 
     Differences to know of:
 
-    - Rollouts of the environments that :mod:`envs.native` knows run in compiled code, physics and policy together, on as many
-      threads as train, unless a callback has to see every step: any that does not say ``every_step = False``. Callbacks that
-      say so are called after the rollout, for the steps in which something happened. What is learned is the same to the bit.
+    - Rollouts of the environments that :mod:`envs.native` knows run in compiled code, physics and policy together, on
+      ``torch.get_num_threads()`` threads, unless a callback has to see every step: any that does not say
+      ``every_step = False``. Callbacks that say so are called after the rollout, for the steps in which something happened.
+      What is learned is the same to the bit.
     - Callbacks find no ``values``, ``log_probs`` and ``obs_tensor`` in ``self.locals``: the first two are computed for the
       whole rollout at once, before ``on_rollout_end``.
     - Up to two threads train, never more than ``torch.get_num_threads()``: ``torch.set_num_threads(1)`` or the environment

@@ -4,11 +4,10 @@ Needs numba, which the rest of ``envs`` does not.
 """
 
 from envs.native import families  # makes Gymnasium's walkers known
-from envs.native.simulation import STEP, Family, Simulation, compiled, family, python_callbacks
+from envs.native.simulation import Family, Simulation, compiled, family, python_callbacks
 from envs.native.stepping import NativeEnv, NativeStepError, Transition, unsupported
 
 __all__ = [
-    "STEP",
     "Family",
     "NativeEnv",
     "NativeStepError",

@@ -78,6 +78,17 @@ def _distance(env: Any) -> float:
     return math.hypot(*position.tolist()) if type(env) is FasterAnt else float(np.linalg.norm(position, ord=2))
 
 
+def _movement(env: Any, positions: int) -> list[float]:
+    """The first four constants of all: how many of the first positions are not observed, and what movement pays and costs."""
+    skipped = positions * env._exclude_current_positions_from_observation
+    return [skipped, env.dt, env._forward_reward_weight, env._ctrl_cost_weight]
+
+
+def _health(env: Any) -> list[float]:
+    """The next four of those that can fall."""
+    return [env._healthy_reward, env._terminate_when_unhealthy, *env._healthy_z_range]
+
+
 class _Walker(Family):
     @staticmethod
     def unsupported(env: Any) -> str | None:
@@ -88,15 +99,23 @@ class _Walker(Family):
         return None
 
 
+_MOVING = ("x_position", "y_position", "x_velocity", "y_velocity")
+
+
+class _Touching(_Walker):
+    """A walker that may observe contact forces and pay for them."""
+
+    @staticmethod
+    def needs_contact_forces(env: Any) -> bool:
+        return bool(env._contact_cost_weight or env._include_cfrc_ext_in_observation)
+
+
 @family(AntEnv, FasterAnt)
-class Ant(_Walker):
+class Ant(_Touching):
     """``Ant-v5``, and the Ant of this package."""
 
     infos = (
-        "x_position",
-        "y_position",
-        "x_velocity",
-        "y_velocity",
+        *_MOVING,
         "reward_forward",
         "reward_ctrl",
         "reward_contact",
@@ -104,19 +123,10 @@ class Ant(_Walker):
     )
 
     @staticmethod
-    def needs_contact_forces(env: Any) -> bool:
-        return bool(env._contact_cost_weight or env._include_cfrc_ext_in_observation)
-
-    @staticmethod
     def constants(env: Any) -> list[float]:
         return [
-            2 * env._exclude_current_positions_from_observation,
-            env.dt,
-            env._forward_reward_weight,
-            env._ctrl_cost_weight,
-            env._healthy_reward,
-            env._terminate_when_unhealthy,
-            *env._healthy_z_range,
+            *_movement(env, 2),
+            *_health(env),
             env.model.body(env._main_body).id,
             env._contact_cost_weight,
             *env._contact_force_range,
@@ -158,7 +168,7 @@ class HalfCheetah(_Walker):
 
     @staticmethod
     def constants(env: Any) -> list[float]:
-        return [env._exclude_current_positions_from_observation, env.dt, env._forward_reward_weight, env._ctrl_cost_weight]
+        return _movement(env, 1)
 
     @staticmethod
     def step(
@@ -180,13 +190,8 @@ class _Upright(_Walker):
     @staticmethod
     def constants(env: Any) -> list[float]:
         return [
-            env._exclude_current_positions_from_observation,
-            env.dt,
-            env._forward_reward_weight,
-            env._ctrl_cost_weight,
-            env._healthy_reward,
-            env._terminate_when_unhealthy,
-            *env._healthy_z_range,
+            *_movement(env, 1),
+            *_health(env),
             *env._healthy_angle_range,
             *getattr(env, "_healthy_state_range", (-math.inf, math.inf)),
             env.init_qpos[1],
@@ -198,13 +203,7 @@ class _Upright(_Walker):
     ) -> tuple[float, bool]:
         skipped, dt, forward_weight, control_weight = int(constants[0]), constants[1], constants[2], constants[3]
         health, terminates, low, high = constants[4], constants[5] != 0, constants[6], constants[7]
-        least_angle, most_angle, least, most, z_at_first = (
-            constants[8],
-            constants[9],
-            constants[10],
-            constants[11],
-            constants[12],
-        )
+        least_angle, most_angle, least, most = constants[8], constants[9], constants[10], constants[11]
         end = observe_state(after, skipped, observation)
         for i in range(end - len(after.qvel), end):
             observation[i] = min(max(observation[i], -10.0), 10.0)
@@ -215,14 +214,8 @@ class _Upright(_Walker):
             healthy = healthy and ((least < after.qvel) & (after.qvel < most)).all()
         forward, control = forward_weight * velocity, control_cost(control_weight, action)
         survive = health if healthy else 0.0
-        info[0], info[1], info[2], info[3], info[4], info[5] = (
-            after.qpos[0],
-            after.qpos[1] - z_at_first,
-            velocity,
-            forward,
-            -control,
-            survive,
-        )
+        info[0], info[1], info[2] = after.qpos[0], after.qpos[1] - constants[12], velocity
+        info[3], info[4], info[5] = forward, -control, survive
         return (forward + survive) - control, terminates and not healthy
 
 
@@ -230,14 +223,11 @@ family(HopperEnv, Walker2dEnv)(_Upright)
 
 
 @family(HumanoidEnv)
-class Humanoid(_Walker):
+class Humanoid(_Touching):
     """``Humanoid-v5``."""
 
     infos = (
-        "x_position",
-        "y_position",
-        "x_velocity",
-        "y_velocity",
+        *_MOVING,
         "reward_survive",
         "reward_forward",
         "reward_ctrl",
@@ -245,19 +235,10 @@ class Humanoid(_Walker):
     )
 
     @staticmethod
-    def needs_contact_forces(env: Any) -> bool:
-        return bool(env._contact_cost_weight or env._include_cfrc_ext_in_observation)
-
-    @staticmethod
     def constants(env: Any) -> list[float]:
         return [
-            2 * env._exclude_current_positions_from_observation,
-            env.dt,
-            env._forward_reward_weight,
-            env._ctrl_cost_weight,
-            env._healthy_reward,
-            env._terminate_when_unhealthy,
-            *env._healthy_z_range,
+            *_movement(env, 2),
+            *_health(env),
             env._contact_cost_weight,
             *env._contact_cost_range,
             env._include_cinert_in_observation is True,
@@ -317,17 +298,14 @@ class Swimmer(_Walker):
     """``Swimmer-v5``."""
 
     infos = (
-        "x_position",
-        "y_position",
-        "x_velocity",
-        "y_velocity",
+        *_MOVING,
         "reward_forward",
         "reward_ctrl",
     )
 
     @staticmethod
     def constants(env: Any) -> list[float]:
-        return [2 * env._exclude_current_positions_from_observation, env.dt, env._forward_reward_weight, env._ctrl_cost_weight]
+        return _movement(env, 2)
 
     @staticmethod
     def more_info(env: Any) -> dict[str, Any]:

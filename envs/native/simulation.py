@@ -10,7 +10,7 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
-from numba import njit, types
+from numba import cfunc, types
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -104,6 +104,8 @@ class Family(ABC):
     ) -> tuple[float, bool]:
         """The outcome of a step, in the part of Python that numba compiles.
 
+        What it calls must stand in the same file: numba keeps compiled code until that file changes.
+
         Args:
             before: The simulation before the step.
             after: The simulation after it.
@@ -124,11 +126,9 @@ class _Pointer(types.WrapperAddressProtocol):
 
     def __init__(self, function: Any) -> None:
         self._function = function  # its code lives as long
-        result = function.get_compile_result(STEP)
-        self._address = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
 
     def __wrapper_address__(self) -> int:
-        return int(self._address)
+        return int(self._function.address)
 
     def signature(self) -> Any:
         return STEP
@@ -163,9 +163,9 @@ def compiled(kind: type[Family]) -> _Pointer:
     """The step of a family, compiled at the first call and kept on disk beside the file that it stands in."""
     if kind not in _COMPILED:
         try:
-            function = njit(STEP, cache=True, nogil=True, error_model="numpy")(kind.step)
+            function = cfunc(STEP, cache=True, error_model="numpy")(kind.step)
         except RuntimeError:  # typed in by hand: there is no file
-            function = njit(STEP, nogil=True, error_model="numpy")(kind.step)
+            function = cfunc(STEP, error_model="numpy")(kind.step)
         _COMPILED[kind] = _Pointer(function)
     return _COMPILED[kind]
 

@@ -88,6 +88,7 @@ class NativeEnv:
         layers = _layers(env)
         self._limits: list[Any] = [layer for layer in layers if isinstance(layer, TimeLimit | TerminateAfter)]
         self._monitors = [layer for layer in layers if hasattr(layer, "rewards")]
+        self._orders = [layer for layer in layers if isinstance(layer, OrderEnforcing)]
         self._checkers = [layer for layer in layers if isinstance(layer, PassiveEnvChecker)]
         self._changing = next((layer for layer in layers if isinstance(layer, NonStationary)), None)
         self.shapes = [(*array.shape, 1)[:2] for array in self._arrays()]
@@ -116,6 +117,8 @@ class NativeEnv:
 
     def room(self) -> int:
         """Steps up to the next event, which is the last of them; 0 where the next step must be the environment's own."""
+        if not all(order._has_reset for order in self._orders) or any(monitor.needs_reset for monitor in self._monitors):
+            return 0  # its own step says so
         self._checkers = [checker for checker in self._checkers if not _has_checked(checker)]
         if self._checkers and not (self._changing and self._changing.steps_to_event() == 0):
             return 1

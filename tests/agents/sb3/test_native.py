@@ -55,6 +55,11 @@ WORLDS = {
     "Swimmer": ("Swimmer-v5", {"max_episode_steps": 90}, 1),
     "swimmer": ("swimmer-nonstationary-v0", CHANGING | {"max_episode_steps": 90}, 1),
     "Humanoid": ("Humanoid-v5", {}, 0.4),
+    "humanoid whose mass changes in mid-episode": (
+        "humanoid-nonstationary-v0",
+        {"parameter": "mass", "period": 7, "seed": 0, "change_at": "now"},
+        0.4,
+    ),
     "Humanoid that observes less": (
         "Humanoid-v5",
         {"exclude_current_positions_from_observation": False, "include_cvel_in_observation": False},
@@ -131,6 +136,29 @@ def test_what_is_set_in_an_environment_holds_from_the_next_step_on():
     rewards = [vec_env.step(np.ones((2, 3), np.float32))[1] for vec_env in (theirs, ours)]
     assert rewards[0].tolist() == rewards[1].tolist()
     assert rewards[0].max() < -10  # 3 · 5 is paid for the controls
+
+
+@pytest.mark.parametrize("monitored", [True, False])
+def test_an_environment_that_was_not_reset_is_refused_as_by_python(monitored):
+    def plain_or_monitored():
+        env = gymnasium.make("Hopper-v5", disable_env_checker=True)
+        return Monitor(env) if monitored else env
+
+    make = [plain_or_monitored]
+    with pytest.raises((RuntimeError, gymnasium.error.ResetNeeded)) as theirs:
+        DummyVecEnv(make).step(np.zeros((1, 3), np.float32))
+    with pytest.raises(RuntimeError, match="environment 0 failed") as ours:
+        ThreadedVecEnv(make).step(np.zeros((1, 3), np.float32))
+    assert type(ours.value.__cause__) is type(theirs.value)
+    assert str(ours.value.__cause__) == str(theirs.value)
+
+
+def test_where_mujocos_library_is_elsewhere_python_steps(monkeypatch):
+    monkeypatch.setattr("agents.sb3.native._LIBRARY", None)
+    vec_env = ThreadedVecEnv([lambda: gymnasium.make("Hopper-v5")])
+    assert vec_env.stepped_in_python_because == "MuJoCo's library is not beside its Python package"
+    vec_env.reset()
+    vec_env.step(np.zeros((1, 3), np.float32))
 
 
 # What compiled code does not step

@@ -25,7 +25,7 @@ from torch import nn
 import agents
 import cbp
 from agents.sb3.buffers import NormalizedRolloutBuffer, compute_advantages
-from agents.sb3.kernels import _tanh
+from agents.sb3.kernels import tanh
 from agents.sb3.networks import hidden_layers
 
 BOTH = (stable_baselines3.PPO, agents.PPO)
@@ -667,7 +667,7 @@ def test_tanh_is_exact_to_float_rounding():
     tiny = np.logspace(-30, -1, 3000)
     z = np.concatenate([np.linspace(-20, 20, 40_001), tiny, -tiny, [0.0, 1e30, -1e30]]).astype(np.float32)
     found = z[None].copy()
-    _tanh(found)
+    tanh(found)
     expected = np.tanh(z.astype(np.float64))
     error = np.abs(found[0] - expected)[expected != 0] / np.abs(expected[expected != 0])
     assert error.max() < 8 * np.finfo(np.float32).eps
@@ -678,11 +678,11 @@ def test_tanh_is_exact_to_float_rounding():
 def test_tanh_is_odd_keeps_the_sign_of_zero_and_does_not_hide_nan():
     z = np.concatenate([np.linspace(0, 20, 4001), np.logspace(-30, -1, 300)]).astype(np.float32)
     of_z, of_minus_z = z[None].copy(), -z[None]
-    _tanh(of_z)
-    _tanh(of_minus_z)
+    tanh(of_z)
+    tanh(of_minus_z)
     np.testing.assert_allclose(of_minus_z, -of_z, rtol=8 * np.finfo(np.float32).eps)
     special = np.array([[0.0, -0.0, math.inf, -math.inf, math.nan]], np.float32)
-    _tanh(special)
+    tanh(special)
     assert special[0, :4].tolist() == [0, 0, 1, -1]
     assert np.signbit(special[0, :2]).tolist() == [False, True]
     assert np.isnan(special[0, 4])
