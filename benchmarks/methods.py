@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=3, help="rollouts in a turn (default: 3)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # of short runs, and of the slower loop of layer-norm
+    warnings.simplefilter("ignore")  # of short runs
     options = Parser()
     add_run_options(options)
     add_shared_options(options)

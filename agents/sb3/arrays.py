@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,20 +23,31 @@ def _as_rows(observations: NDArray[Any]) -> Array:
     return observations.reshape(len(observations), -1).astype(np.float32, copy=False)
 
 
+def norms_of(modules: Sequence[nn.Module]) -> list[nn.LayerNorm]:
+    """The norms of a network's hidden layers: one for each, or none at all."""
+    return [module for module in modules if isinstance(module, nn.LayerNorm)]
+
+
 class Forward:
     """A network's forward pass by the bare operations of its modules, whose own calls would take as long again."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         linears = [module for module in modules if isinstance(module, nn.Linear)]
         self._parameters = [(linear.weight.detach(), linear.bias.detach()) for linear in linears]
-        self._activate = torch.tanh_ if isinstance(modules[1], nn.Tanh) else torch.relu_
+        self._norms = [
+            (list(norm.normalized_shape), norm.weight.detach(), norm.bias.detach(), norm.eps) for norm in norms_of(modules)
+        ]
+        self._activate = torch.tanh_ if isinstance(modules[-2], nn.Tanh) else torch.relu_
 
     def __call__(self, observations: Any) -> Array:
         """What the network gives for some observations: ``(rows, out)``."""
         x = torch.empty(len(observations), self._parameters[0][0].shape[1])
         x.numpy()[:] = observations.reshape(x.shape)
-        for weight, bias in self._parameters[:-1]:
-            x = self._activate(F.linear(x, weight, bias))
+        for k, (weight, bias) in enumerate(self._parameters[:-1]):
+            x = F.linear(x, weight, bias)
+            if self._norms:
+                x = F.layer_norm(x, *self._norms[k])
+            x = self._activate(x)
         return F.linear(x, *self._parameters[-1]).numpy()
 
 
@@ -80,11 +92,34 @@ class Settings(NamedTuple):
     decay_rate: float  # of the units' utilities; negative: none to average
 
 
+class Norm(NamedTuple):
+    """A LayerNorm, and room for one minibatch."""
+
+    weight: Array
+    bias: Array
+    weight_gradient: Array
+    bias_gradient: Array
+    normalised: Array  # before weight and bias, (batch, units)
+    scale: Array  # what they were divided by, (batch,)
+    eps: float
+
+    @classmethod
+    def of(cls, norm: nn.LayerNorm | None, batch_size: int, kind: np.dtype[Any]) -> Norm:
+        """That of a hidden layer; of None one without elements."""
+        if norm is None:
+            none = np.empty(0, kind)
+            return cls(none, none, none, none, none.reshape(0, 0), none, 0.0)
+        weight, bias, of_weight, of_bias = _arrays([norm.weight, norm.bias, norm.weight.grad, norm.bias.grad])
+        normalised, scale = np.empty((batch_size, len(weight)), kind), np.empty(batch_size, kind)
+        return cls(weight, bias, of_weight, of_bias, normalised, scale, norm.eps)
+
+
 class Layers(NamedTuple):
     """A network's Linear layers in forward order, and room for one minibatch.
 
     ``outputs`` has what each layer gives, a hidden one behind its activation; ``deltas`` the loss's gradient by what each
     gives before it. Both are ``(batch, out)``, weights ``(out, in)``. The value network has a ``log_std`` of no elements.
+    Norms stand between a hidden layer's sums and its activation; where there are none, their arrays have no elements.
     """
 
     weights: tuple[Array, ...]
@@ -95,6 +130,7 @@ class Layers(NamedTuple):
     log_std_gradient: Array
     outputs: tuple[Array, ...]
     deltas: tuple[Array, ...]
+    norms: tuple[Norm, ...]
     utilities: tuple[Array, ...]
     tanh: bool
 
@@ -131,7 +167,9 @@ class NetworkArrays:
         method: cbp.Method | None,
     ) -> None:
         linears = [module for module in modules if isinstance(module, nn.Linear)]
-        parameters = [linear.weight for linear in linears] + [linear.bias for linear in linears]
+        norms = norms_of(modules)
+        layers: list[nn.Linear | nn.LayerNorm] = [*linears, *norms]
+        parameters = [layer.weight for layer in layers] + [layer.bias for layer in layers]
         parameters += [] if log_std is None else [log_std]
         for parameter in parameters:
             if parameter.grad is None:
@@ -154,8 +192,9 @@ class NetworkArrays:
             log_std_gradient=none if log_std is None else _arrays([log_std.grad])[0],
             outputs=tuple(np.empty((batch_size, linear.out_features), kind) for linear in linears),
             deltas=tuple(np.empty((batch_size, linear.out_features), kind) for linear in linears),
+            norms=tuple(Norm.of(norm, batch_size, kind) for _, norm in itertools.zip_longest(linears[:-1], norms)),
             utilities=tuple(self.hidden[k].utility.numpy() if k in self.hidden else none for k in range(len(linears) - 1)),
-            tanh=isinstance(modules[1], nn.Tanh),
+            tanh=isinstance(modules[-2], nn.Tanh),
         )
         group = optimizer.param_groups[0]
         beta1, beta2 = group["betas"]

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401  where numba's np.dot gets its BLAS from
 from numba import njit
 
-from agents.sb3.arrays import Adam, Array, Layers, Losses, Samples, Settings
+from agents.sb3.arrays import Adam, Array, Layers, Losses, Norm, Samples, Settings
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -24,6 +24,27 @@ def compiled(function: _Function) -> _Function:
     An update of a network takes 30 operations and, in torch, as many turns at the lock: two threads gained little that way.
     """
     return cast("_Function", njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def _reduction(function: _Function) -> _Function:
+    """Compiled, and free to add in any order, so that the compiler does 16 at a time."""
+    return cast("_Function", njit(nogil=True, cache=True, fastmath={"reassoc"})(function))
+
+
+@_reduction
+def _sum(x: Array) -> Any:
+    total = x.dtype.type(0)
+    for i in range(len(x)):
+        total += x[i]
+    return total
+
+
+@_reduction
+def _sum_of_products(x: Array, y: Array) -> Any:
+    total = x.dtype.type(0)
+    for i in range(len(x)):
+        total += x[i] * y[i]
+    return total
 
 
 @compiled
@@ -55,7 +76,7 @@ def compute_gradients(t: int, samples: Samples, settings: Settings, layers: Laye
 
 @compiled
 def _pass_forward(x: Array, layers: Layers) -> None:
-    """h_k = act(W_k h_(k−1) + b_k); the last layer has no activation."""
+    """h_k = act(norm(W_k h_(k−1) + b_k)), norm where there is one; the last layer has neither."""
     last = len(layers.weights) - 1
     h = x
     for k in range(last + 1):
@@ -65,6 +86,8 @@ def _pass_forward(x: Array, layers: Layers) -> None:
             for j in range(out.shape[1]):
                 out[i, j] += bias[j]
         if k < last:
+            if len(layers.norms[k].weight):
+                _normalise(out, layers.norms[k])
             if layers.tanh:
                 tanh(out)
             else:
@@ -72,6 +95,37 @@ def _pass_forward(x: Array, layers: Layers) -> None:
                     for j in range(out.shape[1]):
                         out[i, j] = max(out[i, j], np.float32(0))
         h = out
+
+
+@compiled
+def _normalise(z: Array, norm: Norm) -> None:
+    """As ``LayerNorm``: z ← γ·x̂ + β with x̂ = (z − mean z) / √(var z + ε), over the units of each row."""
+    units = z.shape[1]
+    for i in range(len(z)):
+        row = norm.normalised[i]
+        row[:] = z[i] - _sum(z[i]) / np.float32(units)
+        norm.scale[i] = math.sqrt(_sum_of_products(row, row) / units + norm.eps)
+        row /= norm.scale[i]
+        for j in range(units):
+            z[i, j] = norm.weight[j] * row[j] + norm.bias[j]
+
+
+@compiled
+def _pass_back_norm(delta: Array, norm: Norm) -> None:
+    """From ∂γ·x̂ + β to ∂z: δ ← (γδ − mean γδ − x̂·mean(γδ·x̂)) / √(var z + ε); ∂γ = Σ δ·x̂ and ∂β = Σ δ over the rows."""
+    units = delta.shape[1]
+    norm.weight_gradient[:] = 0
+    norm.bias_gradient[:] = 0
+    for i in range(len(delta)):
+        row = norm.normalised[i]
+        for j in range(units):
+            norm.weight_gradient[j] += delta[i, j] * row[j]
+            norm.bias_gradient[j] += delta[i, j]
+            delta[i, j] *= norm.weight[j]
+        mean = _sum(delta[i]) / np.float32(units)
+        along = _sum_of_products(delta[i], row) / np.float32(units)
+        for j in range(units):
+            delta[i, j] = (delta[i, j] - mean - row[j] * along) / norm.scale[i]
 
 
 @compiled
@@ -149,7 +203,7 @@ def _value_loss(start: int, stop: int, samples: Samples, settings: Settings, lay
 
 @compiled
 def _pass_backward(x: Array, layers: Layers) -> None:
-    """Gradients of weights and biases from the last layer's deltas: ∂W_k = δ_kᵀ h_(k−1), δ_(k−1) = δ_k W_k · act'."""
+    """Gradients of weights and biases from the last layer's deltas: ∂W_k = δ_kᵀ h_(k−1), δ_(k−1) = δ_k W_k · act' · norm'."""
     for k in range(len(layers.weights) - 1, -1, -1):
         delta, bias_gradient = layers.deltas[k][: len(x)], layers.bias_gradients[k]
         h = layers.outputs[k - 1][: len(x)] if k else x
@@ -167,6 +221,8 @@ def _pass_backward(x: Array, layers: Layers) -> None:
                         below[i, j] *= np.float32(1) - h[i, j] * h[i, j]
                     else:
                         below[i, j] *= np.float32(h[i, j] > 0)
+            if len(layers.norms[k - 1].weight):
+                _pass_back_norm(below, layers.norms[k - 1])
 
 
 @compiled

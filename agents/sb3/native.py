@@ -26,6 +26,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
+from agents.sb3.arrays import norms_of
 from agents.sb3.kernels import compiled, tanh
 from envs import native
 from envs.native import NativeEnv, Simulation, Transition
@@ -63,10 +64,15 @@ class Natives(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """A Gaussian policy: a chain of Linear layers with ReLU or tanh between, the weights ``(in, out)``."""
+    """A Gaussian policy: a chain of Linear layers with ReLU or tanh between, the weights ``(in, out)``.
+
+    Norms stand between a hidden layer's sums and its activation: γ and β, ``(2, units)``, of no elements where there are none.
+    """
 
     weights: tuple[Array, ...]
     biases: tuple[Array, ...]
+    norms: tuple[Array, ...]
+    eps: float  # of the norms
     std: Array
     low: Array
     high: Array
@@ -82,13 +88,17 @@ class Policy(NamedTuple):
             action_space: Actions are clipped to it.
         """
         linears = [module for module in modules if isinstance(module, nn.Linear)]
+        norms = norms_of(modules)
+        affine = tuple(np.stack([norm.weight.detach().numpy(), norm.bias.detach().numpy()]) for norm in norms)
         return cls(
             weights=tuple(np.ascontiguousarray(linear.weight.detach().numpy().T) for linear in linears),
             biases=tuple(linear.bias.detach().numpy().copy() for linear in linears),
+            norms=affine or (np.empty((2, 0), np.float32),) * (len(linears) - 1),
+            eps=norms[0].eps if norms else 0.0,
             std=std,
             low=np.ascontiguousarray(action_space.low, np.float32).reshape(-1),
             high=np.ascontiguousarray(action_space.high, np.float32).reshape(-1),
-            tanh=isinstance(modules[1], nn.Tanh),
+            tanh=isinstance(modules[-2], nn.Tanh),
         )
 
 
@@ -177,17 +187,10 @@ def act(t: int, i: int, policy: Policy, steps: Steps, clipped: Array) -> bool:
     h = steps.observations[t, i].astype(np.float32)
     last = len(policy.weights) - 1
     for k in range(last + 1):
-        weight, out = policy.weights[k], policy.biases[k].copy()
-        whole = len(h) - len(h) % 4
-        for a in range(0, whole, 4):  # four inputs at a time, so that sums are loaded and stored a quarter as often
-            h0, h1, h2, h3 = h[a], h[a + 1], h[a + 2], h[a + 3]
-            for b in range(len(out)):
-                some = ((out[b] + h0 * weight[a, b]) + h1 * weight[a + 1, b]) + h2 * weight[a + 2, b]
-                out[b] = some + h3 * weight[a + 3, b]
-        for a in range(whole, len(h)):
-            for b in range(len(out)):
-                out[b] += h[a] * weight[a, b]
+        out = _linear(h, policy.weights[k], policy.biases[k])
         if k < last:
+            if policy.norms[k].size:
+                _normalise(out, policy.norms[k], policy.eps)
             if policy.tanh:
                 tanh(out.reshape(1, -1))
             else:
@@ -202,6 +205,34 @@ def act(t: int, i: int, policy: Policy, steps: Steps, clipped: Array) -> bool:
         steps.actions[t, i, j] = action
         clipped[i, j] = min(max(action, policy.low[j]), policy.high[j])
     return numbers
+
+
+@compiled
+def _linear(h: Array, weight: Array, bias: Array) -> Array:
+    out = bias.copy()
+    whole = len(h) - len(h) % 4
+    for a in range(0, whole, 4):  # four inputs at a time, so that sums are loaded and stored a quarter as often
+        h0, h1, h2, h3 = h[a], h[a + 1], h[a + 2], h[a + 3]
+        for b in range(len(out)):
+            some = ((out[b] + h0 * weight[a, b]) + h1 * weight[a + 1, b]) + h2 * weight[a + 2, b]
+            out[b] = some + h3 * weight[a + 3, b]
+    for a in range(whole, len(h)):
+        for b in range(len(out)):
+            out[b] += h[a] * weight[a, b]
+    return out
+
+
+@compiled
+def _normalise(z: Array, affine: Array, eps: float) -> None:
+    """As ``LayerNorm``: z ← γ·(z − mean z) / √(var z + ε) + β; its sums run in their order, too."""
+    mean, variance = 0.0, 0.0
+    for j in range(len(z)):
+        mean += z[j] / len(z)
+    for j in range(len(z)):
+        variance += (z[j] - mean) ** 2 / len(z)
+    scale = math.sqrt(variance + eps)
+    for j in range(len(z)):
+        z[j] = affine[0, j] * (z[j] - mean) / scale + affine[1, j]
 
 
 @intrinsic

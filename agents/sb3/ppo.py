@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -50,10 +50,10 @@ CutOff = list[tuple[int, int, Any]]
 class PPO(stable_baselines3.PPO):
     """Stable-Baselines3's ``PPO``, faster on a CPU. Constructor, callbacks, logger, ``save`` and ``load`` are the same.
 
-    The fast path is for Gaussian policies made of Linear layers with ReLU or Tanh (``MlpPolicy``, ``PlasticMlpPolicy``,
-    ``CBPMlpPolicy``), trained by Adam in float32. Any other configuration takes Stable-Baselines3's own loop, with a warning
-    that says why. Random numbers come from the same generators in the same order, and results equal those of
-    Stable-Baselines3 up to float rounding. What either class saved, the other loads.
+    The fast path is for Gaussian policies made of Linear layers with ReLU or Tanh, with or without LayerNorm (``MlpPolicy``,
+    ``PlasticMlpPolicy``, ``CBPMlpPolicy``), trained by Adam in float32. Any other configuration takes Stable-Baselines3's own
+    loop, with a warning that says why. Random numbers come from the same generators in the same order, and results equal those
+    of Stable-Baselines3 up to float rounding. What either class saved, the other loads.
 
     Differences to know of:
 
@@ -65,9 +65,9 @@ class PPO(stable_baselines3.PPO):
       whole rollout at once, before ``on_rollout_end``.
     - Up to two threads train, never more than ``torch.get_num_threads()``: ``torch.set_num_threads(1)`` or the environment
       variable ``OMP_NUM_THREADS=1`` keep a run on one core. The number of threads does not change the result.
-    - The networks are trained side by side where nothing couples them: ``max_grad_norm=math.inf`` or
-      ``clip_each_network=True``, ``target_kl=None``, and
-      no method or continual backpropagation with ``utility="contribution"``. Other methods act between two updates of both.
+    - The networks are trained side by side. Where something couples them they meet in each update: the clipping of both
+      gradients to one norm (``max_grad_norm``, without ``clip_each_network=True``), ``target_kl``, or a method other than
+      continual backpropagation with ``utility="contribution"``.
 
     Args:
         *args: Those of Stable-Baselines3's ``PPO``.
@@ -244,7 +244,7 @@ class PPO(stable_baselines3.PPO):
                 for modules, log_std in zip(networks(self.policy).values(), (self.policy.log_std, None), strict=True)
             )
             if coupled:
-                losses, of_last_epoch = self._train_together(actor, critic, method, settings)
+                losses, of_last_epoch = self._train_together(actor, critic, method, settings, threads)
             else:
                 losses, of_last_epoch = self._train_apart(actor, critic, method, settings, threads)
         if not np.isfinite(losses).all():
@@ -294,33 +294,37 @@ class PPO(stable_baselines3.PPO):
         return losses, updates // self.n_epochs
 
     def _train_together(
-        self, actor: NetworkArrays, critic: NetworkArrays, method: cbp.Method | None, settings: Settings
+        self, actor: NetworkArrays, critic: NetworkArrays, method: cbp.Method | None, settings: Settings, threads: int
     ) -> tuple[Losses, int]:
-        """Trains both networks update by update; returns what :meth:`_train_apart` does."""
+        """Trains both networks side by side, but so that they meet in each update; returns what :meth:`_train_apart` does."""
         losses: list[Losses] = []
-        for epoch in range(self.n_epochs):
-            samples = Samples.of(self.rollout_buffer, self.batch_size, epochs=1)
-            self._n_updates += 1
-            for t in range(len(samples.bounds) - 1):
-                losses.append(np.zeros((2, 4)))
-                for network, of_network in zip((actor, critic), losses[-1], strict=True):
-                    compute_gradients(t, samples, settings, network.layers, of_network)
-                divergence = losses[-1][0, KL]
-                if self.target_kl is not None and divergence > 1.5 * self.target_kl:
-                    if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
-                    return np.stack(losses, axis=1), t + 1
-                self._clip(actor, critic)
-                if method:
-                    method.before_update()
-                for network in (actor, critic):
-                    network.count(1)
-                    adam_step(network.adam, float(network.states[0]["step"]))
-                    for k, layer in network.hidden.items():
-                        output = network.layers.outputs[k]
-                        layer.receive(torch.from_numpy(output[: samples.bounds[t + 1] - samples.bounds[t]]))
-                if method:
-                    method.step()
+        with ThreadPoolExecutor(1) as pool:
+            for epoch in range(self.n_epochs):
+                samples = Samples.of(self.rollout_buffer, self.batch_size, epochs=1)
+                self._n_updates += 1
+                for t in range(len(samples.bounds) - 1):
+                    losses.append(np.zeros((2, 4)))
+                    of_both = [
+                        (t, samples, settings, network.layers, of_network)
+                        for network, of_network in zip((actor, critic), losses[-1], strict=True)
+                    ]
+                    _side_by_side(compute_gradients, of_both, pool if threads > 1 else None)
+                    divergence = losses[-1][0, KL]
+                    if self.target_kl is not None and divergence > 1.5 * self.target_kl:
+                        if self.verbose >= 1:
+                            print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
+                        return np.stack(losses, axis=1), t + 1
+                    self._clip(actor, critic)
+                    if method:
+                        method.before_update()
+                    for network in (actor, critic):
+                        network.count(1)
+                        adam_step(network.adam, float(network.states[0]["step"]))
+                        for k, layer in network.hidden.items():
+                            output = network.layers.outputs[k]
+                            layer.receive(torch.from_numpy(output[: samples.bounds[t + 1] - samples.bounds[t]]))
+                    if method:
+                        method.step()
         return np.stack(losses, axis=1), t + 1
 
     def _clip(self, actor: NetworkArrays, critic: NetworkArrays) -> None:
@@ -363,6 +367,17 @@ class PPO(stable_baselines3.PPO):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "slow_because", "stepped_in_python_because"]
+
+
+def _side_by_side(function: Callable[..., Any], arguments: list[tuple[Any, ...]], pool: ThreadPoolExecutor | None) -> None:
+    """Calls a function twice: where there is a pool, the second time on a thread of it."""
+    first, second = arguments
+    other = pool.submit(function, *second) if pool else None
+    function(*first)
+    if other:
+        other.result()
+    else:
+        function(*second)
 
 
 @functools.cache

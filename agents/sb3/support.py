@@ -12,9 +12,13 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
+from agents.sb3.arrays import norms_of
 from agents.sb3.networks import networks
 from agents.sb3.policies import CBPMlpPolicy, PlasticMlpPolicy
 from cbp.layers import Tap
+
+_BETWEEN = [[nn.Linear, *norm, activation] for norm in ([], [nn.LayerNorm]) for activation in (nn.ReLU, nn.Tanh)]
+"""What a hidden layer is made of: all of a network are alike."""
 
 
 def unsupported(model: PPO) -> str | None:
@@ -53,13 +57,21 @@ def _about_networks(policy: ActorCriticPolicy) -> str | None:
     if len({*actor, *critic}) < len(actor) + len(critic):
         return "the networks share a module"
     for modules in (actor, critic):
-        linears, activations = modules[::2], modules[1::2]
-        if not activations:
+        if len(modules) == 1:
             return "a network has no hidden layer"
-        if {type(activation) for activation in activations} not in ({nn.ReLU}, {nn.Tanh}) or any(
-            type(linear) is not nn.Linear or linear.bias is None for linear in linears
-        ):
-            return f"a network is not made of Linear layers with ReLU or Tanh between: {nn.Sequential(*modules)}"
+        kinds = [type(module) for module in modules]
+        if not any(kinds == [*between * (len(kinds) // len(between)), nn.Linear] for between in _BETWEEN):
+            return (
+                "a network is not made of Linear layers with ReLU or Tanh between, or with LayerNorm and ReLU or Tanh: "
+                f"{nn.Sequential(*modules)}"
+            )
+        norms = norms_of(modules)
+        linears, norms = [module for module in modules if isinstance(module, nn.Linear)], norms_of(modules)
+        if any(layer.bias is None for layer in (*linears, *norms)):
+            return "a Linear layer or a LayerNorm has no bias"
+        for linear, norm in zip(linears, norms, strict=False):
+            if norm.normalized_shape != (linear.out_features,) or norm.eps != norms[0].eps:
+                return f"the norms of a network are not alike: {nn.Sequential(*modules)}"
     return None
 
 

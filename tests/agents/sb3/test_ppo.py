@@ -132,12 +132,20 @@ def assert_equal(results, rtol=2e-4, atol=1e-5, gradients=True):
 # One rollout of the Ant
 
 
-@pytest.mark.parametrize("n_envs", [1, 4])
-def test_the_first_steps_of_the_ant_are_those_of_sb3(n_envs):
+@pytest.mark.parametrize(("n_envs", "kwargs"), [(1, {}), (4, {}), (1, {"method": None, "layer_norm": True})])
+def test_the_first_steps_of_the_ant_are_those_of_sb3(n_envs, kwargs):
     """An Ant is chaotic: the rounding of an action has grown to another trajectory after 50 steps."""
-    theirs, ours = (
-        make(algorithm, ants(n_envs), net_arch=(64, 64), n_steps=64).learn(1, log_interval=None) for algorithm in BOTH
-    )
+    policy = "PlasticMlpPolicy" if kwargs else "MlpPolicy"
+    models = []
+    for algorithm in BOTH:
+        model = make(algorithm, ants(n_envs), policy, net_arch=(64, 64), n_steps=64, policy_kwargs=kwargs)
+        generator = torch.Generator().manual_seed(0)
+        for module in model.policy.modules():
+            if isinstance(module, nn.LayerNorm):  # whose weights are 1 and 0 before training
+                nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+                nn.init.uniform_(module.bias, -0.5, 0.5, generator=generator)
+        models.append(model.learn(1, log_interval=None))
+    theirs, ours = models
     assert ours.slow_because is None
     # the buffers have been flattened, environment by environment
     first = np.arange(64 * n_envs) % 64 < 10
@@ -220,6 +228,11 @@ SETTINGS = {
     "networks of different shapes": {"net_arch": {"pi": [20, 12, 8], "vf": [9]}},
     "extractors not shared": {"policy_kwargs": {"share_features_extractor": False}},
     "schedules": {"learning_rate": lambda left: 3e-4 * left, "clip_range": lambda left: 0.1 + 0.2 * left},
+    "layer norm, tanh": {
+        "policy": "PlasticMlpPolicy",
+        "policy_kwargs": {"method": None, "layer_norm": True},
+        "activation_fn": nn.Tanh,
+    },
     "one environment": {"n_envs": 1, "gamma": 0.9, "gae_lambda": 0.5},
 }
 
@@ -238,6 +251,8 @@ METHODS = {
         "method_kwargs": {"shrink": 0.9, "perturb": 0.1, "period": 7, "noise": "fresh"},
     },
     "l2 init": {"method": "l2-init", "method_kwargs": {"strength": 1.0}},
+    "layer norm": {"method": None, "layer_norm": True},
+    "cbp and layer norm": {"method": "cbp", "method_kwargs": BUSY, "layer_norm": True},
     "cbp in the first layer": {"method": "cbp", "method_kwargs": BUSY, "method_layers": "first"},
 }
 
@@ -538,7 +553,20 @@ def hook_a_gradient(model):
     model.policy.action_net.weight.register_hook(lambda gradient: 0 * gradient)
 
 
+def normalise_without_weights(model):
+    extractor = model.policy.mlp_extractor
+    extractor.policy_net.insert(1, nn.LayerNorm(16, elementwise_affine=False))
+    extractor.policy_net.insert(4, nn.LayerNorm(12, elementwise_affine=False))
+
+
+def normalise_one_layer(model):
+    model.policy.mlp_extractor.policy_net.insert(1, nn.LayerNorm(16))
+    model.policy.optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
+
+
 UNSUPPORTED = {
+    "norms without weights": ({}, normalise_without_weights, "a LayerNorm has no bias"),
+    "one norm": ({}, normalise_one_layer, "LayerNorm and ReLU or Tanh"),
     "buffer with its own minibatches": ({"rollout_buffer_class": EveryOther}, None, "method get() of its own"),
     "networks that share": ({}, share_a_network, "share a module"),
     "hooked gradient": ({}, hook_a_gradient, "action_net.weight has hooks"),
