@@ -1,14 +1,21 @@
-"""Shows that the default run learns: does the return rise within a phase of constant friction?
+"""Shows that the default run learns, and how it learns with other settings and in Stable-Baselines3's own loop.
 
-``python benchmarks/learning.py [--seeds 0-4] [--run-dir DIR] [--output FILE.md]`` trains the default run with each seed (those
-that are complete in DIR are not run again) and compares, for every phase with ten episodes or more, the mean return of the
-first tenth of its episodes with that of the last tenth. Two runs at a time, one thread each.
+``python benchmarks/learning.py [--seeds 0-4] [--variants default,paper,…] [--run-dir DIR] [--output FILE.md]`` trains the
+default run in each variant and with each seed; those that are complete in DIR are not run again. It compares
+
+- within the default run, for every phase with ten episodes or more, the mean return of the first tenth of its episodes with
+  that of the last tenth;
+- each variant with the default, paired by seed, which has the same frictions: the mean return of all steps, and of those of the
+  second half of the run, with the 95 % t interval of the difference.
+
+Two runs at a time, one thread each.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import os
@@ -19,54 +26,100 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from scipy.stats import t as student
 
-def train(folder: Path, seed: int) -> None:
+FAST = ["-m", "agents.train"]
+SLOW = ["-c", "import agents.sb3.ppo as ppo, agents.train as train; ppo.unsupported = lambda model: 'asked for'; train.main()"]
+PADDED, WIDE, PATIENT = (["--set", value] for value in ("padded_inputs=111", "log_std_init=0", "learning_rate=1e-4"))
+VARIANTS = {
+    "default": [],
+    "sb3": [],  # the updates and the policy in Stable-Baselines3's own loop
+    "padded": PADDED,  # the first weights of the paper's preset
+    "padded-wide": PADDED + WIDE,  # and its σ
+    "padded-patient": PADDED + PATIENT,  # and its step size
+    "paper": PADDED + WIDE + PATIENT,
+}
+
+
+def train(folder: Path, variant: str, seed: int) -> None:
     """Trains one seed, or goes on with it."""
     summary = folder / "summary.json"
     if summary.exists() and json.loads(summary.read_text())["complete"]:
         return
-    begin = ["--env", "ant-nonstationary", "--seed", str(seed), "--run-dir", str(folder)]
+    begin = ["--env", "ant-nonstationary", "--seed", str(seed), "--run-dir", str(folder), *VARIANTS[variant]]
     resumable = any((folder / "checkpoints").glob("[0-9]*"))
-    command = [sys.executable, "-m", "agents.train", *(["--resume", str(folder)] if resumable else begin)]
+    command = [sys.executable, *(SLOW if variant == "sb3" else FAST), *(["--resume", str(folder)] if resumable else begin)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def episodes(folder: Path) -> list[dict[str, float]]:
+    """The episodes of a run."""
+    with (folder / "episodes.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def rises(folder: Path) -> list[tuple[float, float, float]]:
     """For each phase: friction, and mean return of the first and of the last tenth of its episodes."""
-    phases: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    with (folder / "episodes.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            phases[int(row["phase"])].append((float(row["friction"]), float(row["return"])))
+    phases: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    for row in episodes(folder):
+        phases[row["phase"]].append((row["friction"], row["return"]))
     result = []
-    for _, episodes in sorted(phases.items()):
-        if len(episodes) < 10:
+    for _, of_phase in sorted(phases.items()):
+        if len(of_phase) < 10:
             continue
-        returns = [value for _, value in episodes]
+        returns = [value for _, value in of_phase]
         tenth = math.ceil(len(returns) / 10)
-        result.append((episodes[0][0], statistics.mean(returns[:tenth]), statistics.mean(returns[-tenth:])))
+        result.append((of_phase[0][0], statistics.mean(returns[:tenth]), statistics.mean(returns[-tenth:])))
     return result
+
+
+def mean_returns(folder: Path) -> tuple[float, float]:
+    """The mean return of all steps, each of which has its episode's, and of those in the second half of the run."""
+    rows = episodes(folder)
+    ends, returns, lengths = (np.array([row[name] for row in rows]) for name in ("step", "return", "length"))
+    late = ends > ends.max() / 2
+    return float(np.average(returns, weights=lengths)), float(np.average(returns[late], weights=lengths[late]))
+
+
+def interval(differences: list[float]) -> str:
+    """Mean and 95 % t interval."""
+    mean, error = statistics.mean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
+    half = student.ppf(0.975, len(differences) - 1) * error
+    return f"{mean:+.0f} ({mean - half:+.0f} to {mean + half:+.0f})"
 
 
 def main() -> None:
     """Trains, compares, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4", help="first and last seed (default: 0-4)")
+    parser.add_argument("--variants", default="default", help=f"some of {','.join(VARIANTS)} (default: default)")
     parser.add_argument(
         "--run-dir", type=Path, default=Path("runs/learning"), help="where the runs go (default: runs/learning)"
     )
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    parser.add_argument("--output", type=Path, help="also write the tables to this file")
     args = parser.parse_args()
     first, last = map(int, args.seeds.split("-"))
-    folders = {seed: args.run_dir / f"seed{seed}" for seed in range(first, last + 1)}
+    seeds, variants = range(first, last + 1), list(dict.fromkeys(["default", *args.variants.split(",")]))
+    folders = {(variant, seed): args.run_dir / variant / f"seed{seed}" for seed, variant in itertools.product(seeds, variants)}
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(train, folders.values(), folders))
+        list(pool.map(lambda key: train(folders[key], *key), folders))
 
     lines = ["| seed | phase by phase: friction, mean return of the first → of the last tenth of its episodes |", "|---|---|"]
-    for seed, folder in folders.items():
-        cells = [f"{friction:.2g}: {start:.0f} → {end:.0f}" for friction, start, end in rises(folder)]
-        lines.append(f"| {seed} | {'; '.join(cells)} |")
-    risen = sum(end > start for _, start, end in (rises(folder)[0] for folder in folders.values()))
-    lines.append(f"\nThe return rose within the first phase in {risen} of {len(folders)} seeds.")
+    of_default = {seed: rises(folders["default", seed]) for seed in seeds}
+    for seed, phases in of_default.items():
+        lines.append(f"| {seed} | {'; '.join(f'{friction:.2g}: {start:.0f} → {end:.0f}' for friction, start, end in phases)} |")
+    risen = sum(end > start for (_, start, end), *_ in of_default.values())
+    lines.append(f"\nThe return rose within the first phase in {risen} of {len(seeds)} seeds.\n")
+    if len(variants) > 1:
+        returns = {variant: [mean_returns(folders[variant, seed]) for seed in seeds] for variant in variants}
+        lines += ["| variant | mean return | − default | second half | − default |", "|---|---|---|---|---|"]
+        for variant, pairs in returns.items():
+            cells = []
+            for ours, theirs in zip(zip(*pairs, strict=True), zip(*returns["default"], strict=True), strict=True):
+                cells.append(f"{statistics.mean(ours):.0f}")
+                cells.append(interval([a - b for a, b in zip(ours, theirs, strict=True)]) if variant != "default" else "")
+            lines.append(f"| `{variant}` | {' | '.join(cells)} |")
     text = "\n".join(lines)
     print(text)
     if args.output:
