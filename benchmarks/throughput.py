@@ -44,10 +44,12 @@ from agents.runs.config import Config, with_overrides
 from agents.runs.logs import make_logger
 from agents.runs.run_folder import RunFolder
 from agents.sb3.buffers import NormalizedRolloutBuffer
+from agents.sb3.plasticity import RANKS_EVERY
 from agents.sb3.rollout import CompiledRollout
 
 STEPS = 2048  # of a rollout
 ROLLOUTS = 4  # of a measurement
+RECORDED = RANKS_EVERY // STEPS  # of one with callbacks: from one record of the ranks to the next
 NEVER = 2_000_000
 
 
@@ -96,13 +98,15 @@ def theirs(n_envs: int, env: str = "ant-nonstationary-v0", **env_kwargs: float) 
     return model.learn(STEPS)
 
 
-def learning(model: stable_baselines3.PPO, callbacks: list[BaseCallback] | None = None) -> Callable[[], float]:
+def learning(
+    model: stable_baselines3.PPO, callbacks: list[BaseCallback] | None = None, rollouts: int = ROLLOUTS
+) -> Callable[[], float]:
     """Steps/s of some rollouts and their updates."""
 
     def measure() -> float:
         start = time.perf_counter()
-        model.learn(ROLLOUTS * STEPS, callback=callbacks, reset_num_timesteps=False)
-        return ROLLOUTS * STEPS / (time.perf_counter() - start)
+        model.learn(rollouts * STEPS, callback=callbacks, reset_num_timesteps=False)
+        return rollouts * STEPS / (time.perf_counter() - start)
 
     return measure
 
@@ -298,7 +302,7 @@ def main() -> None:
         "SB3 PPO, 1 environment": learning(theirs(1)),
         "agents.PPO": learning(plain),
         "agents.PPO + CBP": learning(cbp, [rollout]),
-        "agents.PPO + CBP + callbacks": learning(cbp, default_callbacks()),
+        "agents.PPO + CBP + callbacks": learning(cbp, default_callbacks(), RECORDED),
         "agents.PPO + CBP, 1 environment": learning(ours("cbp", 1)),
         "agents.PPO + CBP, two runs at once": two_runs.measure,
     }
