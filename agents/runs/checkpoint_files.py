@@ -7,6 +7,7 @@ only and is read by ``torch.load(weights_only=True)``: one from a stranger runs 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -28,10 +29,11 @@ from agents.runs.run_folder import RunFolder
 
 _KEPT = 3  # the newest, and those before it, should it be damaged
 _DIGITS = 16  # of the checksum
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)}
 
 
 def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint and drops the oldest beyond three.
+    """Writes a checkpoint and drops the oldest beyond three. On a full disk earlier ones make room, but for the last.
 
     Args:
         folder: The run.
@@ -42,28 +44,42 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
         The checkpoint.
 
     Raises:
-        OSError: It cannot be written; the earlier ones are as they were.
+        OSError: It cannot be written; the last one before it is as it was.
     """
     stream = io.BytesIO()
     torch.save(to_tensors({"made_by": _made_by(), "random": _save_random(), **state}), stream)
     content = stream.getvalue()
     path = folder.checkpoints / f"{steps:012d}-{_checksum(content)}.pt"
-    temporary = folder.checkpoints / ".new"
+    folder.checkpoints.mkdir(exist_ok=True)
+    earlier = _all(folder)
+    spare = earlier[:-1] if earlier and _is_whole(earlier[-1], earlier[-1].read_bytes()) else []
+    while True:
+        try:
+            _write_whole(path, content)
+            break
+        except OSError as error:
+            if error.errno not in _FULL or not spare:
+                raise
+            spare.pop(0).unlink()
+    same_step = [other for other in _all(folder) if _steps(other) == steps and other != path]  # damaged
+    for old in same_step + _all(folder)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that it is whole when it has its name."""
+    temporary = path.with_name(".new")
     try:
-        folder.checkpoints.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_folder(folder.checkpoints)
+        _flush_folder(path.parent)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    same_step = [other for other in _all(folder) if _steps(other) == steps and other != path]  # damaged
-    for old in same_step + _all(folder)[:-_KEPT]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,7 @@ def read_newest(folder: RunFolder) -> Checkpoint | None:
     for path in reversed(found):
         try:
             content = path.read_bytes()
-            if path.stem.partition("-")[2] != _checksum(content):
+            if not _is_whole(path, content):
                 raise ValueError("its checksum is another")
             return Checkpoint(path, torch.load(io.BytesIO(content), weights_only=True))
         except Exception as error:  # whatever damage, or what is not allowed in such a file, makes torch raise
@@ -145,6 +161,10 @@ def _all(folder: RunFolder) -> list[Path]:
 
 def _steps(path: Path) -> int:
     return int(path.name.split("-")[0])
+
+
+def _is_whole(path: Path, content: bytes) -> bool:
+    return path.stem.partition("-")[2] == _checksum(content)
 
 
 def _checksum(content: bytes) -> str:

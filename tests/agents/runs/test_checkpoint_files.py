@@ -1,0 +1,77 @@
+"""What is written to a disk that has no room left."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from agents.runs import checkpoint_files
+from agents.runs.run_folder import RunFolder
+
+ROOM = 4.5  # checkpoints that fit on the disk
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A run with three checkpoints on a disk that takes no more than ``ROOM`` of them, each with 100,000 numbers."""
+    folder = RunFolder(tmp_path)
+    flush = os.fsync
+    for steps in range(3):
+        checkpoint_files.write(folder, steps, {"numbers": np.full(100_000, steps)})
+    room = ROOM * checkpoint_files.newest(folder).stat().st_size
+
+    def fsync(descriptor):
+        if sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(checkpoint_files.os, "fsync", fsync)
+    return folder
+
+
+def kept(folder):
+    """The steps of the checkpoints; each is whole."""
+    found = sorted(folder.checkpoints.iterdir())
+    for path in found:
+        assert path.stem.partition("-")[2] == checkpoint_files._checksum(path.read_bytes())
+    return [int(path.name.split("-")[0]) for path in found]
+
+
+@pytest.mark.parametrize(("others", "left"), [(0, [1, 2, 3]), (1, [1, 2, 3]), (2, [2, 3])])
+def test_the_oldest_checkpoints_make_room_for_a_new_one(folder, others, left):
+    size = checkpoint_files.newest(folder).stat().st_size
+    (folder.path / "events").write_bytes(bytes(others * size))  # 4, 3 and 2 fit beside it: one, one and two go
+    checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
+    assert kept(folder) == left
+    assert checkpoint_files.read_newest(folder).state["numbers"].unique().tolist() == [3]
+
+
+def test_the_last_checkpoint_stays_where_it_is_the_only_one_that_fits(folder):
+    size = checkpoint_files.newest(folder).stat().st_size
+    (folder.path / "events").write_bytes(bytes(3 * size))
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
+    assert kept(folder) == [2]
+
+
+def test_none_makes_room_where_the_last_is_damaged(folder):
+    size = checkpoint_files.newest(folder).stat().st_size
+    (folder.path / "events").write_bytes(bytes(size * 3 // 2))
+    checkpoint_files.newest(folder).write_bytes(b"damaged")
+    (folder.path / "more").write_bytes(bytes(size))
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
+    assert [path.name[:12] for path in sorted(folder.checkpoints.iterdir())] == ["000000000000", "000000000001", "000000000002"]
+
+
+def test_no_checkpoint_goes_for_an_error_that_room_does_not_mend(folder, monkeypatch):
+    def fsync(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoint_files.os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
+    assert kept(folder) == [0, 1, 2]
