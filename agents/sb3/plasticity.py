@@ -22,6 +22,7 @@ import cbp
 from agents.sb3.dashboard import layout, write_layout
 from agents.sb3.networks import activations, hidden_layers, networks
 from agents.sb3.policies import replaced_units
+from agents.sb3.threads import one_thread_each
 from cbp import metrics
 
 EVERY = 16_384  # ours: together with the ranks less than 2 % of the time of agents.train (benchmarks/callbacks.py)
@@ -178,6 +179,11 @@ class PlasticityCallback(BaseCallback):
         elif len(self._gradients) < len(self._layers):
             return  # TD3 updates its actor at every other time only
         (weights, actions), self._before = self._before, None
+        self._record_changes(weights, actions)
+
+    @one_thread_each()
+    def _record_changes(self, weights: list[Tensor], actions: Tensor) -> None:
+        """What the updates since the last record changed, where the weights and the probed actions were these."""
         for layer, before in zip(self._layers, weights, strict=True):
             prefix = f"plasticity/{layer.name}"
             self.logger.record(f"{prefix}/weight_change", metrics.weight_distance([layer.incoming.weight], [before]))
@@ -194,6 +200,7 @@ class PlasticityCallback(BaseCallback):
                 if held is None or id(layer.incoming.weight) in held:
                     self._gradients[layer.name] = metrics.gradient_norm([layer.incoming.weight])
 
+    @one_thread_each()
     def _record(self, with_ranks: bool) -> None:
         self.latest, self._gradients = {}, {}
         if self.probe is None:

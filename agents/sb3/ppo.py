@@ -7,12 +7,10 @@ each trick stands beside it, with figures of two cores and the paper's network a
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
-from threadpoolctl import ThreadpoolController
 
 import cbp
 from agents.sb3.arrays import Forward, Losses, NetworkArrays, Samples, Settings
@@ -42,6 +39,7 @@ from agents.sb3.native import NativeEnvs, Policy, Steps, act_all
 from agents.sb3.networks import networks
 from agents.sb3.rollout import CompiledRollout, natives_of, sees_every_step, simulates
 from agents.sb3.support import unsupported
+from agents.sb3.threads import one_thread_each
 
 CutOff = list[tuple[int, int, Any]]
 """Step, environment and last observation of episodes that hit a time limit."""
@@ -114,7 +112,7 @@ class PPO(stable_baselines3.PPO):
         policy = Policy.of(modules["policy/"], std, self.action_space)  # type: ignore[arg-type]
         steps = Steps.of(rollout_buffer, n_rollout_steps)
         natives = self._natives(env)
-        with _one_thread_each() as threads:
+        with one_thread_each() as threads:
             if natives is None or sees_every_step(callback):
                 cut_off = self._step_through(env, callback, rollout_buffer, policy, steps)
             else:
@@ -238,7 +236,7 @@ class PPO(stable_baselines3.PPO):
         compiled = method is None or (type(method) is cbp.ContinualBackprop and method.utility == "contribution")
         clipped_together = math.isfinite(self.max_grad_norm) and not self.clip_each_network
         coupled = clipped_together or self.target_kl is not None or not compiled
-        with _one_thread_each() as threads, torch.no_grad():
+        with one_thread_each() as threads, torch.no_grad():
             actor, critic = (
                 NetworkArrays(modules, log_std, self.policy.optimizer, self.batch_size, method)
                 for modules, log_std in zip(networks(self.policy).values(), (self.policy.log_std, None), strict=True)
@@ -378,24 +376,3 @@ def _side_by_side(function: Callable[..., Any], arguments: list[tuple[Any, ...]]
         other.result()
     else:
         function(*second)
-
-
-@functools.cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[int]:
-    """Torch and BLAS with one thread for each of ours; gives torch's number of threads.
-
-    Threads of their own go on spinning between two calls, on the cores where environments and networks work side by side: a
-    rollout took 580 ms with them and takes 330 without.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _blas().limit(limits=1, user_api="blas"):
-            yield threads
-    finally:
-        torch.set_num_threads(threads)
