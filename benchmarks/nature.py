@@ -1,0 +1,95 @@
+"""Answers the questions of ``runs/nature/PROTOCOL.md`` from the recorded runs, by its rules.
+
+``python benchmarks/nature.py [FOLDER] [--output FILE.md]`` reads the runs below FOLDER (default: ``runs/nature``) and prints a
+row for each statement: the mean difference over seeds, its 95 % bootstrap interval, and what follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from agents.reporting.comparison import LEAST_SEEDS, Comparison, Estimate, compare, estimate
+from agents.reporting.results import AgentResult, find_runs, read_run
+
+PHASES, LATE = 10, range(5, 10)  # of a run; those that are compared, counted from 0
+LAST_LAYER = "plasticity/policy/hidden2"
+RISES, FALLS = 1, -1
+CHANGES = {"dormant_fraction": RISES, "weight_magnitude": RISES, "stable_rank": FALLS}
+
+
+def late_return(run: AgentResult) -> float:
+    """The mean return over the late phases, each of which counts alike."""
+    return float(np.mean([run.phases[phase]["mean_return"] for phase in LATE]))
+
+
+def change(measure: str) -> Callable[[AgentResult], float]:
+    """By how much a measure of the policy's last hidden layer changes from the end of the first phase to that of the last."""
+
+    def of(run: AgentResult) -> float:
+        curve = run.curve[f"{LAST_LAYER}/{measure}"]
+        first, last = (row[np.isfinite(row)][-1] for row in (curve[0], curve[PHASES - 1]))
+        return float(last - first)
+
+    return of
+
+
+def paired(comparison: Comparison, of: Callable[[AgentResult], float], method: str, other: str | None = None) -> Estimate:
+    """What a method has more than another, over the seeds that both have; without another, what it has."""
+    runs = comparison.runs.get(method, {})
+    others = comparison.runs.get(other, {}) if other else {}
+    differences = [
+        of(run) - (of(others[seed]) if other else 0.0)  # type: ignore[arg-type]
+        for seed, run in runs.items()
+        if other is None or seed in others
+    ]
+    return estimate(differences, "mean")
+
+
+def answer(found: Estimate, expected: int, words: tuple[str, str]) -> str:
+    """The first of two words where the interval lies on the expected side of 0, the second where it lies on the other."""
+    if found.low is None or found.high is None:
+        return f"open: {len(found.each)} of {LEAST_SEEDS} seeds"
+    sides = expected * found.low, expected * found.high
+    return words[0] if min(sides) > 0 else words[1] if max(sides) < 0 else "open"
+
+
+def answers(comparison: Comparison) -> list[str]:
+    """The table, line by line."""
+    support = ("supported", "contradicted")
+    rows = [("1. plasticity is lost: `ppo` − `reset-all`, return", paired(comparison, late_return, "ppo", "reset-all"), FALLS)]
+    rows += [
+        (f"2. it is kept: `cbp` − `{other}`, return", paired(comparison, late_return, "cbp", other), RISES)
+        for other in ("ppo", "ppo-tuned", "l2")
+    ]
+    for name, direction in CHANGES.items():
+        rows.append((f"3. {name} under `ppo`, last − first phase", paired(comparison, change(name), "ppo"), direction))
+        rows.append(("3. the same, `ppo` − `cbp`", paired(comparison, change(name), "ppo", "cbp"), direction))
+    lines = ["| statement | seeds | mean | 95 % interval | answer |", "|---|---|---|---|---|"]
+    for statement, found, expected in rows:
+        words = ("lost", "not lost") if statement.startswith("1.") else support
+        interval = "" if found.low is None else f"{found.low:,.4g} to {found.high:,.4g}"
+        mean = f"{found.centre:,.4g}" if found.each else ""
+        lines.append(f"| {statement} | {len(found.each)} | {mean} | {interval} | {answer(found, expected, words)} |")
+    return lines
+
+
+def main() -> None:
+    """Reads, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("runs/nature"), help="recorded runs (default: runs/nature)"
+    )
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    args = parser.parse_args()
+    text = "\n".join(answers(compare(read_run(path) for path in find_runs([args.folder]))))
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
