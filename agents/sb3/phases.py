@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ class Phase:
     """What happened between two changes, over all environments.
 
     Attributes:
-        values: Of the parameters that change, by name; empty where none does.
+        values: Of the parameters that change, by name, in the environment that was first in it; empty where none does.
         steps: Environment steps.
         returns: Of the episodes that ended in the phase, in the order of their ends.
         measures: Those of the policy that were recorded last in the phase of the first environment, by name.
@@ -70,6 +71,9 @@ class PhaseCallback(BaseCallback):
 
     Attributes:
         phases: What happened so far, by the index of the phase.
+
+    Warns:
+        UserWarning: Once, where environments have different values in the same phase, as without a seed of their own.
     """
 
     every_step = False
@@ -80,6 +84,7 @@ class PhaseCallback(BaseCallback):
         self.phases: dict[int, Phase] = {}
         self._path = path
         self._rows: list[list[Any]] = []
+        self._worlds_differ = False
 
     @property
     def columns(self) -> list[str]:
@@ -114,14 +119,29 @@ class PhaseCallback(BaseCallback):
             if phase is None:
                 values = {name: info[name] for name in self.parameters if name in info}
                 phase = self.phases[number] = Phase(values)
+            elif not self._worlds_differ:
+                self._compare(index, number, info)
             phase.steps += steps
             if "episode" in info:
-                self._record_episode(index, number, phase, info["episode"])
+                self._record_episode(index, number, info)
         return True
 
-    def _record_episode(self, env: int, number: int, phase: Phase, episode: dict[str, float]) -> None:
-        phase.returns.append(float(episode["r"]))
-        values = [phase.values.get(name) for name in self.parameters]
+    def _compare(self, env: int, number: int, info: dict[str, Any]) -> None:
+        """Warns, once, where an environment has another value than the phase."""
+        for name, value in self.phases[number].values.items():
+            if name in info and info[name] != value:
+                self._worlds_differ = True
+                warnings.warn(
+                    f"environments differ within a phase: in phase {number} environment {env} has {name} {info[name]:.4g}, "
+                    f"another {value:.4g}, and a phase is over all of them; give each the same seed: env_kwargs=dict(seed=0)",
+                    stacklevel=2,
+                )
+                return
+
+    def _record_episode(self, env: int, number: int, info: dict[str, Any]) -> None:
+        episode = info["episode"]
+        self.phases[number].returns.append(float(episode["r"]))
+        values = [info.get(name) for name in self.parameters]
         self._rows.append([self.num_timesteps, env, number, *values, episode["r"], episode["l"]])
         for output in self.logger.output_formats:
             if isinstance(output, TensorBoardOutputFormat):

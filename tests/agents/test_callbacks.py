@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-import agents  # noqa: F401  (makes the policies known)
+import agents
 from agents.callbacks import FreshNetworkCallback, Phase, PhaseCallback, PlasticityCallback, VerdictCallback
 
 
@@ -74,6 +74,55 @@ def test_every_episode_has_a_row_with_the_step_over_all_environments(scripted, t
     assert [int(row["phase"]) for row in rows if row["env"] == "0"] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [float(row["friction"]) for row in rows if row["env"] == "1"] == [0.5] * 4 + [1.5] * 4
     assert {row["length"] for row in rows} == {"3"}
+
+
+class Told(gymnasium.Wrapper):
+    """Keeps what the last step of each episode said."""
+
+    def __init__(self, env, told):
+        super().__init__(env)
+        self.told = told
+
+    def step(self, action):
+        transition = super().step(action)
+        if transition[2] or transition[3]:
+            self.told.append(transition[4])
+        return transition
+
+
+@pytest.mark.parametrize("threaded", [False, True])  # whose rollouts run in compiled code, and outside it
+def test_each_episode_has_the_value_of_its_own_environment(threaded, tmp_path):
+    """SB3 seeds environment i with seed + i, so without a seed of their own each has another sequence of values."""
+    told = [[], [], []]
+    places = iter(told)
+
+    def make():
+        env = gymnasium.make("envs:hopper-nonstationary-v0", period=60)
+        return env if threaded else Told(env, next(places))
+
+    vec_env = make_vec_env(make, 3, seed=0, vec_env_cls=agents.ThreadedVecEnv if threaded else None)
+    algorithm = agents.PPO if threaded else PPO
+    model = algorithm("MlpPolicy", vec_env, n_steps=200, batch_size=100, n_epochs=1, device="cpu")
+    with pytest.warns(
+        UserWarning, match=r"environments differ within a phase: in phase 0 environment 1 has friction"
+    ) as warned:
+        model.learn(600, PhaseCallback("friction", tmp_path / "episodes.csv"))
+    assert sum("environments differ" in str(warning.message) for warning in warned) == 1
+    with (tmp_path / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i in range(3):
+        own = [(int(row["phase"]), float(row["friction"])) for row in rows if row["env"] == str(i)]
+        assert len(own) > 5
+        assert len(dict(own)) == len(set(own)) > 1  # one value a phase
+        if not threaded:
+            assert own == [(info["phase"], info["friction"]) for info in told[i]]
+    assert len({row["friction"] for row in rows if row["phase"] == "1"}) == 3
+
+
+def test_environments_with_a_seed_of_their_own_do_not_differ(recwarn):
+    vec_env = make_vec_env("envs:hopper-nonstationary-v0", 3, seed=0, env_kwargs={"period": 60, "seed": 0})
+    PPO("MlpPolicy", vec_env, n_steps=200, batch_size=100, n_epochs=1, device="cpu").learn(600, PhaseCallback("friction"))
+    assert not [warning for warning in recwarn if "environments differ" in str(warning.message)]
 
 
 def test_the_state_goes_on_where_it_was(scripted):
