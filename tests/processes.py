@@ -18,7 +18,8 @@ import weakref
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["agents.train", "agents.learn", "agents.report", "agents.playing.evaluation", "agents.sweep"])
+_COMMANDS = ["agents.train", "agents.learn", "agents.report", "agents.playing.evaluation", "agents.sweep"]
+_CONTEXT.set_forkserver_preload([*_COMMANDS, "torch._dynamo"])  # the last is what torch imports with the first optimizer
 
 
 def _main(module: str, arguments: list[str], environment: dict[str, str | None], folder: str, output: list[str]) -> None:
