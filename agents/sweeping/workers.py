@@ -63,7 +63,7 @@ def run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
     """Trains what is not complete, with a live table on the screen; what Ray itself prints goes to the ``log``."""
     from agents.sweeping.live_table import LiveTable  # needs the extra
 
-    task = ray.remote(num_cpus=1, max_retries=0, max_calls=1)(_train_in_worker)
+    task = ray.remote(num_cpus=1, max_retries=0)(_train_in_worker)
     pending = {_submit(task, group): group for group in _groups(runs)}
     stopping = False
     with (
@@ -127,7 +127,7 @@ def _take_result(ray: ModuleType, handle: Any, run: Run) -> None:
 
 
 def _train_in_worker(group: list[tuple[str, str]]) -> tuple[str, str]:
-    """What a worker of Ray does: trains a run from where it is, or several that learn together.
+    """What a worker of Ray does: trains a run from where it is, or several that learn together, after others perhaps.
 
     Args:
         group: Folder and configuration of each.

@@ -160,6 +160,13 @@ def test_what_the_workers_print_is_in_a_file_of_the_run(swept):
     assert "steps/s" in printed
 
 
+def test_each_run_is_warned_though_a_process_trains_several(swept):
+    logs = [path.read_text() for path in swept[0].rglob("output.log")]
+    assert len(logs) == 4
+    assert len({re.search(r"process (\d+)", log)[1] for log in logs}) < 4 or os.cpu_count() >= 4  # a core for each
+    assert all(log.count("warning: a phase is short") == 1 for log in logs)
+
+
 def test_complete_runs_are_skipped(swept):
     folder = swept[0]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
