@@ -36,14 +36,25 @@ def python(tmp_path_factory):
     return run
 
 
-def test_it_trains_by_its_name_and_takes_its_options(python, tmp_path):
-    arguments = ["--env", "ant-nonstationary", "--method", "weight-clipping", "--set", "factor=0.5", "--timesteps", "1024"]
-    arguments += ["--n-envs", "4", "--set", "rollout_steps=512", "--set", "net_arch=[16]", "--run-dir", str(tmp_path / "run")]
-    process = python("-m", "agents.train", *arguments)
+@pytest.fixture(scope="module")
+def trained(python, tmp_path_factory):
+    """The folder of a run, what was printed while it was trained and, afterwards, with a bad option, and both exit codes."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    method = ["--env", "ant-nonstationary", "--method", "weight-clipping"]
+    good = [*method, "--set", "factor=0.5", "--timesteps", "1024", "--n-envs", "4", "--set", "rollout_steps=512"]
+    good += ["--set", "net_arch=[16]", "--run-dir", str(run)]
+    bad = [*method, "--set", "factor=-1", "--run-dir", str(run / "bad")]
+    process = python("-c", f"from agents import train; print([train.main(arguments) for arguments in ({good}, {bad})])")
     assert process.returncode == 0, process.stderr
-    assert "slower loop" not in process.stderr
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["method_kwargs"] == {"factor": 0.5}
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["complete"]
+    return run, process.stderr, json.loads(process.stdout.splitlines()[-1])
+
+
+def test_it_trains_by_its_name_and_takes_its_options(trained):
+    run, printed, codes = trained
+    assert codes[0] == 0
+    assert "slower loop" not in printed
+    assert json.loads((run / "config.json").read_text())["method_kwargs"] == {"factor": 0.5}
+    assert json.loads((run / "summary.json").read_text())["complete"]
 
 
 def test_it_clips_and_goes_on_in_any_loop(python):
@@ -65,16 +76,9 @@ print(model[0].weight.unique().tolist())
     assert python("-c", code).stdout.split() == ["[1.0]", "[-1.0]"]  # ±2 · 0.5
 
 
-def test_a_bad_option_is_refused_in_one_line(python, tmp_path):
-    arguments = [
-        "--env",
-        "ant-nonstationary",
-        "--method",
-        "weight-clipping",
-        "--set",
-        "factor=-1",
-        "--run-dir",
-        str(tmp_path / "x"),
-    ]
-    process = python("-m", "agents.train", *arguments)
-    assert (process.returncode, process.stderr) == (2, "error: factor must be a finite number >= 0, got -1\n")
+def test_a_bad_option_is_refused_in_one_line(trained):
+    run, printed, codes = trained
+    assert codes[1] == 2
+    assert printed.endswith("\nerror: factor must be a finite number >= 0, got -1\n")
+    assert printed.count("error") == 1
+    assert not (run / "bad").exists()
