@@ -101,6 +101,10 @@ def main() -> None:
     args = parser.parse_args()
     first, last = map(int, args.seeds.split("-"))
     seeds, variants = range(first, last + 1), list(dict.fromkeys(["default", *args.variants.split(",")]))
+    if unknown := [variant for variant in variants if variant not in VARIANTS]:
+        parser.error(f"--variants takes {', '.join(VARIANTS)}; got {', '.join(unknown)}")
+    if len(variants) > 1 and len(seeds) < 2:
+        parser.error(f"variants are compared over two seeds or more, got --seeds {args.seeds}")
     folders = {(variant, seed): args.run_dir / variant / f"seed{seed}" for seed, variant in itertools.product(seeds, variants)}
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda key: train(folders[key], *key), folders))

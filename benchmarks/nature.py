@@ -14,6 +14,7 @@ import numpy as np
 
 from agents.reporting.comparison import LEAST_SEEDS, Comparison, Estimate, compare, estimate
 from agents.reporting.results import AgentResult, find_runs, read_run
+from agents.runs.errors import UserError
 
 PHASES, LATE = 10, range(5, 10)  # of a run; those that are compared, counted from 0
 LAST_LAYER = "plasticity/policy/hidden2"
@@ -85,7 +86,10 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     args = parser.parse_args()
-    text = "\n".join(answers(compare(read_run(path) for path in find_runs([args.folder]))))
+    try:
+        text = "\n".join(answers(compare(read_run(path) for path in find_runs([args.folder]))))
+    except UserError as error:
+        parser.error(str(error))
     print(text)
     if args.output:
         args.output.write_text(text + "\n", encoding="utf-8")

@@ -33,7 +33,9 @@ _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno,
 
 
 def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint and drops the oldest beyond three. On a full disk earlier ones make room, but for the last.
+    """Writes a checkpoint and drops the oldest beyond three.
+
+    On a full disk earlier ones make room, all but the last that is whole.
 
     Args:
         folder: The run.
@@ -44,27 +46,33 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
         The checkpoint.
 
     Raises:
-        OSError: It cannot be written; the last one before it is as it was.
+        OSError: It cannot be written; the last whole one before it is as it was.
     """
     stream = io.BytesIO()
     torch.save(to_tensors({"made_by": _made_by(), "random": _save_random(), **state}), stream)
     content = stream.getvalue()
     path = folder.checkpoints / f"{steps:012d}-{_checksum(content)}.pt"
     folder.checkpoints.mkdir(exist_ok=True)
-    earlier = _all(folder)
-    spare = earlier[:-1] if earlier and _is_whole(earlier[-1], earlier[-1].read_bytes()) else []
     while True:
         try:
             _write_whole(path, content)
             break
         except OSError as error:
-            if error.errno not in _FULL or not spare:
+            spare = _spare(folder) if error.errno in _FULL else []
+            if not spare:
                 raise
-            spare.pop(0).unlink()
+            spare[0].unlink()
     same_step = [other for other in _all(folder) if _steps(other) == steps and other != path]  # damaged
     for old in same_step + _all(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _spare(folder: RunFolder) -> list[Path]:
+    """The checkpoints that may make room, the damaged ones first: all but the newest that is whole."""
+    found = _all(folder)
+    whole = [path for path in found if _is_whole(path)]
+    return [path for path in found if path not in whole] + whole[:-1]
 
 
 def _write_whole(path: Path, content: bytes) -> None:
@@ -138,7 +146,7 @@ def read_newest(folder: RunFolder) -> Checkpoint | None:
     for path in reversed(found):
         try:
             content = path.read_bytes()
-            if not _is_whole(path, content):
+            if not _fits_its_name(path, content):
                 raise ValueError("its checksum is another")
             return Checkpoint(path, torch.load(io.BytesIO(content), weights_only=True))
         except Exception as error:  # whatever damage, or what is not allowed in such a file, makes torch raise
@@ -163,7 +171,14 @@ def _steps(path: Path) -> int:
     return int(path.name.split("-")[0])
 
 
-def _is_whole(path: Path, content: bytes) -> bool:
+def _is_whole(path: Path) -> bool:
+    try:
+        return _fits_its_name(path, path.read_bytes())
+    except OSError:
+        return False
+
+
+def _fits_its_name(path: Path, content: bytes) -> bool:
     return path.stem.partition("-")[2] == _checksum(content)
 
 

@@ -48,7 +48,7 @@ def save(folder: RunFolder, model: PPO, recorders: Mapping[str, Recorder]) -> Pa
         The checkpoint.
 
     Raises:
-        OSError: It cannot be written; the last one before it is as it was.
+        OSError: It cannot be written; the last whole one before it is as it was.
     """
     state = {
         "model": _save_model(model),

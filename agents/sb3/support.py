@@ -65,7 +65,6 @@ def _about_networks(policy: ActorCriticPolicy) -> str | None:
                 "a network is not made of Linear layers with ReLU or Tanh between, or with LayerNorm and ReLU or Tanh: "
                 f"{nn.Sequential(*modules)}"
             )
-        norms = norms_of(modules)
         linears, norms = [module for module in modules if isinstance(module, nn.Linear)], norms_of(modules)
         if any(layer.bias is None for layer in (*linears, *norms)):
             return "a Linear layer or a LayerNorm has no bias"

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import scipy.linalg.cython_blas  # noqa: F401  the BLAS of compiled code, which must be there when the controller looks
 import torch
 from threadpoolctl import ThreadpoolController
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,14 +58,31 @@ def test_the_last_checkpoint_stays_where_it_is_the_only_one_that_fits(folder):
     assert kept(folder) == [2]
 
 
-def test_none_makes_room_where_the_last_is_damaged(folder):
-    size = checkpoint_files.newest(folder).stat().st_size
-    (folder.path / "events").write_bytes(bytes(size * 3 // 2))
-    checkpoint_files.newest(folder).write_bytes(b"damaged")
-    (folder.path / "more").write_bytes(bytes(size))
+def test_damaged_checkpoints_make_room_first_and_the_last_whole_one_stays(folder):
+    newest = checkpoint_files.newest(folder)
+    size = newest.stat().st_size
+    newest.write_bytes(bytes(size))
+    (folder.path / "events").write_bytes(bytes(size))  # three fit beside it
+    checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
+    assert kept(folder) == [0, 1, 3]
+    checkpoint_files.newest(folder).write_bytes(bytes(size))
+    (folder.path / "events").write_bytes(bytes(3 * size))  # one fits beside it
     with pytest.raises(OSError, match="No space left"):
-        checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
-    assert [path.name[:12] for path in sorted(folder.checkpoints.iterdir())] == ["000000000000", "000000000001", "000000000002"]
+        checkpoint_files.write(folder, 4, {"numbers": np.full(100_000, 4)})
+    assert kept(folder) == [1]
+
+
+def test_a_checkpoint_that_cannot_be_read_does_not_keep_the_next_from_being_written(folder, monkeypatch):
+    unreadable, read = checkpoint_files.newest(folder), Path.read_bytes
+
+    def read_bytes(path):
+        if path == unreadable:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
+    assert [int(path.name.split("-")[0]) for path in sorted(folder.checkpoints.iterdir())] == [1, 2, 3]
 
 
 def test_no_checkpoint_goes_for_an_error_that_room_does_not_mend(folder, monkeypatch):

@@ -144,6 +144,7 @@ def test_the_first_steps_of_the_ant_are_those_of_sb3(n_envs, kwargs):
             if isinstance(module, nn.LayerNorm):  # whose weights are 1 and 0 before training
                 nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
                 nn.init.uniform_(module.bias, -0.5, 0.5, generator=generator)
+                module.eps = 0.1
         models.append(model.learn(1, log_interval=None))
     theirs, ours = models
     assert ours.slow_because is None
@@ -266,6 +267,19 @@ def test_with_any_method_parameters_are_those_of_sb3(policy_kwargs, max_grad_nor
     methods = {"method": None}, policy_kwargs
     without, treated = (make(agents.PPO, tapes(2), policy_kwargs=kwargs, **settings).learn(256) for kwargs in methods)
     assert not torch.allclose(without.policy.action_net.weight, treated.policy.action_net.weight, atol=1e-4)
+
+
+def test_norms_are_trained_with_their_own_epsilon():
+    trained = []
+    for algorithm, eps in ((stable_baselines3.PPO, 0.1), (agents.PPO, 0.1), (agents.PPO, 1e-5)):
+        model = make(algorithm, tapes(2), "PlasticMlpPolicy", policy_kwargs={"method": None, "layer_norm": True})
+        for module in model.policy.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
+        trained.append(nn.utils.parameters_to_vector(model.learn(256).policy.parameters()))
+    theirs, ours, other = trained
+    torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
+    assert not torch.allclose(other, theirs, rtol=2e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", [None, "cbp", "redo"])  # redo acts between two updates of both
@@ -564,7 +578,16 @@ def normalise_one_layer(model):
     model.policy.optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
 
 
+def normalise_otherwise(model):
+    model.policy.mlp_extractor.value_net[1].eps = 0.1
+
+
 UNSUPPORTED = {
+    "norms that differ": (
+        {"policy": "PlasticMlpPolicy", "policy_kwargs": {"method": None, "layer_norm": True}},
+        normalise_otherwise,
+        "are not alike",
+    ),
     "norms without weights": ({}, normalise_without_weights, "a LayerNorm has no bias"),
     "one norm": ({}, normalise_one_layer, "LayerNorm and ReLU or Tanh"),
     "buffer with its own minibatches": ({"rollout_buffer_class": EveryOther}, None, "method get() of its own"),
