@@ -6,19 +6,22 @@ A package of continual-backprop.
 from cbp.adam import Adam as Adam
 from cbp.continual_backprop import ContinualBackprop as ContinualBackprop
 from cbp.continual_backprop import MaturingLayer as MaturingLayer
+from cbp.discovery.finding import find_layers as find_layers
+from cbp.groups import Group as Group
+from cbp.groups import HiddenLayer as HiddenLayer
+from cbp.groups import LayerError as LayerError
 from cbp.l2_init import L2Init as L2Init
-from cbp.layers import HiddenLayer as HiddenLayer
-from cbp.layers import LayerError as LayerError
-from cbp.layers import find_layers as find_layers
 from cbp.method import METHODS as METHODS
 from cbp.method import Method as Method
-from cbp.method import ReplacingMethod as ReplacingMethod
 from cbp.names import warn_of_others
 from cbp.redo import ReDo as ReDo
+from cbp.replacing import ReplacingMethod as ReplacingMethod
 from cbp.shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from cbp.snr import FiringLayer as FiringLayer
 from cbp.snr import SelfNormalizedResets as SelfNormalizedResets
 from cbp.units import TrackedLayer as TrackedLayer
+from cbp.verifying import VerifyError as VerifyError
+from cbp.verifying import verify as verify
 
 __version__ = "0.2.0"
 

@@ -17,8 +17,12 @@ from torch.optim import Optimizer
 
 from cbp import selection
 from cbp import utility as utilities
-from cbp.layers import HiddenLayer
-from cbp.method import Init, ReplacingMethod, ResetOptimizer, check_choice, check_number, check_whole
+from cbp.discovery.recording import Example
+from cbp.fresh import Init
+from cbp.groups import Group, HiddenLayer
+from cbp.method import check_choice, check_number, check_whole
+from cbp.optimizers import ResetOptimizer
+from cbp.replacing import ReplacingMethod
 from cbp.units import TrackedLayer
 
 Utility = Literal[
@@ -32,26 +36,29 @@ class MaturingLayer(TrackedLayer):
 
     Attributes:
         utility: ``(units,)``, running average of the units' utility; 0 at replacement.
-        mean_activation: ``(outgoing layers, units)``, running mean of what each outgoing layer receives; 0 at replacement, and
-            throughout where the utility does not use it.
+        mean_activation: ``(edges, units)``, running mean of what each edge receives; 0 at replacement, and throughout where the
+            utility does not use it.
         eligible: Number of units older than the maturity threshold.
         counter: Part of a unit still due (``rounding="counter"``).
         decay_rate: η of the running averages.
         maturity_threshold: m, the age in updates that mature units exceed.
-        non_negative: Whether what the outgoing layers receive is known to be never below zero.
     """
 
     _per_unit = ("utility", "mean_activation")
 
-    def __init__(self, hidden: HiddenLayer, fresh_bound: float, seed: int, decay_rate: float, maturity_threshold: int) -> None:
-        super().__init__(hidden, fresh_bound, seed)
-        self.mean_activation = self.utility.new_zeros(len(hidden.outgoing), hidden.units)
+    def __init__(self, hidden: Group, fresh_bounds: list[float], seed: int, decay_rate: float, maturity_threshold: int) -> None:
+        super().__init__(hidden, fresh_bounds, seed)
+        self.mean_activation = self.utility.new_zeros(len(hidden.edges), hidden.units)
         self.counter = 0.0
         self.eligible = 0
         self.decay_rate = decay_rate
         self.maturity_threshold = maturity_threshold
-        self.non_negative = hidden.non_negative
         self._births = deque([(0, hidden.units)])  # (clock, number) of units that are not mature yet
+
+    @property
+    def non_negative(self) -> bool:
+        """Whether what all edges receive is known to be never below zero."""
+        return all(edge.non_negative for edge in self.hidden.edges)
 
     @property
     def corrected_utility(self) -> Tensor:
@@ -82,6 +89,16 @@ class MaturingLayer(TrackedLayer):
         """Goes on from a state made by :meth:`state_dict`."""
         super().load_state_dict(state)
         self.counter = float(state["counter"])
+        self._count_births()
+
+    def take_over(self, other: TrackedLayer) -> None:
+        """Goes on as another layer, of the same units with other outgoing weights."""
+        super().take_over(other)
+        assert isinstance(other, MaturingLayer)  # noqa: S101
+        self.counter = other.counter
+        self._count_births()
+
+    def _count_births(self) -> None:
         ages = sorted(Counter(self.age.tolist()).items(), reverse=True)
         self.eligible = sum(number for age, number in ages if age > self.maturity_threshold)
         self._births = deque((self.clock - age, number) for age, number in ages if age <= self.maturity_threshold)
@@ -98,8 +115,8 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
     layers may be treated one after the other or side by side; nothing is drawn from the global ones.
 
     Args:
-        model: Any module whose hidden layers :func:`cbp.find_layers` finds; its forward pass is not changed.
-        optimizer: The optimizer of the model's weights.
+        model: Any module; its forward pass is not changed.
+        optimizer: The optimizer of the model's weights, or a list of several.
         replacement_rate: ρ, the fraction of a layer's mature units replaced at each update, in [0, 1]. Default: the paper's
             value for reinforcement learning.
         maturity_threshold: m, the age in updates that a unit must exceed before it may be replaced. Default: as ρ.
@@ -111,14 +128,17 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         init: As there.
         seed: As there.
         layers: As there.
+        example: As there.
+        strict: As there.
 
     Attributes:
-        layers: One :class:`MaturingLayer` per hidden layer, in forward order.
+        layers: One :class:`MaturingLayer` per hidden layer, in forward order; empty until they are found.
+        left_out: A line for each reason why units are left out.
 
     Raises:
         ValueError: An option out of its range or an unknown name.
-        TypeError: No optimizer, or ``"moments_and_step"`` with another than :class:`cbp.Adam`.
-        LayerError: Hidden layers not found, of unequal widths, or with weights the optimizer does not hold.
+        TypeError: As for :class:`cbp.ReplacingMethod`.
+        LayerError: As there.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
@@ -137,7 +157,7 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         replacement_rate: float = 1e-4,
         maturity_threshold: int = 10_000,
         decay_rate: float = 0.99,
@@ -146,7 +166,9 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         reset_optimizer: ResetOptimizer = "moments",
         init: Init = "auto",
         seed: int = 0,
-        layers: Sequence[HiddenLayer] | None = None,
+        layers: Sequence[HiddenLayer | Group] | None = None,
+        example: Example | None = None,
+        strict: bool = False,
     ) -> None:
         check_number("replacement_rate", replacement_rate, 0, 1)
         check_whole("maturity_threshold", maturity_threshold, least=0)
@@ -158,17 +180,20 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         self.decay_rate = float(decay_rate)
         self.utility = utility
         self.rounding = rounding
-        super().__init__(model, optimizer, reset_optimizer, init, seed, layers)
+        super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
 
-    def _track(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> MaturingLayer:
+    def _track(self, hidden: Group, fresh_bounds: list[float], seed: int) -> MaturingLayer:
         decay_rate = 0.0 if self.utility == "random" else self.decay_rate  # random numbers are ranked as they are
-        return MaturingLayer(hidden, fresh_bound, seed, decay_rate, self.maturity_threshold)
+        return MaturingLayer(hidden, fresh_bounds, seed, decay_rate, self.maturity_threshold)
 
     def _judge(self, layer: MaturingLayer, received: list[Tensor]) -> Tensor:
         """Updates a layer's averages and ages; returns the units to replace, least useful first."""
         layer.advance()
         # u ← η·u + (1−η)·y
-        layer.utility.lerp_(self._utility_now(layer, received), 1 - layer.decay_rate)
+        now = self._replicas.mean(self._utility_now(layer, received))
+        if layer.in_half:  # one pass that overflowed says nothing
+            now = torch.where(now.isfinite(), now, layer.utility)
+        layer.utility.lerp_(now, 1 - layer.decay_rate)
         return self._least_useful(layer, self._due(layer))
 
     def pass_updates(self, layer: MaturingLayer, updates: int) -> tuple[int, int]:
@@ -206,7 +231,7 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         if self.utility == "random":
             return torch.rand(layer.hidden.units, generator=layer.generator).to(layer.utility)
         if self.utility == "adaptation":
-            return utilities.adaptation(layer.hidden.incoming_weight)
+            return utilities.adaptation(_incoming(layer))
         total = self._utility_towards(layer, 0, received[0])
         for k in range(1, len(received)):
             total = total + self._utility_towards(layer, k, received[k])
@@ -219,6 +244,8 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         weights: the mean over positions counts. A Linear layer has weights for each position: their utilities add up.
         """
         w_out = layer.hidden.outgoing_weight(k)
+        if w_out.dtype != layer.utility.dtype:
+            w_out = w_out.to(layer.utility.dtype)
         if w_out.ndim == 3 and self.utility != "feature_by_input":
             if h.ndim == 3 and h.shape[1] == len(w_out):
                 return self._utility_of(layer, k, h.transpose(0, 1), w_out).sum(dim=0)
@@ -229,17 +256,20 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
     def _utility_of(self, layer: MaturingLayer, k: int, h: Tensor, w_out: Tensor) -> Tensor:
         """The utilities of :mod:`cbp.utility`, with positions or samples as leading dimension where there are positions."""
         if self.utility == "contribution":
-            return utilities.contribution(h, w_out, non_negative=layer.non_negative)
+            return utilities.contribution(h, w_out, non_negative=layer.hidden.edges[k].non_negative)
         if self.utility == "weight":
             return utilities.weight(w_out)
         # f ← η·f + (1−η)·mean h;  ĥ = f / (1 − η^a)
-        layer.mean_activation[k].lerp_(h.mean(dim=tuple(range(h.ndim - 1))), 1 - layer.decay_rate)
+        mean = self._replicas.mean(h.mean(dim=tuple(range(h.ndim - 1))))
+        if layer.in_half:
+            mean = torch.where(mean.isfinite(), mean, layer.mean_activation[k])
+        layer.mean_activation[k].lerp_(mean, 1 - layer.decay_rate)
         h_mean = layer.bias_corrected(layer.mean_activation[k])
         if self.utility == "zero_contribution":
             return utilities.zero_contribution(h, h_mean, w_out)
         if self.utility == "adaptable_contribution":
-            return utilities.adaptable_contribution(h, h_mean, layer.hidden.incoming_weight, w_out)
-        return utilities.feature_by_input(h, h_mean, layer.hidden.incoming_weight)
+            return utilities.adaptable_contribution(h, h_mean, _incoming(layer), w_out)
+        return utilities.feature_by_input(h, h_mean, _incoming(layer))
 
     def _due(self, layer: MaturingLayer) -> int:
         """How many units to replace now. Known from past replacements: nothing is read back from the device."""
@@ -252,3 +282,7 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         if 0 < expected < 1:
             return int(torch.rand((), generator=layer.generator).item() < expected)
         return math.floor(expected)
+
+
+def _incoming(layer: MaturingLayer) -> Tensor:
+    return layer.hidden.incoming_weight.to(layer.utility.dtype)

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp import utility as utilities
-from cbp.layers import HiddenLayer
-from cbp.method import Init, ReplacingMethod, ResetOptimizer, check_number, check_whole
+from cbp.discovery.recording import Example
+from cbp.fresh import Init
+from cbp.groups import Group, HiddenLayer
+from cbp.method import check_number, check_whole
+from cbp.optimizers import ResetOptimizer
+from cbp.replacing import ReplacingMethod
 from cbp.units import TrackedLayer
 
 
@@ -35,6 +39,8 @@ class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
         init: As there.
         seed: As there.
         layers: As there.
+        example: As there.
+        strict: As there.
 
     Attributes:
         layers: One :class:`cbp.TrackedLayer` per hidden layer; its ``utility`` is the score at the last check.
@@ -58,27 +64,29 @@ class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         threshold: float = 0.1,
         period: int = 1000,
         reset_optimizer: ResetOptimizer = "moments",
         init: Init = "auto",
         seed: int = 0,
-        layers: Sequence[HiddenLayer] | None = None,
+        layers: Sequence[HiddenLayer | Group] | None = None,
+        example: Example | None = None,
+        strict: bool = False,
     ) -> None:
         check_number("threshold", threshold, 0)
         check_whole("period", period, least=1)
         self.threshold = float(threshold)
         self.period = period
-        super().__init__(model, optimizer, reset_optimizer, init, seed, layers)
+        super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
 
-    def _track(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> TrackedLayer:
-        return TrackedLayer(hidden, fresh_bound, seed)
+    def _track(self, hidden: Group, fresh_bounds: list[float], seed: int) -> TrackedLayer:
+        return TrackedLayer(hidden, fresh_bounds, seed)
 
     def _judge(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
         layer.advance()
         if layer.clock % self.period:
             return layer.nothing
-        activity = torch.stack([utilities.activity(h.flatten(0, -2)) for h in received]).sum(dim=0)
+        activity = self._replicas.mean(torch.stack([utilities.activity(h.flatten(0, -2)) for h in received]).sum(dim=0))
         layer.utility.copy_(activity / activity.mean().clamp_min(torch.finfo(activity.dtype).tiny))
         return (layer.utility <= self.threshold).nonzero().flatten()

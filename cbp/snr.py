@@ -12,8 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.layers import HiddenLayer, LayerError
-from cbp.method import Init, ReplacingMethod, ResetOptimizer, check_number, check_whole
+from cbp.discovery.recording import Example
+from cbp.fresh import Init
+from cbp.groups import Group, HiddenLayer
+from cbp.method import check_number, check_whole
+from cbp.optimizers import ResetOptimizer
+from cbp.replacing import ReplacingMethod
 from cbp.units import TrackedLayer
 
 
@@ -28,9 +32,10 @@ class FiringLayer(TrackedLayer):
     """
 
     _per_unit = ("utility", "silence", "fired", "seen")
+    _in_double = ("silence", "fired", "seen")
 
-    def __init__(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> None:
-        super().__init__(hidden, fresh_bound, seed)
+    def __init__(self, hidden: Group, fresh_bounds: list[float], seed: int) -> None:
+        super().__init__(hidden, fresh_bounds, seed)
         self.silence, self.fired, self.seen = torch.zeros(3, hidden.units, dtype=torch.float64, device=self.utility.device)
 
 
@@ -55,6 +60,8 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         init: As there.
         seed: As there.
         layers: As there.
+        example: As there.
+        strict: As there.
 
     Attributes:
         layers: One :class:`FiringLayer` per hidden layer.
@@ -78,13 +85,15 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         rejection: float = 0.01,
         max_silence: int = 20_000,
         reset_optimizer: ResetOptimizer = "moments",
         init: Init = "auto",
         seed: int = 0,
-        layers: Sequence[HiddenLayer] | None = None,
+        layers: Sequence[HiddenLayer | Group] | None = None,
+        example: Example | None = None,
+        strict: bool = False,
     ) -> None:
         check_number("rejection", rejection, 0, 1)
         if rejection == 0:
@@ -92,30 +101,45 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         check_whole("max_silence", max_silence, least=1)
         self.rejection = float(rejection)
         self.max_silence = max_silence
-        super().__init__(model, optimizer, reset_optimizer, init, seed, layers)
+        super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
 
-    def _track(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> FiringLayer:
-        if hidden.norms:
-            raise LayerError(
-                f"layer '{hidden.name}' has a norm, behind which firing cannot be told from silence: not supported yet"
-            )
-        if hidden.activation not in (None, "relu", "relu6"):
-            raise LayerError(
-                f"layer '{hidden.name}' has activation '{hidden.activation}', which does not tell firing from silence: "
+    def _unfit(self, group: Group) -> str | None:
+        if group.norms:
+            return f"layer '{group.name}' has a norm, behind which firing cannot be told from silence: not supported yet"
+        for activation in {edge.activation for edge in group.edges} - {None, "relu", "relu6"}:
+            return (
+                f"layer '{group.name}' has activation '{activation}', which does not tell firing from silence: "
                 "self-normalised resets need ReLU"
             )
-        return FiringLayer(hidden, fresh_bound, seed)
+        return None
+
+    def _track(self, hidden: Group, fresh_bounds: list[float], seed: int) -> FiringLayer:
+        return FiringLayer(hidden, fresh_bounds, seed)
+
+    def _judge_all(self, layers: list[FiringLayer], received: list[list[Tensor]]) -> list[Tensor]:
+        rejected = [self._rejected(layer, h) for layer, h in zip(layers, received, strict=True)]
+        # One look for all layers, at most, and at numbers that are there already when one of them is due.
+        if not rejected or not torch.cat([of_layer.to(rejected[0].device) for of_layer in rejected]).any():
+            return [layer.nothing for layer in layers]
+        return [of_layer.nonzero().flatten() for of_layer in rejected]
 
     def _judge(self, layer: FiringLayer, received: list[Tensor]) -> Tensor:
+        return self._rejected(layer, received).nonzero().flatten()
+
+    def _rejected(self, layer: FiringLayer, received: list[Tensor]) -> Tensor:
+        """Takes note of an update; ``(units,)``, whether a unit's silence is too long."""
         layer.advance()
-        samples = len(received[0])
         on_samples = [h > 0 if h.ndim == 2 else (h > 0).any(dim=1) for h in received]  # a map fires where any position does
-        fired = torch.stack([fires.sum(dim=0) for fires in on_samples]).amax(dim=0)
-        fires = fired > 0
+        counts = torch.stack([fires.sum(dim=0) for fires in on_samples]).amax(dim=0)
+        samples: Tensor | int = len(received[0])
+        if not self._replicas.alone:
+            together = self._replicas.total(torch.cat([counts, counts.new_tensor([samples])]))
+            counts, samples = together[:-1], together[-1]
+        fires = counts > 0
         layer.seen += torch.where(fires, layer.silence + samples, 0)
-        layer.fired += fired
+        layer.fired += counts
         layer.silence = torch.where(fires, 0, layer.silence + samples)
         rate = layer.fired / layer.seen.clamp_min(1)
         layer.utility.copy_((1 - rate) ** layer.silence)
         rejected: Tensor = (layer.utility <= self.rejection) | (layer.silence >= float(self.max_silence))
-        return rejected.nonzero().flatten()
+        return rejected

@@ -7,33 +7,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbp.layers import HiddenLayer, Tap
+from cbp.groups import Group
+from cbp.taps import Tap
 
 
 class TrackedLayer:
     """What a method keeps of the units of one hidden layer.
 
     Attributes:
-        hidden: The modules around the units.
-        utility: ``(units,)``, what the method judges its units by; 0 at replacement.
+        hidden: What belongs to the units.
+        utility: ``(units,)``, what the method judges its units by; 0 at replacement. In float32 at least.
         clock: Updates so far.
         replaced: Number of units replaced so far.
-        fresh_bound: Fresh incoming weights are uniform on ±this.
+        fresh_bounds: Fresh incoming weights are uniform on ± these, one for each of ``hidden.fresh``.
         generator: Random numbers of this layer.
         nothing: No units: int64, of shape ``(0,)``.
+        in_half: Whether the last values came in half precision, which may overflow.
+        all_reached: Whether everything that receives the units was called in the last forward pass.
     """
 
     _per_unit: tuple[str, ...] = ("utility",)  # tensors that are 0 at replacement, units in the last dimension
+    _in_double: tuple[str, ...] = ()  # those among them that are float64 whatever the weights are
 
-    def __init__(self, hidden: HiddenLayer, fresh_bound: float, seed: int) -> None:
-        weight = hidden.incoming.weight
+    def __init__(self, hidden: Group, fresh_bounds: list[float], seed: int) -> None:
+        weight = hidden.fresh[0].tensor
         self.hidden = hidden
-        self.fresh_bound = fresh_bound
+        self.fresh_bounds = fresh_bounds
         self.generator = torch.Generator().manual_seed(seed)
-        self.utility = torch.zeros(hidden.units, dtype=weight.dtype, device=weight.device)
+        self.utility = torch.zeros(hidden.units, dtype=_at_least_single(weight), device=weight.device)
         self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
         self.replaced = 0
-        self._taps = [Tap.on(linear) for linear in hidden.outgoing]
+        self.in_half = False
+        self.all_reached = True
+        self._taps, self._handles = map(list, zip(*(Tap.on(edge.place) for edge in hidden.edges), strict=True))
         # Ages follow from a clock and the times of birth, so that an update without replacement touches neither.
         self.clock = 0
         self._born = torch.zeros(hidden.units, dtype=torch.int64, device=weight.device)
@@ -42,6 +48,11 @@ class TrackedLayer:
     def name(self) -> str:
         """The layer's path in the model, or the name it was given."""
         return self.hidden.name
+
+    @property
+    def fresh_bound(self) -> float:
+        """The first of :attr:`fresh_bounds`; mostly the only one."""
+        return self.fresh_bounds[0]
 
     @property
     def age(self) -> Tensor:
@@ -59,33 +70,28 @@ class TrackedLayer:
             tap.received = h
 
     def take_received(self) -> list[Tensor] | None:
-        """What each outgoing layer received in the last forward pass, and forgets it.
+        """What each edge received in the last forward pass, and forgets it.
 
-        Each ``(batch, units)``, or ``(batch, positions, units)`` behind a convolution. An outgoing layer that was not called
-        counts as if it had received what the first called one did; None if none was, or if the batch was empty.
+        Each ``(batch, units)``, or ``(batch, positions, units)`` behind a convolution. An edge that was not seen counts as if
+        it had received what the first that was did; None if none was, or if the batch was empty.
         """
-        received, known = [], None
-        for k, tap in enumerate(self._taps):
+        received: list[Tensor | None] = []
+        known = None
+        for edge, tap in zip(self.hidden.edges, self._taps, strict=True):
             h, tap.received = tap.received, None
-            received.append(None if h is None else self._as_batch(h, k))
+            received.append(None if h is None else edge.place.as_batch(h))
             if known is None and h is not None and h.numel():
                 known = received[-1]
+        self.all_reached = None not in received
         if known is None:
             return None
-        if known.device != self.utility.device:
-            self._move_to(known.device)
+        if known.device != self.utility.device or known.dtype != self.utility.dtype:
+            self._suit(known.device)
+            self.in_half = known.dtype in (torch.float16, torch.bfloat16)
+            dtype = self.utility.dtype  # under automatic mixed precision layers receive half precision
+            received = [None if h is None else h.to(dtype) for h in received]
+            known = known.to(dtype)
         return [known if h is None else h for h in received]
-
-    def _as_batch(self, h: Tensor, k: int) -> Tensor:
-        units, columns = self.hidden.units, self.hidden.columns(k)
-        if self.hidden.outgoing[k].weight.ndim > 2:  # (batch, units, height, width)
-            h = h.reshape(-1, units, h.shape[-2] * h.shape[-1]).transpose(1, 2)
-        elif columns > 1:
-            h = h.reshape(-1, units, columns).transpose(1, 2)
-        elif h.ndim != 2:
-            h = h.reshape(-1, units)
-        # Under automatic mixed precision layers receive half precision.
-        return h if h.dtype == self.utility.dtype else h.to(self.utility.dtype)
 
     def advance(self) -> None:
         """One update passes: a ← a + 1."""
@@ -99,18 +105,35 @@ class TrackedLayer:
         self._born.index_fill_(0, units, self.clock)
         self.replaced += len(units)
 
-    def _move_to(self, device: torch.device) -> None:
-        for name in (*self._per_unit, "nothing", "_born"):
-            setattr(self, name, getattr(self, name).to(device))
+    def remove(self) -> None:
+        """Takes off what watches the modules."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _suit(self, device: torch.device) -> None:
+        """Follows a model that was moved, or cast."""
+        dtype = _at_least_single(self.hidden.fresh[0].tensor)
+        for name in self._per_unit:
+            setattr(self, name, getattr(self, name).to(device, None if name in self._in_double else dtype))
+        self.nothing, self._born = self.nothing.to(device), self._born.to(device)
+
+    def take_over(self, other: TrackedLayer) -> None:
+        """Goes on as another layer, of the same units with other outgoing weights."""
+        for name in self._per_unit:
+            own, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, theirs if theirs.shape == own.shape else theirs.mean(dim=0).expand(own.shape).clone())
+        for name in ("generator", "clock", "replaced", "fresh_bounds", "_born"):
+            setattr(self, name, getattr(other, name))
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers that change with time."""
+        """Tensors and numbers that change with time, and the layer's name."""
         return {
+            "name": self.name,
             **{name: getattr(self, name).clone() for name in self._per_unit},
             "age": self.age,
             "clock": self.clock,
             "replaced": self.replaced,
-            "fresh_bound": self.fresh_bound,
+            "fresh_bounds": list(self.fresh_bounds),
             "generator": self.generator.get_state(),
         }
 
@@ -121,5 +144,9 @@ class TrackedLayer:
         self.clock = int(state["clock"])
         self._born.copy_(self.clock - state["age"])
         self.replaced = int(state["replaced"])
-        self.fresh_bound = float(state["fresh_bound"])
+        self.fresh_bounds = [float(bound) for bound in state["fresh_bounds"]]
         self.generator.set_state(state["generator"].cpu())
+
+
+def _at_least_single(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def networks(policy: BasePolicy) -> dict[str, list[nn.Module]]:
     raise NotImplementedError(f"a {type(policy).__name__} is not supported yet; supported are PPO, A2C, SAC, TD3, DDPG and DQN")
 
 
-def hidden_layers(policy: BasePolicy) -> list[cbp.HiddenLayer]:
+def hidden_layers(policy: BasePolicy) -> list[cbp.Group]:
     """The hidden layers of a policy's networks: ``policy/hidden1``, ``policy/hidden2``, …, ``value/hidden1``, ….
 
     Args:
@@ -57,18 +58,18 @@ def hidden_layers(policy: BasePolicy) -> list[cbp.HiddenLayer]:
         cbp.LayerError: The networks are made of something else.
         NotImplementedError: A policy of another kind.
     """
-    return [
-        cbp.HiddenLayer(layer.incoming, layer.outgoing, f"{prefix}hidden{i}", layer.activation, layer.norms)
-        for prefix, modules in networks(policy).items()
-        if sum(isinstance(module, nn.Linear) for module in modules) > 1
-        for i, layer in enumerate(cbp.find_layers(nn.Sequential(*modules)), start=1)
-    ]
+    found = []
+    for prefix, modules in networks(policy).items():
+        linears = [module for module in modules if isinstance(module, nn.Linear)]
+        if len(linears) > 1:
+            first = linears[0].weight
+            layers = cbp.find_layers(nn.Sequential(*modules), (first.new_zeros(2, first.shape[1]),))
+            found += [replace(layer, name=f"{prefix}hidden{i}") for i, layer in enumerate(layers, start=1)]
+    return found
 
 
 @torch.no_grad()
-def activations(
-    policy: BasePolicy, layers: list[cbp.HiddenLayer], observations: Any, actions: Tensor | None = None
-) -> list[Tensor]:
+def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, actions: Tensor | None = None) -> list[Tensor]:
     """What the layers behind each hidden layer receive: a list of ``(samples, units)``. Nothing is sampled.
 
     Args:

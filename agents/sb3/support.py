@@ -15,7 +15,7 @@ from torch import nn
 from agents.sb3.arrays import norms_of
 from agents.sb3.networks import networks
 from agents.sb3.policies import CBPMlpPolicy, PlasticMlpPolicy
-from cbp.layers import Tap
+from cbp.taps import ReceivedTap
 
 _BETWEEN = [[nn.Linear, *norm, activation] for norm in ([], [nn.LayerNorm]) for activation in (nn.ReLU, nn.Tanh)]
 """What a hidden layer is made of: all of a network are alike."""
@@ -104,7 +104,7 @@ def _about_hooks(policy: ActorCriticPolicy) -> str | None:
     own = 2 * (getattr(policy, "method", None) is not None)  # of the optimizer: the policy's hooks before and after its step
     for module in policy.modules():
         before = list(module._forward_pre_hooks.values())
-        if own and len(before) == 1 and isinstance(before[0], Tap):
+        if own and len(before) == 1 and isinstance(before[0], ReceivedTap):
             before = []
         if before or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
             return f"a {type(module).__name__} has hooks, which compiled code would not call"

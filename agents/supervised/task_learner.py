@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -112,10 +111,8 @@ class TaskLearner:
         replaces = self._method is not None and issubclass(cbp.METHODS[self._method], cbp.ReplacingMethod)
         if replaces and settings.network == "linear":
             raise ValueError(f"method '{self._method}' replaces units, and a linear network has none")
-        with warnings.catch_warnings():
-            if not replaces or self.tasks:
-                warnings.simplefilter("ignore")  # of layers whose units are left as they are
-            self.layers = [] if settings.network == "linear" else cbp.find_layers(self.network)
+        example = torch.zeros(2, *shape, device=self._device)
+        self.layers = [] if settings.network == "linear" else cbp.find_layers(self.network, (example,))
         self.method: cbp.Method | None = None
         if self._method is not None:
             options: dict[str, Any] = {"layers": self.layers} if replaces else {}

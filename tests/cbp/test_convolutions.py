@@ -257,17 +257,35 @@ def test_a_channel_feeds_the_columns_of_its_own_positions_however_maps_are_flatt
     [
         lambda h: h.permute(0, 2, 3, 1).flatten(1),
         lambda h: h.transpose(1, 2).reshape(h.size(0), -1),
-        lambda h: torch.flatten(h.mean(dim=1), 1),
-        lambda h: h.softmax(dim=1).flatten(1),
-        lambda h: h.view(h.size(0), 4, -1).sum(dim=1),
-        lambda h: h.view(h.size(0), 4, -1),
-        lambda h: h.mean(dim=(1, 3)),
-        lambda h: h.mean(dim=(2, 3), keepdim=True),
+        lambda h: torch.cat([h.flatten(1)[:, 1:], h.flatten(1)[:, :1]], dim=1),
     ],
 )
-def test_columns_of_mixed_positions_are_refused(flatten):
-    with pytest.raises(cbp.LayerError, match=r"'maps'.*'head'"):
-        cbp.find_layers(Flattened(flatten, 64))
+def test_columns_are_those_of_the_channel_in_whatever_order_maps_are_flattened(flatten):
+    model = Flattened(flatten, 64)
+    x = torch.rand(3, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    (layer,) = cbp.find_layers(model, (x,))
+    before = model(x)
+    with torch.no_grad():
+        model.maps.weight[2], model.maps.bias[2] = 0, 0
+        silent = model(x)
+        model.head.weight.index_fill_(1, layer.columns_of(torch.tensor([2]), 0), 0)
+    torch.testing.assert_close(model(x), silent)
+    assert not torch.allclose(before, silent)
+    assert cbp.verify(model, (x,)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("flatten", "columns"),
+    [
+        (lambda h: torch.flatten(h.mean(dim=1), 1), 16),
+        (lambda h: h.softmax(dim=1).flatten(1), 64),
+        (lambda h: h.view(h.size(0), 4, -1).sum(dim=1), 16),
+        (lambda h: h.view(h.size(0), 4, -1), 16),
+    ],
+)
+def test_channels_that_are_mixed_or_reach_the_output_are_refused(flatten, columns):
+    with pytest.raises(cbp.LayerError, match="'maps'"):
+        cbp.find_layers(Flattened(flatten, columns), (torch.rand(3, 1, 5, 5),))
 
 
 class Block(nn.Module):
@@ -303,16 +321,17 @@ class ResNet18(nn.Module):
 
 
 def test_of_a_residual_network_the_layers_within_the_blocks_are_found_and_the_others_named():
-    with pytest.warns(UserWarning, match="left out") as warned:
-        found = cbp.find_layers(ResNet18())
+    model = ResNet18()
+    method = cbp.ContinualBackprop(model, still(model), example=(torch.rand(2, 3, 16, 16),))
+    found = [layer.hidden for layer in method.layers]
     assert [layer.name for layer in found] == [f"blocks.{k}.conv1" for k in range(8)]
     assert all(layer.activation == "relu" and len(layer.norms) == 1 and len(layer.outgoing) == 1 for layer in found)
     left_out = ["conv1", *(f"blocks.{k}.conv2" for k in range(8)), *(f"blocks.{k}.shortcut.0" for k in (2, 4, 6))]
-    named = str(warned[0].message).split("the units of ")[1].split(" are added")[0]
+    (line,) = method.left_out
+    named = line.split("the units of ")[1].split(" are added")[0]
     assert sorted(named.replace("'", "").split(", ")) == sorted(left_out)
 
 
-@pytest.mark.filterwarnings("ignore:some layers are left out")
 def test_replacing_a_channel_changes_a_residual_network_by_that_channels_contribution_alone():
     torch.manual_seed(0)
     model = ResNet18().double()

@@ -122,13 +122,23 @@ def test_resetting_step_counts_works_with_a_subclass_of_our_adam():
     assert optimizer.state[model[0].bias]["step"].tolist() == [0.0 if i in units else 1.0 for i in range(6)]
 
 
-@pytest.mark.parametrize("missing", [0, 2, 4])
-def test_optimizer_that_does_not_hold_the_weights_is_refused_with_the_layer(missing):
+@pytest.mark.parametrize(("missing", "treated"), [(0, ["2"]), (2, []), (4, ["0"])])
+def test_layers_with_weights_that_no_optimizer_holds_are_left_out(missing, treated):
     model = chain(3, 6, 5, 2)
-    held = [p for i in (0, 2, 4) if i != missing for p in model[i].parameters()]
-    name = {0: "0", 2: "0", 4: "2"}[missing]  # layer '0' has the weights of 0 and 2 around it, layer '2' those of 2 and 4
-    with pytest.raises(cbp.LayerError, match=f"optimizer.*'{name}'"):
-        cbp.ContinualBackprop(model, torch.optim.SGD(held, lr=0.1))
+    optimizer = torch.optim.SGD([p for i in (0, 2, 4) if i != missing for p in model[i].parameters()], lr=0.1)
+    # Layer '0' has the weights of 0 and 2 around it, layer '2' those of 2 and 4.
+    if treated:
+        method = cbp.ContinualBackprop(model, optimizer)
+        assert [layer.name for layer in method.layers] == treated
+        (line,) = method.left_out
+        (other,) = {"0", "2"} - set(treated)
+        assert line.startswith(f"the optimizer does not hold the weights around layer '{other}'")
+    else:
+        with pytest.raises(cbp.LayerError, match=r"optimizer.*'0'.*optimizer.*'2'"):
+            cbp.ContinualBackprop(model, optimizer)
+    given = [layer for layer in cbp.find_layers(model) if layer.name not in treated]
+    with pytest.raises(cbp.LayerError, match="the optimizer does not hold"):
+        cbp.ContinualBackprop(model, optimizer, layers=given)
 
 
 def test_optimizer_of_a_copy_is_refused():

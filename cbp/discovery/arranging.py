@@ -1,0 +1,98 @@
+"""Operations that arrange elements anew: views, copies, selections, concatenations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from cbp.discovery.calls import Call, aligned, merged, mix, unknown
+from cbp.discovery.following import Follower, Value
+from cbp.discovery.labels import CONSTANT, DATA, compress, concatenated, has_units, reshaped, uniform
+from cbp.discovery.weights import Weights
+
+VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias"}
+COPIES = {"clone", "_to_copy", "contiguous", "detach", "alias", "lift_fresh"}
+
+
+def rearrange(follower: Follower, call: Call) -> list[Value]:
+    """Views, copies and selections of one tensor."""
+    (tensor, *others) = call.tensors
+    weights = follower.storages.find(tensor)
+    if weights is not None:
+        return _rearrange_parameter(follower, call, weights)
+    value = follower.value(tensor)
+    for other in others:  # what is selected by is no unit
+        if has_units(follower.value(other).labels):
+            return unknown(follower, call)
+    if call.name in COPIES:
+        labels = [value.labels]
+    elif call.name in VIEWS:
+        target = call.returned[0].shape
+        labels = [reshaped(value.labels, tensor.shape, target)]
+    else:
+        arguments = {name: argument for name, argument in call.arguments.items() if argument is not tensor}
+        first = next(name for name, argument in call.arguments.items() if argument is tensor)
+
+        given = call.function(**{first: value.labels.expand(tensor.shape)}, **arguments)
+        labels = [compress(part) for part in ([given] if isinstance(given, Tensor) else given)]
+    keeps = len(labels) == 1 and call.returned[0].numel() == tensor.numel()
+    identity = value.identity if keeps else 0
+    return [Value(of, dict(value.paths), identity, mask=value.mask, computed=value.computed) for of in labels]
+
+
+def _rearrange_parameter(follower: Follower, call: Call, weights: Weights) -> list[Value]:
+    """A view lies in the parameter's memory, where it is found again; a copy is noted if it has the same order."""
+    storage = call.tensors[0].untyped_storage()._cdata
+    if all(tensor.untyped_storage()._cdata == storage for tensor in call.returned):
+        return [Value(uniform(CONSTANT, tensor.ndim)) for tensor in call.returned]
+    (out,) = call.returned
+    if call.name == "repeat" and len(call.tensors[0].shape) == len(out.shape):
+        steps = tuple(step.repeat(n) for step, n in zip(weights.steps, call["repeats"], strict=True))
+        follower.storages.add_copy(out, replace(weights, steps=steps))
+        return [Value(uniform(CONSTANT, out.ndim))]
+    if call.name in COPIES and out.shape == call.tensors[0].shape:
+        follower.storages.add_copy(out, weights)
+        return [Value(uniform(CONSTANT, out.ndim))]
+    return unknown(follower, call)
+
+
+def copy(follower: Follower, call: Call) -> list[Value]:
+    """One tensor written into another."""
+    written, source = call.tensors
+    weights = follower.storages.find(source)
+    if weights is not None or follower.storages.find(written) is not None:
+        return unknown(follower, call)
+    value = follower.value(source)
+    return [Value(aligned(value.labels, written.ndim), dict(value.paths))]
+
+
+def concatenate(follower: Follower, call: Call) -> list[Value]:
+    """``cat`` and ``stack``: each tensor keeps its units."""
+    parts, values = [], []
+    for tensor in call.tensors:
+        weights = follower.storages.find(tensor)
+        value = Value(uniform(CONSTANT, tensor.ndim)) if weights else follower.value(tensor)
+        if weights:
+            follower.otherwise.setdefault(weights.name, call.name)
+        if tensor.ndim == 1 and tensor.numel() == 0 and call.name == "cat":  # torch lets it pass
+            continue
+        values.append(value)
+        parts.append((value.labels, tensor.shape))
+    axis = call.arguments.get("dim", 0)
+    labels, shapes = [of for of, _ in parts], [tuple(shape) for _, shape in parts]
+    if call.name == "stack":
+        axis %= call.returned[0].ndim
+        labels = [of.unsqueeze(axis) for of in labels]
+        shapes = [(*shape[:axis], 1, *shape[axis:]) for shape in shapes]
+    return [Value(concatenated(labels, shapes, axis), merged(values))]
+
+
+def look_up(follower: Follower, call: Call) -> list[Value]:
+    """Rows of a table by indices: data."""
+    return [Value(uniform(DATA, value.labels.ndim)) for value in mix(follower, call, f"reach '{call.name}'")]
+
+
+def constants(follower: Follower, call: Call) -> list[Value]:  # noqa: ARG001
+    """Tensors that take their shape alone from another."""
+    return [Value(uniform(CONSTANT, tensor.ndim)) for tensor in call.returned]

@@ -1,0 +1,353 @@
+"""From what was followed to groups of units, and why others are left out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from cbp.discovery.following import Follower, Key, Path, Seen, Use
+from cbp.discovery.labels import varying
+from cbp.discovery.recording import Arguments, Example, record, unwrapped
+from cbp.groups import Edge, Group, LayerError, Place, Slices
+
+_SIZES = (32, 8, 16, 28, 64, 84, 96, 224)  # of images that are tried where no example is given, then all others up to 64
+_LENGTH = 5  # of sequences
+
+
+def find_layers(model: nn.Module, example: Example | None = None) -> list[Group]:
+    """Finds the hidden layers of a model by what one forward pass of a copy of it does.
+
+    A hidden layer is a group of units that are computed by rows of a weight, and have an effect through columns of others
+    alone. What is in between may be anything that acts on each unit by itself: activations, norms, dropout, pooling,
+    reshaping, concatenation, gates, depthwise convolutions, attention over positions, recurrence. Units that reach anything
+    else are left out; :func:`left_out` says why. No random number is drawn, and the model is left as it is.
+
+    Args:
+        model: Any module.
+        example: Positional arguments of one forward pass as a tuple, or keyword arguments as a dictionary, or a function that
+            makes a pass with the module that it is given. Without it, random inputs are tried that suit the model's layers:
+            that does for models that take one tensor.
+
+    Returns:
+        The hidden layers in the order of the forward pass, named by the path of the layer that computes them.
+
+    Raises:
+        LayerError: There is no hidden layer, or no forward pass could be made.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 2))
+        >>> [(layer.name, layer.units, layer.activation) for layer in find_layers(model, (torch.zeros(1, 3, 4, 4),))]
+        [('0', 8, 'relu'), ('3', 16, 'tanh')]
+    """
+    model = unwrapped(model)
+    finder = Finder(model)
+    if example is not None:
+        finder.follow(example)
+    elif not finder.try_inputs():
+        raise LayerError(
+            f"no forward pass of {type(model).__name__} could be made with inputs that suit its layers "
+            f"({finder.failure}): give an example, example=(x,)"
+        )
+    groups, reasons = finder.groups()
+    if not groups:
+        raise LayerError(nothing_found(model, reasons))
+    return groups
+
+
+def nothing_found(model: nn.Module, reasons: list[str]) -> str:
+    """A line that says that no hidden layer remains."""
+    why = "; ".join(reasons) or "it needs a layer with weights that feeds another"
+    return f"{type(model).__name__} has no hidden layer that can be treated: {why}"
+
+
+class Finder:
+    """Finds the groups of a model over one or several forward passes.
+
+    Attributes:
+        failure: Why the last input that was tried does not suit the model.
+        called: The paths of the modules that were called.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._follower = Follower()
+        self.failure = ""
+
+    @property
+    def called(self) -> set[str]:
+        """The paths of the modules that were called."""
+        return self._follower.called
+
+    def follow(self, example: Example | Arguments) -> None:
+        """Follows a forward pass; what was followed before still holds."""
+        if callable(example):
+            record(self._model, example, self._follower)
+        else:
+            arguments = example if isinstance(example, Arguments) else Arguments.of(example)
+            record(self._model, arguments.call, self._follower)
+
+    def try_inputs(self) -> bool:
+        """Tries inputs that suit the model's layers; whether a forward pass could be made."""
+        parameters = [
+            parameter
+            for parameter in inspect.signature(self._model.forward).parameters.values()
+            if parameter.default is inspect.Parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        takes_any = any(
+            parameter.kind is parameter.VAR_POSITIONAL
+            for parameter in inspect.signature(self._model.forward).parameters.values()
+        )
+        if len(parameters) > 1 or (not parameters and not takes_any):
+            self.failure = "it does not take one tensor"
+            return False
+        for shape, integers in _candidates(self._model):
+            example = _input(self._model, shape, integers=integers)
+            self._follower = Follower()
+            try:
+                self.follow((example,))
+            except LayerError as error:
+                self.failure = self.failure or str(error)
+            else:
+                return True
+        self._follower = Follower()
+        return False
+
+    def groups(self) -> tuple[list[Group], list[str]]:
+        """The groups in the order of the forward pass, and a line for each layer that is left out."""
+        return _Builder(self._model, self._follower).build()
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[tuple[int, ...], bool]]:
+    """Shapes of inputs that the layers of a model take, and whether they are whole numbers."""
+    shapes: dict[tuple[tuple[int, ...], bool], None] = {}
+    maps = []
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            shapes[(2, module.in_features), False] = None
+            shapes[(2, _LENGTH, module.in_features), False] = None
+        elif isinstance(module, nn.RNNBase):
+            shapes[(2, _LENGTH, module.input_size), False] = None
+        elif isinstance(module, nn.Embedding):
+            shapes[(2, _LENGTH), True] = None
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            maps.append((module.in_channels, len(module.kernel_size)))
+    yield from shapes
+    for size in dict.fromkeys((*_SIZES, *range(1, 65))):
+        for channels, axes in dict.fromkeys(maps[:1]):
+            yield (2, channels, *[size] * axes), False
+
+
+def _input(model: nn.Module, shape: tuple[int, ...], *, integers: bool) -> Tensor:
+    first = next(model.parameters())
+    if integers:
+        return torch.zeros(shape, dtype=torch.int64, device=first.device)
+    numbers = torch.rand(shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    return numbers.to(first)
+
+
+class _Builder:
+    def __init__(self, model: nn.Module, follower: Follower) -> None:
+        self._modules = dict(model.named_modules())
+        self._follower = follower
+
+    def build(self) -> tuple[list[Group], list[str]]:
+        follower = self._follower
+        self._leave_out_shared()
+        roots, _ = follower.members()
+        self._whole: dict[int, list[int]] = {}  # the members of each unit
+        for number, root in enumerate(roots.tolist(), start=1):
+            self._whole.setdefault(root, []).append(number)
+        slices_of = self._slices_by_unit()
+        signatures: dict[tuple[object, ...], list[int]] = {}
+        for root, of_unit in slices_of.items():
+            if follower.reason(root) is None:
+                signature = tuple((kind, key, len(indices)) for (kind, key), indices in of_unit.items())
+                signatures.setdefault(signature, []).append(root)
+        groups: list[Group] = []
+        unseen: list[str] = []
+        for units in signatures.values():
+            parts = {what: torch.tensor([slices_of[unit][what] for unit in units]) for what in slices_of[units[0]]}
+            if any(kind == "edge" for kind, _ in parts):
+                group = self._group(units, parts)
+                if isinstance(group, Group):
+                    groups.append(group)
+                else:
+                    unseen.append(group)
+        taken: dict[str, int] = {}
+        for group in groups:
+            taken[group.name] = taken.get(group.name, 0) + 1
+        named = [group if taken[group.name] == 1 else _with_range(group) for group in groups]
+        return named, [*self._reasons(), *unseen]
+
+    def _leave_out_shared(self) -> None:
+        """Leaves out units whose slices belong to something else too."""
+        follower = self._follower
+        written: dict[str, list[tuple[str, Key, Tensor]]] = {}
+        for producer in follower.producers:
+            if producer.reason is None:
+                written.setdefault(producer.key[0], []).append(("row", producer.key, producer.rows))
+        for key, use in follower.uses.items():
+            written.setdefault(key[0], []).append(("column", key, use.columns))
+        for key, (owners, _) in follower.own.items():
+            written.setdefault(key[0], []).append(("own", key, owners))
+        for name, parts in written.items():
+            how = follower.otherwise.get(name)
+            dims = {kind: {key[1] for other, key, _ in parts if other == kind} for kind in ("row", "column", "own")}
+            twice = len(dims["row"]) > 1 or len(dims["column"]) > 1 or bool(dims["row"] & dims["column"])
+            twice |= bool(dims["own"]) and bool(dims["column"])
+            if how or twice or _overlap([key for kind, key, _ in parts if kind == "column"]):
+                reason = f"have weights in '{name}', which is used {f'in {how!r} too' if how else 'in two ways'}"
+                for _, _, labels in parts:
+                    follower.leave_out(labels, reason)
+
+    def _slices_by_unit(self) -> dict[int, dict[tuple[str, Key], list[int]]]:
+        """For each unit, in the order of their first rows, the indices of its slices of every kind."""
+        found: dict[int, dict[tuple[str, Key], list[int]]] = {}
+        follower = self._follower
+        tables = [("fresh", producer.key, producer.rows) for producer in follower.producers]
+        tables += [("fixed", key, owners) for key, (owners, _) in follower.own.items()]
+        tables += [("edge", key, use.columns) for key, use in follower.uses.items()]
+        for kind, key, labels in tables:
+            indices = (labels > 0).nonzero().flatten()
+            for root, index in zip(follower.root_of(labels[indices]).tolist(), indices.tolist(), strict=True):
+                if kind == "fresh" or root in found:
+                    found.setdefault(root, {}).setdefault((kind, key), []).append(index)
+        return found
+
+    def _group(self, units: list[int], parts: dict[tuple[str, Key], Tensor]) -> Group | str:
+        follower = self._follower
+        keys = {producer.key: producer for producer in follower.producers}
+        fresh = [(keys[key], self._slices(key, index)) for (kind, key), index in parts.items() if kind == "fresh"]
+        name = self._name_of(fresh[0][0].key[0])
+        fixed = []
+        for (kind, key), index in parts.items():
+            if kind == "fixed":
+                slices = self._slices(key, index)
+                value = follower.own[key][1]
+                fixed.append((slices, _mean(slices) if value is None else value))
+        edges: list[Edge] = []
+        norms: dict[str, None] = {}
+        for (kind, key), index in parts.items():
+            if kind == "edge":
+                edge = self._edge(units, self._slices(key, index), follower.uses[key])
+                if edge is None:
+                    return f"'{name}': what '{key[0]}' receives from its units is seen by no module"
+                edges.append(edge)
+                norms |= dict.fromkeys(sorted(self._path(units, follower.uses[key]).norms))
+        coupled = any(member in follower.coupled for unit in units for member in self._whole[unit])
+        modules = tuple(self._modules[norm] for norm in norms)
+        return Group(name, len(units), tuple(slices for _, slices in fresh), tuple(fixed), tuple(edges), modules, coupled)
+
+    def _slices(self, key: Key, index: Tensor) -> Slices:
+        name, dim, within = key
+        path, _, attribute = name.rpartition(".")
+        return Slices(self._modules[path], attribute, dim, index, within)
+
+    def _name_of(self, parameter: str) -> str:
+        path, _, attribute = parameter.rpartition(".")
+        return path if attribute == "weight" and path else parameter
+
+    def _producers_of(self, units: list[int]) -> list[int]:
+        members = torch.tensor([member for unit in units for member in self._whole[unit]])
+        return self._follower.producers_of(members)
+
+    def _path(self, units: list[int], use: Use) -> Path:
+        paths = [use.seen[number][2] for number in self._producers_of(units) if number in use.seen]
+        names = {path.activation for path in paths}
+        return Path(paths[0].activation if len(names) == 1 else None, frozenset().union(*(path.norms for path in paths)))
+
+    def _edge(self, units: list[int], weights: Slices, use: Use) -> Edge | None:
+        path = self._path(units, use)
+        for number in self._producers_of(units):
+            if number not in use.seen:
+                continue
+            module, identity, _ = use.seen[number]
+            seen = self._follower.seen_at.get(identity, [])
+            seen = [border for border in seen if border.module == module and not border.returned] or seen[::-1]
+            for border in seen:
+                place = self._place(units, border, weights)
+                if place is not None:
+                    return Edge(weights, place, path.activation, bool(path.norms))
+        return None
+
+    def _place(self, units: list[int], border: Seen, weights: Slices) -> Place | None:
+        labels = torch.where(border.labels > 0, self._follower.root_of(border.labels.clamp_min(0)), border.labels)
+        places = torch.isin(labels, torch.tensor(units)).nonzero()
+        axes = (
+            [axis for axis in varying(labels) if len(units) > 1 and len(torch.unique(places[:, axis])) > 1]
+            if len(places)
+            else []
+        )
+        if len(axes) > 1 or not len(places):
+            return None
+        axis = axes[0] if axes else next(iter(varying(labels)), self._only_axis(labels, weights))
+        within = []
+        for other in varying(labels):
+            if other != axis:
+                indices = torch.unique(places[:, other])
+                length = int(indices[-1] - indices[0]) + 1
+                if length != len(indices):
+                    return None
+                within.append((other - labels.ndim, int(indices[0]), length))
+        along = labels.movedim(axis, -1)[tuple(places[0, [i for i in range(labels.ndim) if i != axis]])]
+        along = along.expand(weights.per_unit) if along.numel() == 1 else along
+        index = [(along == unit).nonzero().flatten().tolist() for unit in units]
+        if not index[0] or any(len(found) != len(index[0]) for found in index):
+            return None
+        place = torch.tensor(index)
+        return Place(self._modules[border.module], border.returned, border.key, axis - labels.ndim, place, tuple(within))
+
+    def _only_axis(self, labels: Tensor, weights: Slices) -> int:
+        """The units' axis of a layer of one unit."""
+        dims = weights.tensor.ndim
+        return labels.ndim - 1 if dims <= 2 else max(labels.ndim - dims + 1, 0)
+
+    def _reasons(self) -> list[str]:
+        follower = self._follower
+        reasons: dict[str, list[str]] = {}
+        for producer in follower.producers:
+            if not producer.consumed:
+                continue
+            name = self._name_of(producer.key[0])
+            if producer.reason:
+                reasons.setdefault(producer.reason, []).append(name)
+                continue
+            for unit in producer.rows[producer.rows > 0].tolist():
+                reason = follower.reason(unit)
+                if reason and name not in reasons.setdefault(reason, []):
+                    reasons[reason].append(name)
+        quoted = {reason: ", ".join(f"'{name}'" for name in names) for reason, names in reasons.items()}
+        return [f"the units of {names} {reason}" for reason, names in quoted.items() if names]
+
+
+def _mean(slices: Slices) -> float:
+    return float(slices.view().detach().float().mean())
+
+
+def _with_range(group: Group) -> Group:
+    """The group with the rows in its name, where its layer has several."""
+    slices = group.fresh[0]
+    ranges = {dim: (start, length) for dim, start, length in slices.within}
+    ranges[slices.dim] = int(slices.index.min()), int(slices.index.max() - slices.index.min()) + 1
+    name = ",".join(f"{start}:{start + length}" for _, (start, length) in sorted(ranges.items()))
+    return replace(group, name=f"{group.name}[{name}]")
+
+
+def _overlap(keys: list[Key]) -> bool:
+    """Whether restrictions of the same weight lie over each other without being the same."""
+
+    def box(key: Key) -> dict[int, tuple[int, int]]:
+        return {dim: (start, start + length) for dim, start, length in key[2]}
+
+    for i, first in enumerate(keys):
+        for second in keys[i + 1 :]:
+            a, b = box(first), box(second)
+            shared = a.keys() & b.keys()
+            if a.keys() != b.keys() or all(a[dim][0] < b[dim][1] and b[dim][0] < a[dim][1] for dim in shared):
+                return True
+    return False

@@ -1,0 +1,207 @@
+"""Operations that multiply with weights: where units are born, and where they have an effect."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cbp.discovery.calls import Call, aligned, merged, mix
+from cbp.discovery.following import ADDED, Follower, Path, Value
+from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, has_units, uniform, varying
+from cbp.discovery.pointwise import combine, own
+from cbp.discovery.weights import Weights
+
+
+def matmul(follower: Follower, call: Call) -> list[Value]:
+    """``mm``, ``bmm``, ``mv`` and their forms with something added."""
+    *added, a, b = call.tensors
+    vector = b.ndim == 1
+    if vector:
+        column = b.unsqueeze(1)
+        if follower.storages.find(b) is None:
+            known = follower.value(b)
+            follower.put(column, replace(known, labels=known.labels.unsqueeze(1)))
+        b = column
+    value = _product(follower, a, b, call)
+    if vector:
+        value.labels = value.labels.squeeze(-1)
+    if not added:
+        return [value]
+    (bias,) = added
+    weights = follower.storages.find(bias)
+    if weights is not None:
+        own(follower, weights, value.labels, 0.0)
+        return [value]
+    other = follower.value(bias)
+    labels = combine(follower, value.labels, aligned(other.labels, value.labels.ndim), added=True)
+    return [Value(labels, merged([value, other]))]
+
+
+def _product(follower: Follower, a: Tensor, b: Tensor, call: Call) -> Value:
+    """``(…, n, k) @ (…, k, m)``."""
+    of_a, of_b = follower.storages.find(a), follower.storages.find(b)
+    if of_b is not None and of_a is None:
+        return _times_weight(follower, follower.value(a), of_b, call, rows=-2, inner=(-1, -2), columns=-1)
+    if of_a is not None and of_b is None:
+        return _times_weight(follower, follower.value(b), of_a, call, rows=-1, inner=(-2, -1), columns=-2)
+    if of_a is not None and of_b is not None:
+        return mix(follower, call, "")[0]
+    first, second = follower.value(a), follower.value(b)
+    for value, other, columns in ((first, second, -1), (second, first, -2)):
+        if value.computed:
+            return _times_computed(follower, other, value, call, columns)
+    return _of_two(follower, first, second, call)
+
+
+def _times_computed(follower: Follower, value: Value, weight: Value, call: Call, columns: int) -> Value:
+    names = "', '".join(sorted(weight.computed))
+    follower.leave_out(value.labels, f"meet weights that are computed from '{names}' before they are used")
+    for number in value.paths:
+        follower.producers[number].consumed = True
+    for name in weight.computed:
+        follower.otherwise.setdefault(name, call.name)
+    _, paths = follower.produce(None, columns, weight.computed)
+    return Value(uniform(DATA, call.returned[0].ndim), paths)
+
+
+def _of_two(follower: Follower, a: Value, b: Value, call: Call) -> Value:
+    """A product of two tensors that depend on inputs: what weighs positions carries units, all else mixes them."""
+    ndim = max(a.labels.ndim, b.labels.ndim)
+    for value, other, inner, outer in ((a, b, -1, -2), (b, a, -2, -1)):
+        if has_units(value.labels) and not has_units(other.labels) and value.labels.shape[inner] == 1:
+            labels = value.labels.clone()
+            return Value(aligned(labels, ndim), merged([a, b], None))
+        del outer
+    reason = f"are multiplied with other values in '{call.name}' and summed over units"
+    return mix(follower, call, reason)[0]
+
+
+def _times_weight(
+    follower: Follower, value: Value, weights: Weights, call: Call, *, rows: int, inner: tuple[int, int], columns: int
+) -> Value:
+    """A tensor times a weight; ``inner`` is the axis that is summed over, in either."""
+    ndim = call.returned[0].ndim if call.name not in ("mv", "addmv") else 2
+    labels = aligned(value.labels, ndim)
+    batch = labels.shape[:-2].numel()
+    batched = [axis for axis in range(len(weights.steps) - 2) if bool(weights.steps[axis].any())]
+    if batched:
+        return _times_each(follower, value, labels, weights, call, inner, columns)
+    if labels.shape[inner[0]] == 1 and (labels.shape[rows] > 1 or batch > 1) and has_units(labels):
+        # Positions are summed, with the same weights for every unit.
+        follower.otherwise.setdefault(weights.name, call.name)
+        for number in value.paths:
+            follower.producers[number].consumed = True
+        return Value(labels.clone(), merged([value], None))
+    along = _same_in_rows(follower, labels.movedim(inner[0], -1).flatten(0, -2), weights.name)
+    _meet(follower, along.expand(len(weights.steps[inner[1]])), weights, inner[1], value)
+    produced, paths = follower.produce(weights, columns)
+    shape = [1] * ndim
+    shape[columns] = produced.numel()
+    return Value(produced.reshape(shape), paths)
+
+
+def _same_in_rows(follower: Follower, rows: Tensor, name: str) -> Tensor:
+    """The labels of columns that are the same in all rows of ``(rows, columns)`` where they are not constant."""
+    least = torch.where(rows == CONSTANT, torch.iinfo(torch.int64).max, rows).amin(dim=0)
+    along = torch.where((rows == CONSTANT).all(dim=0), CONSTANT, least)
+    mixed = ((rows != along) & (rows != CONSTANT)).any(dim=0)
+    if bool(mixed.any()):
+        follower.leave_out(rows[:, mixed], f"meet the weight '{name}' along two axes")
+    return along.masked_fill(mixed, DATA)
+
+
+def _meet(follower: Follower, along: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1) -> None:
+    if bool((along <= FIRST_STATISTIC).any()):
+        follower.leave_out(along[along <= FIRST_STATISTIC], "are summed up before they meet a weight")
+        along = along.masked_fill(along <= FIRST_STATISTIC, DATA)
+    follower.consume(along, weights, axis, value, prefer)
+
+
+def _times_each(
+    follower: Follower, value: Value, labels: Tensor, weights: Weights, call: Call, inner: tuple[int, int], columns: int
+) -> Value:
+    """A batch of weights, as of an ensemble: each has rows and columns of its own."""
+    size = len(weights.steps[0])
+    if len(weights.steps) != 3 or labels.shape[-2 if inner[0] == -1 else -1] > 1:
+        return mix(follower, call, f"meet the weights '{weights.name}' along two axes")[0]
+    parts: list[Tensor] = []
+    paths: dict[int, Path] = {}
+    for i in range(size):
+        one = Weights(weights.name, weights.shape, weights.base + int(weights.steps[0][i]), weights.steps[1:])
+        along = labels[i if labels.shape[0] > 1 else 0].flatten().expand(len(one.steps[inner[1]]))
+        _meet(follower, along, one, inner[1], value)
+        produced, path = follower.produce(one, columns)
+        parts.append(produced)
+        paths |= path
+    shape = [size, 1, 1]
+    shape[columns] = -1
+    return Value(torch.stack(parts).reshape(shape), paths)
+
+
+def convolution(follower: Follower, call: Call) -> list[Value]:
+    """Convolutions of any dimensions, in groups, depthwise and transposed."""
+    maps, weight, bias = call["input"], call["weight"], call["bias"]
+    weights = follower.storages.find(weight)
+    if follower.storages.find(maps) is not None:
+        return mix(follower, call, "")
+    value = follower.value(maps)
+    if weights is None:
+        known = follower.value(weight)
+        if known.computed:
+            return [_times_computed(follower, value, known, call, 1)]
+        return mix(follower, call, "meet the weights of a convolution that are no parameter")
+    labels = value.labels
+    if any(axis != 1 for axis in varying(labels)):
+        return mix(follower, call, "meet a convolution along its positions")
+    groups, transposed = call["groups"], call["transposed"]
+    inputs, ndim = maps.shape[1], maps.ndim
+    along = labels.flatten().expand(inputs)
+    if groups > 1 and inputs == groups and not transposed and has_units(along):
+        return [_depthwise(follower, weights, bias, along, value, ndim)]
+    if groups > 1 and transposed:
+        return mix(follower, call, "meet a transposed convolution in groups")
+    paths: dict[int, Path] = {}
+    size = len(weights.steps[0]) // groups
+    parts = []
+    for group in range(groups):
+        if transposed:
+            one, inner, outer = weights, 0, 1
+        else:
+            step = weights.steps[0][group * size : (group + 1) * size]
+            one, inner, outer = (
+                replace(weights, base=weights.base + int(step[0]), steps=(step - step[0], *weights.steps[1:])),
+                1,
+                0,
+            )
+        _meet(follower, along[group * inputs // groups : (group + 1) * inputs // groups], one, inner, value, inner)
+        produced, paths = follower.produce(one, outer, prefer=outer)
+        parts.append(produced)
+    out = Value(torch.cat(parts).reshape(1, -1, *[1] * (ndim - 2)), paths)
+    _own_bias(follower, bias, out.labels)
+    return [out]
+
+
+def _own_bias(follower: Follower, bias: Tensor | None, labels: Tensor) -> None:
+    weights = None if bias is None else follower.storages.find(bias)
+    if weights is not None:
+        steps = (weights.steps[0], *[torch.zeros(1, dtype=torch.int64)] * (labels.ndim - 2))
+        own(follower, replace(weights, steps=steps), labels, 0.0, axis=1)
+
+
+def _depthwise(follower: Follower, weights: Weights, bias: Tensor | None, along: Tensor, value: Value, ndim: int) -> Value:
+    """Each channel has kernels of its own, which are incoming weights of the unit too."""
+    outputs = len(weights.steps[0])
+    labels = along.repeat_interleave(outputs // len(along))
+    geometry = weights.locate(0)
+    produced, paths = follower.produce(weights, 0)
+    if geometry is None:
+        follower.leave_out(labels, f"meet the depthwise weight '{weights.name}' in a way that is not followed")
+    else:
+        both = (labels > 0) & (produced > 0)
+        follower.unite(labels[both], produced[both], added=False)
+        follower.leave_out(produced[~both & (produced > 0)], ADDED)
+    out = follower.roots(labels).reshape(1, -1, *[1] * (ndim - 2))
+    _own_bias(follower, bias, out)
+    return Value(compress(out), merged([value, Value(out, paths)], None))

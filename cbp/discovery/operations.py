@@ -1,0 +1,149 @@
+"""The operations of torch's dispatcher, each with how it carries units.
+
+Every function that the table names takes the follower and one call of an operation, and returns what is known of each tensor
+that it gave. An operation that is not in the table leaves out the units that reach it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from cbp.discovery.arranging import COPIES, VIEWS, concatenate, constants, copy, look_up, rearrange
+from cbp.discovery.calls import UNCHANGED, Call, Operation, unknown, without_units
+from cbp.discovery.following import Follower, Value
+from cbp.discovery.labels import has_units
+from cbp.discovery.multiplying import convolution, matmul
+from cbp.discovery.norms import batch_norm, group_norm, layer_norm
+from cbp.discovery.pointwise import elu, hardtanh, pointwise
+from cbp.discovery.reducing import along_axis, attention, glu, over_axes, pad, positions
+
+
+def follow(follower: Follower, call: Call) -> list[Value]:
+    """What is known of the tensors that a call returned."""
+    weights = [follower.storages.find(tensor) for tensor in call.tensors]
+    values = [follower.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
+    if any(weights) or any(has_units(value.labels) for value in values):
+        if call.name in OPERATIONS:
+            return OPERATIONS[call.name](follower, call)
+        return unknown(follower, call)
+    return without_units(call, values)
+
+
+_ACTIVATIONS = {
+    "_prelu_kernel": "prelu",
+    "prelu": "prelu",
+    "rrelu_with_noise": "rrelu",
+    "rrelu_with_noise_functional": "rrelu",
+    "log_sigmoid_forward": "logsigmoid",
+    **{
+        name: name
+        for name in [
+            "relu",
+            "relu6",
+            "leaky_relu",
+            "tanh",
+            "sigmoid",
+            "gelu",
+            "silu",
+            "mish",
+            "softplus",
+            "hardswish",
+            "hardsigmoid",
+            "threshold",
+            "softshrink",
+            "hardshrink",
+            "sin",
+            "cos",
+            "abs",
+            "square",
+            "exp",
+            "clamp",
+            "clamp_min",
+            "clamp_max",
+        ]
+    },
+}
+_OF_ONE = """
+    neg expm1 exp2 log log1p log2 log10 sqrt rsqrt erf erfc sign sgn floor ceil round trunc frac reciprocal logit sinc isnan
+    isinf
+    isfinite logical_not bitwise_not nan_to_num tan atan asin acos sinh cosh asinh acosh atanh digamma lgamma positive bernoulli
+    normal
+"""
+_PRODUCTS = """
+    mul div pow masked_fill eq ne gt ge lt le logical_and logical_or bitwise_and bitwise_or atan2 fmod remainder copysign xlogy
+    floor_divide true_divide multiply divide
+"""
+_SUMS = "add sub rsub maximum minimum where lerp addcmul addcdiv fmax fmin hypot logaddexp"
+_ARRANGING = """
+    permute transpose t unsqueeze squeeze select slice split split_with_sizes unsafe_split unsafe_chunk
+    unsafe_split_with_sizes
+    unbind expand diagonal unfold repeat flip roll index_select tril triu pixel_shuffle pixel_unshuffle channel_shuffle
+    view_as_real movedim narrow chunk repeat_interleave rot90
+"""
+_OVER_AXES = """
+    sum mean amax amin max min prod var std var_mean std_mean norm linalg_vector_norm logsumexp any all argmax argmin median
+    nansum
+"""
+_ALONG_AN_AXIS = "_softmax _log_softmax _safe_softmax softmax cumsum cumprod sort topk argsort logcumsumexp"
+_OVER_POSITIONS = """
+    max_pool{}d_with_indices max_pool{}d avg_pool{}d adaptive_avg_pool{}d _adaptive_avg_pool{}d adaptive_max_pool{}d
+    upsample_nearest{}d _upsample_nearest_exact{}d fractional_max_pool{}d
+"""
+_RESIZING = {
+    "upsample_linear1d": 1,
+    "upsample_bilinear2d": 2,
+    "upsample_bicubic2d": 2,
+    "_upsample_bilinear2d_aa": 2,
+    "_upsample_bicubic2d_aa": 2,
+    "grid_sampler_2d": 2,
+    "upsample_trilinear3d": 3,
+}
+_BATCH_NORMS = """
+    native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm batch_norm
+    miopen_batch_norm
+    _batch_norm_with_update
+"""
+_ATTENTION = """
+    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
+    _scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable
+"""
+_OF_A_SHAPE = """
+    zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full new_empty_strided zero
+"""
+
+
+def _each(names: str, operation: Operation) -> dict[str, Operation]:
+    return dict.fromkeys(names.split(), operation)
+
+
+OPERATIONS: dict[str, Operation] = {
+    **{name: partial(pointwise, activation=activation) for name, activation in _ACTIVATIONS.items()},
+    **_each(_OF_ONE, partial(pointwise, activation=None)),
+    **_each(_PRODUCTS, partial(pointwise, activation=None)),
+    **_each(_SUMS, partial(pointwise, activation=None, added=True)),
+    "elu": elu,
+    "hardtanh": hardtanh,
+    "native_dropout": partial(pointwise, activation=UNCHANGED),
+    **_each(_ARRANGING, rearrange),
+    **dict.fromkeys((*VIEWS, *COPIES), rearrange),
+    "copy": copy,
+    "cat": concatenate,
+    "stack": concatenate,
+    "embedding": look_up,
+    "_embedding_bag": look_up,
+    **_each(_OF_A_SHAPE, constants),
+    **_each(_OVER_AXES, over_axes),
+    **_each(_ALONG_AN_AXIS, along_axis),
+    "glu": glu,
+    **{name.format(axes): partial(positions, axes=axes) for axes in (1, 2, 3) for name in _OVER_POSITIONS.split()},
+    **{name: partial(positions, axes=axes) for name, axes in _RESIZING.items()},
+    **{f"{kind}_pad{axes}d": pad for kind in ("reflection", "replication") for axes in (1, 2, 3)},
+    "constant_pad_nd": pad,
+    **_each(_ATTENTION, attention),
+    **_each("mm bmm mv addmm baddbmm addmv", matmul),
+    "convolution": convolution,
+    **_each(_BATCH_NORMS, batch_norm),
+    "native_layer_norm": layer_norm,
+    "_fused_rms_norm": layer_norm,
+    "native_group_norm": group_norm,
+}

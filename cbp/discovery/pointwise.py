@@ -1,0 +1,123 @@
+"""Operations that act on each element by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cbp.discovery.calls import UNCHANGED, Call, aligned, merged, normed
+from cbp.discovery.following import ADDED, Follower, Value
+from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform, varying
+from cbp.discovery.weights import Geometry, Weights
+
+
+def pointwise(follower: Follower, call: Call, *, activation: str | None, added: bool = False) -> list[Value]:
+    """One or several tensors, element by element. ``added``: what is not zero in one stays, whatever the other is."""
+    weights = [follower.storages.find(tensor) for tensor in call.tensors]
+    values = [follower.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in call.tensors))  # type: ignore[no-untyped-call]
+    labels = uniform(CONSTANT, len(shape))
+    for value in values:
+        labels = combine(follower, labels, aligned(value.labels, len(shape)), added=added)
+    if not bool((labels != CONSTANT).any()):
+        return _of_parameters(follower, call, weights, values, scales=call.name in ("mul", "div"))
+    in_norm = follower.module in follower.norms
+    for of in filter(None, weights):
+        fresh = 0.0 if call.name in ("add", "sub", "rsub") else 1.0 if in_norm else None
+        own(follower, of, labels, fresh)
+    if activation is None and (in_norm or (any(value.mask for value in values) and call.name in ("mul", "div"))):
+        activation = UNCHANGED
+    value = Value(labels, merged(values, activation))
+    return [normed(follower, value, labels) if in_norm else replace(value) for _ in call.returned]
+
+
+def _of_parameters(
+    follower: Follower, call: Call, weights: Sequence[Weights | None], values: Sequence[Value], *, scales: bool
+) -> list[Value]:
+    """Parameters and constants. A parameter times a constant still has zeros where the parameter has."""
+    names = {of.name for of in weights if of} | {name for value in values for name in value.computed}
+    given = [of for of in weights if of]
+    (out,) = call.returned if len(call.returned) == 1 else [call.returned[0]]
+    if scales and len(given) == 1 and len(names) == 1 and len(given[0].steps) == out.ndim:
+        whole = all(len(step) == size for step, size in zip(given[0].steps, out.shape, strict=True))
+        if whole and out.data_ptr() != call.tensors[0].data_ptr() and out.layout == torch.strided:
+            follower.storages.add_copy(out, given[0])
+            return [Value(uniform(CONSTANT, out.ndim))]
+    for name in names:
+        follower.otherwise.setdefault(name, call.name)
+    return [Value(uniform(CONSTANT, tensor.ndim), computed=frozenset(names)) for tensor in call.returned]
+
+
+def combine(follower: Follower, a: Tensor, b: Tensor, *, added: bool) -> Tensor:
+    """The labels of a function of two elements."""
+    a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
+    both = (a > 0) & (b > 0) & (a != b)
+    if bool(both.any()):
+        pairs = torch.unique(torch.stack([a[both], b[both]]), dim=1)
+        follower.unite(pairs[0], pairs[1], added=added)
+    _meet_statistics(follower, a, b)
+    _meet_statistics(follower, b, a)
+    if added:
+        follower.leave_out(
+            torch.cat([a[(b == DATA) & (a > 0)], b[(a == DATA) & (b > 0)]]) if not follower.recurrent else a[:0], ADDED
+        )
+    a, b = follower.roots(a), follower.roots(b)
+    statistics = (a <= FIRST_STATISTIC) | (b <= FIRST_STATISTIC)
+    merged = torch.where((a > 0) | (b == CONSTANT), a, torch.where((b > 0) | (a == CONSTANT), b, DATA))
+    only = statistics & ~((a > 0) | (b > 0))
+    if bool(only.any()):
+        met = torch.stack([a, b])[:, only]
+        alone = torch.unique(met[met <= FIRST_STATISTIC])
+        merged = torch.where(only, int(alone[0]) if len(alone) == 1 else follower.statistic(met), merged)
+    return compress(merged)
+
+
+def _meet_statistics(follower: Follower, units: Tensor, statistics: Tensor) -> None:
+    """A norm divides units by what it computes from them; a statistic of others mixes them."""
+    met = (units > 0) & (statistics <= FIRST_STATISTIC)
+    for number in torch.unique(statistics[met]).tolist():
+        its_units = torch.unique(units[met & (statistics == number)])
+        if follower.is_of(number, its_units):
+            follower.couple(its_units, follower.module)
+        else:
+            follower.leave_out(torch.tensor([number]), "reach units of others through a sum or mean over units")
+
+
+def own(follower: Follower, weights: Weights, labels: Tensor, value: float | None, axis: int | None = None) -> None:
+    """A parameter's elements meet units, each its own; elements that several units share belong to none."""
+    axes = varying(labels)
+    if axis is None and len(axes) == 1:
+        axis = axes[0]
+    if axis is None:
+        if labels.numel() > 1 or not bool((labels > 0).any()):
+            return
+        axis = max(range(labels.ndim), key=lambda i: i)
+    axis -= labels.ndim
+    if -axis > len(weights.steps) or not (labels > 0).any():
+        return
+    size = len(weights.steps[axis])
+    if size == 1 and labels.shape[axis] > 1:
+        return
+    along = labels.movedim(axis, -1).reshape(-1, labels.shape[axis])[0].expand(size) if labels.numel() else labels
+    if size > 1 and not bool(weights.steps[axis].any()):
+        return
+    geometry = weights.locate(axis)
+    if geometry is not None:
+        units = along > 0
+        part = Geometry(geometry.dim, geometry.indices[units], geometry.within)
+        follower.own_slices(weights.name, weights.shape, part, along[units], value)
+
+
+def elu(follower: Follower, call: Call) -> list[Value]:
+    """ELU, and what torch makes of it with other constants."""
+    name = "selu" if call.arguments.get("scale", 1) != 1 else "celu" if call.arguments.get("input_scale", 1) != 1 else "elu"
+    return pointwise(follower, call, activation=name)
+
+
+def hardtanh(follower: Follower, call: Call) -> list[Value]:
+    """Hardtanh, which is ReLU6 between 0 and 6."""
+    bounds = call.arguments.get("min_val", -1), call.arguments.get("max_val", 1)
+    return pointwise(follower, call, activation="relu6" if bounds == (0, 6) else "hardtanh")

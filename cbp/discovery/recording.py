@@ -1,0 +1,253 @@
+"""Records one forward pass of a copy of a model, operation by operation, for a follower.
+
+What runs is the model's own forward pass with its own control flow, on tensors of concrete shapes. It runs on a copy and under
+forked random generators, so that it leaves no trace on the model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from cbp.discovery.calls import Call
+from cbp.discovery.following import Follower, Value
+from cbp.discovery.labels import CONSTANT, uniform
+from cbp.discovery.operations import follow
+from cbp.groups import LayerError
+
+Example = tuple[Any, ...] | dict[str, Any] | Callable[[nn.Module], Any]
+"""Positional arguments of a forward pass, or keyword arguments, or a function that makes a pass with the model it is given."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a call of a model."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, example: Example) -> Arguments:
+        """Those of an example.
+
+        Raises:
+            TypeError: It is neither a tuple nor a dictionary.
+        """
+        if isinstance(example, tuple):
+            return cls(example)
+        if isinstance(example, dict):
+            return cls((), example)
+        raise TypeError(
+            "example must be a tuple of positional arguments, a dictionary of keyword arguments or a function of the "
+            f"model, got a {type(example).__name__}"
+        )
+
+    def call(self, model: nn.Module) -> Any:
+        """Makes a pass with copies of the tensors among the arguments."""
+        args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (self.args, self.kwargs))
+        return model(*args, **kwargs)
+
+
+# Modules whose activation consists of several operations, and those that leave it as it is.
+_ACTIVATION_MODULES: dict[type[nn.Module], str] = {
+    nn.Softsign: "softsign", nn.Tanhshrink: "tanhshrink", nn.CELU: "celu", nn.ReLU6: "relu6", nn.LogSigmoid: "logsigmoid",
+    nn.Threshold: "threshold", nn.PReLU: "prelu", nn.RReLU: "rrelu",
+}  # fmt: skip
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of data parallelism and compilation."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Follower) -> None:
+    """Follows one forward pass of a copy of a model.
+
+    Args:
+        model: The model. It is left as it is.
+        make_pass: Makes the pass with the module that it is given.
+        follower: Learns what happens.
+
+    Raises:
+        LayerError: The model cannot be copied, or the pass fails.
+    """
+    duplicate = _copied(model)
+    follower.begin()
+    for name, parameter in duplicate.named_parameters():
+        follower.storages.add(name, parameter)
+    for name, buffer in duplicate.named_buffers():
+        follower.buffers.add(name, buffer)
+        follower.put(buffer, Value(uniform(CONSTANT, buffer.ndim)))
+    with ExitStack() as stack:
+        stack.enter_context(_undisturbed(duplicate))
+        stack.enter_context(_watched(duplicate, follower))
+        stack.enter_context(_Recorder(follower))
+        try:
+            returned = make_pass(duplicate)
+        except Exception as error:  # whatever the model's own forward raises
+            raise LayerError(f"the forward pass of {type(model).__name__} fails: {_first_line(error)}") from error
+    follower.finish(tensors_of(returned))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():  # what an earlier pass left, with a graph that cannot be copied
+            for tensor in tensors_of(value):
+                if not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise LayerError(
+            f"{type(model).__name__} cannot be copied ({_first_line(error)}), so that its forward pass cannot be recorded; "
+            "give its hidden layers: layers=[cbp.HiddenLayer(model.first, [model.second]), …]"
+        ) from error
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors within lists, tuples, dictionaries and objects with attributes."""
+    found, waiting, met = [], [value], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif id(value) not in met and not isinstance(value, nn.Module | str | bytes | type) and not callable(value):
+            met.add(id(value))
+            if isinstance(value, dict):
+                waiting += value.values()
+            elif isinstance(value, list | tuple | set):
+                waiting += value
+            elif hasattr(value, "__dict__"):
+                waiting += vars(value).values()
+    return found
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Gradients on, generators forked, compiled code off; and attention and recurrence in plain operations."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    forked = [device.index or 0 for device in devices if device.type == "cuda"]
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=forked))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        torch._C._set_mkldnn_enabled(False)
+        torch._C._set_cudnn_enabled(False)
+        try:
+            yield
+        finally:
+            torch._C._set_mkldnn_enabled(mkldnn)
+            torch._C._set_cudnn_enabled(cudnn)
+
+
+@contextmanager
+def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
+    """Tells the follower of each call of a module."""
+    handles = []
+    stack: list[tuple[str, bool]] = []
+
+    def hook(name: str, module: nn.Module) -> None:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            stack.append((follower.module, follower.recurrent))
+            given: dict[Any, Tensor] = {key: value for key, value in (*enumerate(args), *kwargs.items()) if _is_followed(value)}
+            with _disable_current_modes():
+                follower.enter(name, given)
+            follower.module, follower.recurrent = name, isinstance(module, nn.RNNBase | nn.RNNCellBase)
+            follower.called.add(name)
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+            follower.module, follower.recurrent = stack.pop()
+            parts: dict[Any, Any] = {None: output}
+            if isinstance(output, dict):
+                parts = output
+            elif isinstance(output, list | tuple):
+                parts = dict(enumerate(output))
+            returned = {key: value for key, value in parts.items() if _is_followed(value)}
+            with _disable_current_modes():
+                follower.leave(module, name, returned, _ACTIVATION_MODULES.get(type(module)))
+
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_hook(leave))
+
+    for name, module in model.named_modules():
+        hook(name, module)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_followed(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tells the follower of each operation."""
+
+    def __init__(self, follower: Follower) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._follower = follower
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
+        # What an operation works on in place is noted as it was before.
+        was = (args, kwargs)
+        if func._schema.is_mutable and all(map(_is_followed, given)):
+            was = tree_map_only(Tensor, Tensor.detach, was)
+        out = func(*args, **kwargs)
+        returned = [tensor for tensor in tree_leaves(out) if isinstance(tensor, Tensor)]
+        if returned:
+            self._note(func, was, {id(tensor) for tensor in given}, returned)
+        return out
+
+    def _note(self, func: Any, was: tuple[Any, Any], given: set[int], returned: list[Tensor]) -> None:
+        follower = self._follower
+        tensors = [tensor for tensor in tree_leaves(was) if isinstance(tensor, Tensor)]
+        if not all(map(_is_followed, [*tensors, *returned])):
+            for tensor in filter(_is_followed, tensors):
+                follower.leave_out(follower.value(tensor).labels, f"reach '{func}', which is not followed")
+            return
+        call = Call(func.overloadpacket.__name__.removesuffix("_"), func, _bound(func, *was), tensors, returned)
+        for tensor, value in zip(returned, follow(follower, call), strict=True):
+            if not (func._schema.is_mutable and id(tensor) in given):
+                follower.put(tensor, value)
+                continue
+            if (name := follower.storages.parameter(tensor)) is not None:
+                follower.otherwise.setdefault(name, call.name)
+                follower.storages.drop_copy(tensor)
+            follower.overwritten(tensor, follower.value(tensor), value)
+
+
+def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of the operation's schema, with its defaults."""
+    bound = dict(kwargs)
+    for argument, value in zip(func._schema.arguments, args, strict=False):
+        bound[argument.name] = value
+    for argument in func._schema.arguments:
+        if argument.name not in bound and argument.has_default_value():
+            bound[argument.name] = argument.default_value
+    return bound

@@ -1,0 +1,98 @@
+"""What optimizers remember of each weight, and how they forget it where a unit is made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.adam import Adam
+from cbp.groups import Slices
+
+ResetOptimizer = Literal["none", "moments", "moments_and_step"]
+
+# What each class of torch.optim remembers of a weight that does not begin at 0: the option that says where it begins.
+_BEGINNINGS: dict[str, dict[str, str]] = {
+    "Adagrad": {"sum": "initial_accumulator_value"},
+    "Rprop": {"step_size": "lr"},
+}
+_KNOWN = (
+    "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD",
+    "SparseAdam",
+)  # fmt: skip
+
+
+def checked(optimizers: Optimizer | Sequence[Optimizer], reset: ResetOptimizer) -> list[Optimizer]:
+    """One or several optimizers as a list.
+
+    Raises:
+        TypeError: There is none; or the reset is not possible with one of them.
+    """
+    found: list[Any] = list(optimizers) if isinstance(optimizers, list | tuple) else [optimizers]
+    if not found:
+        raise TypeError("optimizer must be a torch.optim.Optimizer or a list of them, got an empty list")
+    for optimizer in found:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        kind = type(optimizer)
+        if reset == "moments_and_step" and not isinstance(optimizer, Adam):
+            raise TypeError(
+                f"reset_optimizer='moments_and_step' needs cbp.Adam, which counts steps per element; got "
+                f"{kind.__module__}.{kind.__qualname__}"
+            )
+        if reset != "none" and kind.__module__.startswith("torch.optim") and kind.__name__ not in _KNOWN:
+            raise TypeError(
+                f"what {kind.__module__}.{kind.__qualname__} remembers cannot be reset unit by unit: "
+                "reset_optimizer must be 'none' with it"
+            )
+    return found
+
+
+def holds(optimizers: Sequence[Optimizer], parameter: Tensor) -> bool:
+    """Whether one of the optimizers updates a parameter."""
+    return any(parameter is held for optimizer in optimizers for group in optimizer.param_groups for held in group["params"])
+
+
+@torch.no_grad()
+def forget(optimizers: Sequence[Optimizer], slices: Slices, units: Tensor, reset: ResetOptimizer) -> None:
+    """Begins anew what the optimizers remember of the slices of some units."""
+    parameter = slices.tensor
+    if reset == "none" or not isinstance(parameter, nn.Parameter):
+        return
+    for optimizer in optimizers:
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if (
+                isinstance(value, Tensor)
+                and _is_per_slice(value, parameter, slices)
+                and (name != "step" or reset == "moments_and_step")
+            ):
+                _begin(optimizer, name, value, slices, units)
+
+
+def _is_per_slice(value: Tensor, parameter: Tensor, slices: Slices) -> bool:
+    """Whether a state has entries of its own for the slices: one for each element, or one for whole rows or columns."""
+    return (
+        value.ndim == parameter.ndim
+        and value.shape[slices.dim] == parameter.shape[slices.dim]
+        and all(size in (1, whole) for size, whole in zip(value.shape, parameter.shape, strict=True))
+    )
+
+
+def _begin(optimizer: Optimizer, name: str, value: Tensor, slices: Slices, units: Tensor) -> None:
+    for dim, start, length in slices.within:
+        if value.shape[dim] > 1:
+            value = value.narrow(dim, start, length)
+    index = slices.of(units).to(value.device)
+    if isinstance(optimizer, torch.optim.ASGD) and name == "ax":  # the average of the weights themselves
+        value.index_copy_(slices.dim, index, slices.view().index_select(slices.dim, index))
+        return
+    option = _BEGINNINGS.get(type(optimizer).__name__, {}).get(name)
+    beginning = (
+        0.0
+        if option is None
+        else next(group[option] for group in optimizer.param_groups if any(slices.tensor is held for held in group["params"]))
+    )
+    value.index_fill_(slices.dim, index, float(beginning))

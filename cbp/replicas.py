@@ -1,0 +1,48 @@
+"""Replicas of a model that learn together, each on a part of the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+
+class Replicas:
+    """The processes that hold replicas of a model wrapped in DistributedDataParallel; of any other model, this one alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        distributed = isinstance(model, nn.parallel.DistributedDataParallel)
+        self._group: Any = model.process_group if distributed else None
+        self._may_differ = distributed and model.find_unused_parameters
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_group": None, "_may_differ": False}  # a copy is a model of its own
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is only one."""
+        return self._group is None
+
+    def mean(self, numbers: Tensor) -> Tensor:
+        """The mean over the replicas, the same on all of them."""
+        if self._group is None:
+            return numbers
+        return self.total(numbers) / torch.distributed.get_world_size(self._group)
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The sum over the replicas, the same on all of them."""
+        if self._group is None:
+            return numbers
+        numbers = numbers.clone()
+        torch.distributed.all_reduce(numbers, group=self._group)
+        return numbers
+
+    def all(self, flags: list[bool], device: torch.device) -> list[bool]:
+        """Which flags are set on all replicas. They are compared where replicas may use other parts of the model."""
+        if not self._may_differ:
+            return flags
+        reduced = torch.tensor(flags, dtype=torch.uint8, device=device)
+        torch.distributed.all_reduce(reduced, torch.distributed.ReduceOp.MIN, group=self._group)
+        return [bool(flag) for flag in reduced.tolist()]

@@ -1,0 +1,64 @@
+"""Watching what modules receive and return, in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from cbp.groups import Place
+
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+class Tap:
+    """Forward hook that keeps the last value that passed a place in training mode with gradients on, without its graph.
+
+    It holds no reference to anything else, so a deep copy or a pickle of a tapped model (a target network, say) stays as
+    small as the model; a copy of model and method together keeps them connected.
+    """
+
+    def __init__(self, key: int | str | None) -> None:
+        self.received: Tensor | None = None
+        self._key = key
+
+    def __reduce__(self) -> tuple[type[Tap], tuple[int | str | None]]:
+        return (type(self), (self._key,))
+
+    def _keep(self, value: Any) -> None:
+        # What vmap and its like pass is no tensor of its own.
+        if not _is_transformed(value):
+            self.received = value.detach()
+
+    @staticmethod
+    def on(place: Place) -> tuple[Tap, RemovableHandle]:
+        """A new tap on a place, and the handle that takes it off."""
+        if place.returned:
+            returned = ReturnedTap(place.key)
+            return returned, place.module.register_forward_hook(returned)
+        received = ReceivedTap(place.key)
+        return received, place.module.register_forward_pre_hook(received, with_kwargs=True)
+
+
+class ReceivedTap(Tap):
+    """Keeps an argument of a module."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keeps it; the signature is that of a torch forward pre-hook with keyword arguments."""
+        if module.training and torch.is_grad_enabled():
+            key = self._key
+            if isinstance(key, int) and len(args) > key:
+                self._keep(args[key])
+            else:
+                self._keep(kwargs[key if isinstance(key, str) else "input"])
+
+
+class ReturnedTap(Tap):
+    """Keeps what a module returns, or a part of it."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
+        """Keeps it; the signature is that of a torch forward hook."""
+        if module.training and torch.is_grad_enabled():
+            self._keep(output if self._key is None else output[self._key])
