@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
+
+_FEW = 0.2  # of a tensor's elements that are corrected one by one behind a fused update; measured, see docs/torch.md
+_BLOCK = 2**15  # elements that are updated at once where counts differ: what stays in the cache
+
+
+@dataclass
+class _Counts:
+    """What is known of the step counts of a tensor, as long as nobody else writes to them.
+
+    Attributes:
+        version: Of the counts, when it was looked up.
+        common: The count of most elements, as the fused kernels take it.
+        young: Flat indices of the elements with another one that still matters; None where they are too many.
+    """
+
+    version: int
+    common: Tensor
+    young: Tensor | None
 
 
 class Adam(Optimizer):
@@ -17,17 +37,19 @@ class Adam(Optimizer):
     A weight that is made anew in the middle of training (``ContinualBackprop(reset_optimizer="moments_and_step")``) then
     starts like any new weight: its first step has size lr. With one count per tensor, as in ``torch.optim.Adam``, zeroed
     moments under a large count make a first step of (1−β₁)/√(1−β₂)·lr: 3.2·lr at the default β. As long as no count is reset,
-    the steps equal those of ``torch.optim.Adam`` up to rounding.
+    the steps equal those of ``torch.optim.Adam`` up to rounding, by the same fused kernel.
 
-    State per parameter: ``step`` (a float: exact to 16 million steps in float32), ``exp_avg``, ``exp_avg_sq``, all of its
-    shape.
+    State per parameter: ``step`` (a float: exact to 16 million steps in float32), ``exp_avg``, ``exp_avg_sq`` and with
+    ``amsgrad`` ``max_exp_avg_sq``, all of its shape.
 
     Args:
         params: Parameters, or dictionaries of parameter groups.
         lr: Step size.
         betas: Decay rates of the two moments, each in [0, 1).
         eps: Added to the denominator.
-        weight_decay: Coupled L2 penalty: added to the gradient times the weight.
+        weight_decay: Coupled L2 penalty, added to the gradient times the weight; or decoupled, see below.
+        amsgrad: Whether the second moment never shrinks (Reddi et al., 2018).
+        decoupled_weight_decay: Whether weights shrink by lr·weight_decay beside the step, as in AdamW.
 
     Raises:
         ValueError: An option out of its range.
@@ -42,13 +64,27 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        decoupled_weight_decay: bool = False,
     ) -> None:
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._counts: dict[Tensor, _Counts] = {}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**defaults, "amsgrad": amsgrad, "decoupled_weight_decay": decoupled_weight_decay})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._counts = {}
+        for group in self.param_groups:
+            group.setdefault("amsgrad", False)
+            group.setdefault("decoupled_weight_decay", False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_counts": {}}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -68,32 +104,118 @@ class Adam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            fused: list[Tensor] = []
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                    state = self._state_of(parameter, group)
+                    counts = self._counts_of(parameter, state["step"], group)
+                    if counts.young is not None:
+                        fused.append(parameter)
+                    else:
+                        _update_by_element(parameter, state, group)
+                    counts.version = state["step"]._version
+            self._update_fused(fused, group)
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        if gradient.is_sparse:
+    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        if parameter.grad is not None and parameter.grad.is_sparse:
             raise RuntimeError("cbp.Adam does not support sparse gradients")
         state = cast("dict[str, Tensor]", self.state[parameter])
         if not state:
             state["step"] = torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        step, m, v = state["step"], state["exp_avg"], state["exp_avg_sq"]
+        if group["amsgrad"] and "max_exp_avg_sq" not in state:
+            state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
+        if state["step"].device != parameter.device:  # a state that was saved on another
+            state["step"] = state["step"].to(parameter.device)
+        return state
+
+    def _counts_of(self, parameter: Tensor, step: Tensor, group: dict[str, Any]) -> _Counts:
+        """What is known of the counts; looked up anew only where they were written to since the last update."""
+        counts = self._counts.get(parameter)
+        if counts is None or counts.version != step._version or counts.common.device != parameter.device:
+            common = step.max().to(torch.float32) if step.numel() else step.new_zeros((), dtype=torch.float32)
+            # Beyond this count, 1 − β^t is 1 for both β.
+            settled = math.log(torch.finfo(step.dtype).eps / 4) / math.log(max(*group["betas"], 1e-3))
+            young = ((step != common) & ~((step > settled) & (common > settled))).flatten().nonzero().flatten()
+            dense = parameter.is_contiguous() and step.is_contiguous()
+            fits = len(young) <= (_FEW * step.numel() if dense else 0) and _has_fused(parameter)
+            counts = self._counts[parameter] = _Counts(step._version, common.clone(), young if fits else None)
+        return counts
+
+    def _update_fused(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """The update of torch's fused Adam, corrected where a count is another."""
+        if not parameters:
+            return
+        states = [cast("dict[str, Tensor]", self.state[parameter]) for parameter in parameters]
+        known = [self._counts[parameter] for parameter in parameters]
+        before = [parameter.flatten()[counts.young] for parameter, counts in zip(parameters, known, strict=True)]
         beta1, beta2 = group["betas"]
-        if group["weight_decay"]:
-            gradient = gradient.add(parameter, alpha=group["weight_decay"])
-        step += 1
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        # θ ← θ − lr · m̂ / (√v̂ + ε),  m̂ = m / (1 − β₁^t),  v̂ = v / (1 − β₂^t)
-        m_hat = m / _bias_correction(beta1, step)
-        v_hat = v / _bias_correction(beta2, step)
-        parameter.addcdiv_(m_hat, v_hat.sqrt_().add_(group["eps"]), value=-group["lr"])
+        adam(
+            parameters,
+            [cast("Tensor", parameter.grad) for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
+            [counts.common for counts in known],
+            fused=True,
+            amsgrad=group["amsgrad"],
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+            decoupled_weight_decay=group["decoupled_weight_decay"],
+        )
+        torch._foreach_add_([state["step"] for state in states], 1)
+        for parameter, state, counts, old in zip(parameters, states, known, before, strict=True):
+            counts.version = state["step"]._version
+            young = cast("Tensor", counts.young)
+            if len(young):
+                of_young = {name: value.flatten()[young] for name, value in state.items()}
+                _descend(old, of_young, group)
+                parameter.view(-1)[young] = old
+
+
+def _has_fused(parameter: Tensor) -> bool:
+    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
+
+
+def _update_by_element(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    """The whole update where counts differ, block by block."""
+    gradient = cast("Tensor", parameter.grad)
+    tensors = {"parameter": parameter, "gradient": gradient, **state}
+    if all(tensor.is_contiguous() for tensor in tensors.values()):
+        blocks = list(zip(*(torch.split(tensor.view(-1), _BLOCK) for tensor in tensors.values()), strict=True))
+    else:
+        blocks = [tuple(tensors.values())]
+    beta1, beta2 = group["betas"]
+    for block in blocks:
+        of_block = dict(zip(tensors, block, strict=True))
+        weight, gradient = of_block.pop("parameter"), of_block.pop("gradient")
+        if group["weight_decay"] and not group["decoupled_weight_decay"]:
+            gradient = gradient.add(weight, alpha=group["weight_decay"])
+        of_block["step"] += 1
+        of_block["exp_avg"].lerp_(gradient, 1 - beta1)
+        of_block["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        if group["amsgrad"]:
+            torch.maximum(of_block["max_exp_avg_sq"], of_block["exp_avg_sq"], out=of_block["max_exp_avg_sq"])
+        _descend(weight, of_block, group)
+
+
+def _descend(weight: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    """θ ← θ − lr · m̂ / (√v̂ + ε),  m̂ = m / (1 − β₁^t),  v̂ = v / (1 − β₂^t), in place."""
+    beta1, beta2 = group["betas"]
+    if group["weight_decay"] and group["decoupled_weight_decay"]:
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+    correction = _bias_correction(beta2, state["step"])
+    denominator = (state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] / correction).sqrt_().add_(group["eps"])
+    denominator *= correction if beta1 == beta2 else _bias_correction(beta1, state["step"])
+    weight.addcdiv_(state["exp_avg"], denominator.to(weight.dtype), value=-group["lr"])
 
 
 def _bias_correction(beta: float, step: Tensor) -> Tensor | float:
     """1 − β^t; through expm1, because 1 − 0.999^1 loses half its digits in float32."""
-    return torch.expm1(step * math.log(beta)).neg_() if beta else 1.0
+    return torch.expm1_(step * math.log(beta)).neg_() if beta else 1.0

@@ -51,14 +51,19 @@ class L2Init(Method, name="l2-init"):
         self._regularized = False
 
     @torch.no_grad()
-    def before_update(self) -> None:
-        """Adds 2λ(θ − θ₀) to the gradients."""
+    def before_update(self, scale: float = 1.0) -> None:
+        """Adds 2λ(θ − θ₀) to the gradients.
+
+        Args:
+            scale: What the loss was multiplied with, where the gradients still are: ``scaler.get_scale()`` under a gradient
+                scaler, unless ``scaler.unscale_(optimizer)`` was called before. Without it the term has no effect there.
+        """
         self._regularized = True
         for k, parameter in enumerate(self._parameters):
             if parameter.grad is not None:
                 if self._initial[k].device != parameter.device:
                     self._initial[k] = self._initial[k].to(parameter.device)
-                parameter.grad.add_(parameter - self._initial[k], alpha=2 * self.strength)
+                parameter.grad.add_(parameter - self._initial[k], alpha=2 * self.strength * scale)
 
     def step(self) -> list[Tensor]:
         """Has nothing left to do. Returns an empty list: no unit is replaced.
@@ -81,6 +86,8 @@ class L2Init(Method, name="l2-init"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+        if "initial" not in state:
+            raise ValueError("the state lacks the initial parameters")
         theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state.get("initial", []), self._initial))
         if theirs != own:
             raise ValueError(f"the state is of a model with parameters of shapes {theirs}, this one has {own}")

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from cbp import fresh
 from cbp.discovery.finding import Finder, nothing_found
-from cbp.discovery.recording import Arguments, Example, unwrapped
+from cbp.discovery.recording import Arguments, Example, is_compiled, unwrapped
 from cbp.fresh import Init
 from cbp.groups import Group, HiddenLayer, LayerError
 from cbp.method import Method, check_choice, check_whole
@@ -89,12 +89,15 @@ class ReplacingMethod(Method, Generic[LayerType]):
         self.left_out = []
         self._replicas = Replicas(model)
         self._watch: Watch | None = None
+        self._found_anew = False
         self._waiting: dict[str, Any] | None = None  # a state for layers that are not found yet
         if layers is not None:
             self._track_given([layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in layers])
             return
         self._model = unwrapped(model)
         self._finder = Finder(self._model)
+        if is_compiled(model):
+            torch.compiler.reset()  # code that was compiled before would not call what watches
         if example is not None:
             self._finder.follow(example)
         elif not self._finder.try_inputs():
@@ -115,14 +118,12 @@ class ReplacingMethod(Method, Generic[LayerType]):
     def _track_given(self, groups: list[Group]) -> None:
         if not groups:
             raise LayerError("no hidden layer was given")
-        taken: dict[tuple[int, str], str] = {}
-        for group in groups:
+        for i, group in enumerate(groups):
             if why := self._unfit(group) or self._why_not(group):
                 raise LayerError(why)
-            first = group.fresh[0]
-            other = taken.setdefault((id(first.module), first.attribute), group.name)
-            if other is not group.name and not _are_apart(groups, group, other):
-                raise LayerError(f"layers '{other}' and '{group.name}' have the same incoming weights")
+            for other in groups[:i]:
+                if _share_rows(group, other):
+                    raise LayerError(f"layers '{other.name}' and '{group.name}' have the same incoming weights")
         self._begin(groups)
 
     def _begin(self, groups: list[Group]) -> None:
@@ -150,13 +151,14 @@ class ReplacingMethod(Method, Generic[LayerType]):
 
     def _why_not(self, group: Group) -> str | None:
         """Why a group cannot be treated by this method with these optimizers."""
+        fixed = [slices for slices, _ in group.fixed]  # may be set without being trained
         for slices in group.written():
             tensor = slices.tensor
             if isinstance(tensor, nn.Parameter):
                 where = f"'{slices.attribute}' of the {type(slices.module).__name__} around layer '{group.name}'"
                 if not tensor.requires_grad:
                     return f"{where} is frozen"
-                if not holds(self.optimizers, tensor):
+                if slices not in fixed and not holds(self.optimizers, tensor):
                     return f"the optimizer does not hold the weights around layer '{group.name}': {where}"
         return None
 
@@ -178,6 +180,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         self._take_groups()
         watch.recorded(self._model, self._finder.called)
         if before and not _are_alike(before, [layer.hidden for layer in self.layers]):
+            self._found_anew = True
             kept = sum(layer.clock > 0 for layer in self.layers)
             warnings.warn(
                 f"{type(self._model).__name__} runs otherwise than before: its hidden layers were found anew, "
@@ -223,7 +226,10 @@ class ReplacingMethod(Method, Generic[LayerType]):
             RuntimeError: No forward pass in training mode with gradients on since the last call.
         """
         received = [layer.take_received() for layer in self.layers]
+        found_anew, self._found_anew = self._found_anew, False
         if not any(received):
+            if found_anew:  # in a pass of which nothing was seen
+                return [layer.nothing for layer in self.layers]
             raise RuntimeError(self._nothing_seen())
         reached = [h is not None for h in received]
         if not self._replicas.alone:
@@ -365,10 +371,9 @@ def _are_alike(before: list[Group], now: list[Group]) -> bool:
     )
 
 
-def _are_apart(groups: list[Group], group: Group, name: str) -> bool:
-    """Whether a group and the one of that name have different rows of the same weight."""
-    other = next(one for one in groups if one.name == name)
-    if other is group:
-        return False
-    a, b = (set(one.fresh[0].index.flatten().tolist()) for one in (group, other))
-    return not a & b
+def _share_rows(group: Group, other: Group) -> bool:
+    return any(
+        a.module is b.module and a.attribute == b.attribute and bool(torch.isin(a.index, b.index).any())
+        for a in group.fresh
+        for b in other.fresh
+    )

@@ -13,15 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp.discovery.recording import unwrapped
 from cbp.method import Method, check_choice, check_number, check_whole
 
 Noise = Literal["normal", "fresh"]
 
 
 class ShrinkPerturb(Method, name="shrink-perturb"):
-    """Shrinks and perturbs the weights and biases of all Linear and convolutional layers, every ``period`` updates.
+    """Shrinks and perturbs the weights and biases of all layers that multiply, every ``period`` updates.
 
         θ ← λ·θ + σ·ε
+
+    These are Linear and convolutional layers, recurrent ones, the projections of attention, what a parametrisation computes
+    their weights from, and any other module with a ``weight`` of two or more dimensions. Embeddings, norms, bare parameters and
+    frozen ones are left alone. :attr:`touched` has the names.
 
     With ``noise="normal"``, ε is standard normal. With ``noise="fresh"`` it is drawn like fresh weights, uniform with each
     tensor's spread at the moment the method is made (√3 times its root mean square; a bias that begins at 0 is shrunk only).
@@ -36,10 +41,14 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         perturb: σ, at least 0.
         period: Updates from one time to the next.
         noise: What ε is.
-        seed: Seed of the noise; nothing is drawn from the global generators.
+        seed: Seed of the noise; nothing is drawn from the global generators. Weights on a GPU have their noise drawn there, so
+            that it is another than on the CPU.
+
+    Attributes:
+        touched: The names of the parameters that are shrunk and perturbed.
 
     Raises:
-        ValueError: An option out of its range or an unknown name.
+        ValueError: An option out of its range or an unknown name, or a model without such layers.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -72,8 +81,13 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self.noise = noise
         self._generator = torch.Generator().manual_seed(seed)
         self._updates = 0
-        weighted = [module for module in model.modules() if getattr(getattr(module, "weight", None), "ndim", 0) >= 2]
-        self._parameters = list(dict.fromkeys(p for module in weighted for p in module.parameters(recurse=False)))
+        names = {parameter: name for name, parameter in unwrapped(model).named_parameters()}
+        weighted = [module for module in model.modules() if _multiplies(module)]
+        found = dict.fromkeys(p for module in weighted for p in module.parameters(recurse=False) if p.requires_grad)
+        if not found:
+            raise ValueError(f"{type(model).__name__} has no layer that multiplies with weights of its own")
+        self._parameters = list(found)
+        self.touched = [names[parameter] for parameter in self._parameters]
         self._spreads = [parameter.detach().square().mean().sqrt().item() for parameter in self._parameters]
 
     @torch.no_grad()
@@ -82,20 +96,31 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self._updates += 1
         if self._updates % self.period == 0:
             for parameter, drawn in zip(self._parameters, self._draw(), strict=True):
-                parameter.mul_(self.shrink).add_(drawn.to(parameter.device), alpha=self.perturb)
+                parameter.mul_(self.shrink).add_(drawn.to(parameter), alpha=self.perturb)
         return []
 
     def _draw(self) -> list[Tensor]:
+        generator = self._device_generator()
         if self.noise == "fresh":
             bounds = [math.sqrt(3) * spread for spread in self._spreads]
             return [
-                torch.empty(parameter.shape, dtype=parameter.dtype).uniform_(-bound, bound, generator=self._generator)
+                torch.empty(parameter.shape, dtype=parameter.dtype, device=generator.device).uniform_(
+                    -bound, bound, generator=generator
+                )
                 for parameter, bound in zip(self._parameters, bounds, strict=True)
             ]
         sizes = [parameter.numel() for parameter in self._parameters]
-        drawn = torch.empty(self.padded(sum(sizes)), dtype=self._parameters[0].dtype).normal_(generator=self._generator)
-        parts = torch.split(drawn[: sum(sizes)], sizes)
+        drawn = torch.empty(self.padded(sum(sizes)), dtype=self._parameters[0].dtype, device=generator.device)
+        parts = torch.split(drawn.normal_(generator=generator)[: sum(sizes)], sizes)
         return [part.view(parameter.shape) for part, parameter in zip(parts, self._parameters, strict=True)]
+
+    def _device_generator(self) -> torch.Generator:
+        """The generator on the CPU; one on the device of the weights, seeded from it, where they are elsewhere."""
+        device = self._parameters[0].device
+        if device.type not in ("cuda", "mps", "xpu"):
+            return self._generator
+        seed = int(torch.randint(2**63 - 1, (), generator=self._generator))
+        return torch.Generator(device).manual_seed(seed)
 
     @staticmethod
     def padded(numbers: int) -> int:
@@ -106,9 +131,10 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         return -(-numbers // 16) * 16
 
     def state_dict(self) -> dict[str, Any]:
-        """Updates so far, the shapes and spreads of fresh weights, and the generator."""
+        """Updates so far, the names, shapes and spreads of the weights, and the generator."""
         return {
             "updates": self._updates,
+            "names": list(self.touched),
             "shapes": self._shapes(),
             "spreads": list(self._spreads),
             "generator": self._generator.get_state(),
@@ -123,6 +149,10 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+        if state.get("names", self.touched) != self.touched:
+            raise ValueError(f"the state is of a model with weights {state['names']}, this one has {self.touched}")
+        if missing := {"updates", "shapes", "spreads", "generator"} - state.keys():
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
         if state.get("shapes") != self._shapes():
             raise ValueError(
                 f"the state is of a model with weights of shapes {state.get('shapes')}, this one has {self._shapes()}"
@@ -130,3 +160,12 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self._updates = int(state["updates"])
         self._spreads = [float(spread) for spread in state["spreads"]]
         self._generator.set_state(state["generator"].cpu())
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a module multiplies with weights of its own."""
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | nn.modules.batchnorm._NormBase):
+        return False
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention | nn.utils.parametrize.ParametrizationList):
+        return True
+    return bool(getattr(getattr(module, "weight", None), "ndim", 0) >= 2)

@@ -29,7 +29,7 @@ class Tap:
 
     def _keep(self, value: Any) -> None:
         # What vmap and its like pass is no tensor of its own.
-        if not _is_transformed(value):
+        if torch.compiler.is_compiling() or not _is_transformed(value):
             self.received = value.detach()
 
     @staticmethod

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbp.groups import Group
+from cbp.groups import Group, Place
 from cbp.taps import Tap
 
 
@@ -124,6 +124,9 @@ class TrackedLayer:
             setattr(self, name, theirs if theirs.shape == own.shape else theirs.mean(dim=0).expand(own.shape).clone())
         for name in ("generator", "clock", "replaced", "fresh_bounds", "_born"):
             setattr(self, name, getattr(other, name))
+        seen = {_where(edge.place): tap.received for edge, tap in zip(other.hidden.edges, other._taps, strict=True)}
+        for edge, tap in zip(self.hidden.edges, self._taps, strict=True):
+            tap.received = seen.get(_where(edge.place))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers that change with time, and the layer's name."""
@@ -146,6 +149,10 @@ class TrackedLayer:
         self.replaced = int(state["replaced"])
         self.fresh_bounds = [float(bound) for bound in state["fresh_bounds"]]
         self.generator.set_state(state["generator"].cpu())
+
+
+def _where(place: Place) -> tuple[object, ...]:
+    return id(place.module), place.returned, place.key
 
 
 def _at_least_single(weight: Tensor) -> torch.dtype:

@@ -75,6 +75,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a model, in whatever wrappers, is compiled."""
+    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules())
+
+
 def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Follower) -> None:
     """Follows one forward pass of a copy of a model.
 

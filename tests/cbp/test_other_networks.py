@@ -1,0 +1,567 @@
+"""What went wrong with networks that people bring: a test for each, which failed before."""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import Problem, chain, learn, still, update
+from torch import Tensor, nn
+
+import cbp
+
+
+def all_at_once(model: nn.Module, **options: object) -> cbp.ContinualBackprop:
+    """Every unit is due at every update."""
+    return cbp.ContinualBackprop(model, still(model), replacement_rate=1.0, maturity_threshold=0, **options)
+
+
+# Weights that are computed
+
+
+class NoisyLinear(nn.Linear):
+    """The weights are perturbed anew in each pass."""
+
+    def __init__(self, *args: int) -> None:
+        super().__init__(*args)
+        self.sigma = nn.Parameter(torch.full_like(self.weight, 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight + self.sigma * torch.randn_like(self.weight), self.bias)
+
+
+def test_units_in_front_of_a_noisy_layer_are_left_alone():
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), NoisyLinear(8, 2))
+    with pytest.raises(cbp.LayerError, match=r"'0' meet weights that are computed from '2.sigma', '2.weight'"):
+        cbp.ContinualBackprop(model, still(model))
+
+
+def test_units_of_a_noisy_layer_are_left_alone_and_those_behind_it_treated():
+    model = nn.Sequential(NoisyLinear(3, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2))
+    method = all_at_once(model, example=(torch.ones(2, 3),))
+    assert [layer.name for layer in method.layers] == ["2"]
+    assert "have weights that are computed from" in method.left_out[0]
+
+
+def test_a_hook_that_changes_what_a_layer_returns_is_seen():
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2))
+    model[0].register_forward_hook(lambda module, args, output: output.softmax(-1))
+    method = cbp.ContinualBackprop(model, still(model))
+    assert [layer.name for layer in method.layers] == ["2"]
+    assert "softmax" in method.left_out[0]
+
+
+@pytest.mark.parametrize("parametrisation", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_parametrised_layers_are_left_out_with_the_reason(parametrisation):
+    model = nn.Sequential(
+        nn.Linear(3, 8), nn.ReLU(), parametrisation(nn.Linear(8, 5)), nn.ReLU(), nn.Linear(5, 4), nn.Linear(4, 1)
+    )
+    method = cbp.ContinualBackprop(model, still(model), example=(torch.ones(2, 3),))
+    assert [layer.name for layer in method.layers] == ["4"]
+    assert any("'0'" in line for line in method.left_out)
+    assert any("'2." in line for line in method.left_out)
+
+
+# Edges
+
+
+class TwoActivations(nn.Module):
+    """Heads that receive different functions of the same units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.pi, self.v = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 1)
+        self.double()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.trunk(x)
+        return self.pi(torch.tanh(h)), self.v(torch.relu(h))
+
+
+def test_each_edge_has_its_own_activation():
+    model = TwoActivations()
+    method = cbp.ContinualBackprop(model, still(model), decay_rate=0.0)
+    x = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    h = model.trunk(x).detach()
+    assert (h.tanh() < 0).any()
+    model(x)
+    method.step()
+    # η = 0: u = mean|tanh h| · Σ|w_pi| + mean relu(h) · Σ|w_v|; without the absolute value of tanh it may be negative.
+    expected = h.tanh().abs().mean(0) * model.pi.weight.abs().sum(0) + h.clamp(min=0).mean(0) * model.v.weight.abs().sum(0)
+    torch.testing.assert_close(method.layers[0].utility, expected.detach())
+
+
+def test_self_normalised_resets_look_at_the_activation_of_every_edge():
+    model = TwoActivations()
+    with pytest.raises(cbp.LayerError, match=r"'trunk' has activation 'tanh'"):
+        cbp.SelfNormalizedResets(model, still(model))
+
+
+def test_self_normalised_resets_leave_out_what_they_do_not_suit():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1))
+    method = cbp.SelfNormalizedResets(model, still(model))
+    assert [layer.name for layer in method.layers] == ["2"]
+    assert "'0' has activation 'tanh'" in method.left_out[0]
+
+
+# What runs is not always the same
+
+
+class Skipping(nn.Module):
+    """A second way past the middle where it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.head, self.auxiliary = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 1), nn.Linear(6, 1)
+        self.double()
+
+    def forward(self, x: Tensor, skip: Tensor | None = None, *, auxiliary: bool = False) -> Tensor:
+        h = torch.relu(self.first(x))
+        out = self.head(torch.relu(self.middle(h)))
+        if skip is not None:
+            out = out + h.sum(-1, keepdim=True) * skip
+        return out + self.auxiliary(h) if auxiliary else out
+
+
+def test_a_call_with_other_arguments_is_noticed_before_it_runs():
+    model = Skipping()
+    method = all_at_once(model)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    model(x)
+    assert [layer.name for layer in method.layers] == ["first", "middle"]
+    method.step()
+    with pytest.warns(UserWarning, match=r"Skipping runs otherwise than before: .* 1 now, of which 1 keep"):
+        model(x, x[:, :1])
+    assert [layer.name for layer in method.layers] == ["middle"]
+    assert [len(units) for units in method.step()] == [6]
+    assert "'first'" in method.left_out[0]
+    model(x)  # neither way is new: nothing is said or found anew
+    method.step()
+
+
+def test_a_head_that_is_called_for_the_first_time_is_noticed():
+    model = Skipping()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=2, example=(x,))
+    for _ in range(2):
+        model(x)
+        assert [len(units) for units in method.step()] == [0, 0]
+    utility = method.layers[0].utility.clone()
+    with pytest.warns(UserWarning, match="2 keep their ages"):
+        model(x, auxiliary=True)
+    assert torch.equal(method.layers[0].utility, utility)
+    assert method.layers[0].age.tolist() == [2] * 6
+    (first, _) = (units.tolist() for units in method.step())
+    assert len(first) == 3
+    assert not model.auxiliary.weight[:, first].any()
+
+
+def test_heads_that_take_turns_are_found_once_and_silenced_together():
+    class Tasks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.heads = nn.Linear(3, 6), nn.ModuleList(nn.Linear(6, 1) for _ in range(2))
+
+        def forward(self, x: Tensor, task: int) -> Tensor:
+            return self.heads[task](torch.relu(self.trunk(x)))
+
+    model, x = Tasks(), torch.randn(4, 3)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=2)
+    model(x, 0)
+    method.step()
+    with pytest.warns(UserWarning, match="found anew"):
+        model(x, 1)
+    method.step()
+    for task in (0, 1):
+        model(x, task)
+        (units,) = (units.tolist() for units in method.step())
+    assert len(units) == 3
+    for head in model.heads:
+        assert not head.weight[:, units].any()
+
+
+def test_a_head_that_is_exchanged_is_noticed_and_nothing_is_replaced_until_then():
+    model = chain(3, 6, 5, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=1.0, maturity_threshold=1)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    model(x)
+    method.step()
+    model[4] = nn.Linear(5, 7).double()  # five more classes
+    optimizer.add_param_group({"params": list(model[4].parameters())})
+    model(x)
+    assert [len(units) for units in method.step()] == [0, 0]
+    with pytest.warns(UserWarning, match="Sequential runs otherwise than before"):
+        model(x)
+    assert method.layers[1].hidden.outgoing == (model[4],)
+    assert method.layers[1].age.tolist() == [1] * 5
+    assert [len(units) for units in method.step()] == [6, 5]
+    assert not model[4].weight.any()
+
+
+def test_layers_are_found_at_the_first_pass_where_no_input_can_be_made_up():
+    class TwoInputs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 6), nn.Linear(6, 1)
+
+        def forward(self, x: Tensor, action: Tensor) -> Tensor:
+            return self.second(torch.relu(self.first(torch.cat([x, action], dim=-1))))
+
+    model = TwoInputs()
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0, seed=3)
+    assert method.layers == []
+    assert "at the first forward pass" in str(method)
+    with pytest.raises(RuntimeError, match="call the model in training mode"):
+        method.step()
+    arguments = torch.randn(4, 3), torch.randn(4, 2)
+    model(*arguments)
+    assert [layer.name for layer in method.layers] == ["first"]
+    assert [len(units) for units in method.step()] == [3]
+
+    later = TwoInputs()
+    resumed = cbp.ContinualBackprop(later, still(later), replacement_rate=0.5, maturity_threshold=0)
+    resumed.load_state_dict(method.state_dict())  # waits
+    later(*arguments)
+    assert resumed.layers[0].replaced == 3
+    assert torch.equal(resumed.layers[0].utility, method.layers[0].utility)
+    assert resumed.layers[0].generator.get_state().equal(method.layers[0].generator.get_state())
+
+
+# Parameters that are not trained
+
+
+def test_frozen_layers_are_left_out_and_stay_as_they_are():
+    model = chain(3, 6, 5, 4, 2)
+    for parameter in model[0].parameters():
+        parameter.requires_grad_(False)
+    before = copy.deepcopy(model[0].state_dict())
+    method = cbp.ContinualBackprop(
+        model,
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0),
+        replacement_rate=1.0,
+        maturity_threshold=0,
+    )
+    assert [layer.name for layer in method.layers] == ["2", "4"]
+    assert method.left_out == ["'weight' of the Linear around layer '0' is frozen"]
+    model(torch.ones(2, 3, dtype=torch.float64))
+    assert [len(units) for units in method.step()] == [5, 4]
+    assert torch.equal(model[0].weight, before["weight"])
+
+
+def test_several_optimizers_each_forget_what_they_hold():
+    model = chain(3, 6, 2)
+    adam = torch.optim.Adam([model[0].weight, model[2].weight], lr=0.01)
+    momentum = torch.optim.SGD([model[0].bias, model[2].bias], lr=0.01, momentum=0.9)
+    method = cbp.ContinualBackprop(model, [adam, momentum], replacement_rate=0.5, maturity_threshold=1)
+    problem = Problem(3, 2)
+    for _ in range(2):
+        x, y = problem()
+        for optimizer in (adam, momentum):
+            optimizer.zero_grad()
+        (model(x) - y).square().mean().backward()
+        for optimizer in (adam, momentum):
+            optimizer.step()
+        (units,) = (units.tolist() for units in method.step())
+    kept = [i for i in range(6) if i not in units]
+    assert len(units) == 3
+    assert not adam.state[model[0].weight]["exp_avg"][units].any()
+    assert adam.state[model[0].weight]["exp_avg"][kept].any()
+    assert not adam.state[model[2].weight]["exp_avg_sq"][:, units].any()
+    assert not momentum.state[model[0].bias]["momentum_buffer"][units].any()
+    assert momentum.state[model[0].bias]["momentum_buffer"][kept].any()
+
+
+def test_what_begins_at_another_value_than_zero_begins_there_again():
+    model = chain(3, 6, 2, activation=nn.Tanh)
+    kinds = {
+        "Rprop": (torch.optim.Rprop(model.parameters(), lr=0.02), {"step_size": 0.02, "prev": 0.0}),
+        "Adagrad": (torch.optim.Adagrad(model.parameters(), lr=0.01, initial_accumulator_value=0.3), {"sum": 0.3}),
+        "Adadelta": (torch.optim.Adadelta(model.parameters()), {"square_avg": 0.0, "acc_delta": 0.0}),
+        "NAdam": (torch.optim.NAdam(model.parameters()), {"exp_avg": 0.0, "exp_avg_sq": 0.0}),
+        "Adamax": (torch.optim.Adamax(model.parameters()), {"exp_avg": 0.0, "exp_inf": 0.0}),
+    }
+    problem = Problem(3, 2)
+    for optimizer, values in kinds.values():
+        method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=2)
+        units: list[int] = []
+        while not units:
+            (units,) = update(model, optimizer, method, *problem())
+        kept = [i for i in range(6) if i not in units]
+        for name, value in values.items():
+            for tensor, along in ((optimizer.state[model[0].weight][name], 0), (optimizer.state[model[2].weight][name], 1)):
+                assert (tensor.index_select(along, torch.tensor(units)) == value).all(), (type(optimizer), name)
+                assert (tensor.index_select(along, torch.tensor(kept)) != value).any(), (type(optimizer), name)
+        method.remove()
+
+
+def test_the_average_of_weights_begins_with_the_fresh_ones():
+    model = chain(3, 6, 2)
+    optimizer = torch.optim.ASGD(model.parameters(), lr=0.01, t0=0)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=2)
+    problem, units = Problem(3, 2), []
+    while not units:
+        (units,) = update(model, optimizer, method, *problem())
+    assert torch.equal(optimizer.state[model[0].weight]["ax"][units], model[0].weight[units])
+
+
+def test_rows_and_columns_of_a_factored_average_are_forgotten():
+    model = chain(3, 6, 2, activation=nn.Tanh).float()
+    optimizer = torch.optim.Adafactor(model.parameters())
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=0)
+    x, y = (tensor.float() for tensor in Problem(3, 2)())
+    learn(model, optimizer, x, y)
+    assert optimizer.state[model[0].weight]["row_var"].all()
+    (units,) = (units.tolist() for units in method.step())
+    kept = [i for i in range(6) if i not in units]
+    assert not optimizer.state[model[0].weight]["row_var"][units].any()
+    assert optimizer.state[model[0].weight]["row_var"][kept].all()
+    assert optimizer.state[model[0].weight]["col_var"].all()
+    assert not optimizer.state[model[2].weight]["col_var"][:, units].any()
+    assert optimizer.state[model[2].weight]["col_var"][:, kept].all()
+
+
+def test_an_optimizer_whose_memory_cannot_be_reset_is_refused_by_name():
+    model = chain(3, 6, 2)
+    optimizer = torch.optim.LBFGS(model.parameters())
+    with pytest.raises(TypeError, match=r"torch\.optim\.lbfgs\.LBFGS remembers cannot be reset.*must be 'none'"):
+        cbp.ContinualBackprop(model, optimizer)
+    cbp.ContinualBackprop(model, optimizer, reset_optimizer="none")
+
+
+def test_slopes_of_replaced_units_begin_anew():
+    model = nn.Sequential(nn.Linear(3, 6), nn.PReLU(6), nn.Linear(6, 1))
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0)
+    with torch.no_grad():
+        model[1].weight.fill_(-7.0)
+    model(torch.randn(4, 3))
+    (units,) = (units.tolist() for units in method.step())
+    # The slopes were 0.25 when the method was made.
+    assert model[1].weight.tolist() == [0.25 if i in units else -7.0 for i in range(6)]
+
+
+# Precision
+
+
+def test_averages_are_at_least_in_single_precision():
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)).to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+    method = cbp.ContinualBackprop(model, still(model))
+    for _ in range(700):
+        model(torch.ones(1, 1, dtype=torch.bfloat16))
+        method.step()
+    # A constant 1 averaged from 0 with η = 0.99: 1 − 0.99^700 = 0.9991. In bfloat16 the average stops at 0.8.
+    assert method.layers[0].utility.dtype == torch.float32
+    assert method.layers[0].utility.tolist() == pytest.approx([1 - 0.99**700] * 2, rel=1e-3)
+
+
+def test_one_pass_that_overflows_does_not_spoil_the_averages():
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)).half()
+    method = cbp.ContinualBackprop(model, still(model), utility="zero_contribution")
+    for value in (1.0, 60_000.0, 1.0):
+        with torch.no_grad():
+            model[0].weight.fill_(value)
+        model(torch.full((1, 1), 2.0, dtype=torch.float16))  # 120,000 is beyond half precision
+        method.step()
+    assert method.layers[0].utility.isfinite().all()
+    assert method.layers[0].mean_activation.isfinite().all()
+
+
+def test_a_trunk_in_half_precision_with_a_head_in_single_and_the_other_way_round():
+    class Mixed(nn.Module):
+        def __init__(self, trunk: torch.dtype, head: torch.dtype) -> None:
+            super().__init__()
+            self.trunk, self.head = nn.Linear(3, 6).to(trunk), nn.Linear(6, 1).to(head)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.trunk(x.to(self.trunk.weight.dtype))).to(self.head.weight.dtype))
+
+    for dtypes in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+        for utility in ("contribution", "adaptable_contribution"):
+            model = Mixed(*dtypes)
+            method = cbp.ContinualBackprop(model, still(model), utility=utility, replacement_rate=0.5, maturity_threshold=0)
+            model(torch.randn(4, 3)).sum().backward()
+            assert [len(units) for units in method.step()] == [3]
+
+
+def test_under_autocast_units_are_found_and_judged():
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        method = cbp.ContinualBackprop(
+            model, still(model), replacement_rate=0.5, maturity_threshold=0, example=(torch.ones(2, 3),)
+        )
+        model(torch.randn(4, 3)).sum().backward()
+    assert [len(units) for units in method.step()] == [3]
+
+
+def test_a_model_that_is_cast_later_takes_its_averages_along():
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 1))
+    method = cbp.ContinualBackprop(model, still(model), utility="zero_contribution", replacement_rate=0.1, maturity_threshold=2)
+    model(torch.randn(4, 3))
+    method.step()
+    before = method.layers[0].utility.double()
+    model.double()
+    model(torch.randn(4, 3, dtype=torch.float64))
+    method.step()
+    assert method.layers[0].utility.dtype == method.layers[0].mean_activation.dtype == torch.float64
+    assert not torch.equal(method.layers[0].utility, before)
+    assert method.layers[0].age.tolist() == [2] * 6
+
+
+def test_a_gradient_scaler_does_not_make_l2_init_vanish():
+    model = nn.Linear(2, 1, bias=False)
+    method = cbp.L2Init(model, still(model), strength=0.25)
+    with torch.no_grad():
+        model.weight.add_(2.0)
+    scale = 1024.0
+    (scale * 0 * model(torch.ones(1, 2))).sum().backward()
+    method.before_update(scale)
+    # 2 · 0.25 · 2 = 1, in gradients that are still scaled
+    assert (model.weight.grad / scale).tolist() == [pytest.approx([1.0, 1.0])]
+
+
+# Wrappers, transformations, copies
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")], ids=["parallel", "compiled"]
+)
+def test_wrappers_are_taken_off(wrap):
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 1))
+    wrapped = wrap(model)
+    method = cbp.ContinualBackprop(wrapped, still(model), replacement_rate=0.5, maturity_threshold=0)
+    assert [layer.name for layer in method.layers] == ["0"]
+    for _ in range(2):
+        wrapped(torch.randn(4, 3)).sum().backward()
+        assert [len(units) for units in method.step()] == [3]
+
+
+def test_a_method_that_is_made_after_the_first_compiled_call_sees_the_next():
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 1))
+    compiled = torch.compile(model, backend="eager")
+    compiled(torch.randn(4, 3)).sum().backward()
+    method = cbp.ContinualBackprop(compiled, still(model), replacement_rate=0.5, maturity_threshold=0)
+    compiled(torch.randn(4, 3)).sum().backward()
+    assert [len(units) for units in method.step()] == [3]
+
+
+def test_a_pass_under_vmap_is_no_pass_and_does_no_harm():
+    model = chain(3, 6, 2)
+    method = cbp.ContinualBackprop(model, still(model))
+    torch.func.vmap(lambda x: model(x))(torch.ones(4, 3, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="no forward pass"):
+        method.step()
+    model(torch.ones(4, 3, dtype=torch.float64))
+    method.step()
+
+
+def test_what_watches_a_model_holds_no_graph_and_can_be_taken_off():
+    model = chain(3, 6, 5, 2)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0)
+    model(torch.ones(4, 3, dtype=torch.float64))
+    held = [value for value in gc.get_objects() if type(value) is Tensor and value.grad_fn is not None]
+    assert not held
+    method.remove()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert len(method.step()) == 2  # the pass before
+    model(torch.ones(4, 3, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="no forward pass"):
+        method.step()
+
+
+def test_a_copy_of_model_and_method_goes_on_by_itself():
+    class Pair:
+        def __init__(self) -> None:
+            self.model = Skipping()
+            self.method = all_at_once(self.model)
+
+    x = torch.randn(4, 3, dtype=torch.float64)
+    pair = Pair()
+    twin = copy.deepcopy(pair)
+    twin.model(x)
+    assert [len(units) for units in twin.method.step()] == [6, 6]
+    with pytest.raises(RuntimeError, match="no forward pass"):
+        pair.method.step()
+    with pytest.warns(UserWarning, match="found anew"):
+        twin.model(x, x[:, :1])
+    assert len(pair.method.layers) == 2
+    alone = copy.deepcopy(pair.model)
+    alone(x, x[:, :1])  # nobody to find anything for
+
+
+# State
+
+
+def test_state_is_known_by_the_names_of_layers():
+    model = nn.ModuleDict({"a": nn.Linear(3, 6), "b": nn.Linear(6, 6), "c": nn.Linear(6, 1)})
+    layers = [cbp.HiddenLayer(model["a"], [model["b"]], "a"), cbp.HiddenLayer(model["b"], [model["c"]], "b")]
+    method = cbp.ContinualBackprop(model, still(model), layers=layers)
+    model["c"](torch.relu(model["b"](torch.relu(model["a"](torch.ones(1, 3))))))
+    method.step()
+    turned = cbp.ContinualBackprop(model, still(model), layers=layers[::-1])
+    turned.load_state_dict(method.state_dict())
+    for layer in method.layers:
+        (same,) = (other for other in turned.layers if other.name == layer.name)
+        assert torch.equal(same.utility, layer.utility)
+    renamed = cbp.ContinualBackprop(model, still(model), layers=[cbp.HiddenLayer(model["a"], [model["b"]], "x"), layers[1]])
+    with pytest.raises(ValueError, match=r"hidden layers \['a', 'b'\], this model has \['x', 'b'\]"):
+        renamed.load_state_dict(method.state_dict())
+
+
+def test_a_state_that_lacks_something_is_refused_whole():
+    model = chain(3, 6, 5, 2)
+    method = cbp.ContinualBackprop(model, still(model))
+    model(torch.ones(1, 3, dtype=torch.float64))
+    method.step()
+    state = method.state_dict()
+    del state["layers"][1]["counter"]
+    fresh = cbp.ContinualBackprop(model, still(model))
+    with pytest.raises(ValueError, match=r"layer '2' lacks \['counter'\]"):
+        fresh.load_state_dict(state)
+    assert fresh.layers[0].age.tolist() == [0] * 6
+
+
+def test_a_state_without_names_is_taken_in_the_order_of_its_layers():
+    model = chain(3, 6, 5, 2)
+    method = cbp.ContinualBackprop(model, still(model))
+    model(torch.ones(1, 3, dtype=torch.float64))
+    method.step()
+    state = method.state_dict()
+    for layer in state["layers"]:  # as they were saved until 0.2
+        del layer["name"]
+        layer["fresh_bound"] = layer.pop("fresh_bounds")[0]
+    fresh = cbp.ContinualBackprop(model, still(model))
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.layers[1].utility, method.layers[1].utility)
+
+
+def test_the_same_layer_given_twice_is_refused():
+    model = chain(3, 6, 5, 2)
+    layers = cbp.find_layers(model)
+    with pytest.raises(cbp.LayerError, match="layers '0' and '0' have the same incoming weights"):
+        cbp.ContinualBackprop(model, still(model), layers=[layers[0], layers[0]])
+
+
+@pytest.mark.parametrize(
+    ("example", "message"), [(torch.ones(2, 3), "got a Tensor"), ([torch.ones(2, 3)], "got a list")], ids=["tensor", "list"]
+)
+def test_an_example_of_another_kind_is_refused(example, message):
+    model = chain(3, 6, 2)
+    with pytest.raises(TypeError, match=f"example must be a tuple .*{message}"):
+        cbp.find_layers(model, example)
+
+
+def test_the_table_has_a_row_for_each_layer():
+    model = nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
+    lines = str(cbp.ContinualBackprop(model, still(model))).splitlines()
+    assert lines == [
+        "ContinualBackprop",
+        "layer  units  activation  feeds",
+        "0      6      relu        Linear  coupled by a norm",
+        "3      5      tanh        Linear",
+    ]

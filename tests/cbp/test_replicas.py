@@ -1,0 +1,80 @@
+"""Replicas under DistributedDataParallel: two processes, different data, the same units and the same fresh weights."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+from small_networks import chain
+from torch import nn
+
+import cbp
+
+METHODS = {
+    "cbp": (cbp.ContinualBackprop, {"replacement_rate": 0.05, "maturity_threshold": 5, "utility": "adaptable_contribution"}),
+    "redo": (cbp.ReDo, {"threshold": 0.4, "period": 10}),
+    "snr": (cbp.SelfNormalizedResets, {"rejection": 0.2, "max_silence": 40}),
+}
+
+
+def train(rank: int, folder: Path) -> None:
+    """Sixty updates of each method on data of this rank alone; saves weights and numbers of replaced units."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    results = {}
+    for name, (make, options) in METHODS.items():
+        model = chain(3, 8, 8, 2)
+        replica = nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        method = make(replica, optimizer, **options)
+        generator = torch.Generator().manual_seed(rank)
+        for _ in range(60):
+            x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+            optimizer.zero_grad()
+            (replica(x) - x.sum(-1, keepdim=True)).square().mean().backward()
+            optimizer.step()
+            method.step()
+        known = [layer.utility for layer in method.layers]
+        results[name] = [parameter.detach() for parameter in model.parameters()], known, [la.replaced for la in method.layers]
+    torch.save(results, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
+def test_replicas_stay_equal(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=train, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        assert process.exitcode == 0
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name in METHODS:
+        weights, known, replaced = first[name]
+        others, also_known, also_replaced = second[name]
+        assert min(replaced) >= 1, name
+        assert replaced == also_replaced, name
+        for ours, theirs in zip((*weights, *known), (*others, *also_known), strict=True):
+            assert torch.equal(ours, theirs), name
+
+
+def test_replicas_judge_by_the_mean_of_what_each_saw():
+    """What a single process computes on both halves of the batch, for a utility that is linear in them."""
+    model = chain(3, 8, 2)
+    method = cbp.ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.0))
+    halves = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model(halves.flatten(0, 1))
+    method.step()
+    alone = [cbp.ContinualBackprop(model, method.optimizer) for _ in range(2)]
+    for other, half in zip(alone, halves, strict=True):
+        model(half)
+        other.step()
+    mean = (alone[0].layers[0].utility + alone[1].layers[0].utility) / 2
+    torch.testing.assert_close(mean, method.layers[0].utility)
