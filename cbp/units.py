@@ -82,7 +82,7 @@ class TrackedLayer:
             received.append(None if h is None else edge.place.as_batch(h))
             if known is None and h is not None and h.numel():
                 known = received[-1]
-        self.all_reached = None not in received
+        self.all_reached = all(h is not None for h in received)
         if known is None:
             return None
         if known.device != self.utility.device or known.dtype != self.utility.dtype:
