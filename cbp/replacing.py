@@ -18,7 +18,7 @@ from cbp.fresh import Init
 from cbp.groups import Group, HiddenLayer, LayerError
 from cbp.method import Method, check_choice, check_whole
 from cbp.optimizers import ResetOptimizer, checked, forget, holds
-from cbp.replicas import Replicas
+from cbp.replicas import Replicas, refuse_sharded
 from cbp.units import TrackedLayer
 from cbp.watching import Watch
 
@@ -47,7 +47,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
         init: Distribution of fresh incoming weights, uniform on ±bound: ``"lecun"`` √(3/fan_in), ``"kaiming"``
             gain·√(3/fan_in), ``"xavier"`` gain·√(6/(fan_in+fan_out)), ``"default"`` √(1/fan_in) (torch's own for Linear), with
             the gain of the layer's activation; ``"auto"`` √3 times the root mean square of the layer's weights now.
-        seed: Seed that the layers' generators are seeded from. Two methods with one seed draw the same numbers.
+        seed: Seed that the layers' generators are seeded from. Two methods with one seed draw the same numbers: give each its
+            own.
         layers: The hidden layers in forward order, where they cannot be found or only some shall be treated.
         example: What a forward pass is made with, as for :func:`cbp.find_layers`.
         strict: Whether to raise where units are left out.
@@ -87,6 +88,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         self.strict = bool(strict)
         self.layers = []
         self.left_out = []
+        refuse_sharded(model)
         self._replicas = Replicas(model)
         self._watch: Watch | None = None
         self._found_anew = False

@@ -8,6 +8,19 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from cbp.groups import LayerError
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuses a model whose parameters are spread over processes.
+
+    Raises:
+        LayerError: It is one.
+    """
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "placements") or "FlatParameter" in type(parameter).__name__:
+            raise LayerError(f"'{name}' is sharded over processes, which is not supported: wrap in DistributedDataParallel")
+
 
 class Replicas:
     """The processes that hold replicas of a model wrapped in DistributedDataParallel; of any other model, this one alone."""

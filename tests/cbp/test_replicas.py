@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
+import torch.distributed.fsdp
 from small_networks import chain
 from torch import nn
 
@@ -42,12 +43,15 @@ def train(rank: int, folder: Path) -> None:
             method.step()
         known = [layer.utility for layer in method.layers]
         results[name] = [parameter.detach() for parameter in model.parameters()], known, [la.replaced for la in method.layers]
+    sharded = torch.distributed.fsdp.fully_shard(chain(3, 8, 2), mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+    with pytest.raises(cbp.LayerError, match=r"'0.weight' is sharded over processes"):
+        cbp.ContinualBackprop(sharded, torch.optim.SGD(sharded.parameters(), lr=0.1))
     torch.save(results, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
-def test_replicas_stay_equal(tmp_path):
+def test_replicas_stay_equal_and_sharded_parameters_are_refused(tmp_path):
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=train, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:
