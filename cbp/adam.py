@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 
-_FEW = 0.2  # of a tensor's elements that are corrected one by one behind a fused update; measured, see docs/torch.md
+_FEW = 0.2  # of a tensor's elements that are corrected one by one behind a fused update (benchmarks/adam.py)
 _BLOCK = 2**15  # elements that are updated at once where counts differ: what stays in the cache
 
 

@@ -22,6 +22,8 @@ import cbp
         {"betas": (0.9, 0.0), "eps": 0.1},  # without a large eps m/|g| amplifies rounding wherever a gradient is near 0
         {"betas": (0.0, 0.0), "lr": 1e-4},
         {"eps": 1e-3, "weight_decay": 1e-3},
+        {"amsgrad": True},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
     ids=str,
 )
@@ -196,3 +198,35 @@ def test_bad_option_is_refused_with_its_name_and_value(option, value):
     with pytest.raises(ValueError, match=option) as caught:
         cbp.Adam([nn.Parameter(torch.zeros(1))], **{option: value})
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"amsgrad": True, "weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}], ids=str
+)
+@pytest.mark.parametrize("rows", [0, 3, 30], ids=["no row", "few rows", "most rows"])
+def test_every_way_of_updating_is_that_of_the_equation(options, rows):
+    """Some rows begin anew in the middle, and are compared with a parameter of their own under torch's Adam."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(40, 8, dtype=torch.float64), torch.randn(30, 40, 8, dtype=torch.float64)
+    whole = nn.Parameter(start.clone())
+    optimizer = cbp.Adam([whole], lr=0.01, **options)
+    others = nn.Parameter(start[rows:].clone())
+    theirs = torch.optim.Adam([others], lr=0.01, **options)
+    for gradient in gradients[:20]:
+        whole.grad, others.grad = gradient.clone(), gradient[rows:].clone()
+        optimizer.step()
+        theirs.step()
+    for value in optimizer.state[whole].values():
+        value[:rows] = 0
+    young = nn.Parameter(whole.detach()[:rows].clone())
+    of_young = torch.optim.Adam([young], lr=0.01, **options)
+    for gradient in gradients[20:]:
+        whole.grad, others.grad, young.grad = gradient.clone(), gradient[rows:].clone(), gradient[:rows].clone()
+        optimizer.step()
+        theirs.step()
+        of_young.step()
+    # The counts, and so the corrections, are float32 in torch's fused kernel.
+    torch.testing.assert_close(whole[rows:], others, rtol=0, atol=1e-7)
+    torch.testing.assert_close(whole[:rows], young, rtol=0, atol=1e-7)
+    assert optimizer.state[whole]["step"][:rows].eq(10).all()
+    assert optimizer.state[whole]["step"][rows:].eq(30).all()

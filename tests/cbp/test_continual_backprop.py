@@ -191,6 +191,10 @@ def test_rates_below_and_above_one_unit_per_step_agree_with_the_oracle(replaceme
     follow(replacement_rate=replacement_rate, rounding=rounding, at_least=at_least, network={"activation": nn.Tanh})
 
 
+def test_five_hundred_updates_agree_with_the_oracle():
+    follow(steps=500, utility="adaptable_contribution", network={"norm_behind": True}, at_least=40)
+
+
 @pytest.mark.parametrize("maturity_threshold", [0, 1, 40])
 def test_maturity_thresholds_agree_with_the_oracle(maturity_threshold):
     follow(maturity_threshold=maturity_threshold, at_least=10)

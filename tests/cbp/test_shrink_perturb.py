@@ -129,3 +129,33 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
     model = chain(3, 6, 2)
     with pytest.raises(ValueError, match=message):
         cbp.ShrinkPerturb(model, still(model), **options)
+
+
+def test_what_is_touched_is_what_is_said():
+    """Recurrent layers, attention's projections, what a parametrisation computes weights from; no embeddings, norms, frozen."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.memory = nn.Embedding(5, 4, padding_idx=0), nn.GRU(4, 4)
+            self.attention, self.norm = nn.MultiheadAttention(4, 2), nn.LayerNorm(4)
+            self.normed, self.frozen = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4)
+            self.frozen.requires_grad_(False)
+
+    model = Model()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    method = cbp.ShrinkPerturb(model, still(model), shrink=0.5, perturb=0.1)
+    method.step()
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == set(method.touched)
+    assert {name.split(".")[0] for name in changed} == {"memory", "attention", "normed"}
+    assert {"attention.in_proj_weight", "memory.weight_hh_l0", "normed.parametrizations.weight.original1"} <= changed
+
+
+def test_a_model_of_recurrent_layers_alone_is_treated_and_one_without_weights_refused():
+    model = nn.LSTM(2, 3)
+    before = model.weight_ih_l0.detach().clone()
+    cbp.ShrinkPerturb(model, still(model), shrink=0.5, perturb=0.0).step()
+    assert torch.equal(model.weight_ih_l0, before / 2)
+    with pytest.raises(ValueError, match="LayerNorm has no layer that multiplies"):
+        cbp.ShrinkPerturb(nn.LayerNorm(3), still(model))

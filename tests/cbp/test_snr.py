@@ -10,6 +10,7 @@ import torch
 from oracle import Layer, Oracle
 from small_networks import Problem, by_hand, chain, learn, still, update
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cbp
 
@@ -176,3 +177,19 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
     model = chain(3, 6, 2)
     with pytest.raises(ValueError, match=message):
         cbp.SelfNormalizedResets(model, still(model), **options)
+
+
+def test_all_layers_are_decided_by_one_look_at_the_device():
+    class Counting(TorchDispatchMode):
+        looks = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.looks += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "item", "is_nonzero")
+            return func(*args, **(kwargs or {}))
+
+    model = chain(3, 6, 5, 4, 2)
+    method = cbp.SelfNormalizedResets(model, still(model))
+    model(torch.ones(2, 3, dtype=torch.float64))
+    with Counting() as counting:
+        assert [len(units) for units in method.step()] == [0, 0, 0]
+    assert counting.looks == 1
