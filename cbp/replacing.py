@@ -230,7 +230,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         received = [layer.take_received() for layer in self.layers]
         found_anew, self._found_anew = self._found_anew, False
         if not any(received):
-            if found_anew:  # in a pass of which nothing was seen
+            if found_anew or (self.layers and self._is_stale()):  # by a pass of which nothing was seen
                 return [layer.nothing for layer in self.layers]
             raise RuntimeError(self._nothing_seen())
         reached = [h is not None for h in received]
@@ -261,6 +261,12 @@ class ReplacingMethod(Method, Generic[LayerType]):
         """Whether the model has other modules than when its layers were found, so that nothing may be replaced."""
         if self._watch is not None and not self._watch.stale:
             self._watch.stale = self._watch.exchanged(self._model)
+            if self._watch.stale and not self._watch.was_called:
+                warnings.warn(
+                    f"modules of {type(self._model).__name__} were exchanged, and it is never called itself: nothing is "
+                    "replaced until find(example) is called",
+                    stacklevel=3,
+                )
         return self._watch is not None and self._watch.stale
 
     def _replace(self, layer: LayerType, units: Tensor) -> None:

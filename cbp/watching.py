@@ -24,11 +24,13 @@ class Watch:
     Attributes:
         awake: Whether a module was called that was not before.
         stale: Whether the next call of the model must be recorded.
+        was_called: Whether the model was ever called itself, and not its parts alone.
     """
 
     def __init__(self, model: nn.Module, owner: Any) -> None:
         self.awake = False
         self.stale = True
+        self.was_called = False
         self._known: set[tuple[object, ...]] = set()
         self._arguments: tuple[Any, Any] | None = None
         self._modules: list[nn.Module] = []
@@ -78,6 +80,7 @@ class Watch:
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled():
             return
+        self.was_called = True
         if self.stale or _signature(args, kwargs) not in self._known:
             self._find(args, kwargs)
         if self._sleepers:
@@ -106,7 +109,7 @@ def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, .
 
 def _inert() -> Watch:
     watch = Watch.__new__(Watch)
-    watch.awake = watch.stale = False
+    watch.awake = watch.stale = watch.was_called = False
     watch._known, watch._arguments, watch._modules, watch._asleep, watch._sleepers, watch._handles = (
         set(),
         None,

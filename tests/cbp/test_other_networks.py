@@ -202,6 +202,43 @@ def test_a_head_that_is_exchanged_is_noticed_and_nothing_is_replaced_until_then(
     assert not model[4].weight.any()
 
 
+def test_the_head_of_the_only_hidden_layer_may_be_exchanged():
+    model = chain(3, 6, 2)
+    optimizer = still(model)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=1.0, maturity_threshold=1)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    model(x)
+    method.step()
+    model[2] = nn.Linear(6, 5).double()
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    model(x)
+    assert [len(units) for units in method.step()] == [0]
+    with pytest.warns(UserWarning, match="1 keep their ages"):
+        model(x)
+    assert [len(units) for units in method.step()] == [6]
+    assert not model[2].weight.any()
+
+
+def test_of_a_model_whose_parts_alone_are_called_an_exchanged_part_is_said_and_found_on_demand():
+    model = nn.ModuleDict({"trunk": nn.Linear(3, 6), "head": nn.Linear(6, 1)})
+
+    def act(model: nn.Module) -> Tensor:
+        return model["head"](torch.relu(model["trunk"](torch.ones(2, 3))))
+
+    optimizer = still(model)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=1.0, maturity_threshold=0, example=act)
+    model["head"] = nn.Linear(6, 2)
+    optimizer.add_param_group({"params": list(model["head"].parameters())})
+    act(model)
+    with pytest.warns(UserWarning, match=r"modules of ModuleDict were exchanged, .* until find\(example\) is called"):
+        assert [len(units) for units in method.step()] == [0]
+    with pytest.warns(UserWarning, match="found anew"):
+        method.find(act)
+    act(model)
+    assert [len(units) for units in method.step()] == [6]
+    assert not model["head"].weight.any()
+
+
 def test_layers_are_found_at_the_first_pass_where_no_input_can_be_made_up():
     class TwoInputs(nn.Module):
         def __init__(self) -> None:
