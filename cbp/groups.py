@@ -31,6 +31,8 @@ class Slices:
         dim: The dimension that the slices are taken along.
         index: ``(units, k)`` int64, the ``k`` slices of each unit.
         within: ``(dimension, start, length)`` of other dimensions to which the slices are restricted.
+        blocks: How many groups a convolution is in. Its weight has in dimension 1 the inputs of one group alone; here they are
+            counted through all groups, and each has the rows of its own.
         in_order: Whether the slices are all there are, unit by unit.
     """
 
@@ -39,6 +41,7 @@ class Slices:
     dim: int
     index: Tensor
     within: tuple[tuple[int, int, int], ...] = ()
+    blocks: int = 1
     in_order: bool = field(init=False)
 
     @property
@@ -54,7 +57,7 @@ class Slices:
 
     def __post_init__(self) -> None:
         size = self.index.numel()
-        in_order = size == self.tensor.shape[self.dim] and torch.equal(self.index.flatten(), torch.arange(size))
+        in_order = size == self.tensor.shape[self.dim] * self.blocks and torch.equal(self.index.flatten(), torch.arange(size))
         object.__setattr__(self, "in_order", in_order)
 
     def view(self, tensor: Tensor | None = None) -> Tensor:
@@ -72,7 +75,16 @@ class Slices:
 
     def fill(self, units: Tensor, value: float, tensor: Tensor | None = None) -> None:
         """Sets the slices of some units to a value, in place; of another tensor of the same shape, if it is given."""
+        if self.blocks > 1:
+            view, index = self._by_block(tensor), self.of(units)
+            view[index // view.shape[1], index % view.shape[1]] = value
+            return
         self.view(tensor).index_fill_(self.dim, self.of(units), value)
+
+    def _by_block(self, tensor: Tensor | None = None) -> Tensor:
+        """``(groups, inputs of a group, outputs of a group, …)``: a view."""
+        view = self.tensor if tensor is None else tensor
+        return view.reshape(self.blocks, -1, *view.shape[1:]).movedim(2, 1)  # no copy: one dimension is split
 
     def units_first(self) -> Tensor:
         """``(units, …)``, the numbers of each unit."""
@@ -84,7 +96,9 @@ class Slices:
     def units_last(self) -> Tensor:
         """``(outputs, units)``, or ``(k, outputs, units)`` where each unit has ``k`` > 1 slices: its positions, say."""
         view = self.view()
-        if view.ndim != 2 or self.dim != 1:
+        if self.blocks > 1:
+            view = self._by_block().flatten(0, 1).flatten(1).T
+        elif view.ndim != 2 or self.dim != 1:
             view = view.movedim(self.dim, -1).reshape(-1, view.shape[self.dim])
         if not self.in_order:
             view = view.index_select(-1, self.index.flatten().to(view.device))

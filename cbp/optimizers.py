@@ -74,6 +74,8 @@ def forget(optimizers: Sequence[Optimizer], slices: Slices, units: Tensor, reset
 
 def _is_per_slice(value: Tensor, parameter: Tensor, slices: Slices) -> bool:
     """Whether a state has entries of its own for the slices: one for each element, or one for whole rows or columns."""
+    if slices.blocks > 1:
+        return value.shape == parameter.shape
     return (
         value.ndim == parameter.ndim
         and value.shape[slices.dim] == parameter.shape[slices.dim]
@@ -86,7 +88,7 @@ def _begin(optimizer: Optimizer, name: str, value: Tensor, slices: Slices, units
         if value.shape[dim] > 1:
             value = value.narrow(dim, start, length)
     index = slices.of(units).to(value.device)
-    if isinstance(optimizer, torch.optim.ASGD) and name == "ax":  # the average of the weights themselves
+    if isinstance(optimizer, torch.optim.ASGD) and name == "ax" and slices.blocks == 1:  # the average of the weights themselves
         value.index_copy_(slices.dim, index, slices.view().index_select(slices.dim, index))
         return
     option = _BEGINNINGS.get(type(optimizer).__name__, {}).get(name)
@@ -95,4 +97,7 @@ def _begin(optimizer: Optimizer, name: str, value: Tensor, slices: Slices, units
         if option is None
         else next(group[option] for group in optimizer.param_groups if any(slices.tensor is held for held in group["params"]))
     )
-    value.index_fill_(slices.dim, index, float(beginning))
+    if slices.blocks > 1:
+        slices.fill(units.to(value.device), float(beginning), value)
+    else:
+        value.index_fill_(slices.dim, index, float(beginning))

@@ -244,9 +244,9 @@ class _Builder:
         return Group(name, len(units), tuple(slices for _, slices in fresh), tuple(fixed), tuple(edges), modules, coupled)
 
     def _slices(self, key: Key, index: Tensor) -> Slices:
-        name, dim, within = key
+        name, dim, within, blocks = key
         path, _, attribute = name.rpartition(".")
-        return Slices(self._modules[path], attribute, dim, index, within)
+        return Slices(self._modules[path], attribute, dim, index, within, blocks)
 
     def _name_of(self, parameter: str) -> str:
         path, _, attribute = parameter.rpartition(".")

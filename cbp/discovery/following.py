@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,14 @@ from torch import Tensor, nn
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, uniform, varying
 from cbp.discovery.weights import Geometry, Storages, Weights
 
-Key = tuple[str, int, tuple[tuple[int, int, int], ...]]
-"""A parameter's name, a dimension, and the restriction of the others."""
+
+class Key(NamedTuple):
+    """Where slices are: a parameter's name, a dimension, the restriction of the others, and the groups of a convolution."""
+
+    name: str
+    dim: int
+    within: tuple[tuple[int, int, int], ...]
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,7 @@ class Follower:
             names = sorted(computed) or [weights.name if weights else "?"]
             number = self._computed_producer(names)
             return uniform(DATA, 1), {number: Path()}
-        key = (weights.name, geometry.dim, geometry.within)
+        key = Key(weights.name, geometry.dim, geometry.within)
         if key not in self._numbers:
             self._numbers[key] = len(self.producers)
             self.producers.append(Producer(key, torch.zeros(weights.shape[geometry.dim], dtype=torch.int64), self.module))
@@ -225,14 +232,14 @@ class Follower:
         return self.roots(rows[geometry.indices]), {number: Path()}
 
     def _computed_producer(self, names: list[str]) -> int:
-        key = (names[0], -1, ())
+        key = Key(names[0], -1, ())
         if key not in self._numbers:
             reason = f"have weights that are computed from '{', '.join(names)}' before they are used"
             self._numbers[key] = len(self.producers)
             self.producers.append(Producer(key, torch.zeros(0, dtype=torch.int64), self.module, reason))
         return self._numbers[key]
 
-    def consume(self, labels: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1) -> None:
+    def consume(self, labels: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1, blocks: int = 1) -> None:
         """Units meet the columns of a weight along its axis. They are left out where these are no slices of one dimension.
 
         Args:
@@ -241,10 +248,11 @@ class Follower:
             axis: The columns' axis.
             value: What holds the units.
             prefer: As in :meth:`cbp.discovery.weights.Weights.locate`.
+            blocks: Groups of a convolution, whose columns are counted through all of them.
         """
         for number in value.paths:
             self.producers[number].consumed = True
-        geometry = weights.locate(axis, prefer)
+        geometry = weights.locate(axis, prefer) if blocks == 1 else Geometry(axis, torch.arange(len(labels)), (), blocks)
         if geometry is None:
             self.leave_out(labels, f"meet the weight '{weights.name}' in a way that no column of it is theirs")
             self.otherwise.setdefault(weights.name, "reshaping")
@@ -254,8 +262,9 @@ class Follower:
         self._claim(geometry, weights, labels, value)
 
     def _claim(self, geometry: Geometry, weights: Weights, labels: Tensor, value: Value) -> None:
-        key = (weights.name, geometry.dim, geometry.within)
-        use = self.uses.setdefault(key, Use(key, torch.zeros(weights.shape[geometry.dim], dtype=torch.int64)))
+        key = Key(weights.name, geometry.dim, geometry.within, geometry.blocks)
+        columns = weights.shape[geometry.dim] * geometry.blocks
+        use = self.uses.setdefault(key, Use(key, torch.zeros(columns, dtype=torch.int64)))
         if self.recurrent:  # the state of the past is the same units'
             labels = torch.where(labels == DATA, CONSTANT, labels)
         before = self.roots(use.columns[geometry.indices])
@@ -272,7 +281,7 @@ class Follower:
 
         None stands for the mean of all of them.
         """
-        key = (name, geometry.dim, geometry.within)
+        key = Key(name, geometry.dim, geometry.within)
         owners, _ = self.own.setdefault(key, (torch.zeros(tuple(shape)[geometry.dim], dtype=torch.int64), value))
         before = self.roots(owners[geometry.indices])
         clash = (before != CONSTANT) & (before != labels)

@@ -112,11 +112,13 @@ def _same_in_rows(follower: Follower, rows: Tensor, name: str) -> Tensor:
     return along.masked_fill(mixed, DATA)
 
 
-def _meet(follower: Follower, along: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1) -> None:
+def _meet(
+    follower: Follower, along: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1, blocks: int = 1
+) -> None:
     if bool((along <= FIRST_STATISTIC).any()):
         follower.leave_out(along[along <= FIRST_STATISTIC], "are summed up before they meet a weight")
         along = along.masked_fill(along <= FIRST_STATISTIC, DATA)
-    follower.consume(along, weights, axis, value, prefer)
+    follower.consume(along, weights, axis, value, prefer, blocks)
 
 
 def _times_each(
@@ -162,23 +164,12 @@ def convolution(follower: Follower, call: Call) -> list[Value]:
         return [_depthwise(follower, weights, bias, along, value, ndim)]
     if groups > 1 and transposed:
         return mix(follower, call, "meet a transposed convolution in groups")
-    paths: dict[int, Path] = {}
-    size = len(weights.steps[0]) // groups
-    parts = []
-    for group in range(groups):
-        if transposed:
-            one, inner, outer = weights, 0, 1
-        else:
-            step = weights.steps[0][group * size : (group + 1) * size]
-            one, inner, outer = (
-                replace(weights, base=weights.base + int(step[0]), steps=(step - step[0], *weights.steps[1:])),
-                1,
-                0,
-            )
-        _meet(follower, along[group * inputs // groups : (group + 1) * inputs // groups], one, inner, value, inner)
-        produced, paths = follower.produce(one, outer, prefer=outer)
-        parts.append(produced)
-    out = Value(torch.cat(parts).reshape(1, -1, *[1] * (ndim - 2)), paths)
+    if groups > 1 and (weights.base or weights.shape != tuple(weight.shape)):
+        return mix(follower, call, "meet a convolution in groups with a part of a parameter")
+    inner, outer = (0, 1) if transposed else (1, 0)
+    _meet(follower, along, weights, inner, value, inner, groups)
+    produced, paths = follower.produce(weights, outer, prefer=outer)
+    out = Value(produced.reshape(1, -1, *[1] * (ndim - 2)), paths)
     _own_bias(follower, bias, out.labels)
     return [out]
 

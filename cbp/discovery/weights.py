@@ -15,6 +15,7 @@ class Geometry(NamedTuple):
     dim: int
     indices: Tensor
     within: tuple[tuple[int, int, int], ...]
+    blocks: int = 1  # groups of a convolution, whose inputs are counted through
 
 
 @dataclass(frozen=True)

@@ -404,3 +404,25 @@ def test_channels_are_replaced_on_a_gpu_as_on_a_cpu():
             network(x.to(next(network.parameters()).device)).sum().backward()
         ours, theirs = ([units.tolist() for units in method.step()] for method in methods)
         assert ours == theirs
+
+
+def test_channels_in_front_of_a_convolution_in_groups_feed_the_rows_of_their_own_group():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2)).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    x = torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=0, decay_rate=0.0, example=(x,))
+    h = torch.relu(model[0](x)).mean(dim=(0, 2, 3)).detach()
+    model(x).sum().backward()
+    optimizer.step()
+    weight = model[2].weight.detach().clone()
+    (units,) = (units.tolist() for units in method.step())
+    # Channel c is number c % 2 of group c // 2, which has the rows 3·(c // 2) to 3·(c // 2) + 2; η = 0: u = mean h · Σ|w_out|.
+    rows = [slice(3 * (c // 2), 3 * (c // 2) + 3) for c in range(4)]
+    expected = [(h[c] * weight[rows[c], c % 2].abs().sum()).item() for c in range(4)]
+    assert units == sorted(range(4), key=lambda c: expected[c])[:2]
+    for c in range(4):
+        assert model[2].weight[rows[c], c % 2].any().item() == (c not in units)
+        assert optimizer.state[model[2].weight]["exp_avg"][rows[c], c % 2].any().item() == (c not in units)
+        if c not in units:
+            assert method.layers[0].utility[c].item() == pytest.approx(expected[c])

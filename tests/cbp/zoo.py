@@ -408,7 +408,7 @@ sequential("cnn_depth_multiplier", images(), {"0": 4}, conv(3, 4), nn.ReLU, conv
 sequential(
     "cnn_grouped",
     images(),
-    {"0[0:2]": 2, "0[2:4]": 2, "2": 6},
+    {"0": 4, "2": 6},
     conv(3, 4),
     nn.ReLU,
     conv(4, 6, groups=2),
