@@ -4,7 +4,7 @@ A package of continual-backprop. Importing it registers ``ant-nonstationary-v0``
 """
 
 from envs import registered
-from envs.checks import ParameterError
+from envs.checks import EffectLostError, ParameterError
 from envs.effects import Parameter
 from envs.nonstationary import NonStationary
 from envs.parameters import PARAMETERS
@@ -15,6 +15,7 @@ from envs.state import load_state, save_state
 __all__ = [
     "PARAMETERS",
     "SCHEDULES",
+    "EffectLostError",
     "HealthyRewardOnFall",
     "NonStationary",
     "Parameter",

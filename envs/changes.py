@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -12,17 +13,50 @@ import numpy as np
 from envs import checks
 from envs.checks import ParameterError
 from envs.effects import Parameter
+from envs.held import Held
 from envs.parameters import PARAMETERS, find_parameter
+from envs.places import Subject
 from envs.schedules import At, State, make_schedule
+from envs.simulation import ModelSource, look_for_model
 
 OPTIONS = ("schedule", "low", "high", "factor")
+
+
+class Fit(NamedTuple):
+    """What an environment has of a parameter.
+
+    Attributes:
+        own: The environment's own values; empty where it has none.
+        parts: The names of what can change by itself.
+    """
+
+    own: tuple[float, ...]
+    parts: tuple[str, ...]
+
+
+def fit_of(name: str, env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> Fit:
+    """What an environment has of a parameter.
+
+    Args:
+        name: Of the parameter, with a part or not.
+        env: Any environment; it is left alone.
+        source: Says where its MuJoCo model is, as for :func:`envs.simulation.find_model`.
+
+    Raises:
+        ParameterError: The parameter would do nothing there, or cannot be changed.
+    """
+    subject = Subject(env, look_for_model(env, source))
+    parameter, _ = find_parameter(name)
+    change = Change(subject, name, {"factor": False, "low": parameter.low, "high": parameter.high})
+    change.check(subject._replace(model=copy.copy(subject.model)))
+    return Fit(change.effect.own(), tuple(parameter.parts(subject.model)) if subject.model is not None else ())
 
 
 class Change:
     """A parameter of an environment, its schedule, and where it is in its sequence of values.
 
     Args:
-        env: A MuJoCo environment.
+        subject: The environment, which has what it has itself.
         name: Of the parameter, with a part or not: ``"mass"``, ``"mass:torso"``.
         options: ``schedule``, ``low``, ``high`` and ``factor``, as for :class:`envs.NonStationary`; None, or a missing one, is
             the parameter's default.
@@ -38,30 +72,26 @@ class Change:
         ParameterError: A name or an option that cannot be used.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], name: str, options: Mapping[str, Any]) -> None:
-        for option in options:
-            checks.choice(f"option of {name}", option, OPTIONS)
-        parameter, part = find_parameter(name)
-        _check_part(env, parameter, part)
+    def __init__(self, subject: Subject, name: str, options: Mapping[str, Any]) -> None:
+        parameter, self._part = find_parameter(name)
+        self._parameter = parameter.name
         factor = options.get("factor")
         self._factor = parameter.by_factor if factor is None else checks.boolean("factor", factor)
         self.name = name
-        self.effect = parameter.bind(env, part, factor=self._factor)
-        self._parameter = parameter.name
+        self.effect = parameter.bind(subject, self._part, factor=self._factor)
         self.unit = "times its own" if self._factor else parameter.unit
         given = options.get("schedule")
         self.schedule = make_schedule(parameter.schedule if given is None else given)
-        bounds = self._bounds(parameter.lowest, parameter.highest)
         for value in self.schedule.own_values():
-            _check_value(f"{name} in schedule {self.schedule.name!r}", value, bounds, parameter.whole)
+            self.check_value(f"{name} in schedule {self.schedule.name!r}", value)
         self._low, self._high = math.nan, math.nan
         low, high = options.get("low"), options.get("high")
         if self.schedule.takes_range:
             if self._factor != parameter.by_factor and None in (low, high):
                 words = "multiples of the model's own" if self._factor else f"values in {parameter.unit}"
                 raise ParameterError(f"low and high of {name} must be given, {words}: its defaults are of the other kind")
-            self._low = _check_value("low", parameter.low if low is None else low, bounds, parameter.whole)
-            self._high = _check_value("high", parameter.high if high is None else high, bounds, parameter.whole)
+            self._low = self.check_value("low", parameter.low if low is None else low)
+            self._high = self.check_value("high", parameter.high if high is None else high)
             if self._low > self._high:
                 raise ParameterError(f"low must be at most high, got low={self._low} and high={self._high}")
             self.schedule.check_range(self._low)
@@ -72,24 +102,55 @@ class Change:
         self.value = math.nan
         self._state: State = None
 
-    def responds(self, env: gymnasium.Env[Any, Any]) -> bool:
-        """Whether the parameter has any effect on the environment as it is now."""
-        return PARAMETERS[self._parameter].responds(env)
+    @property
+    def parameter(self) -> Parameter:
+        """What changes; looked up, so that pickles do not hold its functions."""
+        return PARAMETERS[self._parameter]
 
-    def check(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Refuses an environment in which the change would do nothing.
+    def bind(self, subject: Subject) -> None:
+        """Looks up anew what it acts on in a simulation that has what it has itself.
+
+        Raises:
+            ParameterError: It has no such parameter or part.
+        """
+        if self.effect.places:
+            self.effect = self.parameter.bind(subject, self._part, factor=self._factor)
+
+    def check(self, trial: Subject) -> None:
+        """Refuses an environment in which the change would do nothing: what its values decide is measured, and is the same.
+
+        Args:
+            trial: A copy of the simulation, to be changed.
 
         Raises:
             ParameterError: Such an environment.
         """
-        parameter = PARAMETERS[self._parameter]
-        if not self.responds(env):
-            raise ParameterError(f"{parameter.name} needs {parameter.needs}, which {checks.env_name(env)} lacks")
-        if self._factor and not any(self.effect.own()):
+        parameter, name = self.parameter, checks.env_name(trial.env)
+        measured = trial.model is not None and parameter.measure(trial.model) is not None
+        if self._factor and not any(self.effect.own()) and (self.effect.places or not measured):
             raise ParameterError(
-                f"{parameter.name} by factor needs a value of the environment's own, which {checks.env_name(env)} lacks; with "
+                f"{parameter.name} by factor needs a value of the environment's own, which {name} lacks; with "
                 f"factor=False it takes values in {parameter.unit}"
             )
+        if measured and not (self.effect.places and self._responds(trial)):
+            raise ParameterError(f"{self.name} needs {parameter.needs}, which {name} lacks")
+
+    def _responds(self, trial: Subject) -> bool:
+        """Whether another value brings another force, or whatever else the parameter decides."""
+        held = Held([self.effect], trial)
+        least, greatest = self.extremes
+        measured: list[Any] = []
+        for value in (greatest, least if least != greatest else self._other(greatest)):
+            held.write(trial, [value])
+            measured.append(self.parameter.measure(trial.physics))
+        held.restore(trial)
+        return not np.array_equal(*measured)
+
+    def _other(self, value: float) -> float:
+        """Another value, within the bounds."""
+        lowest, highest = self._bounds()
+        candidates = (2 * value, value / 2, value + 1, value - 1)
+        return next(other for other in candidates if lowest <= other <= highest and other != value)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -115,7 +176,7 @@ class Change:
     def begin_phase(self, phase: int) -> None:
         """Draws the value of a phase; phases come in order, from 0."""
         low, high = self._low, self._high
-        whole = PARAMETERS[self._parameter].whole
+        whole = self.parameter.whole
         if whole:  # each whole number, the ends too, has a stretch of the same length that is rounded to it
             low, high = low - 0.5, high + 0.5
         at = At(phase, self._state if phase else None, low, high, self._generator)
@@ -123,36 +184,48 @@ class Change:
         if whole:
             drawn = low <= value <= high  # else it is the schedule's own
             value = min(max(float(round(value)), self._low), self._high) if drawn else value
-        self.value = value
+        self.value = self.check_value(f"{self.name} of schedule {self.schedule.name!r} in phase {phase}", value)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is in its sequence, as JSON can hold it."""
-        return {"value": self.value, "state": self._state, "generator": self._generator.bit_generator.state}
+        return {
+            "name": self.name,
+            "options": self.options,
+            "value": self.value,
+            "state": self._state,
+            "generator": self._generator.bit_generator.state,
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuses the state of another change.
+
+        Raises:
+            ParameterError: Such a state; that of an earlier release does not say of which change it is.
+        """
+        if (options := state.get("options", self.options)) != self.options:
+            raise ParameterError(f"state of {self.name} must be that of {self.options}, got {options}")
+        self.check_value(f"{self.name} in the state", state["value"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
         self.value, self._state = state["value"], state["state"]
         self._generator.bit_generator.state = state["generator"]
 
-    def _bounds(self, lowest: float, highest: float) -> tuple[float, float]:
+    def check_value(self, argument: str, value: object) -> float:
+        """A value that the parameter can have, as a Python float.
+
+        Raises:
+            ParameterError: Another one.
+        """
+        number = checks.finite(argument, value, *self._bounds())
+        if self.parameter.whole and not number.is_integer():
+            raise ParameterError(f"{argument} must be a whole number, got {checks.shown(value)}")
+        return number
+
+    def _bounds(self) -> tuple[float, float]:
         """The bounds of values: with factors, those that keep each of the environment's own values within the parameter's."""
+        lowest, highest = self.parameter.lowest, self.parameter.highest
         own = [abs(value) for value in self.effect.own() if value]
         if not self._factor or not own:
             return lowest, highest
         return lowest / min(own), highest / max(own)
-
-
-def _check_value(argument: str, value: object, bounds: tuple[float, float], whole: bool) -> float:
-    number = checks.finite(argument, value, *bounds)
-    if whole and not number.is_integer():
-        raise ParameterError(f"{argument} must be a whole number, got {checks.shown(value)}")
-    return number
-
-
-def _check_part(env: gymnasium.Env[Any, Any], parameter: Parameter, part: str | None) -> None:
-    if part is None:
-        return
-    parts = parameter.parts(checks.mujoco_model(env))
-    if not parts:
-        raise ParameterError(f"{parameter.name} has no parts that change by themselves, got {part!r}")
-    checks.choice(f"part of {parameter.name}", part, parts)

@@ -9,12 +9,15 @@ from collections.abc import Collection
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 
 
 class ParameterError(ValueError):
     """An argument that this package cannot use; the message says on one line what is allowed and what was received."""
+
+
+class EffectLostError(RuntimeError):
+    """An environment no longer has what a change acts on, so that what ``info`` says would not be true."""
 
 
 def choice(argument: str, value: object, allowed: Collection[str]) -> str:
@@ -110,24 +113,6 @@ def boolean(argument: str, value: object) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise ParameterError(f"{argument} must be True or False, got {shown(value)}")
-
-
-def mujoco_model(env: gymnasium.Env[Any, Any]) -> mujoco.MjModel:
-    """Returns the MuJoCo model that an environment simulates.
-
-    Args:
-        env: An environment, wrapped or not.
-
-    Returns:
-        The model itself, not a copy.
-
-    Raises:
-        ParameterError: No Gymnasium environment, or one without a MuJoCo model.
-    """
-    model = getattr(env.unwrapped, "model", None) if isinstance(env, gymnasium.Env) else None
-    if isinstance(model, mujoco.MjModel):
-        return model
-    raise ParameterError(f"env must be a MuJoCo environment, got {env_name(env)}")
 
 
 def env_name(env: object) -> str:

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
-import gymnasium
 import mujoco
+
+from envs.places import Array, Place, Subject, Things
 
 
 class Effect:
     """A parameter of one environment.
 
     Attributes:
+        places: What it writes.
         derived: Whether constants of the model follow from it that MuJoCo must compute anew.
     """
 
+    places: tuple[Place, ...] = ()
     derived = False
 
     def own(self) -> tuple[float, ...]:
         """What a factor multiplies: the environment's own values; empty where it has none."""
         return ()
 
-    def restore(self, model: mujoco.MjModel) -> None:
-        """Gives the model back what it had itself."""
-
-    def apply(self, model: mujoco.MjModel, value: float) -> None:
-        """Puts a value into force from the next step on, in a model that has what it had itself."""
+    def apply(self, subject: Subject, value: float) -> None:
+        """Puts a value into force from the next step on, in a subject whose places have what they had themselves."""
         raise NotImplementedError
+
+    def reach(self, subject: Subject) -> dict[str, list[str]]:  # noqa: ARG002
+        """The fields that it writes, with the names of the objects whose numbers these are."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -62,19 +65,25 @@ class Parameter(ABC):
     whole: bool = False
 
     @abstractmethod
-    def responds(self, env: gymnasium.Env[Any, Any]) -> bool:
-        """Whether the parameter has any effect on a MuJoCo environment as it is now."""
-
-    @abstractmethod
-    def bind(self, env: gymnasium.Env[Any, Any], part: str | None, *, factor: bool) -> Effect:
+    def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:
         """The parameter of one environment; changes nothing yet.
 
         Args:
-            env: A MuJoCo environment that has what it has itself.
-            part: The body or joint that changes, one of :meth:`parts`; None for all.
+            subject: The environment, which has what it has itself.
+            part: What of it changes: names of :meth:`parts`, see :func:`envs.places.select`; None for all.
             factor: Whether values are multiples of the environment's own.
+
+        Raises:
+            envs.ParameterError: The environment has no such parameter, or no such part.
         """
 
-    def parts(self, model: mujoco.MjModel) -> dict[str, list[int]]:  # noqa: ARG002
-        """The parts of a model that can change by themselves, with their numbers there."""
+    def measure(self, model: mujoco.MjModel) -> Array | None:  # noqa: ARG002
+        """What the parameter's values decide, measured where it acts, in a model: an array.
+
+        Values that leave it as it is have no effect. None where that is not of a model.
+        """
+        return None
+
+    def parts(self, model: mujoco.MjModel) -> dict[str, Things]:  # noqa: ARG002
+        """The parts of a model that can change by themselves, by name."""
         return {}

@@ -10,18 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
-from numpy.typing import NDArray
 
+from envs.checks import ParameterError, env_name
 from envs.effects import Effect, Parameter
+from envs.places import Array, Subject
 
 _MOST_DELAY = 1000
 """Steps: as long as an episode of most environments."""
-
-Array = NDArray[Any]
 
 
 class InterfaceEffect(Effect):
@@ -39,7 +36,7 @@ class InterfaceEffect(Effect):
         self._value = 0.0
         self.restart(np.random.SeedSequence())
 
-    def apply(self, model: mujoco.MjModel, value: float) -> None:  # noqa: ARG002
+    def apply(self, subject: Subject, value: float) -> None:  # noqa: ARG002
         """Puts a value into force from the next step on."""
         self._value = value
 
@@ -126,31 +123,27 @@ class Interface(Parameter):
 
     effect: type[InterfaceEffect] = InterfaceEffect
 
-    def responds(self, env: gymnasium.Env[Any, Any]) -> bool:
-        """Whether observations or actions are a Box of real numbers."""
-        space = self._space(env)
-        return isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)
-
-    def bind(self, env: gymnasium.Env[Any, Any], part: str | None, *, factor: bool) -> Effect:  # noqa: ARG002
+    def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:  # noqa: ARG002
         """The parameter of one environment; changes nothing yet."""
-        return self.effect(self._space(env))
+        if part is not None:
+            raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
+        space = subject.env.observation_space if self.effect.acts_on == "observation" else subject.env.action_space
+        if not (isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)):
+            raise ParameterError(f"{self.name} needs {self.needs}, got {space} of {env_name(subject.env)}")
+        return self.effect(space)
 
-    def _space(self, env: gymnasium.Env[Any, Any]) -> Any:
-        return env.observation_space if self.effect.acts_on == "observation" else env.action_space
 
-
-_observed = partial(Interface, schedule="uniform", needs="observations that are a Box of real numbers")
-_done = partial(Interface, schedule="uniform", needs="actions that are a Box of real numbers")
+_observed = partial(
+    Interface, lowest=0.0, highest=math.inf, low=0.0, schedule="uniform", needs="observations that are a Box of real numbers"
+)
+_done = partial(Interface, lowest=0.0, low=0.0, schedule="uniform", needs="actions that are a Box of real numbers")
 
 PARAMETERS: tuple[Parameter, ...] = (
     _observed(
         name="observation_noise",
         meaning="standard deviation of noise in every entry of the observation",
         unit="units of the observation",
-        lowest=0.0,
-        highest=math.inf,
-        low=0.0,  # ours
-        high=0.1,
+        high=0.1,  # ours
         effect=_Noise,
     ),
     _observed(
@@ -158,7 +151,6 @@ PARAMETERS: tuple[Parameter, ...] = (
         meaning="what is added to every entry of the observation",
         unit="units of the observation",
         lowest=-math.inf,
-        highest=math.inf,
         low=-0.1,  # ours
         high=0.1,
         effect=_Bias,
@@ -167,20 +159,16 @@ PARAMETERS: tuple[Parameter, ...] = (
         name="action_noise",
         meaning="standard deviation of noise in every entry of the action, which is clipped afterwards",
         unit="units of the action",
-        lowest=0.0,
         highest=math.inf,
-        low=0.0,  # ours
-        high=0.3,
+        high=0.3,  # ours
         effect=_ActionNoise,
     ),
     _done(
         name="action_delay",
         meaning="steps until an action arrives",
         unit="steps",
-        lowest=0.0,
         highest=float(_MOST_DELAY),
-        low=0.0,  # ours
-        high=4.0,
+        high=4.0,  # ours
         whole=True,
         effect=_Delay,
     ),

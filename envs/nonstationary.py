@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import Any, SupportsFloat, TypeVar
+from typing import Any, NoReturn, SupportsFloat, TypeVar
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.utils import RecordConstructorArgs
 
 from envs import checks
-from envs.changes import OPTIONS, Change
-from envs.checks import ParameterError
+from envs.changes import Change
+from envs.checks import EffectLostError, ParameterError
+from envs.held import Held, hold, release
 from envs.interface import InterfaceEffect
+from envs.places import Subject
+from envs.sequence import SPAWN_KEY, Sequence
+from envs.simulation import ModelSource, check_env, find_data, look_for_model, wake
 
 ObsType = TypeVar("ObsType")
 ActType = TypeVar("ActType")
@@ -22,11 +26,8 @@ ActType = TypeVar("ActType")
 DEFAULT_PERIOD = 200_000
 """Steps between changes: ours, a tenth of the paper's, so that several changes fit into an hour."""
 
-CHANGE_AT = ("episode_end", "now")
-COUNTS = ("steps", "episodes")
-
-# Keeps the values apart from the environment's own random numbers, which Gymnasium derives from the same seed with no key.
-SPAWN_KEY = (0xC4A46E,)
+_MANY_RESTARTS = 10
+"""In a row, so that whoever restarts the clock a few times, as a test does, is not told."""
 
 
 class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstructorArgs):
@@ -111,53 +112,64 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         schedule: Any = None,
         low: float | None = None,
         high: float | None = None,
-        period: int = DEFAULT_PERIOD,
+        period: Any = DEFAULT_PERIOD,
         change_at: str = "episode_end",
         seed: int | None = None,
         factor: bool | None = None,
         count: str = "steps",
         observe: bool = False,
+        model: ModelSource | None = None,
     ) -> None:
-        model = checks.mujoco_model(env)
-        if _changes_already(env):
+        check_env(env)
+        if NonStationary.of(env) is not None:
             raise ParameterError(
                 f"env must not change already, got {checks.env_name(env)} in another NonStationary; one wrapper takes several "
                 "parameters, as a mapping"
             )
-        self._period = checks.integer("period", period, lowest=1)
-        self._now = checks.choice("change_at", change_at, CHANGE_AT) == "now"
         self._seed = None if seed is None else checks.integer("seed", seed, lowest=0)
-        self._by_episodes = checks.choice("count", count, COUNTS) == "episodes"
-        if self._by_episodes and self._now:
-            raise ParameterError("change_at must be 'episode_end' where the period counts episodes, got 'now'")
         self._observes = checks.boolean("observe", observe)
+        self.source = model
+        self._subject = Subject(env, look_for_model(env, model))
+        release(self._subject)
         given = {"schedule": schedule, "low": low, "high": high, "factor": factor}
-        self._changes = _make_changes(env, model, parameter, given)
-        self._interface = [change.effect for change in self._changes if isinstance(change.effect, InterfaceEffect)]
+        timing = {"period": period, "change_at": change_at, "count": count}
+        self._sequence = Sequence(self._subject, parameter, given, timing)
+        effects = [change.effect for change in self._sequence.changes]
+        self._interface = [effect for effect in effects if isinstance(effect, InterfaceEffect)]
         self._on_actions = [effect for effect in self._interface if effect.acts_on == "action"]
         self._on_observations = [effect for effect in self._interface if effect.acts_on == "observation"]
-        several = isinstance(parameter, Mapping)
-        recorded: dict[str, Any] = {"parameter": {change.name: change.options for change in self._changes}}
-        recorded |= dict.fromkeys(OPTIONS) if several else self._changes[0].options | {"parameter": self._changes[0].name}
-        RecordConstructorArgs.__init__(
-            self,
-            **recorded,
-            period=self._period,
-            change_at=change_at,
-            seed=self._seed,
-            count=count,
-            observe=self._observes,
-        )
+        RecordConstructorArgs.__init__(self, **self._sequence.recorded, seed=self._seed, observe=self._observes, model=model)
         gymnasium.Wrapper.__init__(self, env)
         if self._observes:
-            self.observation_space = _with_values(env, self._changes)  # type: ignore[assignment]
+            self.observation_space = _with_values(env, self.changes)  # type: ignore[assignment]
+        self._hold(Held(effects, self._subject))
+        self._has_other_own = False
         self._steps_in_episode = 0
+        self._lost = (0, 0)  # steps or episodes, and restarts, in a row without a change
+        self._kept_keys: list[str] = []
+        self._said: set[str] = set()
         self._restart(self._seed)
+
+    @classmethod
+    def of(cls, env: gymnasium.Env[Any, Any]) -> NonStationary[Any, Any] | None:
+        """The wrapper of this class around an environment, below others or not; None where there is none.
+
+        Example:
+            >>> import envs, gymnasium
+            >>> env = gymnasium.make("envs:hopper-nonstationary-v0", seed=0)
+            >>> envs.NonStationary.of(env).values == env.reset()[1]["friction"]
+            False
+        """
+        while isinstance(env, gymnasium.Wrapper):
+            if isinstance(env, cls):
+                return env
+            env = env.env
+        return None
 
     @property
     def value(self) -> float:
         """The value in force of the parameter, of the first one where there are several."""
-        return self._changes[0].value
+        return self.changes[0].value
 
     @property
     def values(self) -> dict[str, float]:
@@ -167,17 +179,29 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     @property
     def changes(self) -> tuple[Change, ...]:
         """Each parameter with its schedule."""
-        return tuple(self._changes)
+        return tuple(self._sequence.changes)
+
+    @property
+    def reach(self) -> dict[str, dict[str, list[str]]]:
+        """What each parameter writes: the fields of the model, with the names of the objects whose numbers these are.
+
+        Example:
+            >>> import envs, gymnasium
+            >>> env = envs.NonStationary(gymnasium.make("Hopper-v5"), "mass:torso")
+            >>> env.reach
+            {'mass:torso': {'body_mass': ['torso'], 'body_inertia': ['torso']}}
+        """
+        return {change.name: change.effect.reach(self._subject) for change in self.changes}
 
     @property
     def phase(self) -> int:
         """The phase in force: 0, 1, 2, …."""
-        return self._phase
+        return self._sequence.phase
 
     @property
     def steps_in_phase(self) -> int:
         """Steps taken since the phase began."""
-        return self._steps
+        return self._step - self._began
 
     @property
     def acts_on_the_interface(self) -> bool:
@@ -189,13 +213,13 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
         The last step of a phase is known before only where the change comes in mid-episode.
         """
-        if self._steps == 0:
+        if self._step == self._began:
             return 1
-        return self._period - self._steps if self._now else 2**31
+        return int(min(self._end - self._step, 2**31))
 
     def skip(self, steps: int) -> None:
         """Counts steps within a phase and an episode that were taken without it."""
-        self._steps += steps
+        self._step += steps
         self._steps_in_episode += steps
 
     def forecast(self, phases: int) -> list[dict[str, float]]:
@@ -204,15 +228,31 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         Args:
             phases: How many.
         """
-        states = [change.state_dict() for change in self._changes]
-        values = [self.values]
-        for phase in range(self._phase + 1, self._phase + phases):
-            for change in self._changes:
-                change.begin_phase(phase)
-            values.append({change.name: change.value for change in self._changes})
-        for change, state in zip(self._changes, states, strict=True):
-            change.load_state_dict(state)
-        return values
+        return [values for _, values in self._sequence.forecast(phases)]
+
+    def set_value(self, name: str, value: float) -> None:
+        """Puts a value into force from the next step on, whatever the schedule says: for curricula and callbacks.
+
+        Where the phase in force has had a step, a new one begins with it, and the clock of the parameter from 0; else the phase
+        has this value. The schedule is not asked, and gives the value of the next phase as it would have.
+
+        Args:
+            name: Of a parameter that changes.
+            value: In the unit of its values. It may lie beyond ``low`` and ``high``, not beyond the parameter's bounds.
+
+        Raises:
+            envs.ParameterError: No such parameter, or a value that it cannot have. Nothing is changed then.
+
+        Example:
+            >>> import envs, gymnasium
+            >>> env = envs.NonStationary(gymnasium.make("Hopper-v5"), seed=0)
+            >>> env.set_value("friction", 0.5)
+            >>> env.reset()[1]["friction"]
+            0.5
+        """
+        fresh = self._step == self._began
+        self._sequence.set_value(name, value, self._step, within=fresh)
+        self._put_into_force(began=self._began if fresh else self._step)
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Steps the environment, after a change where one is due.
@@ -223,23 +263,26 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         Returns:
             What the environment returned, with the keys above added to ``info``.
         """
-        if self._now and self._steps >= self._period:
-            self._begin_phase(self._phase + 1)
+        if self._step >= self._end:
+            self._sequence.begin_step(self._step)
+            self._put_into_force(began=self._step)
         for effect in self._on_actions:
             action = effect.change(action)  # type: ignore[assignment, arg-type]
         transition = self.env.step(action)
         info = transition[4]
+        if self._steps_in_episode == 0 or self._kept_keys:
+            self._keep(info)
         info.update(self._values)
-        info["phase"] = self._phase
-        info["changed"] = self._steps == 0
-        self._steps += 1
+        info["phase"] = self._sequence.phase
+        info["changed"] = self._step == self._began
+        self._step += 1
         self._steps_in_episode += 1
         if self._on_observations or self._observes:
             return self._arriving(transition[0]), *transition[1:]
         return transition
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
-        """Resets the environment, after a change where one is due.
+        """Resets the environment, after a change where one is due, and sees to it that the values are in force afterwards.
 
         Args:
             seed: An integer of at least 0 restarts clock, phases and sequence and seeds the environment; None does neither.
@@ -248,25 +291,36 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         Returns:
             The observation and ``info`` of the environment, with the keys above added to ``info``.
 
+        Warns:
+            UserWarning: Once, where seeds of ``reset`` have restarted the clock again and again, so that nothing ever changed;
+                and where the environment wrote to what the parameters act on during an episode.
+
         Raises:
             envs.ParameterError: A seed that is neither None nor an integer of at least 0.
+            envs.EffectLostError: The environment has rebuilt its simulation and has no place for a parameter any more.
         """
+        self._check_episode()
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)
+            self._warn_of_seeds()
             self._restart(seed if self._seed is None else self._seed)
             for number, effect in enumerate(self._interface):
                 effect.restart(np.random.SeedSequence(seed, spawn_key=(*SPAWN_KEY, number, 1)))
-        else:
-            self._episodes += self._steps_in_episode > 0
-            # With "now" steps are never more: the one after a whole period begins a phase.
-            if self._episodes >= self._period if self._by_episodes else self._steps > self._period:
-                self._begin_phase(self._phase + 1)
+        elif self._sequence.begin_episode(self._step, ended=self._steps_in_episode > 0):
+            self._put_into_force(began=self._step)
         self._steps_in_episode = 0
         for effect in self._interface:
             effect.begin_episode()
         observation, info = self.env.reset(seed=seed, options=options)
-        info |= {**self._values, "phase": self._phase, "changed": False}
+        self._put_back_into_force()
+        self._keep(info)
+        info |= {**self._values, "phase": self._sequence.phase, "changed": False}
         return self._arriving(observation), info
+
+    def close(self) -> None:
+        """Gives the environment back what it had itself, and closes it."""
+        release(self._subject, self)
+        super().close()
 
     def _arriving(self, observation: Any) -> Any:
         """What the agent observes."""
@@ -276,110 +330,166 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             observation = np.concatenate((observation, self._observed))
         return observation
 
+    def _keep(self, info: dict[str, Any]) -> None:
+        """Keeps what the environment itself says under a key of ours."""
+        self._kept_keys = [key for key in (*self._values, "phase", "changed") if key in info]
+        for key in self._kept_keys:
+            info[f"env_{key}"] = info[key]
+
     def _restart(self, seed: int | None) -> None:
         """Goes back to phase 0 of the sequences of a seed."""
-        entropy = np.random.SeedSequence(seed).entropy
-        for number, change in enumerate(self._changes):
-            # The sequence of the first parameter is that which it has alone.
-            change.restart(np.random.SeedSequence(entropy, spawn_key=SPAWN_KEY if number == 0 else (*SPAWN_KEY, number)))
-        self._begin_phase(0)
+        self._sequence.restart(seed)
+        self._step = 0
+        self._put_into_force(began=0)
 
-    def _begin_phase(self, phase: int) -> None:
-        """Draws and applies the values of a phase that has had no step yet."""
-        self._phase = phase
-        self._steps = 0
-        self._episodes = 0
-        for change in self._changes:
-            change.begin_phase(phase)
-        self._apply()
+    def _put_into_force(self, began: int) -> None:
+        """Puts the values into force in the simulation as it is now.
 
-    def _apply(self) -> None:
-        """Puts the values into force in the model that the environment simulates now."""
-        self._values = {change.name: change.value for change in self._changes}
+        Args:
+            began: The step before which the phase began.
+        """
+        self._began = began
+        self._end = self._sequence.end
+        self._values = self._sequence.values
         if self._observes:
             self._observed = np.array(list(self._values.values()), self.observation_space.dtype)
-        _apply(self._changes, checks.mujoco_model(self.env))
+        self._follow()
+        self._held.write(self._subject, list(self._values.values()))
+        if self._subject.model is not None:
+            wake(self._subject.model, find_data(self.env, self.source))
+
+    def _put_back_into_force(self) -> None:
+        """Writes again where the environment has rewritten or rebuilt its simulation."""
+        if self._follow() or self._took_back():
+            self._has_other_own = True
+            self._held.write(self._subject, list(self._values.values()))
+
+    def _follow(self) -> bool:
+        """Takes the simulation that the environment has now for the one that is changed. Returns whether it is another one."""
+        found = Subject(self.env, look_for_model(self.env, self.source))
+        if found.model is self._subject.model:
+            return False
+        self._subject = found
+        release(found)
+        self._bind()
+        return True
+
+    def _took_back(self) -> bool:
+        """Whether the environment has written to what the parameters act on; that is its own from now on."""
+        if self._held.holds(self._subject):
+            return False
+        self._held.give_back(self._subject)
+        self._bind()
+        return True
+
+    def _bind(self) -> None:
+        """Looks up what the parameters act on in a simulation that has what it has itself."""
+        try:
+            for change in self.changes:
+                change.bind(self._subject)
+            self._sequence.check(self._subject)
+        except ParameterError as error:
+            name = checks.env_name(self.env)
+            raise EffectLostError(
+                f"{name} has another simulation now, without what changed in the last one: {error}"
+            ) from error
+        self._hold(Held([change.effect for change in self.changes], self._subject))
+
+    def _hold(self, held: Held) -> None:
+        self._held = held
+        hold(self._subject, held, self)
+
+    def displace(self) -> None:
+        """Another wrapper changes the simulation from now on: this one's values are not in force, and it says so when used."""
+        self.step = self.reset = self._refuse  # type: ignore[method-assign]
+        self._end = 0
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise EffectLostError(
+            f"the simulation of {checks.env_name(self.env)} is changed by another NonStationary, made later around the same "
+            f"environment or one that shares its model: {' and '.join(self._values)} of this one are not in force"
+        )
+
+    def _check_episode(self) -> None:
+        """Says where the environment has written to what the parameters act on since its last reset."""
+        if self._steps_in_episode and not self._held.holds(self._subject):
+            self._say_once(
+                f"{checks.env_name(self.env)} has written to what {' and '.join(self._values)} act on during an episode, whose "
+                "info was wrong therefore; what it wrote counts as its own from now on"
+            )
+            self._put_back_into_force()
+
+    def _warn_of_seeds(self) -> None:
+        """Says where the seeds of resets have kept the world from ever changing."""
+        sequence = self._sequence
+        steps, restarts = self._lost if sequence.phase == 0 else (0, 0)
+        self._lost = steps + sequence.elapsed(self._step), restarts + 1
+        if sequence.changes_at_all and self._lost[0] > sequence.length and restarts >= _MANY_RESTARTS:
+            self._say_once(
+                f"the world never changes ({', '.join(self._values)}): each reset(seed=…) restarts its clock. A seed of the "
+                "constructor fixes the values, and reset() takes one for the first episode only"
+            )
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(text, stacklevel=4)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the wrapper is in its sequence, as JSON can hold it: values, phase, clock and generators."""
-        return {
-            "phase": self._phase,
-            "steps": self._steps,
-            "episodes": self._episodes,
+        state = {
+            **self._sequence.state_dict(self._step),
+            "steps": self.steps_in_phase,
             "steps_in_episode": self._steps_in_episode,
-            "changes": [change.state_dict() for change in self._changes],
             "interface": [effect.state_dict() for effect in self._interface],
         }
+        return state | ({"own": self._held.own_values()} if self._has_other_own else {})
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from where :meth:`state_dict` was called; the simulation itself stays as it is."""
-        self._phase, self._steps = state["phase"], state["steps"]
-        self._episodes, self._steps_in_episode = state["episodes"], state["steps_in_episode"]
-        for change, saved in zip(self._changes, state["changes"], strict=True):
-            change.load_state_dict(saved)
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Refuses what :meth:`state_dict` of another problem returned.
+
+        Raises:
+            envs.ParameterError: Such a state.
+        """
+        try:
+            self._sequence.check_state(state)
+            fits = len(state["interface"]) == len(self._interface) and {"phase", "steps", "steps_in_episode"} <= state.keys()
+            fits &= "own" not in state or self._held.fits(state["own"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ParameterError(f"state must be one of NonStationary's, got one without {error}") from error
+        if not fits:
+            raise ParameterError(f"state must be that of {' and '.join(self._values)}, got one of another environment")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where :meth:`state_dict` was called; the simulation itself stays as it is.
+
+        Raises:
+            envs.ParameterError: The state is that of other parameters, schedules or clocks. Nothing is changed then.
+        """
+        self.check_state_dict(state)
+        self._step = 0
+        self._sequence.load_state_dict(state, self._step)
+        self._steps_in_episode = state["steps_in_episode"]
         for effect, saved in zip(self._interface, state["interface"], strict=True):
             effect.load_state_dict(saved)
-        self._apply()
+        if "own" in state:
+            self._held.set_own_values(state["own"])
+            self._has_other_own = True
+        self._put_into_force(began=-state["steps"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the simulation, which belongs to the environment."""
+        return {name: value for name, value in self.__dict__.items() if name != "_subject"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Applies the values to the model of a pickled or copied environment, which has been built anew."""
+        """Applies the values to the simulation of a pickled or copied environment, which has been built anew."""
         self.__dict__.update(state)
-        self._apply()
+        self._subject = Subject(self.env, look_for_model(self.env, self.source))
+        self._hold(self._held)
+        self._put_into_force(began=self._began)
 
 
-def _changes_already(env: gymnasium.Env[Any, Any]) -> bool:
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, NonStationary):
-            return True
-        env = env.env
-    return False
-
-
-def _make_changes(
-    env: gymnasium.Env[Any, Any], model: mujoco.MjModel, parameter: object, given: Mapping[str, Any]
-) -> list[Change]:
-    """The change of each parameter; one may need what another brings, such as wind a medium.
-
-    Raises:
-        ParameterError: An argument that cannot be used; the model is as it was.
-    """
-    several = isinstance(parameter, Mapping)
-    changes = _make_several(env, parameter, given) if several else [Change(env, parameter, given)]  # type: ignore[arg-type]
-    try:
-        for change in changes:
-            if change.responds(env):
-                change.effect.apply(model, change.extremes[1])
-        for change in changes:
-            change.check(env)
-    finally:
-        for change in changes:
-            change.effect.restore(model)
-    return changes
-
-
-def _make_several(env: gymnasium.Env[Any, Any], parameter: Mapping[str, Any], given: Mapping[str, Any]) -> list[Change]:
-    if not parameter:
-        raise ParameterError("parameter must name at least one parameter, got {}")
-    if named := [name for name, value in given.items() if value is not None]:
-        example = f"parameter={{{next(iter(parameter))!r}: {{{named[0]!r}: …}}}}"
-        raise ParameterError(f"{named[0]} belongs to one parameter: {example}, got it beside several")
-    for name, options in parameter.items():
-        if not isinstance(options, Mapping):
-            raise ParameterError(f"options of {name} must be a mapping such as {{'low': 0.5}}, got {checks.shown(options)}")
-    return [Change(env, name, options) for name, options in parameter.items()]
-
-
-def _apply(changes: list[Change], model: mujoco.MjModel) -> None:
-    # All effects begin from the model's own values, so that the same values are the same bits whatever came before.
-    for change in changes:
-        change.effect.restore(model)
-    for change in changes:
-        change.effect.apply(model, change.value)
-    if any(change.effect.derived for change in changes):
-        mujoco.mj_setConst(model, mujoco.MjData(model))  # data of its own: the simulation goes on as it is
-
-
-def _with_values(env: gymnasium.Env[Any, Any], changes: list[Change]) -> Box:
+def _with_values(env: gymnasium.Env[Any, Any], changes: tuple[Change, ...]) -> Box:
     """The space of observations with the values appended."""
     space = env.observation_space
     if not (isinstance(space, Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)):

@@ -2,240 +2,159 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import gymnasium
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
-from envs import checks
+from envs import anatomy, checks, contacts, probes
+from envs.anatomy import Parts
+from envs.checks import ParameterError
 from envs.effects import Effect, Parameter
+from envs.places import OPTION, Array, Field, Place, Subject, Thing, Things, names_of, select
 
-
-@dataclass(frozen=True)
-class _Place:
-    """Numbers of a model: an attribute, of ``model.opt`` after the prefix ``opt.``, and an index; no index for a scalar."""
-
-    attribute: str
-    index: Any = None
-
-    def read(self, model: mujoco.MjModel) -> NDArray[np.float64]:
-        owner, name = self._owner(model)
-        value = getattr(owner, name)
-        return np.array(value if self.index is None else value[self.index])
-
-    def write(self, model: mujoco.MjModel, values: NDArray[np.float64]) -> None:
-        owner, name = self._owner(model)
-        if self.index is None:
-            setattr(owner, name, float(values))
-        else:
-            getattr(owner, name)[self.index] = values
-
-    def _owner(self, model: mujoco.MjModel) -> tuple[Any, str]:
-        in_options = self.attribute.startswith("opt.")
-        return (model.opt if in_options else model), self.attribute.removeprefix("opt.")
-
-
-Numbers = Sequence[int]
-
-_ROUNDING = 1e-9
-"""A share of a force that may be rounding."""
+_OF_MODEL = (Thing(OPTION),)
 
 
 @dataclass(frozen=True)
 class Physics(Parameter):
-    """A physical quantity of a MuJoCo model. Every value it takes is in all its places at once, or scales them alike.
+    """A physical quantity of a MuJoCo model: a row of the table below.
+
+    Every value it takes is in all its places at once, or scales them alike.
 
     Attributes:
-        places: Where a model keeps it, for the numbers of some parts.
-        acts_on: Whether it has any effect on a model.
+        fields: Where a model keeps it.
+        probe: Measures in a model what it decides, where it acts.
         parts_of: The parts of a model that it can be changed of, by name; None where it has none.
-        size: What of a model is equal to the value where it scales its places; None where they have the value itself.
+        all_of: What it reaches where no part is named: of a model, with factors or without.
+        size: What of a model is equal to the value where it scales its fields; None where they have the value itself.
+        refuse: Why some objects cannot be changed, in words; None where they can.
         derived: Whether constants follow from it that MuJoCo must compute anew.
     """
 
-    places: Callable[[mujoco.MjModel, Numbers], list[_Place]] = lambda _, __: []
-    acts_on: Callable[[mujoco.MjModel], bool] | None = None
-    parts_of: Callable[[mujoco.MjModel], dict[str, list[int]]] | None = None
-    size: Callable[[mujoco.MjModel, Numbers], float] | None = None
+    fields: tuple[Field, ...] = ()
+    probe: Callable[[mujoco.MjModel], Array] = lambda _: np.empty(0)
+    parts_of: Callable[[mujoco.MjModel], Parts] | None = None
+    all_of: Callable[[mujoco.MjModel, bool], Things] = lambda _, __: _OF_MODEL
+    size: Callable[[mujoco.MjModel, Things], float] | None = None
+    refuse: Callable[[mujoco.MjModel, Things], str | None] = lambda _, __: None
     derived: bool = False
 
-    def responds(self, env: gymnasium.Env[Any, Any]) -> bool:
-        """Whether the parameter has any effect on a MuJoCo environment as it is now."""
-        model = checks.mujoco_model(env)
-        return bool(self.parts(model)) if self.acts_on is None else self.acts_on(model)
-
-    def bind(self, env: gymnasium.Env[Any, Any], part: str | None, *, factor: bool) -> Effect:
+    def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:
         """The parameter of one environment; changes nothing yet."""
-        model = checks.mujoco_model(env)
-        parts = self.parts(model)
-        numbers = parts[part] if part else sorted({number for of_part in parts.values() for number in of_part})
-        return PhysicsEffect(self, model, numbers, factor)
+        return PhysicsEffect(self, subject, self.things(subject, part, factor=factor), factor)
 
-    def parts(self, model: mujoco.MjModel) -> dict[str, list[int]]:
-        """The parts of a model that can change by themselves, with their numbers there."""
+    def things(self, subject: Subject, part: str | None, *, factor: bool) -> Things:
+        """The objects of a model whose fields it writes.
+
+        Raises:
+            envs.ParameterError: The model has no such part, or one that cannot be changed.
+        """
+        model, parts = subject.physics, self.parts(subject.physics)
+        if part is None:
+            found = self.all_of(model, factor)
+        elif not parts:
+            raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
+        else:
+            chosen = select(f"part of {self.name}", part, parts)
+            found = tuple(dict.fromkeys(thing for name in chosen for thing in parts[name]))
+        if reason := self.refuse(model, found):
+            raise ParameterError(f"{self.name} cannot change {reason} of {checks.env_name(subject.env)}")
+        return found
+
+    def measure(self, model: mujoco.MjModel) -> Array | None:
+        """What the parameter's values decide, measured where it acts, in a model."""
+        return self.probe(model)
+
+    def parts(self, model: mujoco.MjModel) -> Parts:
+        """The parts of a model that can change by themselves, by name."""
         return {} if self.parts_of is None else self.parts_of(model)
 
 
 class PhysicsEffect(Effect):
     """A physical quantity of one model."""
 
-    def __init__(self, parameter: Physics, model: mujoco.MjModel, numbers: Numbers, factor: bool) -> None:
+    def __init__(self, parameter: Physics, subject: Subject, some: Things, factor: bool) -> None:
         self.derived = parameter.derived
         self._factor = factor
-        self._places = parameter.places(model, numbers)
-        self._own = [place.read(model) for place in self._places]
-        self._size = None if parameter.size is None else parameter.size(model, numbers)
+        self._things = some
+        model = subject.physics
+        placed = [(field, place) for field in parameter.fields if (place := field.place(model, some))]
+        self.places = tuple(place for _, place in placed)
+        self._kinds: tuple[str, ...] = tuple(field.kind for field, _ in placed)
+        self._zeros: tuple[bool, ...] = tuple(field.zero and not factor for field, _ in placed)
+        own = [place.read(subject).ravel() for place, zero in zip(self.places, self._zeros, strict=True) if not zero]
+        self._size = parameter.size(model, some) if parameter.size is not None and placed else None
+        self._own = (self._size,) if self._size is not None else tuple(np.unique(np.concatenate(own or [np.empty(0)])).tolist())
+        if self._size == 0:  # such as no gravity, which has no direction
+            self.places = self._kinds = self._zeros = ()
 
     def own(self) -> tuple[float, ...]:
         """What a factor multiplies: the model's own values."""
-        if self._size is not None:
-            return (self._size,)
-        return tuple(float(value) for value in np.unique(np.concatenate([own.ravel() for own in self._own])))
+        return self._own
 
-    def restore(self, model: mujoco.MjModel) -> None:
-        """Gives the model back what it had itself."""
-        for place, own in zip(self._places, self._own, strict=True):
-            place.write(model, own)
-
-    def apply(self, model: mujoco.MjModel, value: float) -> None:
+    def apply(self, subject: Subject, value: float) -> None:
         """Puts a value into force from the next step on, in a model that has what it had itself."""
-        for place in self._places:
-            now = place.read(model)
+        for place, zero in zip(self.places, self._zeros, strict=True):
+            now = place.read(subject)
             if self._size is not None:
-                place.write(model, now * (value if self._factor else value / self._size))
+                place.write(subject, now * (value if self._factor else value / self._size))
             else:
-                place.write(model, now * value if self._factor else np.full_like(now, value))
+                place.write(subject, now * value if self._factor else np.full_like(now, 0.0 if zero else value))
+
+    def reach(self, subject: Subject) -> dict[str, list[str]]:
+        """The fields that it writes, with the names of the objects whose numbers these are."""
+        found = {}
+        for place, kind in zip(self.places, self._kinds, strict=True):
+            some = [thing for thing in self._things if thing.kind == kind]
+            found[place.field] = [] if kind == OPTION else list(names_of(subject.physics, some))
+        return found
 
 
 class Tilt(Parameter):
     """The angle by which gravity is turned in the x-z plane; the ground seems to rise towards +x by as much."""
 
-    def responds(self, env: gymnasium.Env[Any, Any]) -> bool:
-        """Whether gravity moves anything in that plane."""
-        model = checks.mujoco_model(env)
-        return bool(np.any(model.opt.gravity[[0, 2]])) and (_feels(model, (1, 0, 0)) or _feels(model, (0, 0, 1)))
-
-    def bind(self, env: gymnasium.Env[Any, Any], part: str | None, *, factor: bool) -> Effect:  # noqa: ARG002
+    def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:  # noqa: ARG002
         """The parameter of one environment; changes nothing yet."""
-        return _TiltEffect(checks.mujoco_model(env))
+        if part is not None:
+            raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
+        return _TiltEffect(subject)
+
+    def measure(self, model: mujoco.MjModel) -> Array | None:
+        """Generalised forces of gravity."""
+        return probes.weight(model)
 
 
 class _TiltEffect(Effect):
     """Gravity turned about the y axis."""
 
-    def __init__(self, model: mujoco.MjModel) -> None:
-        self._own = model.opt.gravity.copy()
+    places = (Place("opt.gravity", np.array([0, 2])),)
 
-    def restore(self, model: mujoco.MjModel) -> None:
-        """Gives the model back what it had itself."""
-        model.opt.gravity[:] = self._own
+    def __init__(self, subject: Subject) -> None:
+        subject.physics  # noqa: B018
 
-    def apply(self, model: mujoco.MjModel, value: float) -> None:
+    def apply(self, subject: Subject, value: float) -> None:
         """Turns gravity so that what pointed down points a little towards −x."""
         angle = math.radians(value)
-        x, _, z = model.opt.gravity
-        model.opt.gravity[0] = x * math.cos(angle) + z * math.sin(angle)
-        model.opt.gravity[2] = z * math.cos(angle) - x * math.sin(angle)
+        gravity = subject.physics.opt.gravity
+        x, _, z = gravity
+        gravity[0] = x * math.cos(angle) + z * math.sin(angle)
+        gravity[2] = z * math.cos(angle) - x * math.sin(angle)
+
+    def reach(self, subject: Subject) -> dict[str, list[str]]:  # noqa: ARG002
+        """The field that it writes."""
+        return {"opt.gravity": []}
 
 
-def _bodies(model: mujoco.MjModel) -> dict[str, list[int]]:
-    """The bodies that move and have mass, by name; unnamed ones by their number."""
-    moving = [i for i in range(1, model.nbody) if model.body_weldid[i] and model.body_mass[i] > 0]
-    return {model.body(i).name or f"body{i}": [i] for i in moving}
+def _total_mass(model: mujoco.MjModel, some: Things) -> float:
+    return float(model.body_mass[[thing.number for thing in some]].sum())
 
 
-def _joints(model: mujoco.MjModel) -> dict[str, list[int]]:
-    """Hinges and slides within the machine, by name: those that an actuator moves, or that hold two moving bodies together.
-
-    What is left out lets the whole machine move about in the world.
-    """
-    one_axis = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-    moved = set(_targets(model, range(len(model.actuator_trntype)), *_TO_JOINTS))
-    held = {i for i in range(model.njnt) if model.body_weldid[model.body_parentid[model.jnt_bodyid[i]]]}
-    return {
-        model.joint(i).name or f"joint{i}": [i]
-        for i in range(model.njnt)
-        if model.jnt_type[i] in one_axis and (i in moved or i in held)
-    }
-
-
-_TO_JOINTS = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
-
-
-def _targets(model: mujoco.MjModel, actuators: Numbers, *transmissions: mujoco.mjtTrn) -> list[int]:
-    """What some of these actuators act on, those of some kinds of transmission."""
-    kinds = [int(transmission) for transmission in transmissions]
-    return [int(model.actuator_trnid[i, 0]) for i in actuators if model.actuator_trntype[i] in kinds]
-
-
-def _actuators(model: mujoco.MjModel) -> dict[str, list[int]]:
-    """Actuators whose force is affine in control, position and velocity, by the name of the joint; of others by their own."""
-    gains = (int(mujoco.mjtGain.mjGAIN_FIXED), int(mujoco.mjtGain.mjGAIN_AFFINE))
-    biases = (int(mujoco.mjtBias.mjBIAS_NONE), int(mujoco.mjtBias.mjBIAS_AFFINE))
-    found: dict[str, list[int]] = {}
-    for i in range(len(model.actuator_trntype)):
-        if model.actuator_gaintype[i] in gains and model.actuator_biastype[i] in biases:
-            joints = _targets(model, [i], *_TO_JOINTS)
-            name = model.joint(joints[0]).name or f"joint{joints[0]}" if joints else model.actuator(i).name or f"actuator{i}"
-            found.setdefault(name, []).append(i)
-    return found
-
-
-def _forces(model: mujoco.MjModel, actuators: Numbers) -> list[_Place]:
-    """What the forces of actuators are computed from, and the limits that they, their joints and their tendons have."""
-    return [
-        _Place("actuator_gainprm", np.s_[list(actuators), :3]),
-        _Place("actuator_biasprm", np.s_[list(actuators), :3]),
-        _Place("actuator_forcerange", list(actuators)),
-        _Place("jnt_actfrcrange", sorted(set(_targets(model, actuators, *_TO_JOINTS)))),
-        _Place("tendon_actfrcrange", sorted(set(_targets(model, actuators, mujoco.mjtTrn.mjTRN_TENDON)))),
-    ]
-
-
-def _has_friction(model: mujoco.MjModel) -> bool:
-    """Whether two geoms of different bodies can touch, by pair or by bit masks, in a contact with tangential forces."""
-    can_touch = (model.geom_contype[:, None] & model.geom_conaffinity) != 0
-    other_body = model.geom_bodyid[:, None] != model.geom_bodyid
-    tangential = np.maximum.outer(model.geom_condim, model.geom_condim) > 1
-    return bool(np.any(can_touch & other_body & tangential) or np.any(model.pair_dim > 1))
-
-
-def _frictions(model: mujoco.MjModel) -> list[_Place]:
-    """Wherever contacts take their sliding friction from.
-
-    MuJoCo gives a contact the element-wise maximum of its two geoms' frictions, so one geom left at a higher value would
-    hold the contact there: all geoms get the value. Explicit contact pairs, and the global override of contact parameters,
-    do not look at the geoms and carry two tangential coefficients of their own.
-    """
-    places = [_Place("geom_friction", np.s_[:, 0])]
-    if model.npair:
-        places.append(_Place("pair_friction", np.s_[:, :2]))
-    if model.opt.enableflags & mujoco.mjtEnableBit.mjENBL_OVERRIDE:
-        places.append(_Place("opt.o_friction", np.s_[:2]))
-    return places
-
-
-def _feels(model: mujoco.MjModel, gravity: Sequence[float]) -> bool:
-    """Whether gravity in some direction moves any joint, a little off the initial position, where a pendulum might balance."""
-    other = copy.deepcopy(model)
-    other.opt.gravity[:] = gravity
-    data = mujoco.MjData(other)
-    mujoco.mj_integratePos(other, data.qpos, np.ones(other.nv), 0.1)
-    mujoco.mj_forward(other, data)
-    weight = np.abs(data.qfrc_bias).max(initial=0.0)
-    left = np.abs(data.qfrc_bias - data.qfrc_gravcomp).max(initial=0.0)  # what gravity compensation leaves
-    return bool(left > max(mujoco.mjMINVAL, _ROUNDING * weight))
-
-
-def _dofs(model: mujoco.MjModel, joints: Numbers) -> NDArray[np.int32]:
-    return np.asarray(model.jnt_dofadr[list(joints)])
+def _all_bodies(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
+    return tuple(thing for part in anatomy.bodies(model).values() for thing in part)
 
 
 _of_joints = partial(
@@ -247,7 +166,8 @@ _of_joints = partial(
     schedule="log_uniform",
     by_factor=True,
     needs="a joint within the machine (hinge or slide)",
-    parts_of=_joints,
+    parts_of=anatomy.movables,
+    all_of=anatomy.machine,
 )
 _of_the_medium = partial(
     Physics,
@@ -255,13 +175,13 @@ _of_the_medium = partial(
     highest=math.inf,
     schedule="log_uniform",
     needs="a moving body with mass",
-    acts_on=lambda model: bool(_bodies(model)),
+    probe=probes.force("qfrc_fluid"),
 )
 
 PARAMETERS: tuple[Parameter, ...] = (
     Physics(
         name="friction",
-        meaning="sliding friction of all contacts",
+        meaning="sliding friction of all contacts, or of one geom",
         unit="1",
         lowest=mujoco.mjMINMU,
         highest=math.inf,
@@ -269,8 +189,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         high=2.0,
         schedule="log_uniform",
         needs="two geoms that can touch with friction (contype, conaffinity, condim)",
-        acts_on=_has_friction,
-        places=lambda model, _: _frictions(model),
+        fields=(
+            Field("geom_friction", "geom", (0,)),
+            Field("pair_friction", "pair", (0, 1)),
+            Field("flex_friction", "flex", (0,)),
+            Field("opt.o_friction", OPTION, (0, 1)),
+        ),
+        parts_of=anatomy.surfaces,
+        all_of=anatomy.all_surfaces,
+        probe=contacts.frictions,
     ),
     Physics(
         name="gravity",
@@ -282,9 +209,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         high=14.715,  # ours: half as much again
         schedule="uniform",
         needs="joints that gravity moves",
-        acts_on=lambda model: _feels(model, model.opt.gravity),
-        places=lambda _, __: [_Place("opt.gravity", np.s_[:])],
+        fields=(Field("opt.gravity", OPTION),),
         size=lambda model, _: float(np.linalg.norm(model.opt.gravity)),
+        probe=probes.weight,
     ),
     Tilt(
         name="gravity_tilt",
@@ -308,28 +235,49 @@ PARAMETERS: tuple[Parameter, ...] = (
         schedule="log_uniform",
         by_factor=True,
         needs="a moving body with mass",
-        places=lambda _, bodies: [_Place("body_mass", list(bodies)), _Place("body_inertia", list(bodies))],
-        parts_of=_bodies,
-        size=lambda model, bodies: float(model.body_mass[list(bodies)].sum()),
+        fields=(Field("body_mass", "body"), Field("body_inertia", "body")),
+        parts_of=anatomy.bodies,
+        all_of=_all_bodies,
+        size=_total_mass,
+        probe=probes.inertia,
         derived=True,
     ),
     _of_joints(
         name="damping",
         meaning="viscous damping of all joints of the machine, or of one",
         unit="N·m·s/rad",
-        places=lambda model, joints: [_Place("dof_damping", _dofs(model, joints))],
+        fields=(
+            Field("dof_damping", "joint"),
+            Field("dof_dampingpoly", "joint", zero=True),
+            Field("tendon_damping", "tendon"),
+            Field("tendon_dampingpoly", "tendon", zero=True),
+            Field("actuator_damping", "actuator", zero=True),
+            Field("actuator_dampingpoly", "actuator", zero=True),
+        ),
+        probe=probes.force("qfrc_damper"),
     ),
     _of_joints(
         name="stiffness",
         meaning="stiffness of the springs of all joints of the machine, or of one",
         unit="N·m/rad",
-        places=lambda _, joints: [_Place("jnt_stiffness", list(joints))],
+        fields=(
+            Field("jnt_stiffness", "joint"),
+            Field("jnt_stiffnesspoly", "joint", zero=True),
+            Field("tendon_stiffness", "tendon"),
+            Field("tendon_stiffnesspoly", "tendon", zero=True),
+        ),
+        probe=probes.force("qfrc_spring"),
     ),
     _of_joints(
         name="armature",
         meaning="inertia of the rotors of all joints of the machine, or of one",
         unit="kg·m²",
-        places=lambda model, joints: [_Place("dof_armature", _dofs(model, joints))],
+        fields=(
+            Field("dof_armature", "joint"),
+            Field("tendon_armature", "tendon"),
+            Field("actuator_armature", "actuator", zero=True),
+        ),
+        probe=probes.inertia,
         derived=True,
     ),
     Physics(
@@ -342,10 +290,23 @@ PARAMETERS: tuple[Parameter, ...] = (
         high=1.0,
         schedule="uniform",
         by_factor=True,
-        needs="an actuator with affine force (such as a motor)",
-        places=_forces,
-        parts_of=_actuators,
+        needs="an actuator whose force is proportional to its gains (such as a motor or a muscle)",
+        # A muscle's force is proportional to its peak force, or to a scale where that follows from the model; its other
+        # numbers are lengths and velocities.
+        fields=(
+            Field("actuator_gainprm", "actuator", (0, 1, 2), only=anatomy.is_no_muscle),
+            Field("actuator_biasprm", "actuator", (0, 1, 2), only=anatomy.is_no_muscle),
+            Field("actuator_gainprm", "actuator", (2, 3), only=anatomy.is_muscle),
+            Field("actuator_biasprm", "actuator", (2, 3), only=anatomy.is_muscle),
+            Field("actuator_forcerange", "actuator"),
+            Field("jnt_actfrcrange", "joint"),
+            Field("tendon_actfrcrange", "tendon"),
+        ),
+        parts_of=anatomy.actuators,
+        all_of=anatomy.all_actuators,
         size=lambda _, __: 1.0,
+        refuse=anatomy.unscalable,
+        probe=probes.force("qfrc_actuator"),
     ),
     _of_the_medium(
         name="density",
@@ -353,7 +314,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         unit="kg/m³",
         low=1.2,  # ours: air
         high=100.0,  # ours: what MuJoCo can integrate on every registered environment; on the Ant not water, 1000
-        places=lambda _, __: [_Place("opt.density")],
+        fields=(Field("opt.density", OPTION),),
     ),
     _of_the_medium(
         name="viscosity",
@@ -361,7 +322,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         unit="Pa·s",
         low=0.01,  # ours: a tenth of what Swimmer has
         high=1.0,  # ours: ten times as much
-        places=lambda _, __: [_Place("opt.viscosity")],
+        fields=(Field("opt.viscosity", OPTION),),
     ),
     Physics(
         name="wind",
@@ -373,8 +334,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         high=2.0,
         schedule="uniform",
         needs="a medium (density or viscosity above 0)",
-        acts_on=lambda model: model.opt.density > 0 or model.opt.viscosity > 0,
-        places=lambda _, __: [_Place("opt.wind", 0)],
+        fields=(Field("opt.wind", OPTION, (0,)),),
+        probe=probes.force("qfrc_fluid"),
     ),
 )
 """The physical parameters. Every one may change in mid-episode: positions and velocities stay as they are."""

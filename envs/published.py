@@ -11,6 +11,7 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from envs import checks
+from envs.simulation import check_env, find_model
 
 ObsType = TypeVar("ObsType")
 ActType = TypeVar("ActType")
@@ -34,7 +35,7 @@ class UnclippedActions(gymnasium.Wrapper[ObsType, NDArray[np.float32], ObsType, 
     """
 
     def __init__(self, env: gymnasium.Env[ObsType, NDArray[np.float32]]) -> None:
-        model = checks.mujoco_model(env)
+        model = find_model(env)
         if not isinstance(env.action_space, Box):
             raise checks.ParameterError(f"env must have a Box of actions, got {env.action_space} of {checks.env_name(env)}")
         if not model.actuator_ctrllimited.all():
@@ -62,7 +63,7 @@ class HealthyRewardOnFall(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType],
     """
 
     def __init__(self, env: gymnasium.Env[ObsType, ActType]) -> None:
-        checks.mujoco_model(env)
+        find_model(env)
         if not pays_health(env):
             raise checks.ParameterError(f"env must pay a reward for being healthy, which {checks.env_name(env)} does not")
         RecordConstructorArgs.__init__(self)
@@ -100,8 +101,7 @@ class TerminateAfter(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Reco
     """
 
     def __init__(self, env: gymnasium.Env[ObsType, ActType], steps: int) -> None:
-        if not isinstance(env, gymnasium.Env):
-            raise checks.ParameterError(f"env must be a Gymnasium environment, got {checks.env_name(env)}")
+        check_env(env)
         self._limit = checks.integer("steps", steps, lowest=1)
         RecordConstructorArgs.__init__(self, steps=self._limit)
         gymnasium.Wrapper.__init__(self, env)

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import mujoco
 import numpy as np
-from gymnasium.envs.mujoco import MujocoEnv
 
-from envs.checks import ParameterError
+from envs.checks import ParameterError, env_name
+from envs.memory import Memory
 from envs.nonstationary import NonStationary
+from envs.simulation import find_data, look_for_model
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
+_APPEARANCE = ("bvh_", "cam_", "key_", "light_", "mat_", "mesh_", "name_", "oct_", "skin_", "tex", "tuple_")
+"""What no environment changes, or no simulation feels, by the beginnings of the names of a model's arrays."""
+
+
+_OPTIONS = ("timestep", "density", "viscosity", "disableflags", "enableflags")
+"""The options of a model that are numbers, and that an environment may change."""
+
+_AWAKE = ("ntree_awake", "nbody_awake", "nparent_awake", "nv_awake")
+"""How much of a simulation does not sleep, where MuJoCo lets bodies sleep."""
+
 
 def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
-    """The state of an environment and of its wrappers, between two steps.
+    """The state of an environment and of its wrappers, between two steps: exact, or refused.
 
-    Of each it takes the attributes that are numbers, arrays, random generators, or lists and dictionaries of such; of a MuJoCo
-    environment the simulation too, and of :class:`NonStationary` what its ``state_dict`` holds. That is all there is to
-    Gymnasium's own MuJoCo and classic control environments and the wrappers that ``gymnasium.make`` puts around them. An
-    environment that keeps its state in objects of its own goes on from another state.
+    It has the attributes of environment and wrappers, and of the objects that these are made of, as far as they are numbers,
+    strings, arrays, random generators, or lists and dictionaries of such; of the MuJoCo simulation its state and what an
+    environment may have written into the model; and of :class:`NonStationary` what its ``state_dict`` holds. Spaces, functions
+    and renderers are no state.
 
     Args:
         env: Any environment.
@@ -29,8 +40,16 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
     Returns:
         For each wrapper, the outermost first, and then for the environment: its class's name under ``"class"``, and its
         state. Dictionaries, lists, numbers, strings and arrays.
+
+    Raises:
+        envs.ParameterError: A part keeps something that is none of these, such as the world of another simulator. It is named.
     """
-    return [_save_layer(layer) for layer in _layers(env)]
+    layers, simulation = _layers(env), _Simulation.of(env)
+    memory = Memory([*layers, *simulation.objects])
+    saved = [_save_layer(layer, memory) for layer in layers]
+    if simulation.data is not None:
+        saved[-1]["simulation"] = simulation.save()
+    return saved
 
 
 def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> None:
@@ -38,22 +57,109 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
 
     Args:
         env: The environment.
-        state: What :func:`save_state` returned.
+        state: What :func:`save_state` returned, in this release or an earlier one.
 
     Raises:
-        envs.ParameterError: The state is of an environment of other classes or another size. Nothing is changed then.
+        envs.ParameterError: The state is of an environment of other classes, another size, or other changes. Nothing is changed
+            then.
     """
     layers = _layers(env)
     names, expected = [saved.get("class") for saved in state], [type(layer).__name__ for layer in layers]
     if names != expected:
         raise ParameterError(f"state must be that of {' around '.join(expected)}, got {' around '.join(map(str, names))}")
     for layer, saved in zip(layers, state, strict=True):
-        size = mujoco.mj_stateSize(layer.model, _PHYSICS) if isinstance(layer, MujocoEnv) else None
-        if size is not None and np.shape(saved["simulation"]["state"]) != (size,):
-            received = np.shape(saved["simulation"]["state"])
-            raise ParameterError(f"state must have a simulation of {size} numbers, got {received}")
+        if isinstance(layer, NonStationary):
+            layer.check_state_dict(saved["schedule"])
+    _Simulation.of(env).check(state[-1])
+    memory = Memory(())
+    if not all(memory.knows(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)):
+        env.reset()  # some parts are made by the first reset only
     for layer, saved in zip(layers, state, strict=True):
-        _load_layer(layer, saved)
+        if isinstance(layer, NonStationary):
+            layer.load_state_dict(saved["schedule"])
+        else:
+            memory.load(layer, saved["values"])
+    _Simulation.of(env).load(state[-1])
+
+
+class _Simulation(NamedTuple):
+    """The MuJoCo simulation of an environment, or none."""
+
+    model: mujoco.MjModel | None
+    data: mujoco.MjData | None
+
+    @classmethod
+    def of(cls, env: gymnasium.Env[Any, Any]) -> _Simulation:
+        changing = NonStationary.of(env)
+        source = None if changing is None else changing.source
+        model, data = look_for_model(env, source), find_data(env, source)
+        if model is not None and data is None:
+            raise ParameterError(f"state cannot be saved of the simulation of {env_name(env)}, whose MjData is not to be found")
+        return cls(model, data)
+
+    @property
+    def objects(self) -> list[Any]:
+        return [each for each in self if each is not None]
+
+    def save(self) -> dict[str, Any]:
+        state = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
+        mujoco.mj_getState(self.model, self.data, state, _PHYSICS)
+        # What the physics computes anew at each step, but an environment may read before the next one, such as positions.
+        derived = {name: array.copy() for name, array in _arrays(self.data).items()}
+        model = {name: array.copy() for name, array in _written(self.model).items()}
+        options = {name: getattr(self.model.opt, name) for name in _OPTIONS}  # type: ignore[union-attr]
+        awake = {name: getattr(self.data, name) for name in _AWAKE if hasattr(self.data, name)}
+        return {
+            "state": state,
+            "derived": derived,
+            "awake": awake,
+            "model": model,
+            "options": options,
+            "signature": self._signature,
+        }
+
+    @property
+    def _signature(self) -> int:
+        """Of the objects that the model consists of; MuJoCo has it since 3.2."""
+        return int(self.model.signature)  # type: ignore[union-attr]
+
+    def check(self, saved: dict[str, Any]) -> None:
+        if (self.data is None) != ("simulation" not in saved):
+            has = "no simulation" if self.data is None else "a simulation"
+            raise ParameterError(f"state must be that of an environment with {has}, got another")
+        if self.data is not None:
+            size, received = mujoco.mj_stateSize(self.model, _PHYSICS), np.shape(saved["simulation"]["state"])
+            if received != (size,):
+                raise ParameterError(f"state must have a simulation of {size} numbers, got {received}")
+            if saved["simulation"].get("signature", self._signature) != self._signature:
+                raise ParameterError(
+                    "state must be that of the same MuJoCo model, got one of other bodies, joints or actuators"
+                )
+
+    def load(self, saved: dict[str, Any]) -> None:
+        if self.data is None:
+            return
+        simulation = saved["simulation"]
+        for name, value in simulation.get("options", {}).items():
+            setattr(self.model.opt, name, value)  # type: ignore[union-attr]
+        for name, array in _written(self.model).items():
+            _copy(simulation.get("model", {}).get(name), array)
+        mujoco.mj_setState(self.model, self.data, simulation["state"], _PHYSICS)
+        for name, array in _arrays(self.data).items():
+            _copy(simulation["derived"].get(name), array)
+        for name, number in simulation.get("awake", {}).items():
+            setattr(self.data, name, number)
+
+
+def _copy(kept: Any, array: Any) -> None:
+    if kept is not None and kept.shape == array.shape:
+        array[...] = kept
+
+
+def _written(model: Any) -> dict[str, Any]:
+    """The arrays of a model, and of its options, into which an environment may write."""
+    arrays = _arrays(model, but=_APPEARANCE)
+    return arrays | {f"opt.{name}": array for name, array in _arrays(model.opt).items()}
 
 
 def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
@@ -63,79 +169,18 @@ def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
     return layers
 
 
-def _save_layer(layer: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+def _save_layer(layer: gymnasium.Env[Any, Any], memory: Memory) -> dict[str, Any]:
     saved: dict[str, Any] = {"class": type(layer).__name__}
     if isinstance(layer, NonStationary):
         return saved | {"schedule": layer.state_dict()}
-    saved["values"] = {name: _encode(value) for name, value in vars(layer).items() if _is_plain(value)}
-    if isinstance(layer, MujocoEnv):
-        state = np.empty(mujoco.mj_stateSize(layer.model, _PHYSICS))
-        mujoco.mj_getState(layer.model, layer.data, state, _PHYSICS)
-        # What the physics computes anew at each step, but an environment may read before the next one, such as positions.
-        derived = {name: array.copy() for name, array in _arrays(layer.data).items()}
-        saved["simulation"] = {"state": state, "derived": derived}
-    return saved
+    return saved | {"values": memory.save(layer)}
 
 
-def _load_layer(layer: gymnasium.Env[Any, Any], saved: dict[str, Any]) -> None:
-    if isinstance(layer, NonStationary):
-        layer.load_state_dict(saved["schedule"])
-        return
-    for name, value in saved["values"].items():
-        now = getattr(layer, name, None)  # some are set by the first reset only
-        if isinstance(now, np.random.Generator):
-            now.bit_generator.state = value["generator"]
-        elif now is None or _is_plain(now):
-            setattr(layer, name, _decode(value))
-    if isinstance(layer, MujocoEnv):
-        mujoco.mj_setState(layer.model, layer.data, saved["simulation"]["state"], _PHYSICS)
-        for name, array in _arrays(layer.data).items():
-            kept = saved["simulation"]["derived"].get(name)
-            if kept is not None and kept.shape == array.shape:
-                array[...] = kept
-
-
-def _arrays(data: mujoco.MjData) -> dict[str, Any]:
-    """The arrays of a simulation whose size does not change from step to step."""
-    arrays = {name: getattr(data, name) for name in dir(data) if not name.startswith(("_", "efc_", "contact"))}
-    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.dtype.kind in "fiub"}
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "fiub"
-    return isinstance(value, bool | int | float | np.number | np.bool_ | np.random.Generator)
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, np.random.Generator):
-        return {"generator": value.bit_generator.state}
-    if isinstance(value, dict):
-        return {"dict": {key: _encode(item) for key, item in value.items()}}
-    if isinstance(value, list | tuple):
-        return {type(value).__name__: [_encode(item) for item in value]}
-    if isinstance(value, np.ndarray):
-        return {"array": value.copy()}
-    if isinstance(value, np.generic):
-        return {"scalar": np.array(value)}
-    return value
-
-
-def _decode(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "generator":
-        generator = np.random.default_rng()
-        generator.bit_generator.state = content
-        return generator
-    if kind == "dict":
-        return {key: _decode(item) for key, item in content.items()}
-    if kind in ("list", "tuple"):
-        items = [_decode(item) for item in content]
-        return items if kind == "list" else tuple(items)
-    return content.copy() if kind == "array" else content[()]
+def _arrays(owner: Any, but: tuple[str, ...] = ("efc_", "contact")) -> dict[str, Any]:
+    """The arrays of numbers of a MuJoCo object; of a simulation those whose size does not change from step to step."""
+    arrays = {name: getattr(owner, name) for name in dir(owner) if not name.startswith(("_", *but))}
+    return {
+        name: array
+        for name, array in arrays.items()
+        if isinstance(array, np.ndarray) and array.dtype.kind in "fiub" and array.size and array.flags.writeable
+    }

@@ -10,6 +10,7 @@ import pytest
 
 import envs
 from agents.runs.listing import span
+from envs.changes import fit_of
 from envs.registered import NONSTATIONARY
 from envs.schedules import SCHEDULES
 
@@ -24,9 +25,10 @@ def _working_directory(tmp_path, monkeypatch):
 
 def cell(parameter, env):
     """What the environment has itself; a dash where the parameter does nothing."""
-    if not parameter.responds(env):
+    try:
+        own = fit_of(parameter.name, env).own
+    except envs.ParameterError:
         return "–"
-    own = parameter.bind(env, None, factor=False).own()
     return span(min(own), max(own), "1") if own else "yes"
 
 

@@ -17,7 +17,7 @@ from agents.playing.episodes import MODES, MakeEnv, act
 from agents.runs.checkpoints import Trained
 from agents.runs.commands import progress_bar
 from agents.runs.errors import UserError
-from envs.checks import mujoco_model
+from envs.simulation import find_model
 
 ENDING = ".mp4"
 
@@ -92,7 +92,7 @@ def record(trained: Trained, make_env: MakeEnv, labels: dict[float, str], seed: 
         for value, label in labels.items():
             env = make_env(value)
             # Shadows and smooth edges take four fifths of the time where no GPU draws.
-            quality = mujoco_model(env).vis.quality
+            quality = find_model(env).vis.quality
             quality.shadowsize = quality.offsamples = 0
             rate = float(env.metadata.get("render_fps", _MOST_FRAMES))
             every = int(np.ceil(rate / _MOST_FRAMES))

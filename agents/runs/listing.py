@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 
 import envs
 from agents.runs.build import find_spec, is_nonstationary
 from agents.runs.errors import UserError
-from envs import checks
+from envs.changes import fit_of
 from envs.registered import STATIONARY
 
 
@@ -27,31 +29,32 @@ def list_parameters(name: str) -> list[str]:
     """A line for each parameter: whether an environment has it, its own value, bounds, default range, what it is, its parts.
 
     Raises:
-        UserError: No such environment, or one that is no MuJoCo one.
+        UserError: No such environment, or one that cannot be made.
     """
     spec = find_spec(name)
     # Of one that changes by itself, what changes: that has values of its own.
     base = spec.kwargs["base"] if is_nonstationary(spec) else spec.id
     try:
         env = gymnasium.make(base)
-        model = checks.mujoco_model(env)
     except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
-    lines = []
-    for parameter in envs.PARAMETERS.values():
-        if not parameter.responds(env):
-            lines.append(f"{parameter.name:<18} not here: it needs {parameter.needs}")
-            continue
-        own = parameter.bind(env, None, factor=False).own()
-        has = f"own {span(min(own), max(own), parameter.unit)}; " if own else ""
-        default = f"by default {_range(parameter)}"
-        if parameter.by_factor and not any(own):
-            default = "with --no-factor, --low and --high, since a multiple of its own is 0"
-        parts = parameter.parts(model)
-        of_parts = f"; parts: {', '.join(parts)}" if parts else ""
-        bounds = f"bounds {span(parameter.lowest, parameter.highest, parameter.unit)}"
-        lines.append(f"{parameter.name:<18} {has}{bounds}; {default}; {parameter.meaning}{of_parts}")
-    return lines
+    return [_line(name, env) for name in envs.PARAMETERS]
+
+
+def _line(name: str, env: gymnasium.Env[Any, Any]) -> str:
+    parameter = envs.PARAMETERS[name]
+    try:
+        fit = fit_of(name, env)
+    except envs.ParameterError as error:
+        return f"{name:<18} not here: {error}"
+    own = fit.own
+    has = f"own {span(min(own), max(own), parameter.unit)}; " if own else ""
+    default = f"by default {_range(parameter)}"
+    if parameter.by_factor and not any(own):
+        default = "with --no-factor, --low and --high, since a multiple of its own is 0"
+    of_parts = f"; parts: {', '.join(fit.parts)}" if fit.parts else ""
+    bounds = f"bounds {span(parameter.lowest, parameter.highest, parameter.unit)}"
+    return f"{name:<18} {has}{bounds}; {default}; {parameter.meaning}{of_parts}"
 
 
 def _range(parameter: envs.Parameter) -> str:

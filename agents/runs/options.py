@@ -12,8 +12,8 @@ from agents.runs.build import find_spec, is_nonstationary
 from agents.runs.commands import check_device, given, parse_override
 from agents.runs.config import Config, with_overrides
 from agents.runs.errors import UserError, unknown
-from envs.nonstationary import CHANGE_AT
 from envs.schedules import make_schedule
+from envs.sequence import CHANGE_AT
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

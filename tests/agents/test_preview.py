@@ -109,7 +109,7 @@ def test_every_parameter_is_listed_in_a_line_with_what_the_model_has(name, capsy
     assert lines["friction"].startswith("own 0.9 to 2; bounds 1e−05 to ∞; by default 0.02 to 2, log_uniform;")
     assert lines["gravity"].startswith("own 9.81 m/s²; bounds 0 to ∞ m/s²;")
     assert "with --no-factor, --low and --high" in lines["stiffness"]
-    assert lines["wind"] == "not here: it needs a medium (density or viscosity above 0)"
+    assert lines["wind"] == "not here: wind needs a medium (density or viscosity above 0), which Ant-v5 lacks"
     assert lines["mass"].endswith("parts: torso, thigh, leg, foot")
 
 

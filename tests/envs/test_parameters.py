@@ -358,7 +358,7 @@ def test_a_change_in_mid_episode_leaves_positions_and_velocities_as_they_are(nam
         env.step(env.action_space.sample())
     data = env.unwrapped.data
     before = data.qpos.copy(), data.qvel.copy(), data.qacc.copy(), data.time
-    env._begin_phase(1)
+    env.set_value(name, parameter.high)
     after = data.qpos, data.qvel, data.qacc, data.time
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -570,7 +570,7 @@ def test_no_action_of_an_episode_arrives_in_the_next():
 
 def test_delays_are_drawn_as_whole_numbers_each_as_often():
     env = envs.NonStationary(gymnasium.make("Hopper-v5"), "action_delay", low=1, high=4, seed=0)
-    change = env._changes[0]
+    change = env.changes[0]
     drawn = []
     for phase in range(4000):
         change.begin_phase(phase)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
+from worlds import World, box
 
 import envs
 
@@ -117,3 +119,140 @@ def test_the_state_of_another_environment_is_refused_and_changes_nothing():
     with pytest.raises(envs.ParameterError, match=r"simulation of \d+ numbers, got \(3,\)"):
         envs.load_state(env, smaller)
     assert np.array_equal(env.unwrapped.data.qpos, before)
+
+
+# Simulations that are no MujocoEnv, and wrappers that keep objects
+
+
+class Remembered:
+    def __init__(self):
+        self.seen, self.last = [], None
+
+
+class Wandering(World):
+    """Draws, keeps objects of its own, and writes to its model."""
+
+    def __init__(self):
+        super().__init__(box(more='<body pos="1 0 1"><freejoint/><geom name="ball" size="0.1"/></body>'))
+        self.memory = Remembered()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.memory.seen.append(self.data.time)
+        self.model.geom_size[2, 0] = self.np_random.uniform(0.05, 0.2)
+        self.data.qvel[:] = self.np_random.normal(size=self.model.nv)
+        return self.data.qpos[:1].astype(np.float32), {}
+
+    def step(self, action):
+        self.data.qfrc_applied[0] = self.np_random.normal()
+        mujoco.mj_step(self.model, self.data)
+        self.memory.seen.append(float(self.data.qpos[0]))
+        self.memory.last = self.data.qpos.copy()
+        return self.data.qpos[:1].astype(np.float32), sum(self.memory.seen), False, len(self.memory.seen) % 40 == 0, {}
+
+
+WRAPPERS = {
+    "none": lambda env: env,
+    "normalised": lambda env: gymnasium.wrappers.NormalizeReward(gymnasium.wrappers.NormalizeObservation(env)),
+    "stacked": lambda env: gymnasium.wrappers.FrameStackObservation(env, 3),
+    "recorded": lambda env: gymnasium.wrappers.TimeAwareObservation(gymnasium.wrappers.TimeLimit(env, 17)),
+    "changing": lambda env: envs.NonStationary(env, "mass", period=20, change_at="now", seed=0),
+    "rewritten": lambda env: envs.NonStationary(env, "friction", period=20, seed=0, factor=True, low=0.5, high=2.0),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_simulation_of_ones_own_goes_on_to_the_bit_in_any_wrapper(wrap):
+    assert_goes_on_alike(lambda: wrap(Wandering()), steps=63)
+
+
+def test_own_values_that_a_reset_has_written_go_on_too():
+    class Drawing(Wandering):
+        def reset(self, *, seed=None, options=None):
+            observation = super().reset(seed=seed)
+            self.model.geom_friction[:, 0] = self.np_random.uniform(0.2, 1.0)
+            return observation
+
+    options = {"period": 20, "seed": 0, "factor": True, "low": 0.5, "high": 2.0}
+    assert_goes_on_alike(lambda: envs.NonStationary(Drawing(), "friction", **options), steps=63)
+
+
+@pytest.mark.skipif(not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"), reason="this MuJoCo does not let bodies sleep")
+def test_what_sleeps_sleeps_on():
+    env, other = (World(box(flag='<flag sleep="enable"/>')) for _ in range(2))
+    env.reset()
+    for _ in range(3000):
+        env.step(None)
+    assert env.data.tree_asleep[0] >= 0
+    envs.load_state(other, envs.save_state(env))
+    for each in (env, other):
+        each.step(None)
+    np.testing.assert_array_equal(env.data.tree_asleep, other.data.tree_asleep)
+    np.testing.assert_array_equal(env.data.qpos, other.data.qpos)
+
+
+def test_what_cannot_be_saved_is_refused_by_name():
+    class Keeping(World):
+        def __init__(self):
+            super().__init__(box())
+            self.journal = {"lines": iter([1, 2])}
+
+    with pytest.raises(envs.ParameterError, match=r"cannot be saved of Keeping\.journal\['lines'\], which is a list_iterator"):
+        envs.save_state(Keeping())
+
+
+def test_a_model_without_a_simulation_is_refused():
+    env = World(box())
+    env._hidden, env.data = env.data, None
+    with pytest.raises(envs.ParameterError, match="simulation of World, whose MjData is not to be found"):
+        envs.save_state(env)
+
+
+# States know whose they are
+
+
+def changing(parameter="friction", **kwargs):
+    return envs.NonStationary(gymnasium.make("Hopper-v5"), parameter, **({"period": 10, "seed": 0} | kwargs))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (lambda: changing("gravity"), "state must be that of gravity, got friction"),
+        (lambda: changing(high=1.0), "state of friction must be that of .*'high': 1.0"),
+        (lambda: changing(schedule="random_walk"), "state of friction must be that of .*'random_walk'"),
+        (lambda: changing({"friction": {}, "mass": {}}), "state must be that of friction and mass, got friction"),
+        (lambda: changing(period={"name": "geometric", "mean": 10}), "state must have 1 clocks as here"),
+    ],
+)
+def test_the_state_of_another_change_is_refused_and_changes_nothing(other, words):
+    env, other = changing(), other()
+    env.reset(seed=0)
+    other.reset(seed=0)
+    state, before = envs.save_state(env), envs.save_state(other)
+    with pytest.raises(envs.ParameterError, match=words):
+        envs.load_state(other, state)
+    with pytest.raises(envs.ParameterError, match=words):
+        other.load_state_dict(env.state_dict())
+    np.testing.assert_equal(envs.save_state(other), before)
+
+
+def test_the_state_of_another_model_of_the_same_size_is_refused():
+    first, second = World(box()), World(box().replace('type="box"', 'type="sphere"'))
+    second_more = World(box(more='<site name="here"/>'))
+    envs.load_state(second, envs.save_state(second))
+    with pytest.raises(envs.ParameterError, match="the same MuJoCo model"):
+        envs.load_state(second_more, envs.save_state(first))
+
+
+def test_a_state_of_the_release_before_goes_on():
+    env, other = changing(), changing()
+    env.reset(seed=0)
+    play(env, [np.zeros(3)] * 15)
+    state = envs.save_state(env)
+    for change in state[0]["schedule"]["changes"]:
+        del change["name"], change["options"]
+    assert state[0]["schedule"].keys() == {"phase", "steps", "episodes", "steps_in_episode", "changes", "interface"}
+    del state[-1]["simulation"]["model"], state[-1]["simulation"]["options"], state[-1]["simulation"]["signature"]
+    envs.load_state(other, state)
+    assert play(other, [np.zeros(3)] * 30) == play(env, [np.zeros(3)] * 30)

@@ -1,0 +1,138 @@
+"""What a MuJoCo model consists of: which objects a parameter may change, by name, and which of them it reaches."""
+
+from __future__ import annotations
+
+import copy
+
+import mujoco
+import numpy as np
+
+from envs.places import Thing, Things, count, names_of, things
+
+Parts = dict[str, Things]
+
+_DIRECT = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
+_ONE_AXIS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
+
+
+def bodies(model: mujoco.MjModel) -> Parts:
+    """The bodies that move and have mass."""
+    moving = [i for i in range(1, model.nbody) if model.body_weldid[i] and model.body_mass[i] > 0]
+    return _one_each(model, [Thing("body", i) for i in moving])
+
+
+def surfaces(model: mujoco.MjModel) -> Parts:
+    """What contacts take their friction from: geoms, explicit pairs, flexes."""
+    return _one_each(model, things(model, "geom", "pair", "flex"))
+
+
+def all_surfaces(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
+    """All of them, and the global override of contact parameters where it is enabled.
+
+    MuJoCo gives a contact the element-wise maximum of its two geoms' frictions, so one geom left at a higher value would hold
+    the contact there. Explicit pairs, and the override, do not look at the geoms and carry coefficients of their own.
+    """
+    override = (Thing("option"),) if model.opt.enableflags & mujoco.mjtEnableBit.mjENBL_OVERRIDE else ()
+    return (*things(model, "geom", "pair", "flex"), *override)
+
+
+def movables(model: mujoco.MjModel) -> Parts:
+    """Joints and tendons, each with the actuators that act on it directly: their damping and rotors are its own."""
+    return {
+        name: (thing, *_actuators_on(model, thing)) for name, thing in names_of(model, things(model, "joint", "tendon")).items()
+    }
+
+
+def machine(model: mujoco.MjModel, factor: bool) -> Things:
+    """The joints of the machine with the actuators on them, and, where all is multiplied, the tendons with theirs.
+
+    The joints of the machine are the hinges and slides that an actuator moves, by whatever transmission, and those that hold
+    two moving bodies together. What is left out lets the whole machine, or something beside it, move about in the world.
+    """
+    moved = _moved_joints(model)
+    held = {i for i in range(model.njnt) if model.body_weldid[model.body_parentid[model.jnt_bodyid[i]]]}
+    joints = [Thing("joint", i) for i in range(model.njnt) if model.jnt_type[i] in _ONE_AXIS and (i in moved or i in held)]
+    reached = [*joints, *(things(model, "tendon") if factor else ())]
+    return tuple(dict.fromkeys(each for thing in reached for each in (thing, *_actuators_on(model, thing))))
+
+
+def actuators(model: mujoco.MjModel) -> Parts:
+    """Actuators by the name of the joint that they act on directly, others by their own; with their joints and tendons."""
+    joint_names = {thing: name for name, thing in names_of(model, things(model, "joint")).items()}
+    found: Parts = {}
+    for name, thing in names_of(model, things(model, "actuator")).items():
+        target = _target(model, thing.number)
+        known_as = joint_names.get(target, name) if target is not None else name
+        found[known_as] = tuple(dict.fromkeys([*found.get(known_as, ()), thing, *([target] if target is not None else [])]))
+    return found
+
+
+def all_actuators(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
+    """All of them."""
+    return tuple(dict.fromkeys(thing for part in actuators(model).values() for thing in part))
+
+
+def unscalable(model: mujoco.MjModel, some: Things) -> str | None:
+    """Which actuators have a force that is not proportional to numbers of the model, and why; None where there are none.
+
+    Proportional is that of gains and biases that are fixed, affine, a muscle's, a PID's or a geodesic servo's.
+    """
+    gains, biases = mujoco.mjtGain, mujoco.mjtBias
+    reasons = {int(gains.mjGAIN_USER): "a gain of the user's own"} | _newer(gains, "mjGAIN_DCMOTOR", "an electric circuit")
+    reasons_of_bias = {int(biases.mjBIAS_USER): "a bias of the user's own"}
+    names = {thing: name for name, thing in names_of(model, things(model, "actuator")).items()}
+    for thing in some:
+        if thing.kind == "actuator":
+            i = thing.number
+            reason = reasons.get(int(model.actuator_gaintype[i])) or reasons_of_bias.get(int(model.actuator_biastype[i]))
+            if model.actuator_plugin[i] >= 0:
+                reason = "a plugin"
+            if reason:
+                return f"actuator {names[thing]!r}, whose force comes from {reason},"
+    return None
+
+
+def is_muscle(model: mujoco.MjModel, number: int) -> bool:
+    """Whether an actuator is a muscle."""
+    return bool(model.actuator_gaintype[number] == mujoco.mjtGain.mjGAIN_MUSCLE)
+
+
+def is_no_muscle(model: mujoco.MjModel, number: int) -> bool:
+    """Whether an actuator is none."""
+    return not is_muscle(model, number)
+
+
+def _moved_joints(model: mujoco.MjModel) -> set[int]:
+    """The joints that an actuator moves: its force has a moment about them, a little off the initial configuration."""
+    trial = copy.copy(model)
+    data = mujoco.MjData(trial)
+    mujoco.mj_integratePos(trial, data.qpos, np.ones(trial.nv), 0.1)
+    mujoco.mj_fwdPosition(trial, data)
+    columns = [
+        data.moment_colind[first : first + length][np.abs(data.actuator_moment[first : first + length]) > 0]
+        for first, length in zip(data.moment_rowadr, data.moment_rownnz, strict=True)
+    ]
+    return {int(trial.dof_jntid[dof]) for dof in np.unique(np.concatenate(columns or [np.array([], int)]))}
+
+
+def _target(model: mujoco.MjModel, number: int) -> Thing | None:
+    """The joint or the tendon that an actuator acts on directly."""
+    kind = int(model.actuator_trntype[number])
+    if kind in _DIRECT:
+        return Thing("joint", int(model.actuator_trnid[number, 0]))
+    if kind == int(mujoco.mjtTrn.mjTRN_TENDON):
+        return Thing("tendon", int(model.actuator_trnid[number, 0]))
+    return None
+
+
+def _actuators_on(model: mujoco.MjModel, thing: Thing) -> list[Thing]:
+    return [Thing("actuator", i) for i in range(count(model, "actuator")) if _target(model, i) == thing]
+
+
+def _one_each(model: mujoco.MjModel, some: list[Thing] | Things) -> Parts:
+    return {name: (thing,) for name, thing in names_of(model, some).items()}
+
+
+def _newer(kinds: type, name: str, reason: str) -> dict[int, str]:
+    """The reason under a member that older versions of MuJoCo do not have."""
+    return {int(getattr(kinds, name)): reason} if hasattr(kinds, name) else {}

@@ -1,0 +1,145 @@
+"""What a wrapper holds in force: the numbers it writes, what they were before, and whether they are still there."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from envs.effects import Effect
+from envs.places import Place, Subject, union
+
+FOLLOWING = (
+    "body_subtreemass",
+    "body_invweight0",
+    "dof_M0",
+    "dof_invweight0",
+    "tendon_invweight0",
+    "flexedge_invweight0",
+    "efm0_L",
+    "actuator_acc0",
+    "stat.meaninertia",
+)
+"""Constants of a model that follow from masses and inertias, and that MuJoCo computes when it compiles (``mj_setConst``).
+
+The other constants that it computes then follow from the initial configuration. Environments set some of them themselves at
+run time, such as the relative pose of a weld: a change of mass leaves them alone.
+"""
+
+
+class Held:
+    """The effects of some parameters on a subject, as one: what they write is written, compared and taken back together.
+
+    Args:
+        effects: Of the parameters, in the order in which they are applied.
+        subject: What they act on, which has what it has itself.
+    """
+
+    def __init__(self, effects: Sequence[Effect], subject: Subject) -> None:
+        self._effects = effects
+        self._places = union([place for effect in effects for place in effect.places])
+        derived = any(effect.derived for effect in effects)
+        self._following = [place for name in FOLLOWING if (place := _whole(name, subject))] if derived else []
+        self._all = [*self._places, *self._following]
+        self._own = [place.read(subject) for place in self._all]
+        self._written = [own.tobytes() for own in self._own]
+
+    def write(self, subject: Subject, values: Sequence[float]) -> None:
+        """Puts values into force.
+
+        All effects begin from the subject's own values, so that the same values are the same bits whatever came before.
+        """
+        self.restore(subject)
+        for effect, value in zip(self._effects, values, strict=True):
+            effect.apply(subject, value)
+        if self._following and not self._is_own(subject):
+            trial = copy.copy(subject.physics)
+            mujoco.mj_setConst(trial, mujoco.MjData(trial))
+            computed = subject._replace(model=trial)
+            for place in self._following:
+                place.write(subject, place.read(computed))
+        self._written = [place.read(subject).tobytes() for place in self._all]
+
+    def holds(self, subject: Subject) -> bool:
+        """Whether the subject has, to the bit, what was written last."""
+        return all(place.read(subject).tobytes() == written for place, written in zip(self._all, self._written, strict=True))
+
+    def restore(self, subject: Subject) -> None:
+        """Gives the subject back what it had itself."""
+        for place, own in zip(self._all, self._own, strict=True):
+            place.write(subject, own)
+
+    def give_back(self, subject: Subject) -> list[str]:
+        """Gives back what it had itself where nobody else has written since; what somebody wrote is its own from now on.
+
+        Returns:
+            The fields in which somebody wrote.
+        """
+        others = []
+        for place, own, written in zip(self._all, self._own, self._written, strict=True):
+            now = place.read(subject)
+            ours = now == np.frombuffer(written).reshape(now.shape)
+            if not ours.all():
+                others.append(place.field)
+            place.write(subject, np.where(ours, own, now))
+        return others
+
+    def own_values(self) -> list[list[float]]:
+        """What the subject had itself, as JSON can hold it."""
+        return [own.ravel().tolist() for own in self._own]
+
+    def fits(self, values: Sequence[Sequence[float]]) -> bool:
+        """Whether :meth:`own_values` can have returned this."""
+        return [len(saved) for saved in values] == [own.size for own in self._own]
+
+    def set_own_values(self, values: Sequence[Sequence[float]]) -> None:
+        """Takes what :meth:`own_values` returned for what the subject had itself."""
+        self._own = [np.array(saved).reshape(own.shape) for own, saved in zip(self._own, values, strict=True)]
+
+    def _is_own(self, subject: Subject) -> bool:
+        return all(np.array_equal(place.read(subject), own) for place, own in zip(self._places, self._own, strict=False))
+
+
+_HOLDERS: weakref.WeakKeyDictionary[Any, tuple[Held, weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+"""Of each simulation that is changed: what is held there, and by which wrapper; it may be gone."""
+
+
+def hold(subject: Subject, held: Held, holder: Any) -> None:
+    """Says that a wrapper holds something in a subject.
+
+    Another wrapper that held something there, of the same environment or of one that shares its model, is told so
+    (``holder.displace()``).
+    """
+    before = _HOLDERS.get(_key(subject))
+    if before is not None and (other := before[1]()) not in (None, holder):
+        other.displace()
+    _HOLDERS[_key(subject)] = held, weakref.ref(holder)
+
+
+def release(subject: Subject, holder: Any = None) -> None:
+    """Gives a subject back what it had itself before a wrapper, or any, held something there."""
+    held, reference = _HOLDERS.get(_key(subject), (None, None))
+    if held is None or reference is None or holder not in (None, reference()):
+        return
+    held.give_back(subject)
+    del _HOLDERS[_key(subject)]
+    if holder is None and (displaced := reference()) is not None:
+        displaced.displace()
+
+
+def _key(subject: Subject) -> Any:
+    return subject.env.unwrapped if subject.model is None else subject.model
+
+
+def _whole(name: str, subject: Subject) -> Place | None:
+    """All numbers of a field of a model; None where it, or this MuJoCo, has none."""
+    owner: Any = subject.physics
+    for part in name.split("."):
+        owner = getattr(owner, part, None)
+    if owner is None or np.size(owner) == 0:
+        return None
+    return Place(name, None if np.ndim(owner) == 0 else np.arange(np.size(owner)))

@@ -1,0 +1,212 @@
+"""What an object keeps in its attributes, as plain values, and back into an object made in the same way."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import pathlib
+import random
+import re
+import threading
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from envs.checks import ParameterError
+
+_NO_STATE: tuple[Any, ...] = (
+    gymnasium.Space,
+    gymnasium.envs.registration.EnvSpec,
+    Callable,
+    types.ModuleType,
+    enum.Enum,
+    pathlib.PurePath,
+    logging.Logger,
+    re.Pattern,
+    np.dtype,
+    weakref.ReferenceType,
+    type(threading.Lock()),
+    type(threading.RLock()),
+)
+"""What is no state: what an environment offers, looks things up with, or is told when it is made."""
+
+_ELSEWHERE = ("mujoco", "glfw", "OpenGL", "pygame", "PIL")
+"""Packages whose objects show or drive a simulation; its own state is saved by itself."""
+
+_CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque, "set": set, "frozenset": frozenset}
+
+_NOTHING = object()
+
+
+class Memory:
+    """Saves and loads attributes.
+
+    Args:
+        apart: Objects that are saved by themselves wherever they are met.
+    """
+
+    def __init__(self, apart: Iterable[Any]) -> None:
+        self._apart = list(apart)  # kept, so that their ids stay theirs
+
+    def save(self, owner: Any) -> dict[str, Any]:
+        """The attributes of an object, and of the objects that it is made of.
+
+        Raises:
+            envs.ParameterError: One of them is something that cannot be saved; it is named.
+        """
+        seen = {id(each) for each in (*self._apart, owner)}
+        return self._encode_items(vars(owner).items(), type(owner).__name__, seen, attributes=True)
+
+    def load(self, owner: Any, saved: dict[str, Any]) -> None:
+        """Gives an object the attributes that :meth:`save` found."""
+        for name, value in saved.items():
+            now = getattr(owner, name, None)
+            if isinstance(now, property) or not _may_become(now, value):
+                continue
+            then = _decode(value, now)
+            if then is not now:
+                setattr(owner, name, then)
+
+    def knows(self, owner: Any, saved: dict[str, Any]) -> bool:
+        """Whether an object has the objects whose attributes were saved."""
+        return all(
+            getattr(owner, name, None) is not None and self.knows(getattr(owner, name), value["object"])
+            for name, value in saved.items()
+            if isinstance(value, dict) and "object" in value
+        )
+
+    def _encode(self, value: Any, path: str, seen: set[int]) -> Any:
+        if (leaf := _encode_leaf(value)) is not _NOTHING:
+            return leaf
+        if id(value) in seen or isinstance(value, _NO_STATE) or type(value).__module__.split(".")[0] in _ELSEWHERE:
+            return _NOTHING
+        seen.add(id(value))
+        if isinstance(value, dict):
+            if all(isinstance(key, str) for key in value):
+                return {"dict": self._encode_items(value.items(), path, seen)}
+            return {"pairs": [self._encode_all(pair, path, seen) for pair in value.items()]}
+        for name, kind in _CONTAINERS.items():
+            if isinstance(value, kind):
+                items = sorted(value, key=repr) if kind in (set, frozenset) else value
+                return {name: self._encode_all(items, path, seen)}
+        if not hasattr(value, "__dict__") or type(value).__module__ == "builtins":
+            raise ParameterError(f"state cannot be saved of {path}, which is a {type(value).__name__}")
+        if _stands_for_a_simulation(value):
+            return _NOTHING
+        return {"object": self._encode_items(vars(value).items(), path, seen, attributes=True)}
+
+    def _encode_items(
+        self, items: Iterable[tuple[str, Any]], path: str, seen: set[int], *, attributes: bool = False
+    ) -> dict[str, Any]:
+        found = {}
+        for name, item in items:
+            encoded = self._encode(item, f"{path}.{name}" if attributes else f"{path}[{name!r}]", seen)
+            if encoded is not _NOTHING:
+                found[name] = encoded
+        return found
+
+    def _encode_all(self, items: Iterable[Any], path: str, seen: set[int]) -> Any:
+        encoded = [self._encode(item, f"{path}[{number}]", seen) for number, item in enumerate(items)]
+        return [{"kept": True} if each is _NOTHING else each for each in encoded]
+
+
+def _encode_leaf(value: Any) -> Any:
+    """What has no parts."""
+    if _is_plain(value) and not isinstance(value, np.ndarray | np.generic):
+        return value
+    if isinstance(value, np.generic):
+        return {"scalar": np.array(value)}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return {"array": value.copy()}
+    if isinstance(value, np.random.Generator):
+        return {"generator": value.bit_generator.state}
+    if isinstance(value, np.random.RandomState):
+        return {"random_state": value.get_state(legacy=False)}
+    if isinstance(value, random.Random):
+        _, numbers, spare = value.getstate()
+        return {"random": list(numbers), "spare": spare}
+    return _NOTHING
+
+
+def _stands_for_a_simulation(value: Any) -> bool:
+    """Whether an object is dm_control's around MuJoCo's, whose own state is saved by itself."""
+    return hasattr(getattr(value, "model", None), "ptr") and hasattr(getattr(value, "data", None), "ptr")
+
+
+def _may_become(now: Any, saved: Any) -> bool:
+    """Whether what is there may be replaced: never an object by None, as a renderer that was made since."""
+    return saved is not None or now is None or isinstance(now, bool | int | float | str | np.generic | np.ndarray)
+
+
+def _decode(saved: Any, now: Any) -> Any:
+    """The value that was saved; ``now`` itself where that has been given its state."""
+    if not isinstance(saved, dict):
+        return saved
+    kind = next(iter(saved))
+    content = saved[kind]
+    if kind == "kept":
+        return now
+    if kind == "array":
+        if isinstance(now, np.ndarray) and now.base is not None and now.shape == content.shape and now.flags.writeable:
+            now[...] = content  # a view of something else, such as the simulation
+            return now
+        return content.copy()
+    if kind == "scalar":
+        return content[()]
+    if kind == "object":
+        Memory(()).load(now, content)
+        return now
+    if kind in _GENERATORS:
+        return _GENERATORS[kind](saved, now)
+    return _decode_mapping(kind, content, now) if kind in ("dict", "pairs") else _decode_items(kind, content, now)
+
+
+def _decode_mapping(kind: str, content: Any, now: Any) -> dict[Any, Any]:
+    before = now if isinstance(now, dict) else {}
+    if kind == "pairs":
+        keys = [_decode(key, None) for key, _ in content]
+        return {key: _decode(item, before.get(key)) for key, (_, item) in zip(keys, content, strict=True)}
+    kept = {name: item for name, item in before.items() if name not in content and not _is_plain(item)}
+    return {name: _decode(item, before.get(name)) for name, item in content.items()} | kept
+
+
+def _decode_items(kind: str, content: list[Any], now: Any) -> Any:
+    present = list(now) if isinstance(now, list | tuple | deque) else []
+    items = [_decode(item, present[number] if number < len(present) else None) for number, item in enumerate(content)]
+    if isinstance(now, tuple) and hasattr(now, "_fields"):
+        return type(now)(*items)
+    return deque(items, now.maxlen) if isinstance(now, deque) else _CONTAINERS[kind](items)
+
+
+def _generator(saved: dict[str, Any], now: Any) -> np.random.Generator:
+    generator = now if isinstance(now, np.random.Generator) else np.random.default_rng()
+    generator.bit_generator.state = saved["generator"]
+    return generator
+
+
+def _random_state(saved: dict[str, Any], now: Any) -> np.random.RandomState:
+    state = now if isinstance(now, np.random.RandomState) else np.random.RandomState()
+    state.set_state(saved["random_state"])
+    return state
+
+
+def _random(saved: dict[str, Any], now: Any) -> random.Random:
+    source = now if isinstance(now, random.Random) else random.Random()  # noqa: S311
+    source.setstate((3, tuple(saved["random"]), saved["spare"]))
+    return source
+
+
+_GENERATORS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+    "generator": _generator,
+    "random_state": _random_state,
+    "random": _random,
+}
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | np.generic | np.ndarray)

@@ -1,0 +1,57 @@
+"""What a parameter decides, measured where it acts: forces and inertias of a model a little off its initial configuration.
+
+Each function takes a model, leaves it alone, and returns an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mujoco
+import numpy as np
+
+from envs.places import Array
+
+_OFF = 0.1
+"""Metres or radians from the initial configuration, where a pendulum might balance and a spring be at rest."""
+
+_SPEED = 0.618
+"""Of everything that moves, in m/s or rad/s: not that which a servo was told to hold."""
+
+
+def moving(model: mujoco.MjModel, velocity: float = _SPEED) -> mujoco.MjData:
+    """A state in which everything moves and every actuator is driven, with all forces but those of constraints."""
+    data = mujoco.MjData(model)
+    mujoco.mj_integratePos(model, data.qpos, np.ones(model.nv), _OFF)
+    data.qvel[:] = velocity
+    low, high = model.actuator_ctrlrange.T
+    data.ctrl[:] = np.where(model.actuator_ctrllimited, 0.25 * low + 0.75 * high, 1.0) if len(low) == model.nu else 1.0
+    data.act[:] = 0.5
+    mujoco.mj_fwdPosition(model, data)
+    mujoco.mj_fwdVelocity(model, data)
+    mujoco.mj_fwdActuation(model, data)
+    return data
+
+
+def force(name: str) -> Callable[[mujoco.MjModel], Array]:
+    """A probe of generalised forces: ``qfrc_damper`` and its like."""
+    return lambda model: np.array(getattr(moving(model), name))
+
+
+def inertia(model: mujoco.MjModel) -> Array:
+    """The mass matrix, the numbers in it that are not 0."""
+    data = moving(model, velocity=0.0)
+    return np.array(data.M if hasattr(data, "M") else data.qM)
+
+
+def weight(model: mujoco.MjModel) -> Array:
+    """Generalised forces of gravity, without what is compensated; what may be rounding is 0."""
+    data = moving(model, velocity=0.0)
+    felt = data.qfrc_bias - data.qfrc_gravcomp
+    rounding = max(float(mujoco.mjMINVAL), 1e-9 * float(np.abs(data.qfrc_bias).max(initial=0.0)))
+    return np.where(np.abs(felt) > rounding, felt, 0.0)
+
+
+def friction_losses(model: mujoco.MjModel) -> Array:
+    """Dry friction of joints and tendons, as the constraints have it."""
+    return np.array(moving(model).efc_frictionloss)

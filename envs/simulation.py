@@ -1,0 +1,108 @@
+"""The MuJoCo simulation of an environment: the one definition of a MuJoCo environment in this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from envs.checks import ParameterError, env_name, shown
+
+ModelSource = Callable[[gymnasium.Env[Any, Any]], Any]
+"""Returns an environment's ``MjModel``, or a tuple of it and its ``MjData``."""
+
+_Kind = TypeVar("_Kind", mujoco.MjModel, mujoco.MjData)
+
+
+def find_model(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> mujoco.MjModel:
+    """The MuJoCo model that an environment simulates: itself, not a copy.
+
+    Found are: the ``model`` of Gymnasium's environments, gymnasium-robotics, metaworld and classes of one's own; ``mj_model``;
+    the ``physics`` of dm_control, also within shimmy's wrapper of it; the ``sim`` of robosuite and MyoSuite.
+
+    Args:
+        env: An environment, wrapped or not.
+        source: Says where the model is in an environment that keeps it elsewhere.
+
+    Raises:
+        ParameterError: No Gymnasium environment, or one without a MuJoCo model.
+    """
+    check_env(env)
+    model = look_for_model(env, source)
+    if model is None:
+        raise ParameterError(
+            f"env must be a MuJoCo environment, got {env_name(env)}; model=, a function of the environment, says where its "
+            "MjModel is"
+        )
+    return model
+
+
+def check_env(env: object) -> None:
+    """Refuses what is no environment of Gymnasium.
+
+    Raises:
+        ParameterError: Something else.
+    """
+    if not isinstance(env, gymnasium.Env):
+        hint = "; shimmy.DmControlCompatibilityV0 makes one of dm_control's" if hasattr(env, "physics") else ""
+        raise ParameterError(f"env must be a Gymnasium environment, got {shown(env)}{hint}")
+
+
+def look_for_model(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> mujoco.MjModel | None:
+    """The MuJoCo model that an environment simulates, as :func:`find_model` finds it; None where there is none."""
+    if source is not None:
+        return _given(env, source)[0]
+    return next(_found(env, mujoco.MjModel, ("model", "mj_model")), None)
+
+
+def find_data(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> mujoco.MjData | None:
+    """The state of an environment's simulation; None where it is not to be found.
+
+    Args:
+        env: An environment, wrapped or not.
+        source: As for :func:`find_model`.
+    """
+    if source is not None and (data := _given(env, source)[1]) is not None:
+        return data
+    return next(_found(env, mujoco.MjData, ("data", "mj_data")), None)
+
+
+def wake(model: mujoco.MjModel, data: mujoco.MjData | None) -> None:
+    """Wakes bodies that MuJoCo has put to sleep, so that they feel a change.
+
+    MuJoCo wakes what has a velocity other than 0, so each sleeping tree is given the least there is.
+    """
+    asleep = getattr(data, "tree_asleep", None)  # MuJoCo has it since 3.3.7
+    if data is not None and asleep is not None and (asleep >= 0).any():
+        data.qvel[model.tree_dofadr[asleep >= 0]] = np.finfo(float).tiny
+
+
+def _given(env: gymnasium.Env[Any, Any], source: ModelSource) -> tuple[mujoco.MjModel, mujoco.MjData | None]:
+    given = source(env)
+    model, data = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    if not isinstance(model, mujoco.MjModel) or not isinstance(data, mujoco.MjData | None):
+        raise ParameterError(f"model= must return an MjModel, or a tuple of it and its MjData; got {shown(given)}")
+    return model, data
+
+
+def _found(env: gymnasium.Env[Any, Any], kind: type[_Kind], names: tuple[str, str]) -> Iterator[_Kind]:
+    """What of a kind the places that are known have."""
+    for holder in _holders(env.unwrapped):
+        for name in names:
+            candidate = getattr(holder, name, None)
+            # dm_control, and robosuite, have an object of their own around MuJoCo's.
+            for each in (candidate, getattr(candidate, "ptr", None), getattr(candidate, f"_{name}", None)):
+                if isinstance(each, kind):
+                    yield each
+
+
+def _holders(env: Any) -> Iterator[Any]:
+    yield env
+    for name in ("sim", "physics"):
+        if (holder := getattr(env, name, None)) is not None:
+            yield holder
+    if (holder := getattr(getattr(env, "_env", None), "physics", None)) is not None:
+        yield holder

@@ -1,0 +1,539 @@
+"""Models and environments that people bring: what is said to change does, or it is refused."""
+
+from __future__ import annotations
+
+import copy
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from worlds import CORD, World, arm, box
+
+import envs
+
+
+def held(env, name, value, **kwargs):
+    return envs.NonStationary(env, name, {"name": "constant", "value": value}, **kwargs)
+
+
+def at(model, *, qpos=0.0, qvel=0.0, ctrl=0.0, act=0.0):
+    data = mujoco.MjData(model)
+    data.qpos[:], data.qvel[:], data.ctrl[:], data.act[:] = qpos, qvel, ctrl, act
+    mujoco.mj_forward(model, data)
+    return data
+
+
+# What an environment has set itself at run time
+
+
+CONNECTED = """<mujoco><worldbody>
+  <body name="hand" mocap="true" pos="0 0 1"/>
+  <body name="a" pos="0 0 1"><freejoint/><geom size="0.1" contype="0" conaffinity="0"/></body>
+  <body name="b" pos="1 0 1"><freejoint/><geom size="0.1" contype="0" conaffinity="0"/></body>
+</worldbody><equality>
+  <connect body1="a" body2="b" anchor="0.5 0 0"/>
+  <weld body1="hand" body2="b"/>
+</equality></mujoco>"""
+
+
+class Held(World):
+    """Sets the anchor of a connection and the pose of a weld at run time, as Fetch's mocap is."""
+
+    def __init__(self):
+        super().__init__(CONNECTED)
+        self.model.eq_data[0, 3:6] = (-0.6, 0.1, 0.2)
+        self.model.eq_data[1, :10] = (0, 0, 0, 1, 0, 0, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["mass", "armature", "mass:a"])
+@pytest.mark.parametrize("value", [1.0, 2.0])
+def test_masses_leave_what_the_environment_has_set_itself(name, value):
+    env = held(Held(), "armature:joint0", value, factor=False) if name == "armature" else held(Held(), name, value)
+    plain = Held()
+    np.testing.assert_array_equal(env.unwrapped.model.eq_data, plain.model.eq_data)
+    if value == 1.0 and name != "armature":
+        env.reset(seed=0)
+        plain.reset(seed=0)
+        for _ in range(50):
+            env.step(None)
+            plain.step(None)
+        np.testing.assert_array_equal(env.unwrapped.data.qpos, plain.data.qpos)
+
+
+def changed_by_set_const(change):
+    """The fields of a model in which much is equipped that MuJoCo computes anew after a change."""
+    xml = arm(
+        '<tendon><fixed name="string"><joint joint="elbow" coef="1"/></fixed></tendon>'
+        '<actuator><motor tendon="string"/></actuator>'
+        '<equality><weld body1="arm" body2="door"/><connect body1="arm" body2="door" anchor="0 0 0.2"/></equality>'
+    )
+    model = mujoco.MjModel.from_xml_string(xml)
+    change(model)
+    after = copy.copy(model)
+    mujoco.mj_setConst(after, mujoco.MjData(after))
+    names = [name for name in dir(model) if not name.startswith("_") and isinstance(getattr(model, name), np.ndarray)]
+    changed = {name for name in names if not np.array_equal(getattr(model, name), getattr(after, name))}
+    return changed | {f"stat.{name}" for name in ("meaninertia",) if getattr(model.stat, name) != getattr(after.stat, name)}
+
+
+def test_what_follows_from_masses_is_what_mujoco_computes_from_them():
+    from envs.held import FOLLOWING
+
+    def heavier(model):
+        model.body_mass[1:] *= 2
+        model.body_inertia[1:] *= 2
+
+    def rotors(model):
+        model.dof_armature[:] += 1
+
+    assert {"dof_invweight0", "body_invweight0", "tendon_invweight0", "actuator_acc0"} <= changed_by_set_const(heavier)
+    assert changed_by_set_const(heavier) | changed_by_set_const(rotors) <= set(FOLLOWING)
+
+
+# Resets that rewrite or rebuild the simulation
+
+
+class Rewriting(World):
+    """Draws the friction of its floor anew in each reset, as domain randomisation does."""
+
+    def reset(self, *, seed=None, options=None):
+        self.model.geom_friction[:, 0] = 1.0
+        return super().reset(seed=seed)
+
+
+class Rebuilding(World):
+    """Builds its simulation anew in each reset, with another number of bodies each time."""
+
+    def reset(self, *, seed=None, options=None):
+        number = getattr(self, "number", 0) + 1
+        self.number = number
+        more = "".join(f'<body pos="{i} 2 1"><freejoint/><geom size="0.1"/></body>' for i in range(number % 3))
+        self.model = mujoco.MjModel.from_xml_string(box(more=more))
+        self.data = mujoco.MjData(self.model)
+        return super().reset(seed=seed)
+
+
+@pytest.mark.parametrize("kind", [Rewriting, Rebuilding])
+@pytest.mark.parametrize("change_at", ["episode_end", "now"])
+def test_a_reset_that_writes_or_rebuilds_the_model_does_not_lose_the_change(kind, change_at, contact_frictions):
+    values = {"name": "list", "values": [0.05, 0.5, 1.7]}
+    env = envs.NonStationary(kind(box()), "friction", values, period=20, change_at=change_at)
+    seen = set()
+    for _ in range(9):
+        env.reset()
+        for _ in range(12):
+            info = env.step(None)[4]
+            measured = contact_frictions(env)
+            assert len(measured) >= 4
+            assert (measured == info["friction"]).all()
+            seen.add(info["friction"])
+    assert seen == {0.05, 0.5, 1.7}
+
+
+def test_what_a_reset_writes_is_what_a_factor_multiplies_from_then_on(contact_frictions):
+    class Drawing(World):
+        def reset(self, *, seed=None, options=None):
+            self.drawn = 0.3 + self.drawn if hasattr(self, "drawn") else 0.2
+            self.model.geom_friction[:, 0] = self.drawn
+            return super().reset(seed=seed)
+
+    env = held(Drawing(box()), "friction", 2.0, factor=True)
+    for own in (0.2, 0.5, 0.8):
+        env.reset()
+        env.step(None)
+        np.testing.assert_allclose(contact_frictions(env), 2 * own)
+
+
+def test_mass_in_kilograms_follows_a_model_that_is_rebuilt():
+    env = held(Rebuilding(box()), "mass", 3.0, factor=False)
+    for _ in range(3):
+        env.reset()
+        assert env.unwrapped.model.body_mass.sum() == pytest.approx(3.0)
+        assert env.unwrapped.model.body_subtreemass[0] == pytest.approx(3.0)
+
+
+def test_a_part_that_a_rebuilt_model_does_not_have_is_an_error():
+    class Losing(Rebuilding):
+        def reset(self, *, seed=None, options=None):
+            self.model = mujoco.MjModel.from_xml_string(box().replace('body name="box"', 'body name="crate"'))
+            self.data = mujoco.MjData(self.model)
+            return World.reset(self, seed=seed)
+
+    env = held(Losing(box()), "mass:box", 2.0)
+    with pytest.raises(envs.EffectLostError, match=r"Losing has another simulation now.*'crate', got 'box'"):
+        env.reset()
+
+
+def test_an_environment_that_writes_during_an_episode_is_told_on(contact_frictions):
+    class Meddling(World):
+        def step(self, action):
+            self.model.geom_friction[:, 0] = 1.0
+            return super().step(action)
+
+    env = held(Meddling(box()), "friction", 0.1)
+    env.reset()
+    env.step(None)
+    with pytest.warns(UserWarning, match=r"Meddling has written to what friction act on during an episode"):
+        env.reset()
+
+
+# Actuators
+
+
+PID = (
+    '<extension><plugin plugin="mujoco.pid"><instance name="pid"><config key="kp" value="10"/></instance></plugin></extension>'
+)
+ACTUATORS = {
+    "motor": '<motor joint="elbow" gear="3"/>',
+    "position": '<position joint="elbow" kp="5" kv="0.3"/>',
+    "velocity": '<velocity joint="elbow" kv="2"/>',
+    "intvelocity": '<intvelocity joint="elbow" kp="2" actrange="-1 1"/>',
+    "damper": '<damper joint="elbow" kv="2" ctrlrange="0 1"/>',
+    "cylinder": '<cylinder joint="elbow" area="2"/>',
+    "muscle": '<muscle tendon="cord" lengthrange="0.05 0.6"/>',
+    "muscle with its own scale": '<muscle tendon="cord" lengthrange="0.05 0.6" force="30"/>',
+    "tendon": '<motor tendon="cord" gear="5" forcelimited="true" forcerange="-2 2"/>',
+    "site": '<motor site="tip" gear="1 0 0 0 0 0"/>',
+    "general": '<general joint="elbow" gaintype="affine" biastype="affine" gainprm="1 2 3" biasprm="4 5 6"/>',
+}
+if hasattr(mujoco.mjtGain, "mjGAIN_PID"):
+    ACTUATORS["pid"] = '<pid joint="elbow" kp="3" kv="0.5" ki="2"/>'
+
+
+@pytest.mark.parametrize("kind", ACTUATORS)
+def test_strength_scales_the_force_of_every_kind_of_actuator(kind):
+    xml = arm(f"{CORD}<actuator>{ACTUATORS[kind]}</actuator>")
+
+    def torque(value):
+        env = held(World(xml), "strength", value)
+        return at(env.unwrapped.model, qpos=0.2, qvel=0.3, ctrl=0.4, act=0.5).qfrc_actuator[0]
+
+    own = at(mujoco.MjModel.from_xml_string(xml), qpos=0.2, qvel=0.3, ctrl=0.4, act=0.5).qfrc_actuator[0]
+    assert abs(own) > 0.01
+    for value in (0.0, 0.5, 1.0, 2.0):
+        assert torque(value) == pytest.approx(value * own, rel=1e-12)
+    assert torque(1.0) == own
+
+
+@pytest.mark.parametrize(
+    ("actuator", "before", "why"),
+    [
+        ('<plugin joint="elbow" plugin="mujoco.pid" instance="pid" name="servo"/>', PID, "comes from a plugin"),
+        ('<general joint="elbow" gaintype="user" name="servo"/>', "", "comes from a gain of the user's own"),
+        ('<general joint="elbow" biastype="user" name="servo"/>', "", "comes from a bias of the user's own"),
+    ],
+)
+def test_strength_that_cannot_reach_an_actuator_is_refused_by_its_name(actuator, before, why):
+    xml = arm(f'<actuator>{actuator}<motor joint="elbow"/><motor joint="door_hinge" name="opener"/></actuator>', option=before)
+    for name in ("strength", "strength:elbow"):
+        with pytest.raises(envs.ParameterError, match=f"cannot change actuator 'servo', whose force {why}"):
+            envs.NonStationary(World(xml), name)
+    env = held(World(xml), "strength:door_hinge", 0.5)
+    assert at(env.unwrapped.model, ctrl=1.0).qfrc_actuator[1] == 0.5
+
+
+def test_a_dc_motor_is_refused():
+    if not hasattr(mujoco.mjtGain, "mjGAIN_DCMOTOR"):
+        pytest.skip("this MuJoCo has none")
+    xml = arm('<actuator><dcmotor joint="elbow" motorconst="0.1" resistance="1" name="motor"/></actuator>')
+    with pytest.raises(envs.ParameterError, match="'motor', whose force comes from an electric circuit"):
+        envs.NonStationary(World(xml), "strength")
+
+
+# Joints
+
+
+@pytest.mark.parametrize("actuator", ['<muscle tendon="cord" lengthrange="0 1"/>', '<motor site="tip" gear="1 0 0 0 0 0"/>'])
+@pytest.mark.parametrize("name", ["damping", "stiffness", "armature"])
+def test_joints_that_tendons_or_sites_move_are_joints_of_the_machine(name, actuator):
+    env = held(World(arm(f"{CORD}<actuator>{actuator}</actuator>")), name, 2.0, factor=False)
+    fields = {"damping": "dof_damping", "stiffness": "jnt_stiffness", "armature": "dof_armature"}
+    assert env.reach[name][fields[name]] == ["elbow"]
+    assert getattr(env.unwrapped.model, fields[name])[0] == 2.0
+
+
+def test_any_joint_can_be_named_and_several_by_a_pattern():
+    xml = arm('<actuator><motor joint="elbow"/></actuator>', joint='damping="0.5"')
+    door = held(World(xml), "damping:door_hinge", 3.0)
+    assert door.unwrapped.model.dof_damping.tolist() == [0.5, 3.0]
+    assert held(World(xml), "damping", 3.0).unwrapped.model.dof_damping.tolist() == [1.5, 1.0]
+    for names in ("damping:*", "damping:elbow+door_hinge", "damping:*l*+door*"):
+        assert held(World(xml), names, 2.0).unwrapped.model.dof_damping.tolist() == [1.0, 2.0]
+    with pytest.raises(envs.ParameterError, match=r"part of damping must be one of 'elbow', 'door_hinge', got 'window\*'"):
+        held(World(xml), "damping:window*", 2.0)
+
+
+POLYNOMIAL = pytest.mark.skipif(
+    not hasattr(mujoco.MjModel.from_xml_string("<mujoco/>"), "dof_dampingpoly"), reason="this MuJoCo has no polynomials"
+)
+
+
+@POLYNOMIAL
+@pytest.mark.parametrize("value", [0.5, 2.0])
+def test_a_factor_multiplies_polynomials_and_what_the_actuators_have_of_their_own(value):
+    joint = 'damping="1 2 3" stiffness="4 5 6" armature="0.1"'
+    xml = arm('<actuator><motor joint="elbow" damping="1.5" armature="0.7"/></actuator>', joint=joint)
+    own = at(mujoco.MjModel.from_xml_string(xml), qpos=0.5, qvel=2.0)
+    assert own.qfrc_damper[0] == -(2 * 1 + 2 * 4 + 3 * 8) - 1.5 * 2  # of the joint, and of its actuator
+    for name, force in (("damping", "qfrc_damper"), ("stiffness", "qfrc_spring")):
+        env = held(World(xml), name, value)
+        changed = at(env.unwrapped.model, qpos=0.5, qvel=2.0)
+        assert getattr(changed, force)[0] == pytest.approx(value * getattr(own, force)[0], rel=1e-12)
+    env = held(World(xml), "armature", value)
+    inertia = at(env.unwrapped.model, qpos=0.5).M[0] - own.M[0]
+    assert inertia == pytest.approx((value - 1) * 0.8, rel=1e-9)
+
+
+@POLYNOMIAL
+def test_a_value_in_its_unit_is_all_there_is():
+    joint = 'damping="1 2 3" stiffness="4 5 6" armature="0.1"'
+    xml = arm('<actuator><motor joint="elbow" damping="1.5" armature="0.7"/></actuator>', joint=joint)
+    data = at(held(World(xml), "damping", 5.0, factor=False).unwrapped.model, qvel=2.0)
+    assert data.qfrc_damper[0] == -10.0
+    data = at(held(World(xml), "stiffness", 5.0, factor=False).unwrapped.model, qpos=0.5)
+    assert data.qfrc_spring[0] == -2.5
+    without = at(mujoco.MjModel.from_xml_string(arm()))
+    data = at(held(World(xml), "armature", 0.5, factor=False).unwrapped.model)
+    assert data.M[0] - without.M[0] == pytest.approx(0.5, rel=1e-9)
+
+
+# Friction
+
+
+def test_friction_reaches_flexes(contact_frictions):
+    cloth = """<body name="cloth" pos="0 0 0.3"><flexcomp type="grid" count="4 4 1" spacing="0.1 0.1 0.1" mass="0.5" dim="2"
+      radius="0.02" name="cloth"><contact condim="3" selfcollide="none" friction="0.8 0.01 0.001"/></flexcomp></body>"""
+    xml = f'<mujoco><worldbody><geom type="plane" size="5 5 1" friction="0.3"/>{cloth}</worldbody></mujoco>'
+    for value in (0.05, 1.5):
+        env = held(World(xml), "friction", value)
+        env.reset()
+        found = 0
+        for _ in range(200):
+            env.step(None)
+            measured = contact_frictions(env)
+            found += len(measured)
+            assert (measured == value).all()
+        assert found > 20
+
+
+EXCLUDED = '<contact><exclude body1="world" body2="box"/></contact>'
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        box(flag='<flag contact="disable"/>'),
+        box(flag='<flag constraint="disable"/>'),
+        box(outside=EXCLUDED),
+        box(geom='condim="1"').replace('size="5 5 1"', 'size="5 5 1" condim="1"'),
+        box(geom='condim="1" priority="1"'),
+        box().replace("<freejoint/>", ""),
+    ],
+    ids=["no contacts", "no constraints", "excluded", "condim", "condim by priority", "nothing moves"],
+)
+def test_friction_is_refused_where_no_contact_can_have_any(xml):
+    with pytest.raises(envs.ParameterError, match="friction needs two geoms that can touch with friction"):
+        envs.NonStationary(World(xml), "friction")
+
+
+def test_the_friction_of_one_geom_is_refused_where_the_other_one_decides(contact_frictions):
+    rough = box(geom='friction="2"')
+    with pytest.raises(envs.ParameterError, match="friction:floor needs two geoms"):
+        envs.NonStationary(World(rough), "friction:floor", low=0.1, high=1.9)
+    env = held(World(rough), "friction:floor", 2.5)
+    env.reset()
+    env.step(None)
+    assert (contact_frictions(env) == 2.5).all()
+
+
+# Flags that switch off what a parameter acts through
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("damping", "damper" if hasattr(mujoco.mjtDisableBit, "mjDSBL_DAMPER") else "passive"),
+        ("stiffness", "spring" if hasattr(mujoco.mjtDisableBit, "mjDSBL_SPRING") else "passive"),
+        ("strength", "actuation"),
+        ("gravity", "gravity"),
+    ],
+)
+def test_what_a_flag_has_switched_off_is_refused(name, flag):
+    joint = 'damping="1" stiffness="1"'
+    option = f'<option gravity="0 0 -9.81"><flag {flag}="disable"/></option>'
+    xml = arm('<actuator><motor joint="elbow"/></actuator>', joint=joint, option=option)
+    with pytest.raises(envs.ParameterError, match=f"{name} needs"):
+        envs.NonStationary(World(xml), name)
+    envs.NonStationary(World(xml.replace("disable", "enable")), name)
+
+
+# Sleep
+
+
+@pytest.mark.skipif(not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"), reason="this MuJoCo does not let bodies sleep")
+@pytest.mark.parametrize(("name", "value"), [("gravity_tilt", 60.0), ("gravity", 30.0), ("friction", 0.01)])
+def test_what_sleeps_feels_a_change_in_mid_episode(name, value):
+    slope = '<option gravity="4 0 -9.81" sleep_tolerance="0.05"/>' if name == "friction" else ""
+    xml = box(flag='<flag sleep="enable"/>').replace("<worldbody>", f"{slope}<worldbody>")
+    first = envs.PARAMETERS[name].low if name == "gravity_tilt" else 9.81 if name == "gravity" else 1.0
+    values = {"name": "list", "values": [first, value]}
+    env = envs.NonStationary(World(xml), name, values, period=3000, change_at="now")
+    env.reset()
+    for _ in range(3000):
+        env.step(None)
+    data = env.unwrapped.data
+    assert data.tree_asleep[0] >= 0
+    before = data.qpos.copy()
+    assert env.step(None)[4][name] == value
+    assert data.tree_asleep[0] < 0
+    for _ in range(99):
+        env.step(None)
+    moved = np.abs(data.qpos - before).max()
+    assert moved > (0.01 if name != "gravity" else 1e-7)  # heavier, it sinks in a little
+
+
+# Wrappers
+
+
+def test_a_second_wrapper_begins_from_the_environments_own_values_and_the_first_says_so():
+    base = World(box())
+    own = base.model.body_mass.sum()
+    first = held(base, "mass", 3.0)
+    assert base.model.body_mass.sum() == pytest.approx(3 * own)
+    second = held(base, "mass", 2.0)
+    assert base.model.body_mass.sum() == pytest.approx(2 * own)
+    for use in (lambda: first.step(None), first.reset):
+        with pytest.raises(envs.EffectLostError, match=r"World is changed by another NonStationary.*mass of this one"):
+            use()
+    second.reset()
+    assert second.step(None)[4]["mass"] == 2.0
+
+
+def test_environments_that_share_a_model_cannot_both_change_it():
+    first, other = World(box()), World(box())
+    other.model = first.model
+    wrapped = held(first, "mass", 3.0)
+    again = held(other, "mass", 2.0)
+    again.reset()
+    with pytest.raises(envs.EffectLostError, match="one that shares its model"):
+        wrapped.reset()
+
+
+def test_closing_gives_the_environment_back_what_it_had():
+    base = World(box())
+    before = {name: getattr(base.model, name).copy() for name in ("body_mass", "body_inertia", "body_invweight0", "dof_M0")}
+    env = held(base, "mass", 3.0)
+    assert not np.array_equal(base.model.body_mass, before["body_mass"])
+    env.close()
+    for name, own in before.items():
+        np.testing.assert_array_equal(getattr(base.model, name), own)
+    assert held(base, "mass", 2.0).unwrapped.model.body_mass.sum() == pytest.approx(2 * before["body_mass"].sum())
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf"), "1", None])
+def test_a_value_that_a_schedule_must_not_return_is_not_written(bad):
+    class Bad(envs.Schedule, name="bad"):
+        def draw(self, at):
+            return (bad if at.phase else 0.5), None
+
+    try:
+        env = envs.NonStationary(World(box()), "friction", "bad", period=2, change_at="now")
+        env.reset()
+        for _ in range(2):
+            env.step(None)
+        with pytest.raises(envs.ParameterError, match=r"friction of schedule 'bad' in phase 1 must be a finite"):
+            env.step(None)
+        assert (env.unwrapped.model.geom_friction[:, 0] == 0.5).all()
+    finally:
+        del envs.SCHEDULES["bad"]
+
+
+def test_seeds_at_every_reset_never_change_the_world_and_that_is_said_once():
+    env = envs.NonStationary(World(box()), "friction", period=20)
+
+    def episodes():
+        for seed in range(40):
+            env.reset(seed=seed)
+            for _ in range(10):
+                env.step(None)
+
+    with pytest.warns(UserWarning, match=r"the world never changes \(friction\): each reset\(seed=…\) restarts") as said:
+        episodes()
+    assert len(said) == 1
+    assert env.phase == 0
+
+
+def test_seeds_are_not_held_against_a_value_that_is_constant():
+    env = held(World(box()), "friction", 0.5, period=2)
+    for seed in range(30):
+        env.reset(seed=seed)
+        env.step(None)
+
+
+SPACES = {
+    "dict": gymnasium.spaces.Dict({"x": gymnasium.spaces.Box(-1, 1, (2,))}),
+    "tuple": gymnasium.spaces.Tuple((gymnasium.spaces.Discrete(2),)),
+    "discrete": gymnasium.spaces.Discrete(3),
+}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("name", ["observation_noise", "observation_bias", "action_noise", "action_delay"])
+def test_noise_and_delay_of_what_is_no_box_are_refused_in_words(space, name):
+    env = World(box())
+    env.observation_space = env.action_space = space
+    with pytest.raises(envs.ParameterError, match=f"{name} needs .* Box of real numbers, got .* of World"):
+        envs.NonStationary(env, name)
+    assert envs.NonStationary(env, "friction").phase == 0
+
+
+def test_what_the_environment_says_under_a_key_of_ours_is_kept():
+    class Talking(World):
+        def step(self, action):
+            return *super().step(action)[:4], {"phase": "stance", "friction": "high"}
+
+    env = envs.NonStationary(Talking(box()), "friction", seed=0)
+    env.reset()
+    for _ in range(3):
+        info = env.step(None)[4]
+        assert (info["phase"], info["env_phase"], info["env_friction"]) == (0, "stance", "high")
+        assert info["friction"] == env.value
+
+
+def test_bodies_with_each_others_names_are_all_there():
+    ball = '<body {} pos="{} 0 1"><freejoint/><geom size="0.1"/></body>'.format
+    more = ball("", 1) + ball('name="body2"', 2)
+    parts = envs.PARAMETERS["mass"].parts(World(box(more=more)).model)
+    assert sorted(each.number for of_part in parts.values() for each in of_part) == [1, 2, 3]
+    assert parts["body2"][0].number == 3  # its name
+    assert parts["body:2"][0].number == 2  # the unnamed one
+
+
+def test_a_simulation_can_be_kept_anywhere():
+    class Engine:
+        def __init__(self, world):
+            self.model, self.data = world.model, world.data
+
+    class Hidden(World):
+        def __init__(self):
+            super().__init__(box())
+            self.engine = Engine(self)
+            del self.model, self.data
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            mujoco.mj_step(self.engine.model, self.engine.data)
+            return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    with pytest.raises(envs.ParameterError, match=r"must be a MuJoCo environment, got Hidden; model=, a function"):
+        envs.NonStationary(Hidden(), "friction")
+    for where in (lambda env: env.unwrapped.engine.model, lambda env: (env.unwrapped.engine.model, env.unwrapped.engine.data)):
+        env = held(Hidden(), "friction", 0.3, model=where)
+        env.reset()
+        env.step(None)
+        assert env.unwrapped.engine.data.contact[0].friction[0] == 0.3
+    with pytest.raises(envs.ParameterError, match=r"model= must return an MjModel, or a tuple of it and its MjData; got 3"):
+        envs.NonStationary(Hidden(), "friction", model=lambda env: 3)
