@@ -297,3 +297,13 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
             read_values(path)
     with pytest.raises(envs.ParameterError, match="'file' needs path"):
         make_schedule("file")
+
+
+@pytest.mark.parametrize("schedule", EACH, ids=str)
+def test_a_schedule_given_to_make_goes_through_the_json_of_a_spec(schedule):
+    own = {} if schedule.takes_range else {"low": None, "high": None}
+    env = gymnasium.make("ant-nonstationary-v0", schedule=schedule, seed=0, **own)
+    again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    found = envs.NonStationary.of(again)
+    assert found.changes[0].schedule == schedule
+    assert found.forecast(5) == envs.NonStationary.of(env).forecast(5)
