@@ -18,7 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from agents.runs.build import find_wrapper, make_env
+import envs
+from agents.runs.build import make_env
 from agents.runs.commands import Parser, given, run_command
 from agents.runs.config import Config
 from agents.runs.drawing import short_number
@@ -41,12 +42,14 @@ class Course:
         period: Steps of a phase, over all environments.
         timesteps: Of a run, over all environments.
         values: Of each phase, for each seed.
+        seen: What the values change in the environment.
     """
 
     change: Change
     period: int
     timesteps: int
     values: list[list[float]]
+    seen: envs.Verified
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,11 +101,18 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
     phases = -(-config.timesteps // config.period)
     if phases > _MOST_PHASES:
         raise UserError(f"timesteps must be at most {_MOST_PHASES:,} periods, got {phases:,}")
-    wrappers = [wrapper for each in configs if (wrapper := find_wrapper(make_env(each))) is not None]
+    wrappers = [wrapper for each in configs if (wrapper := envs.NonStationary.of(make_env(each))) is not None]
     forecasts = [wrapper.forecast(phases) for wrapper in wrappers]
+    changes = wrappers[0].changes
+    try:
+        verified = envs.verify(wrappers[0].env, {change.name: change.options for change in changes})
+    except envs.EffectError as error:
+        raise UserError(str(error)) from error
     return [
-        Course(change, config.period, config.timesteps, [[of_phase[change.name] for of_phase in each] for each in forecasts])
-        for change in wrappers[0].changes
+        Course(
+            change, config.period, config.timesteps, [[of_phase[change.name] for of_phase in each] for each in forecasts], seen
+        )
+        for change, seen in zip(changes, verified, strict=True)
     ]
 
 
@@ -142,6 +152,8 @@ def _print(courses: Sequence[Course]) -> None:
         more = f", … {len(values) - _SHOWN:,} more" if len(values) > _SHOWN else ""
         listed = ", ".join(f"{value:.3g}" for value in values[:_SHOWN])
         print(f"{course.change.name} ({course.change.unit}), {course.change.schedule}: {listed}{more}")
+    for seen in dict.fromkeys(str(course.seen) for course in courses):
+        print(f"seen: {seen}")
 
 
 if __name__ == "__main__":

@@ -4,18 +4,19 @@ A package of continual-backprop. Importing it registers ``ant-nonstationary-v0``
 """
 
 from envs import registered
-from envs.checks import EffectLostError, ParameterError
+from envs.checks import EffectError, ParameterError
 from envs.effects import Parameter
 from envs.nonstationary import NonStationary
 from envs.parameters import PARAMETERS
 from envs.published import HealthyRewardOnFall, TerminateAfter, UnclippedActions
 from envs.schedules import SCHEDULES, Schedule
 from envs.state import load_state, save_state
+from envs.verification import Verified, verify
 
 __all__ = [
     "PARAMETERS",
     "SCHEDULES",
-    "EffectLostError",
+    "EffectError",
     "HealthyRewardOnFall",
     "NonStationary",
     "Parameter",
@@ -23,8 +24,10 @@ __all__ = [
     "Schedule",
     "TerminateAfter",
     "UnclippedActions",
+    "Verified",
     "load_state",
     "save_state",
+    "verify",
 ]
 
 registered.register()

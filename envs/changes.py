@@ -138,19 +138,22 @@ class Change:
     def _responds(self, trial: Subject) -> bool:
         """Whether another value brings another force, or whatever else the parameter decides."""
         held = Held([self.effect], trial)
-        least, greatest = self.extremes
         measured: list[Any] = []
-        for value in (greatest, least if least != greatest else self._other(greatest)):
+        for value in self.two_values:
             held.write(trial, [value])
             measured.append(self.parameter.measure(trial.physics))
         held.restore(trial)
         return not np.array_equal(*measured)
 
-    def _other(self, value: float) -> float:
-        """Another value, within the bounds."""
+    @property
+    def two_values(self) -> tuple[float, float]:
+        """The least and the greatest value that it can take; where these are the same, that one and any other."""
+        least, value = self.extremes
+        if least != value:
+            return least, value
         lowest, highest = self._bounds()
         candidates = (2 * value, value / 2, value + 1, value - 1)
-        return next(other for other in candidates if lowest <= other <= highest and other != value)
+        return value, next(other for other in candidates if lowest <= other <= highest and other != value)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -16,8 +16,8 @@ class ParameterError(ValueError):
     """An argument that this package cannot use; the message says on one line what is allowed and what was received."""
 
 
-class EffectLostError(RuntimeError):
-    """An environment no longer has what a change acts on, so that what ``info`` says would not be true."""
+class EffectError(RuntimeError):
+    """A change has no effect on an environment, or has lost it, so that what ``info`` says would not be true."""
 
 
 def choice(argument: str, value: object, allowed: Collection[str]) -> str:

@@ -27,6 +27,11 @@ def frictions(model: mujoco.MjModel) -> Array:
     return at_least
 
 
+def seen(data: mujoco.MjData) -> list[float]:
+    """The sliding frictions of the contacts that there are, those with tangential forces."""
+    return [float(data.contact[i].friction[0]) for i in range(data.ncon) if data.contact[i].dim > 1]
+
+
 def _mixed(model: mujoco.MjModel) -> tuple[NDArray[np.bool_], Array]:
     """Of geoms, and after them flexes: which can touch which with tangential forces, and the friction there, (n, n) both."""
     body = np.concatenate((model.geom_bodyid, np.full(model.nflex, -1)))  # flexes have many, and touch themselves as asked

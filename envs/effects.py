@@ -48,6 +48,8 @@ class Parameter(ABC):
         high: High end of that range.
         schedule: The schedule it is drawn by by default.
         needs: What an environment must have for the parameter to have any effect, in words.
+        where: What :meth:`measure` measures, in words: where the parameter acts.
+        in_steps: Whether steps of the simulation show the value itself (:meth:`seen`), not only what follows from it.
         by_factor: Whether values, those of the default range too, are by default multiples of the environment's own.
         whole: Whether values are whole numbers.
     """
@@ -61,6 +63,8 @@ class Parameter(ABC):
     high: float
     schedule: str
     needs: str
+    where: str = ""
+    in_steps: bool = False
     by_factor: bool = False
     whole: bool = False
 
@@ -83,6 +87,10 @@ class Parameter(ABC):
         Values that leave it as it is have no effect. None where that is not of a model.
         """
         return None
+
+    def seen(self, data: mujoco.MjData) -> list[float]:  # noqa: ARG002
+        """What a step of the simulation shows of the value itself, such as the frictions of its contacts."""
+        return []
 
     def parts(self, model: mujoco.MjModel) -> dict[str, Things]:  # noqa: ARG002
         """The parts of a model that can change by themselves, by name."""

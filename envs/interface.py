@@ -134,9 +134,22 @@ class Interface(Parameter):
 
 
 _observed = partial(
-    Interface, lowest=0.0, highest=math.inf, low=0.0, schedule="uniform", needs="observations that are a Box of real numbers"
+    Interface,
+    lowest=0.0,
+    highest=math.inf,
+    low=0.0,
+    schedule="uniform",
+    needs="observations that are a Box of real numbers",
+    where="deviation of observations",
 )
-_done = partial(Interface, lowest=0.0, low=0.0, schedule="uniform", needs="actions that are a Box of real numbers")
+_done = partial(
+    Interface,
+    lowest=0.0,
+    low=0.0,
+    schedule="uniform",
+    needs="actions that are a Box of real numbers",
+    where="deviation of actions",
+)
 
 PARAMETERS: tuple[Parameter, ...] = (
     _observed(

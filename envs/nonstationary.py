@@ -13,7 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from envs import checks
 from envs.changes import Change
-from envs.checks import EffectLostError, ParameterError
+from envs.checks import EffectError, ParameterError
 from envs.held import Held, hold, release
 from envs.interface import InterfaceEffect
 from envs.places import Subject
@@ -25,6 +25,8 @@ ActType = TypeVar("ActType")
 
 DEFAULT_PERIOD = 200_000
 """Steps between changes: ours, a tenth of the paper's, so that several changes fit into an hour."""
+
+_NEVER = 2**62
 
 _MANY_RESTARTS = 10
 """In a row, so that whoever restarts the clock a few times, as a test does, is not told."""
@@ -143,10 +145,10 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         if self._observes:
             self.observation_space = _with_values(env, self.changes)  # type: ignore[assignment]
         self._hold(Held(effects, self._subject))
+        self._listens = True
         self._has_other_own = False
-        self._steps_in_episode = 0
+        self._step = self._episode_began = 0
         self._lost = (0, 0)  # steps or episodes, and restarts, in a row without a change
-        self._kept_keys: list[str] = []
         self._said: set[str] = set()
         self._restart(self._seed)
 
@@ -196,7 +198,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     @property
     def phase(self) -> int:
         """The phase in force: 0, 1, 2, …."""
-        return self._sequence.phase
+        return self._phase
 
     @property
     def steps_in_phase(self) -> int:
@@ -215,12 +217,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         """
         if self._step == self._began:
             return 1
-        return int(min(self._end - self._step, 2**31))
+        return min(self._end - self._step, 2**31)
 
     def skip(self, steps: int) -> None:
         """Counts steps within a phase and an episode that were taken without it."""
         self._step += steps
-        self._steps_in_episode += steps
 
     def forecast(self, phases: int) -> list[dict[str, float]]:
         """The values of the phase in force and of those that follow, by the parameters' names; changes nothing.
@@ -270,13 +271,12 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             action = effect.change(action)  # type: ignore[assignment, arg-type]
         transition = self.env.step(action)
         info = transition[4]
-        if self._steps_in_episode == 0 or self._kept_keys:
+        if self._listens:
             self._keep(info)
         info.update(self._values)
-        info["phase"] = self._sequence.phase
+        info["phase"] = self._phase
         info["changed"] = self._step == self._began
         self._step += 1
-        self._steps_in_episode += 1
         if self._on_observations or self._observes:
             return self._arriving(transition[0]), *transition[1:]
         return transition
@@ -297,7 +297,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
         Raises:
             envs.ParameterError: A seed that is neither None nor an integer of at least 0.
-            envs.EffectLostError: The environment has rebuilt its simulation and has no place for a parameter any more.
+            envs.EffectError: The environment has rebuilt its simulation and has no place for a parameter any more.
         """
         self._check_episode()
         if seed is not None:
@@ -306,21 +306,26 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             self._restart(seed if self._seed is None else self._seed)
             for number, effect in enumerate(self._interface):
                 effect.restart(np.random.SeedSequence(seed, spawn_key=(*SPAWN_KEY, number, 1)))
-        elif self._sequence.begin_episode(self._step, ended=self._steps_in_episode > 0):
+        elif self._sequence.begin_episode(self._step, ended=self._step > self._episode_began):
             self._put_into_force(began=self._step)
-        self._steps_in_episode = 0
+        self._episode_began = self._step
         for effect in self._interface:
             effect.begin_episode()
         observation, info = self.env.reset(seed=seed, options=options)
         self._put_back_into_force()
         self._keep(info)
-        info |= {**self._values, "phase": self._sequence.phase, "changed": False}
+        self._listens = True
+        info |= {**self._values, "phase": self._phase, "changed": False}
         return self._arriving(observation), info
 
     def close(self) -> None:
         """Gives the environment back what it had itself, and closes it."""
-        release(self._subject, self)
+        self.give_back()
         super().close()
+
+    def give_back(self) -> None:
+        """Gives the environment back what it had itself; this wrapper is then of no use any more."""
+        release(self._subject, self)
 
     def _arriving(self, observation: Any) -> Any:
         """What the agent observes."""
@@ -331,15 +336,15 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         return observation
 
     def _keep(self, info: dict[str, Any]) -> None:
-        """Keeps what the environment itself says under a key of ours."""
-        self._kept_keys = [key for key in (*self._values, "phase", "changed") if key in info]
-        for key in self._kept_keys:
-            info[f"env_{key}"] = info[key]
+        """Keeps what the environment itself says under a key of ours, and listens on where it does."""
+        own = {f"env_{key}": info[key] for key in (*self._values, "phase", "changed") if key in info}
+        info |= own
+        self._listens = bool(own)
 
     def _restart(self, seed: int | None) -> None:
         """Goes back to phase 0 of the sequences of a seed."""
         self._sequence.restart(seed)
-        self._step = 0
+        self._step = self._episode_began = 0
         self._put_into_force(began=0)
 
     def _put_into_force(self, began: int) -> None:
@@ -349,7 +354,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             began: The step before which the phase began.
         """
         self._began = began
-        self._end = self._sequence.end
+        self._end = int(min(self._sequence.end, _NEVER))
+        self._phase = self._sequence.phase
         self._values = self._sequence.values
         if self._observes:
             self._observed = np.array(list(self._values.values()), self.observation_space.dtype)
@@ -390,9 +396,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             self._sequence.check(self._subject)
         except ParameterError as error:
             name = checks.env_name(self.env)
-            raise EffectLostError(
-                f"{name} has another simulation now, without what changed in the last one: {error}"
-            ) from error
+            raise EffectError(f"{name} has another simulation now, without what changed in the last one: {error}") from error
         self._hold(Held([change.effect for change in self.changes], self._subject))
 
     def _hold(self, held: Held) -> None:
@@ -405,14 +409,14 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._end = 0
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise EffectLostError(
+        raise EffectError(
             f"the simulation of {checks.env_name(self.env)} is changed by another NonStationary, made later around the same "
             f"environment or one that shares its model: {' and '.join(self._values)} of this one are not in force"
         )
 
     def _check_episode(self) -> None:
         """Says where the environment has written to what the parameters act on since its last reset."""
-        if self._steps_in_episode and not self._held.holds(self._subject):
+        if self._step > self._episode_began and not self._held.holds(self._subject):
             self._say_once(
                 f"{checks.env_name(self.env)} has written to what {' and '.join(self._values)} act on during an episode, whose "
                 "info was wrong therefore; what it wrote counts as its own from now on"
@@ -440,7 +444,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         state = {
             **self._sequence.state_dict(self._step),
             "steps": self.steps_in_phase,
-            "steps_in_episode": self._steps_in_episode,
+            "steps_in_episode": self._step - self._episode_began,
             "interface": [effect.state_dict() for effect in self._interface],
         }
         return state | ({"own": self._held.own_values()} if self._has_other_own else {})
@@ -469,7 +473,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self.check_state_dict(state)
         self._step = 0
         self._sequence.load_state_dict(state, self._step)
-        self._steps_in_episode = state["steps_in_episode"]
+        self._episode_began = -state["steps_in_episode"]
         for effect, saved in zip(self._interface, state["interface"], strict=True):
             effect.load_state_dict(saved)
         if "own" in state:

@@ -28,6 +28,7 @@ class Physics(Parameter):
     Attributes:
         fields: Where a model keeps it.
         probe: Measures in a model what it decides, where it acts.
+        shows: What a step of the simulation shows of the value itself.
         parts_of: The parts of a model that it can be changed of, by name; None where it has none.
         all_of: What it reaches where no part is named: of a model, with factors or without.
         size: What of a model is equal to the value where it scales its fields; None where they have the value itself.
@@ -37,6 +38,7 @@ class Physics(Parameter):
 
     fields: tuple[Field, ...] = ()
     probe: Callable[[mujoco.MjModel], Array] = lambda _: np.empty(0)
+    shows: Callable[[mujoco.MjData], list[float]] = lambda _: []
     parts_of: Callable[[mujoco.MjModel], Parts] | None = None
     all_of: Callable[[mujoco.MjModel, bool], Things] = lambda _, __: _OF_MODEL
     size: Callable[[mujoco.MjModel, Things], float] | None = None
@@ -68,6 +70,10 @@ class Physics(Parameter):
     def measure(self, model: mujoco.MjModel) -> Array | None:
         """What the parameter's values decide, measured where it acts, in a model."""
         return self.probe(model)
+
+    def seen(self, data: mujoco.MjData) -> list[float]:
+        """What a step of the simulation shows of the value itself."""
+        return self.shows(data)
 
     def parts(self, model: mujoco.MjModel) -> Parts:
         """The parts of a model that can change by themselves, by name."""
@@ -175,6 +181,7 @@ _of_the_medium = partial(
     highest=math.inf,
     schedule="log_uniform",
     needs="a moving body with mass",
+    where="forces of the medium",
     probe=probes.force("qfrc_fluid"),
 )
 
@@ -198,9 +205,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         parts_of=anatomy.surfaces,
         all_of=anatomy.all_surfaces,
         probe=contacts.frictions,
+        shows=contacts.seen,
+        in_steps=True,
+        where="friction of contacts",
     ),
     Physics(
         name="gravity",
+        where="generalised forces of gravity",
         meaning="size of gravity, its direction stays",
         unit="m/s²",
         lowest=0.0,
@@ -215,6 +226,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Tilt(
         name="gravity_tilt",
+        where="generalised forces of gravity",
         meaning="slope of the ground, uphill towards +x: gravity turned in the x-z plane",
         unit="°",
         lowest=-90.0,
@@ -226,6 +238,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Physics(
         name="mass",
+        where="mass matrix",
         meaning="mass of all bodies together, or of one; its inertia in proportion",
         unit="kg",
         lowest=1e-6,  # ours: far above what MuJoCo's compiler refuses
@@ -244,6 +257,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     _of_joints(
         name="damping",
+        where="forces of dampers",
         meaning="viscous damping of all joints of the machine, or of one",
         unit="N·m·s/rad",
         fields=(
@@ -258,6 +272,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     _of_joints(
         name="stiffness",
+        where="forces of springs",
         meaning="stiffness of the springs of all joints of the machine, or of one",
         unit="N·m/rad",
         fields=(
@@ -270,6 +285,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     _of_joints(
         name="armature",
+        where="mass matrix",
         meaning="inertia of the rotors of all joints of the machine, or of one",
         unit="kg·m²",
         fields=(
@@ -282,6 +298,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Physics(
         name="strength",
+        where="forces of actuators",
         meaning="force of all actuators, or of one joint's, as a multiple of their own, limits too; 0 is paralysis",
         unit="1",
         lowest=0.0,
@@ -326,6 +343,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Physics(
         name="wind",
+        where="forces of the medium",
         meaning="velocity of the medium along x",
         unit="m/s",
         lowest=-math.inf,

@@ -11,7 +11,8 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.wrappers import TransformObservation
 
-from agents.runs.build import find_spec, find_wrapper, make_env
+import envs
+from agents.runs.build import find_spec, make_env
 from agents.runs.config import Config
 from envs.changes import OPTIONS, Change
 from envs.parameters import find_parameter
@@ -134,5 +135,5 @@ def _at(value: float, change: Change) -> dict[str, Any]:
 
 
 def _changes(env: gymnasium.Env[Any, Any]) -> dict[str, Change]:
-    wrapper = find_wrapper(env)
+    wrapper = envs.NonStationary.of(env)
     return {} if wrapper is None else {change.name: change for change in wrapper.changes}

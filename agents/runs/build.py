@@ -104,17 +104,8 @@ def _warn_of_short_phases(config: Config) -> None:
 
 def nonstationary_wrappers(vec_env: VecEnv) -> list[envs.NonStationary[Any, Any]]:
     """The wrapper of each environment that changes; empty where none does."""
-    wrapped = [find_wrapper(env) for env in vec_env.unwrapped.envs]  # type: ignore[attr-defined]
+    wrapped = [envs.NonStationary.of(env) for env in vec_env.unwrapped.envs]  # type: ignore[attr-defined]
     return [wrapper for wrapper in wrapped if wrapper is not None]
-
-
-def find_wrapper(env: gymnasium.Env[Any, Any]) -> envs.NonStationary[Any, Any] | None:
-    """The wrapper of an environment that changes; None of another."""
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, envs.NonStationary):
-            return env
-        env = env.env
-    return None
 
 
 def make_model(config: Config, vec_env: VecEnv) -> PPO:

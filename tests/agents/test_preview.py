@@ -28,7 +28,8 @@ def test_the_values_that_are_printed_are_those_that_come(capsys, tmp_path):
     schedule = {"name": "random_walk", "step": 0.2}
     assert preview.main(["ant-nonstationary", "--schedule", "random_walk,step=0.2", *SHORT, "--seeds", "5"]) == 0
     expected = ", ".join(f"{value:.3g}" for value in values_of(5, 10, schedule=schedule))
-    first, last = capsys.readouterr().out.splitlines()
+    first, seen, last = capsys.readouterr().out.splitlines()
+    assert seen.startswith("seen: friction 0.02 and 2: friction of contacts 0.02 and 2; another trajectory from step")
     assert first == f"friction (1), RandomWalk(step=0.2, scale='linear'): {expected}, … 3 more"
     assert last == "preview.png: the values of seeds 5"
     assert imread(tmp_path / "preview.png").std() > 0.05  # not an empty picture
@@ -54,7 +55,7 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
     assert "Values(values=(5.0, 9.0), at_end='repeat')))" in capsys.readouterr().out
     schedules = [word for name in ("sine", "saw", "square", "drift", "uniform") for word in ("--schedule", name)]
     assert preview.main(["hopper-nonstationary", *schedules, *SHORT, "--output", "five.png"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 7
     heights = [imread(name).shape[0] for name in ("two.png", "five.png")]
     assert heights[1] > heights[0]  # two rows, and three
 
@@ -82,6 +83,7 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
         (["CartPole-v1", "--period", "1000"], "must be a MuJoCo environment, got CartPole-v1"),
         (["ant-nonstationary", "--timesteps", "100000000", "--period", "8"], "at most 100,000 periods"),
         (["swimmer-nonstationary", "--param", "friction"], "condim), which SwimmerEnv lacks"),
+        (["Walker2d-v5", "--param", "friction:torso_geom", "--low", "3", "--high", "5"], "torso_geom has no effect on"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_no_file(arguments, words, capsys, tmp_path):
@@ -109,7 +111,7 @@ def test_every_parameter_is_listed_in_a_line_with_what_the_model_has(name, capsy
     assert lines["friction"].startswith("own 0.9 to 2; bounds 1e−05 to ∞; by default 0.02 to 2, log_uniform;")
     assert lines["gravity"].startswith("own 9.81 m/s²; bounds 0 to ∞ m/s²;")
     assert "with --no-factor, --low and --high" in lines["stiffness"]
-    assert lines["wind"] == "not here: wind needs a medium (density or viscosity above 0), which Ant-v5 lacks"
+    assert lines["wind"] == "not here: wind needs a medium (density or viscosity above 0), which Hopper-v5 lacks"
     assert lines["mass"].endswith("parts: torso, thigh, leg, foot")
 
 
@@ -120,6 +122,9 @@ def test_an_environment_that_cannot_be_made_has_no_list(capsys):
     assert error.count("\n") == 1
 
 
-def test_what_is_no_mujoco_environment_has_no_list(capsys):
-    assert train.main(["--list-parameters", "CartPole-v1"]) == 2
-    assert capsys.readouterr().err == "error: env must be a MuJoCo environment, got CartPole-v1\n"
+def test_what_is_no_mujoco_environment_has_its_own_list(capsys):
+    assert train.main(["--list-parameters", "CartPole-v1"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["friction"].startswith("not here: env must be a MuJoCo environment, got CartPole-v1")
+    assert lines["observation_noise"].startswith("bounds 0 to ∞ units of the observation;")
+    assert lines["action_noise"].startswith("not here: action_noise needs actions that are a Box")

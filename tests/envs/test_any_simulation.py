@@ -161,7 +161,7 @@ def test_a_part_that_a_rebuilt_model_does_not_have_is_an_error():
             return World.reset(self, seed=seed)
 
     env = held(Losing(box()), "mass:box", 2.0)
-    with pytest.raises(envs.EffectLostError, match=r"Losing has another simulation now.*'crate', got 'box'"):
+    with pytest.raises(envs.EffectError, match=r"Losing has another simulation now.*'crate', got 'box'"):
         env.reset()
 
 
@@ -404,7 +404,7 @@ def test_a_second_wrapper_begins_from_the_environments_own_values_and_the_first_
     second = held(base, "mass", 2.0)
     assert base.model.body_mass.sum() == pytest.approx(2 * own)
     for use in (lambda: first.step(None), first.reset):
-        with pytest.raises(envs.EffectLostError, match=r"World is changed by another NonStationary.*mass of this one"):
+        with pytest.raises(envs.EffectError, match=r"World is changed by another NonStationary.*mass of this one"):
             use()
     second.reset()
     assert second.step(None)[4]["mass"] == 2.0
@@ -416,7 +416,7 @@ def test_environments_that_share_a_model_cannot_both_change_it():
     wrapped = held(first, "mass", 3.0)
     again = held(other, "mass", 2.0)
     again.reset()
-    with pytest.raises(envs.EffectLostError, match="one that shares its model"):
+    with pytest.raises(envs.EffectError, match="one that shares its model"):
         wrapped.reset()
 
 

@@ -1,0 +1,190 @@
+"""Whether a parameter changes an environment: played at two values, measured where it acts."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from envs.changes import Change
+from envs.checks import EffectError, env_name, integer
+from envs.interface import InterfaceEffect
+from envs.nonstationary import NonStationary
+from envs.simulation import ModelSource, find_data, look_for_model
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was seen of a parameter.
+
+    Attributes:
+        name: Of the parameter.
+        values: The least and the greatest value, in the unit of its values.
+        unit: This unit, in words.
+        where: What was measured, in words.
+        measured: At each of the values: the mean friction of the contacts that there were; the Euclidean norm of forces or
+            inertias; the root mean square of what arrives otherwise than it was sent. NaN where nothing could be measured.
+        parted: The step at which simulation, observation or reward became another one, counted from 1.
+    """
+
+    name: str
+    values: tuple[float, float]
+    unit: str
+    where: str
+    measured: tuple[float, float]
+    parted: int
+
+    def __str__(self) -> str:
+        values, measured = (f"{low:.4g} and {high:.4g}" for low, high in (self.values, self.measured))
+        unit = "" if self.unit == "1" else f" {self.unit}"
+        seen = f"no {self.where}" if math.isnan(sum(self.measured)) else f"{self.where} {measured}"
+        trajectory = f"another trajectory from step {self.parted} on" if self.parted else "the same trajectory"
+        return f"{self.name} {values}{unit}: {seen if self.where else 'nothing measured'}; {trajectory}"
+
+
+def verify(
+    env: gymnasium.Env[Any, Any],
+    parameter: str | Mapping[str, Mapping[str, Any]] = "friction",
+    *,
+    steps: int = 300,
+    seed: int = 0,
+    model: ModelSource | None = None,
+    **options: Any,
+) -> list[Verified]:
+    """Plays an environment at the least and the greatest value of each parameter and measures what they change.
+
+    Both times it is reset with the same seed and driven by the same random actions. What a parameter decides is measured where
+    it acts: the friction of contacts that there are, forces, inertias, the observations and actions that arrive.
+
+    Args:
+        env: An environment that does not change. It is reset and stepped, and has what it had itself afterwards; the first call
+            must be ``reset`` then.
+        parameter: As for :class:`envs.NonStationary`; of several, the others stay at their greatest value meanwhile.
+        steps: How many at each value.
+        seed: Of resets and actions.
+        model: Says where the MuJoCo model is, as for :class:`envs.NonStationary`.
+        **options: ``schedule``, ``low``, ``high`` and ``factor`` of one parameter.
+
+    Returns:
+        What was seen, a line each as text.
+
+    Raises:
+        envs.ParameterError: An argument that :class:`envs.NonStationary` refuses.
+        envs.EffectError: Nothing became another one: the parameter has no effect. The message says what was seen.
+
+    Example:
+        >>> import envs, gymnasium
+        >>> print(*envs.verify(gymnasium.make("Hopper-v5"), "strength", steps=50))
+        strength 0.25 and 1 times its own: forces of actuators 43.3 and 173.2; another trajectory from step 1 on
+    """
+    steps = integer("steps", steps, lowest=1)
+    wrapped = NonStationary(env, parameter, model=model, **options)
+    wrapped.give_back()
+    return [_verify(env, change, wrapped.changes, steps, seed, model) for change in wrapped.changes]
+
+
+def _verify(
+    env: gymnasium.Env[Any, Any],
+    change: Change,
+    changes: tuple[Change, ...],
+    steps: int,
+    seed: int,
+    source: ModelSource | None,
+) -> Verified:
+    def at(each: Change, value: float) -> dict[str, Any]:
+        return {"schedule": {"name": "constant", "value": value}, "factor": each.options["factor"]}
+
+    played = []
+    for value in change.two_values:
+        parameter = {each.name: at(each, value if each is change else each.extremes[1]) for each in changes}
+        played.append(_play(env, change, parameter, steps, seed, source))
+    first, second = played
+    measured = first.measured, second.measured
+    parted = [step for step, pair in enumerate(zip(first.seen, second.seen, strict=True), 1) if pair[0] != pair[1]]
+    verified = Verified(change.name, change.two_values, change.unit, change.parameter.where, measured, min(parted, default=0))
+    if not parted:
+        raise EffectError(f"{change.name} has no effect on {env_name(env)}: in {steps} steps {verified}")
+    return verified
+
+
+@dataclass
+class _Played:
+    """Some steps of an environment at one value."""
+
+    seen: list[bytes] = field(default_factory=list)
+    measured: float = math.nan
+
+
+class _Tap(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Remembers what passes between an environment and the change around it."""
+
+    action: Any = None
+    observation: Any = None
+
+    def step(self, action: Any) -> Any:
+        self.action = action
+        transition = self.env.step(action)
+        self.observation = transition[0]
+        return transition
+
+
+def _play(
+    env: gymnasium.Env[Any, Any],
+    change: Change,
+    parameter: dict[str, dict[str, Any]],
+    steps: int,
+    seed: int,
+    source: ModelSource | None,
+) -> _Played:
+    tap = _Tap(env)
+    wrapped = NonStationary(tap, parameter, seed=seed, model=source)
+    try:
+        return _play_steps(wrapped, tap, change, steps, seed)
+    finally:
+        wrapped.give_back()
+
+
+def _play_steps(wrapped: NonStationary[Any, Any], tap: _Tap, change: Change, steps: int, seed: int) -> _Played:
+    space = copy.deepcopy(tap.action_space)
+    space.seed(seed)
+    played, deviations, shown = _Played(), [], []
+    wrapped.reset(seed=seed)
+    data = find_data(wrapped, wrapped.source)
+    for _ in range(steps):
+        action = space.sample()
+        observation, reward, terminated, truncated, _ = wrapped.step(action)
+        simulated = () if data is None else (data.qpos, data.qvel)
+        played.seen.append(b"".join(_bytes((*simulated, observation, float(reward)))))
+        shown += change.parameter.seen(data) if data is not None else []
+        if isinstance(change.effect, InterfaceEffect):
+            pair = (observation, tap.observation) if change.effect.acts_on == "observation" else (tap.action, action)
+            deviations.append(float(np.mean(np.square(np.subtract(*pair)))))
+        if terminated or truncated:
+            wrapped.reset()
+            data = find_data(wrapped, wrapped.source)
+    model = look_for_model(wrapped, wrapped.source)
+    decided = None if model is None else change.parameter.measure(model)
+    if deviations:
+        played.measured = math.sqrt(np.mean(deviations))
+    elif shown:
+        played.measured = float(np.mean(shown))
+    elif decided is not None and not change.parameter.in_steps:
+        played.measured = float(np.linalg.norm(decided))
+    return played
+
+
+def _bytes(value: Any) -> Iterator[bytes]:
+    """What an observation consists of, however deep, to the bit."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _bytes(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _bytes(item)
+    else:
+        yield np.asarray(value).tobytes()

@@ -1,0 +1,101 @@
+"""What verify sees: that a parameter changes an environment, or that it does not and why."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from worlds import World, arm, box
+
+import envs
+from envs.registered import NONSTATIONARY
+
+ENVIRONMENTS = [spec.kwargs["base"] for spec in gymnasium.registry.values() if spec.entry_point == NONSTATIONARY]
+OF_THEIR_OWN = {"damping": ["Swimmer-v5"], "stiffness": ["Ant-v5", "Hopper-v5", "Walker2d-v5", "Swimmer-v5"]}
+
+
+@pytest.fixture(autouse=True)
+def _working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs a deprecation in HalfCheetah's model to a file in the working directory
+
+
+def asked(name, env_id):
+    """The parameter, with what it needs beside it there."""
+    options = {"factor": False, "low": 1.0, "high": 2.0} if env_id in OF_THEIR_OWN.get(name, []) else {}
+    if name in ("observation_bias", "gravity_tilt"):  # what is measured has no sign
+        options = {"low": -1.0, "high": 2.0}
+    medium = {"density": {"low": 1.2, "high": 1.2}} if name.startswith("wind") else {}
+    return {name: options, **medium}
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("name", envs.PARAMETERS)
+def test_every_parameter_is_seen_to_act_or_refused(name, env_id):
+    try:
+        seen = envs.verify(gymnasium.make(env_id), asked(name, env_id), steps=60)[0]
+    except envs.ParameterError:
+        assert env_id == "Swimmer-v5" or name.startswith("goal") or "weight" in name
+        return
+    assert 1 <= seen.parted <= 60
+    low, high = seen.measured
+    assert low != high
+    assert str(seen).startswith(f"{name} ")
+
+
+def test_what_is_measured_is_the_value_where_it_is_one(tmp_path):
+    seen = envs.verify(gymnasium.make("Ant-v5"), low=0.1, high=1.7)[0]
+    assert seen.measured == pytest.approx((0.1, 1.7))
+    seen = envs.verify(gymnasium.make("Hopper-v5"), "observation_bias", low=-0.5, high=0.25)[0]
+    assert seen.measured == pytest.approx((0.5, 0.25), rel=1e-6)
+    first, second = envs.verify(gymnasium.make("Hopper-v5"), "strength")[0].measured
+    assert second == pytest.approx(4 * first)
+
+
+def test_an_environment_has_afterwards_what_it_had():
+    env, plain = gymnasium.make("Ant-v5"), gymnasium.make("Ant-v5")
+    envs.verify(env, {"mass": {}, "friction": {}}, steps=5)
+    np.testing.assert_array_equal(env.reset(seed=3)[0], plain.reset(seed=3)[0])
+    for _ in range(30):
+        np.testing.assert_array_equal(env.step(np.full(8, 0.3))[0], plain.step(np.full(8, 0.3))[0])
+
+
+def test_what_changes_nothing_in_any_step_is_an_error_that_says_what_was_seen():
+    more = '<body pos="3 0 3"><joint type="slide" axis="0 0 1" gravcomp="1"/><geom name="aloft" size="0.1"/></body>'
+    env = World(box(more=more.replace(' gravcomp="1"', "")).replace("<body pos", '<body gravcomp="1" pos'))
+    with pytest.raises(
+        envs.EffectError,
+        match=r"friction:aloft has no effect on World: in 50 steps friction:aloft 2 and 3: friction of contacts 1 and 1; the",
+    ):
+        envs.verify(env, "friction:aloft", low=2.0, high=3.0, steps=50)
+
+
+def test_an_environment_that_does_not_use_its_model_is_found_out():
+    class Elsewhere(World):
+        """Simulates a model of its own, as one that compiles its physics does."""
+
+        def __init__(self):
+            super().__init__(arm("<actuator><motor joint='elbow'/></actuator>"))
+            self.used = World(arm("<actuator><motor joint='elbow'/></actuator>"))
+
+        def reset(self, *, seed=None, options=None):
+            return self.used.reset(seed=seed)
+
+        def step(self, action):
+            return self.used.step(action)
+
+    envs.verify(World(arm("<actuator><motor joint='elbow'/></actuator>")), "strength", steps=20)
+    with pytest.raises(envs.EffectError, match="strength has no effect on Elsewhere: in 20 steps"):
+        envs.verify(Elsewhere(), "strength", steps=20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"parameter": "fricton"}, "did you mean 'friction'"),
+        ({"low": -1}, "at least 1e-05"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, words):
+    with pytest.raises(envs.ParameterError, match=words):
+        envs.verify(World(box()), **arguments)
