@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import random
 import threading
 import time
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -96,9 +98,10 @@ def test_observations_of_earlier_steps_stay_as_they_were():
 
 def test_two_environments_are_stepped_at_the_same_time():
     meeting = threading.Barrier(2, timeout=20)
-    vec_env = ThreadedVecEnv([lambda: Scripted(lambda _: meeting.wait())] * 4, n_threads=2)
+    vec_env = ThreadedVecEnv([lambda: Scripted(lambda step: step > 1 and meeting.wait())] * 4, n_threads=2)
     vec_env.reset()
-    assert vec_env.step(np.zeros(4, int))[1].tolist() == [1, 1, 1, 1]
+    vec_env.step(np.zeros(4, int))  # the first is taken by one after the other
+    assert vec_env.step(np.zeros(4, int))[1].tolist() == [2, 2, 2, 2]
 
 
 def test_no_environment_is_in_two_threads_at_once():
@@ -149,7 +152,9 @@ def test_an_error_reaches_the_caller_with_the_environments_index(place, n_thread
 def test_an_error_of_any_thread_reaches_the_caller_once_all_have_finished(fails_in_the_callers_thread):
     meeting, caller, finished = threading.Barrier(2, timeout=20), threading.current_thread(), []
 
-    def step(_):
+    def step(number):
+        if number == 1:
+            return
         meeting.wait()  # one environment in each of the two threads
         if (threading.current_thread() is caller) is fails_in_the_callers_thread:
             raise KeyError("broken joint")
@@ -158,6 +163,7 @@ def test_an_error_of_any_thread_reaches_the_caller_once_all_have_finished(fails_
 
     vec_env = ThreadedVecEnv([lambda: Scripted(step)] * 2, n_threads=2)
     vec_env.reset()
+    vec_env.step(np.zeros(2, int))
     with pytest.raises(RuntimeError, match=r"environment [01] failed: KeyError: 'broken joint'"):
         vec_env.step(np.zeros(2, int))
     assert finished == [True]
@@ -216,3 +222,73 @@ def test_attributes_methods_and_pictures_are_those_of_sb3s_own():
     assert vec_env.get_attr("resets") == [1, 1, 1]
     assert [observation["b"] for observation in vec_env.env_method("observe")] == [1, 3, 1]
     assert [image[0, 0, 0] for image in vec_env.get_images()] == [1, 3, 1]
+
+
+# Threads
+
+
+class Following(gymnasium.Env):
+    """Notes the threads that it is reset and stepped in; may render, or draw from a global generator."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, draw=None, render_mode=None):
+        self.draw, self.render_mode, self.threads = draw, render_mode, []
+
+    def reset(self, *, seed=None, options=None):
+        self.threads.append(threading.get_ident())
+        return self.observe(), {}
+
+    def step(self, action):
+        self.threads.append(threading.get_ident())
+        return self.observe(), 0.0, len(self.threads) % 7 == 0, False, {}
+
+    def observe(self):
+        return np.full(1, self.draw() if self.draw else 0.0, np.float32)
+
+
+def following(steps=30, n_envs=5, n_threads=3, **kwargs):
+    vec_env = ThreadedVecEnv([lambda: Following(**kwargs)] * n_envs, n_threads)
+    seen = [vec_env.reset()]
+    seen += [vec_env.step(np.zeros((n_envs, 1)))[0] for _ in range(steps)]
+    return vec_env, np.array(seen)
+
+
+def test_an_environment_stays_with_its_thread():
+    vec_env, _ = following()
+    threads = [env.threads for env in vec_env.envs]
+    assert all(len(set(each)) == 1 for each in threads)
+    assert len({each[0] for each in threads}) == 3
+    assert vec_env.one_thread_because is None
+
+
+def test_an_environment_that_renders_stays_with_the_calling_thread():
+    vec_env, _ = following(render_mode="rgb_array")
+    assert {thread for env in vec_env.envs for thread in env.threads} == {threading.get_ident()}
+    assert (vec_env.n_threads, vec_env.one_thread_because) == (1, "an environment renders")
+
+
+@pytest.mark.parametrize("draw", [np.random.normal, random.random], ids=["numpy", "python"])
+def test_global_generators_are_used_in_the_order_of_the_environments(draw):
+    def observations(n_threads):
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
+        return following(n_threads=n_threads, draw=draw)
+
+    vec_env, threaded = observations(3)
+    np.testing.assert_array_equal(threaded, observations(1)[1])
+    assert (vec_env.n_threads, vec_env.one_thread_because) == (1, "an environment uses a global generator")
+
+
+def test_pictures_of_simulations_are_taken_in_one_thread():
+    class Drawn(Following):
+        observation_space = gymnasium.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+
+        def observe(self):
+            return np.zeros((4, 4, 3), np.uint8)
+
+    assert ThreadedVecEnv([Drawn] * 2, 2).n_threads == 2  # of no simulation
+    Drawn.model = gymnasium.make("Hopper-v5").unwrapped.model
+    assert ThreadedVecEnv([Drawn] * 2, 2).one_thread_because == "an environment renders"
