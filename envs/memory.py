@@ -69,7 +69,7 @@ class Memory:
             if isinstance(now, property) or not _may_become(now, value):
                 continue
             then = _decode(value, now)
-            if then is not now:
+            if then is not now or not hasattr(owner, name):
                 setattr(owner, name, then)
 
     def knows(self, owner: Any, saved: dict[str, Any]) -> bool:
@@ -85,19 +85,23 @@ class Memory:
             return leaf
         if id(value) in seen or isinstance(value, _NO_STATE) or type(value).__module__.split(".")[0] in _ELSEWHERE:
             return _NOTHING
-        seen.add(id(value))
+        if not isinstance(value, (dict, *_CONTAINERS.values())):
+            return self._encode_object(value, path, seen)
+        within = seen | {id(value)}  # a container may stand in several places, but not in itself
         if isinstance(value, dict):
             if all(isinstance(key, str) for key in value):
-                return {"dict": self._encode_items(value.items(), path, seen)}
-            return {"pairs": [self._encode_all(pair, path, seen) for pair in value.items()]}
-        for name, kind in _CONTAINERS.items():
-            if isinstance(value, kind):
-                items = sorted(value, key=repr) if kind in (set, frozenset) else value
-                return {name: self._encode_all(items, path, seen)}
+                return {"dict": self._encode_items(value.items(), path, within)}
+            return {"pairs": [self._encode_all(pair, path, within) for pair in value.items()]}
+        name = next(name for name, kind in _CONTAINERS.items() if isinstance(value, kind))
+        items: Any = sorted(value, key=repr) if "set" in name else value  # type: ignore[call-overload]
+        return {name: self._encode_all(items, path, within)}
+
+    def _encode_object(self, value: Any, path: str, seen: set[int]) -> Any:
         if not hasattr(value, "__dict__") or type(value).__module__ == "builtins":
             raise ParameterError(f"state cannot be saved of {path}, which is a {type(value).__name__}")
         if _stands_for_a_simulation(value):
             return _NOTHING
+        seen.add(id(value))  # it is saved once
         return {"object": self._encode_items(vars(value).items(), path, seen, attributes=True)}
 
     def _encode_items(
@@ -167,12 +171,18 @@ def _decode(saved: Any, now: Any) -> Any:
 
 
 def _decode_mapping(kind: str, content: Any, now: Any) -> dict[Any, Any]:
-    before = now if isinstance(now, dict) else {}
+    before = dict(now) if isinstance(now, dict) else {}
     if kind == "pairs":
         keys = [_decode(key, None) for key, _ in content]
-        return {key: _decode(item, before.get(key)) for key, (_, item) in zip(keys, content, strict=True)}
-    kept = {name: item for name, item in before.items() if name not in content and not _is_plain(item)}
-    return {name: _decode(item, before.get(name)) for name, item in content.items()} | kept
+        found = {key: _decode(item, before.get(key)) for key, (_, item) in zip(keys, content, strict=True)}
+    else:
+        kept = {name: item for name, item in before.items() if name not in content and not _is_plain(item)}
+        found = {name: _decode(item, before.get(name)) for name, item in content.items()} | kept
+    if not isinstance(now, dict):
+        return found
+    now.clear()  # others may hold it too
+    now.update(found)
+    return now
 
 
 def _decode_items(kind: str, content: list[Any], now: Any) -> Any:
@@ -180,7 +190,14 @@ def _decode_items(kind: str, content: list[Any], now: Any) -> Any:
     items = [_decode(item, present[number] if number < len(present) else None) for number, item in enumerate(content)]
     if isinstance(now, tuple) and hasattr(now, "_fields"):
         return type(now)(*items)
-    return deque(items, now.maxlen) if isinstance(now, deque) else _CONTAINERS[kind](items)
+    if kind in ("tuple", "frozenset") or not isinstance(now, _CONTAINERS[kind]):
+        return _CONTAINERS[kind](items)
+    now.clear()  # others may hold it too
+    if kind == "set":
+        now.update(items)
+    else:
+        now.extend(items)
+    return now
 
 
 def _generator(saved: dict[str, Any], now: Any) -> np.random.Generator:

@@ -145,6 +145,9 @@ class _Simulation(NamedTuple):
         for name, array in _written(self.model).items():
             _copy(simulation.get("model", {}).get(name), array)
         mujoco.mj_setState(self.model, self.data, simulation["state"], _PHYSICS)
+        # Contacts and constraints, which dm_control computes at the end of a step for the next one.
+        mujoco.mj_fwdPosition(self.model, self.data)
+        mujoco.mj_fwdVelocity(self.model, self.data)
         for name, array in _arrays(self.data).items():
             _copy(simulation["derived"].get(name), array)
         for name, number in simulation.get("awake", {}).items():

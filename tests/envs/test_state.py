@@ -256,3 +256,19 @@ def test_a_state_of_the_release_before_goes_on():
     del state[-1]["simulation"]["model"], state[-1]["simulation"]["options"], state[-1]["simulation"]["signature"]
     envs.load_state(other, state)
     assert play(other, [np.zeros(3)] * 30) == play(env, [np.zeros(3)] * 30)
+
+
+def test_what_several_hold_is_held_by_several_afterwards():
+    class Sharing(World):
+        def __init__(self):
+            super().__init__(box())
+            self.log = []
+            self.same = {"log": self.log}
+            self.pair = (self.log, self.log)
+
+    env, other = Sharing(), Sharing()
+    env.log.append(1.5)
+    envs.load_state(other, envs.save_state(env))
+    assert other.same["log"] is other.log
+    other.log.append(2.5)
+    assert other.pair == ([1.5, 2.5], [1.5, 2.5])
