@@ -24,7 +24,7 @@ from agents.runs.commands import Parser, given, run_command
 from agents.runs.config import Config
 from agents.runs.drawing import short_number
 from agents.runs.errors import UserError
-from agents.runs.options import add_change_options, make_config
+from agents.runs.options import add_change_options, add_import_option, make_config
 from agents.runs.plan import parse_seeds
 from envs.changes import Change
 
@@ -61,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     description = __doc__.split("\n\n")[0]
     parser = Parser(prog="python -m agents.preview", description=description, allow_abbrev=False, conflict_handler="resolve")
     add = parser.add_argument
-    add("env", metavar="ENV", help="ant-nonstationary, or any registered Gymnasium id")
+    add(
+        "env", metavar="ENV", help="ant-nonstationary, any registered Gymnasium id, or MODULE:ID of one that a module registers"
+    )
+    add_import_option(parser)
+    add("--env-kwargs", metavar="KEY=VALUE", action="append", help="as for agents.train")
     add("--preset", metavar="NAME", help="as for agents.train: quick or paper")
     add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
     add("--n-envs", metavar="K", type=int, help="number of environments")

@@ -29,7 +29,7 @@ from agents.supervised.options import add_learning_options
 from agents.supervised.options import make_configs as make_learning_configs
 from agents.sweeping.workers import check_room, run_all, start_ray
 
-_OF_AGENTS = ("env", "preset", "timesteps", "n_envs", "normalize", *CHANGE_OPTIONS)
+_OF_AGENTS = ("env", "imports", "env_kwargs", "preset", "timesteps", "n_envs", "normalize", *CHANGE_OPTIONS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

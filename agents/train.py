@@ -16,7 +16,8 @@ from agents.runs.commands import Parser, add_shared_options, given, refuse_besid
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.listing import list_environments, list_parameters
-from agents.runs.options import add_run_options, make_config
+from agents.runs.modules import import_modules
+from agents.runs.options import add_run_options, import_named, make_config
 from agents.runs.run_folder import RunFolder
 from agents.runs.training import resume, start
 from agents.supervised.config import LearningConfig
@@ -47,10 +48,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train_or_resume(args: argparse.Namespace) -> int:
     if args.list_envs or args.list_parameters is not None:
-        print("\n".join(list_environments() if args.list_envs else list_parameters(args.list_parameters)))
+        name, _ = import_named(args.list_parameters or "", args.imports)
+        print("\n".join(list_environments() if args.list_envs else list_parameters(name)))
         return 0
     if args.resume is not None:
-        refuse_beside_resume(args, "export")
+        refuse_beside_resume(args, "export", "imports")
+        import_modules(args.imports or [])
         folder, config = RunFolder.open(args.resume, Config, LearningConfig)
         if not isinstance(config, Config):
             raise UserError(f"'{args.resume}' is a run of agents.learn: python -m agents.learn --resume {args.resume}")

@@ -21,6 +21,8 @@ from agents.runs.checkpoints import Trained, load_policy
 from agents.runs.commands import Parser, given, run_command
 from agents.runs.config import Config, check_whole
 from agents.runs.errors import UserError
+from agents.runs.modules import import_modules
+from agents.runs.options import add_import_option
 from agents.runs.run_folder import RunFolder, new_file
 from agents.supervised.config import LearningConfig
 
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     description = "Plays the policy of a run over a grid of values of a parameter, draws its return over them, and films it."
     parser = Parser(prog="python -m agents.evaluate", description=description, allow_abbrev=False)
     add = parser.add_argument
+    add_import_option(parser)
     add("run", metavar="RUN", type=Path, help="run folder of agents.train; the run may be at work")
     add("--param", metavar="NAME", help="the parameter that differs (default: the first that changes in the run, or friction)")
     add("--values", metavar="X,X,…", help="its values; --values=-5,0,5 where the first is below 0")
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
+    import_modules(args.imports or [])
     folder, config = RunFolder.open(args.run, Config, LearningConfig)
     if not isinstance(config, Config):
         raise UserError(f"'{args.run}' is a run of agents.learn, in which no policy acts; RUN is a run of agents.train")

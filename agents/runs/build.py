@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
@@ -18,6 +21,7 @@ import envs
 from agents.runs import presets
 from agents.runs.config import Config
 from agents.runs.errors import UserError, unknown
+from agents.runs.modules import check_imported
 from agents.sb3.buffers import NormalizedRolloutBuffer
 from agents.sb3.policies import PlasticMlpPolicy
 from agents.sb3.ppo import PPO
@@ -62,22 +66,52 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     Raises:
         UserError: The environment cannot be made, or cannot change as asked.
     """
+    check_imported(config.imports)
     spec = find_spec(config.env)
     change: dict[str, Any] = {}
     if config.period is not None and config.param is not None:
         change = {"period": config.period // config.n_envs, "parameter": config.param, "seed": config.seed, **config.change}
     try:
-        if not change:
-            return gymnasium.make(spec.id, **config.env_kwargs, **kwargs)
         if is_nonstationary(spec):
             return gymnasium.make(spec.id, **change, **config.env_kwargs, **kwargs)
-        return envs.NonStationary(gymnasium.make(spec.id, **config.env_kwargs, **kwargs), **change)
+        env = _with_a_vector(gymnasium.make(spec.id, **config.env_kwargs, **kwargs))
+        return envs.NonStationary(env, **change) if change else env
     except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
         raise UserError(f"environment '{spec.id}' cannot be made: {' '.join(str(error).split())}") from error
 
 
+def _with_a_vector(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """An environment whose observations are one vector, where they were several numbers and vectors.
+
+    Raises:
+        UserError: Some of its observations are no numbers, or images.
+    """
+    space = env.observation_space
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return env
+    if other := next((part for part in _leaves(space) if not _is_of_numbers(part)), None):
+        raise UserError(f"observations must be numbers and vectors, got {other} among them")
+    return gymnasium.wrappers.FlattenObservation(env)
+
+
+def _leaves(space: spaces.Space[Any]) -> Iterator[spaces.Space[Any]]:
+    parts = space.values() if isinstance(space, spaces.Dict) else space if isinstance(space, spaces.Tuple) else None
+    if parts is None:
+        yield space
+    else:
+        for part in parts:
+            yield from _leaves(part)
+
+
+def _is_of_numbers(space: spaces.Space[Any]) -> bool:
+    if isinstance(space, spaces.Box):
+        return not (space.dtype == np.uint8 and len(space.shape) > 1)
+    return isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+
+
 def make_vec_env(config: Config) -> VecEnv:
     """The run's environments, each with SB3's ``Monitor``; normalised where the configuration says so."""
+    check_imported(config.imports)
     _warn_of_short_phases(config)
     vec_env: VecEnv = ThreadedVecEnv([partial(_make_monitored, config)] * config.n_envs)
     if config.normalize:

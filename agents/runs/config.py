@@ -45,6 +45,7 @@ _KINDS: dict[str, type] = {
     "change": dict,
     "env_kwargs": dict,
     "method_kwargs": dict,
+    "imports": list,
 }
 
 
@@ -166,6 +167,7 @@ class Config(RunConfig):
         checkpoint_minutes: Minutes between two checkpoints.
         change: How it changes: further keyword arguments of :class:`envs.NonStationary`.
         env_kwargs: Further keyword arguments of the environment.
+        imports: Modules that register the environment. They are imported only where a command names them.
         method_kwargs: Keyword arguments of the method that acts around each update; empty where none does.
         hyperparameters: PPO, networks and optimizer.
 
@@ -188,6 +190,7 @@ class Config(RunConfig):
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    imports: list[str] = field(default_factory=list)
 
     command: ClassVar[str] = "agents.train"
     known_by: ClassVar[str] = "env"

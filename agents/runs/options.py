@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import envs
@@ -12,6 +14,7 @@ from agents.runs.build import find_spec, is_nonstationary
 from agents.runs.commands import check_device, given, parse_override
 from agents.runs.config import Config, with_overrides
 from agents.runs.errors import UserError, unknown
+from agents.runs.modules import import_modules
 from envs.schedules import make_schedule
 from envs.sequence import CHANGE_AT
 
@@ -19,12 +22,44 @@ from envs.sequence import CHANGE_AT
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Adds what describes a run of reinforcement learning but for its method, its seed and its folder."""
     add = parser.add_argument
-    add("--env", metavar="ID", help="ant-nonstationary, or any registered Gymnasium id")
+    add(
+        "--env",
+        metavar="ID",
+        help="ant-nonstationary, any registered Gymnasium id, or MODULE:ID of one that a module registers",
+    )
+    add_import_option(parser)
+    add("--env-kwargs", metavar="KEY=VALUE", action="append", help="of the environment, such as frame_skip=2; VALUE as in JSON")
     add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
     add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
     add_change_options(parser)
     add("--n-envs", metavar="K", type=int, help="number of environments")
     add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
+
+
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """Adds what names modules that register environments."""
+    parser.add_argument(
+        "--import", dest="imports", metavar="MODULE", action="append", help="import a module, which may register environments"
+    )
+
+
+def import_named(env: str, imports: Sequence[str] | None) -> tuple[str, list[str]]:
+    """Imports the modules that a command line names.
+
+    Args:
+        env: An environment's id, or ``MODULE:ID``.
+        imports: Of :func:`add_import_option`.
+
+    Returns:
+        The id, and the names of the modules.
+
+    Raises:
+        UserError: A module that cannot be imported.
+    """
+    module, colon, name = env.partition(":")
+    modules = list(dict.fromkeys([*(imports or []), *([module] if colon else [])]))
+    import_modules(modules)
+    return (name if colon else env), modules
 
 
 CHANGE_OPTIONS = ("period", "param", "schedule", "low", "high", "factor", "change_at", "observe")
@@ -116,7 +151,8 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     """
     if args.env is None:
         raise UserError("--env is missing, for example: --env ant-nonstationary")
-    spec = find_spec(args.env)
+    name, modules = import_named(args.env, args.imports)
+    spec = find_spec(name)
     preset_name = args.preset or "quick"
     if preset_name not in presets.RUNS:
         raise unknown("preset", preset_name, presets.RUNS)
@@ -150,7 +186,15 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         threads=args.threads,
         checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
         change=change,
-        env_kwargs=preset.env_kwargs if is_nonstationary(spec) else {},
+        env_kwargs=(preset.env_kwargs if is_nonstationary(spec) else {}) | _env_kwargs(args.env_kwargs),
         method_kwargs=method_kwargs,
         hyperparameters=hyperparameters,
+        imports=modules,
     )
+
+
+def _env_kwargs(given_kwargs: Sequence[str] | None) -> dict[str, Any]:
+    """Keyword arguments of the environment; a file is named from the root, so that a run can be resumed from elsewhere."""
+    kwargs = dict(parse_override(text, of="--env-kwargs") for text in given_kwargs or [])
+    files = {name: Path(value) for name, value in kwargs.items() if isinstance(value, str) and Path(value).is_file()}
+    return kwargs | {name: str(path.absolute()) for name, path in files.items()}

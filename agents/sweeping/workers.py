@@ -18,6 +18,7 @@ from agents.runs import checkpoint_files
 from agents.runs.commands import show_warning
 from agents.runs.config import Config, read_config
 from agents.runs.errors import RunError, UserError
+from agents.runs.modules import import_modules
 from agents.runs.plan import Run, check_same, inspect
 from agents.runs.run_folder import FolderInUseError, RunFolder
 from agents.runs.training import resume
@@ -143,6 +144,8 @@ def _train_in_worker(group: list[tuple[str, str]]) -> tuple[str, str]:
             run.folder.path.mkdir(parents=True, exist_ok=True)
         output = first.output.open("a", buffering=1, encoding="utf-8")
         with output as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            for run in runs:
+                import_modules(getattr(run.config, "imports", []))  # named on the sweep's command line
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}, process {os.getpid()}")
             return "complete" if _train_when_free(runs) == 0 else "stopped", ""
     except (UserError, RunError) as error:

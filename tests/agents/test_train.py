@@ -266,7 +266,7 @@ ANT = ["--env", "ant-nonstationary"]
     ("arguments", "words"),
     [
         ([], ["--env is missing"]),
-        (["--env", "envs:ant-nonstationary-v0"], ["without a module", "envs:ant-nonstationary-v0"]),
+        (["--env", "no_such:ant-nonstationary-v0"], ["module 'no_such' cannot be imported", "ModuleNotFoundError"]),
         ([*ANT, "--method", "cpb"], ["unknown method 'cpb'", "did you mean 'cbp'"]),
         ([*ANT, "--preset", "papr"], ["unknown preset 'papr'", "did you mean 'paper'"]),
         ([*ANT, "--param", "frction"], ["unknown parameter 'frction'", "did you mean 'friction'"]),

@@ -1,0 +1,91 @@
+"""Environments of the user's own on the command line: of a module, with keyword arguments, with observations in parts."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import gymnasium
+import pytest
+
+from agents import evaluate, preview, train
+from agents.runs import modules
+
+MODULE = """
+import gymnasium, numpy as np
+from gymnasium import spaces
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+
+class Parted(HopperEnv):
+    def __init__(self, text=False, **kwargs):
+        super().__init__(**kwargs)
+        parts = {"state": self.observation_space, "gait": spaces.Discrete(3)}
+        self.observation_space = spaces.Dict(parts | ({"said": spaces.Text(5)} if text else {}))
+
+    def step(self, action):
+        observation, *others = super().step(action)
+        return {"state": observation, "gait": 1}, *others
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        return {"state": observation, "gait": 2}, info
+
+gymnasium.register("Parted-v0", "own_world:Parted", max_episode_steps=100)
+"""
+SHORT = ["--timesteps", "512", "--n-envs", "2", "--method", "ppo", "--set", "rollout_steps=512", "--set", "batch_size=128"]
+SHORT += ["--set", "n_epochs=1", "--set", "net_arch=[8]"]
+
+
+@pytest.fixture(autouse=True)
+def own_world(tmp_path, monkeypatch):
+    (tmp_path / "own_world.py").write_text(MODULE)
+    (tmp_path / "broken_world.py").write_text("import no_such_package_at_all\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(modules, "_IMPORTED", set())
+    yield
+    sys.modules.pop("own_world", None)
+    gymnasium.registry.pop("Parted-v0", None)
+
+
+@pytest.mark.filterwarnings("ignore")  # short phases, an id that is registered again
+def test_an_environment_of_a_module_is_trained_in_and_its_code_runs_only_where_it_is_named(monkeypatch, capsys, tmp_path):
+    run = ["--env", "own_world:Parted-v0", "--period", "300", "--env-kwargs", "frame_skip=3", *SHORT, "--run-dir", "run"]
+    assert train.main(run) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["env"], config["imports"], config["env_kwargs"]) == ("Parted-v0", ["own_world"], {"frame_skip": 3})
+    monkeypatch.setattr(modules, "_IMPORTED", set())
+    capsys.readouterr()
+    for main, arguments in ((train.main, ["--resume", "run"]), (evaluate.main, ["run", "--values", "1"])):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert "is of module 'own_world': --import own_world imports it, which runs its code" in error
+        assert error.count("\n") == 1
+    assert train.main(["--resume", "run", "--import", "own_world"]) == 0
+    assert evaluate.main(["run", "--values", "1", "--episodes", "1", "--import", "own_world"]) == 0
+
+
+def test_a_preview_and_a_list_of_parameters_take_a_module_too(capsys):
+    assert preview.main(["own_world:Parted-v0", "--period", "1000", "--timesteps", "3000", "--env-kwargs", "frame_skip=2"]) == 0
+    assert "seen: friction 0.02 and 2: friction of contacts 0.02 and 2" in capsys.readouterr().out
+    assert train.main(["--list-parameters", "own_world:Parted-v0"]) == 0
+    assert "parts: torso, thigh, leg, foot" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--env", "no_such_world:X-v0"], "module 'no_such_world' cannot be imported: ModuleNotFoundError"),
+        (["--env", "Ant-v5", "--import", "broken_world"], "module 'broken_world' cannot be imported: ModuleNotFoundError"),
+        (["--env", "own_world:Other-v0"], "unknown environment 'Other-v0'"),
+        (["--env", "Ant-v5", "--env-kwargs", "frame_skip"], "--env-kwargs takes key=value, got 'frame_skip'"),
+        (["--env", "Ant-v5", "--env-kwargs", "frame_skp=2"], "environment 'Ant-v5' cannot be made"),
+        (["--env", "own_world:Parted-v0", "--env-kwargs", "text=true"], "observations must be numbers and vectors, got Text"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, capsys, tmp_path):
+    assert train.main([*arguments, "--run-dir", "run"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
