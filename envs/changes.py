@@ -46,10 +46,12 @@ def fit_of(name: str, env: gymnasium.Env[Any, Any], source: ModelSource | None =
         ParameterError: The parameter would do nothing there, or cannot be changed.
     """
     subject = Subject(env, look_for_model(env, source))
-    parameter, _ = find_parameter(name)
-    change = Change(subject, name, {"factor": False, "low": parameter.low, "high": parameter.high})
+    parameter, part = find_parameter(name)
+    own = parameter.bind(subject, part, factor=False).own()
+    by_factor = parameter.by_factor and any(own)
+    change = Change(subject, name, {"factor": by_factor, "low": parameter.low, "high": parameter.high})
     change.check(subject._replace(model=copy.copy(subject.model)))
-    return Fit(change.effect.own(), tuple(parameter.parts(subject.model)) if subject.model is not None else ())
+    return Fit(own, tuple(parameter.parts(subject.model)) if subject.model is not None else ())
 
 
 class Change:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -185,29 +186,77 @@ _of_the_medium = partial(
     probe=probes.force("qfrc_fluid"),
 )
 
-PARAMETERS: tuple[Parameter, ...] = (
-    Physics(
-        name="friction",
-        meaning="sliding friction of all contacts, or of one geom",
-        unit="1",
+
+def _of_wind(name: str, axis: str) -> Physics:
+    """The wind along an axis."""
+    return Physics(
+        name=name,
+        meaning=f"velocity of the medium along {axis}",
+        unit="m/s",
+        lowest=-math.inf,
+        highest=math.inf,
+        low=-2.0,  # ours
+        high=2.0,
+        schedule="uniform",
+        needs="a medium (density or viscosity above 0)",
+        where="forces of the medium",
+        fields=(Field("opt.wind", OPTION, ("xyz".index(axis),)),),
+        probe=probes.force("qfrc_fluid"),
+    )
+
+
+def _of_contacts(kind: int, **kwargs: Any) -> Physics:
+    """A kind of friction."""
+    columns = contacts.COLUMNS[kind]
+    return Physics(
         lowest=mujoco.mjMINMU,
         highest=math.inf,
-        low=0.02,  # Dohare et al., Nature 632 (2024): the Slippery Ant draws from [0.02, 2]
-        high=2.0,
         schedule="log_uniform",
-        needs="two geoms that can touch with friction (contype, conaffinity, condim)",
         fields=(
-            Field("geom_friction", "geom", (0,)),
-            Field("pair_friction", "pair", (0, 1)),
-            Field("flex_friction", "flex", (0,)),
-            Field("opt.o_friction", OPTION, (0, 1)),
+            Field("geom_friction", "geom", (kind,)),
+            Field("pair_friction", "pair", columns),
+            Field("flex_friction", "flex", (kind,)),
+            Field("opt.o_friction", OPTION, columns),
         ),
         parts_of=anatomy.surfaces,
         all_of=anatomy.all_surfaces,
-        probe=contacts.frictions,
-        shows=contacts.seen,
+        probe=partial(contacts.frictions, kind),
+        shows=partial(contacts.seen, kind),
         in_steps=True,
+        **kwargs,
+    )
+
+
+PARAMETERS: tuple[Parameter, ...] = (
+    _of_contacts(
+        contacts.SLIDING,
+        name="friction",
+        meaning="sliding friction of all contacts, or of one geom",
+        unit="1",
+        low=0.02,  # Dohare et al., Nature 632 (2024): the Slippery Ant draws from [0.02, 2]
+        high=2.0,
+        needs="two geoms that can touch with friction (contype, conaffinity, condim)",
         where="friction of contacts",
+    ),
+    _of_contacts(
+        contacts.TORSIONAL,
+        name="torsional_friction",
+        meaning="friction of all contacts against turning about their normals, or of one geom",
+        unit="m",
+        low=0.001,  # ours: a fifth of MuJoCo's own default
+        high=0.1,
+        needs="two geoms that can touch with torsional friction (condim 4 or 6)",
+        where="torsional friction of contacts",
+    ),
+    _of_contacts(
+        contacts.ROLLING,
+        name="rolling_friction",
+        meaning="friction of all contacts against rolling, or of one geom",
+        unit="m",
+        low=0.0001,  # ours: MuJoCo's own default
+        high=0.05,
+        needs="two geoms that can touch with rolling friction (condim 6)",
+        where="rolling friction of contacts",
     ),
     Physics(
         name="gravity",
@@ -296,6 +345,18 @@ PARAMETERS: tuple[Parameter, ...] = (
         probe=probes.inertia,
         derived=True,
     ),
+    _of_joints(
+        name="frictionloss",
+        meaning="dry friction of all joints of the machine, or of one",
+        unit="N·m",
+        by_factor=False,
+        low=0.0,  # ours
+        high=0.5,
+        schedule="uniform",
+        where="dry friction of joints",
+        fields=(Field("dof_frictionloss", "joint"), Field("tendon_frictionloss", "tendon")),
+        probe=probes.friction_losses,
+    ),
     Physics(
         name="strength",
         where="forces of actuators",
@@ -341,19 +402,23 @@ PARAMETERS: tuple[Parameter, ...] = (
         high=1.0,  # ours: ten times as much
         fields=(Field("opt.viscosity", OPTION),),
     ),
+    _of_wind("wind", "x"),
+    _of_wind("wind_y", "y"),
+    _of_wind("wind_z", "z"),
     Physics(
-        name="wind",
-        where="forces of the medium",
-        meaning="velocity of the medium along x",
-        unit="m/s",
-        lowest=-math.inf,
-        highest=math.inf,
-        low=-2.0,  # ours
-        high=2.0,
-        schedule="uniform",
-        needs="a medium (density or viscosity above 0)",
-        fields=(Field("opt.wind", OPTION, (0,)),),
-        probe=probes.force("qfrc_fluid"),
+        name="timestep",
+        meaning="time that a step of the simulation takes, and with it each step of the environment",
+        unit="s",
+        lowest=1e-6,  # ours
+        highest=1.0,  # ours
+        low=0.5,  # ours
+        high=1.25,
+        schedule="log_uniform",
+        by_factor=True,
+        needs="a simulation",
+        where="time of a step",
+        fields=(Field("opt.timestep", OPTION),),
+        probe=probes.duration,
     ),
 )
 """The physical parameters. Every one may change in mid-episode: positions and velocities stay as they are."""

@@ -55,3 +55,10 @@ def weight(model: mujoco.MjModel) -> Array:
 def friction_losses(model: mujoco.MjModel) -> Array:
     """Dry friction of joints and tendons, as the constraints have it."""
     return np.array(moving(model).efc_frictionloss)
+
+
+def duration(model: mujoco.MjModel) -> Array:
+    """The time that a step of the simulation takes."""
+    data = mujoco.MjData(model)
+    mujoco.mj_step(model, data)
+    return np.array([data.time])

@@ -317,6 +317,24 @@ def test_friction_reaches_flexes(contact_frictions):
         assert found > 20
 
 
+@pytest.mark.parametrize(("name", "column", "condim"), [("torsional_friction", 2, 4), ("rolling_friction", 3, 6)])
+@pytest.mark.parametrize("where", ["geoms", "pair", "override"])
+def test_friction_against_turning_and_rolling_reaches_contacts(name, column, condim, where):
+    pair = f"<contact><pair geom1='floor' geom2='box' condim='{condim}'/></contact>" if where == "pair" else ""
+    flag = '<flag override="enable"/>' if where == "override" else ""
+    xml = box(geom=f'condim="{condim}"', outside=pair, flag=flag)
+    values = {"name": "list", "values": [0.001, 0.5, 0.03]}
+    env = envs.NonStationary(World(xml), name, values, period=10, change_at="now")
+    env.reset()
+    for _ in range(30):
+        info = env.step(None)[4]
+        data = env.unwrapped.data
+        assert data.ncon == 4
+        assert {data.contact[i].friction[column] for i in range(4)} == {info[name]}
+    with pytest.raises(envs.ParameterError, match=f"{name} needs two geoms that can touch"):
+        envs.NonStationary(World(box()), name)
+
+
 EXCLUDED = '<contact><exclude body1="world" body2="box"/></contact>'
 
 

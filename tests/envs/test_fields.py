@@ -36,7 +36,7 @@ LEFT_ALONE: dict[str, str] = {
     "jnt_range tendon_range actuator_ctrlrange actuator_actrange": "limits",
     "actuator_gear actuator_dynprm": "how controls become forces over time: strength scales the force",
     "actuator_delay sensor_*": "delays inside the simulation, and sensors",
-    "dof_frictionloss tendon_frictionloss body_ipos opt.timestep": "not yet",
+    "body_ipos": "centre of mass: MuJoCo's compiler chooses shorter computations by it",
     "opt.magnetic": "magnetic flux: only sensors read it",
     "opt.impratio opt.tolerance opt.*_tolerance opt.iterations opt.*iterations opt.sdf_initpoints": "how exactly is computed",
     "opt.cone opt.integrator opt.jacobian opt.solver opt.*flags opt.disableactuator": "how is computed",

@@ -18,6 +18,9 @@ ENVIRONMENTS = [spec.id for spec in gymnasium.registry.values() if spec.entry_po
 BASE_DOFS = {"ant": 6, "humanoid": 6, "swimmer": 3, "hopper": 3, "walker2d": 3, "halfcheetah": 3}  # of the machine in the world
 PERIOD = 10_000
 LACKING = {("friction", "swimmer-nonstationary-v0"), ("gravity", "swimmer-nonstationary-v0")}
+LACKING |= {(name, env_id) for name in ("torsional_friction", "rolling_friction") for env_id in ENVIRONMENTS}
+PLANAR = ("halfcheetah", "hopper", "walker2d")
+LACKING |= {("wind_y", env_id) for env_id in ENVIRONMENTS if env_id.startswith(PLANAR)}
 PAIRS = [(name, env_id) for name in envs.PARAMETERS for env_id in ENVIRONMENTS if (name, env_id) not in LACKING]
 
 
@@ -132,6 +135,40 @@ def wind(env):
     return -np.interp(-pushed, -np.array(forces), speeds)
 
 
+def wind_across(axis):
+    def push(env):
+        """The force of the wind on a machine at rest, of the medium's pressure alone: it grows with the square of the speed."""
+        model = copy.deepcopy(env.unwrapped.model)
+        model.opt.viscosity = 0
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        bodies = range(1, model.nbody)
+        jacobians = np.zeros((model.nbody, 3, model.nv))
+        for body in bodies:
+            mujoco.mj_jacBodyCom(model, data, jacobians[body], None, body)
+        felt = jacobians[:, axis].sum(0) @ data.qfrc_fluid
+        return math.copysign(math.sqrt(abs(felt)), felt)
+
+    return push
+
+
+def frictionloss(env):
+    model = copy.deepcopy(env.unwrapped.model)
+    model.opt.gravity[:] = 0
+    model.opt.density = model.opt.viscosity = 0
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONTACT | mujoco.mjtDisableBit.mjDSBL_LIMIT
+    data = mujoco.MjData(model)
+    data.qvel[inner(env)] = 50.0  # so fast that it slides
+    mujoco.mj_forward(model, data)
+    return -data.qfrc_constraint[inner(env)].sum()
+
+
+def timestep(env):
+    before = env.unwrapped.data.time
+    env.unwrapped.step(np.zeros(env.action_space.shape))
+    return env.unwrapped.data.time - before
+
+
 def observed_deviations(env):
     deviations = []
     for _ in range(60):
@@ -194,6 +231,10 @@ def affine(values, measured):
     np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-3)
 
 
+def increasing(values, measured):
+    assert (np.diff(measured) > 0).all()
+
+
 PROBES = {
     "friction": (friction, equal(0)),
     "gravity": (gravity, equal(1e-9)),
@@ -206,6 +247,12 @@ PROBES = {
     "density": (drag, affine),
     "viscosity": (drag, affine),
     "wind": (wind, equal(0.02)),
+    "torsional_friction": (None, None),  # of contacts that no registered environment has: test_any_simulation.py
+    "rolling_friction": (None, None),
+    "frictionloss": (frictionloss, affine),
+    "wind_y": (wind_across(1), increasing),
+    "wind_z": (wind_across(2), increasing),
+    "timestep": (timestep, proportional),
     "observation_noise": (observation_noise, equal(0.01)),
     "observation_bias": (observation_bias, equal(1e-6)),
     "action_noise": (action_noise, equal(0.01)),
@@ -228,7 +275,7 @@ def walking_through(values, name, env_id):
     if env_id.split("-")[0] in OF_THEIR_OWN.get(name, []):
         options["factor"] = False
     parameter = {name: options}
-    if name == "wind" and not env_id.startswith("swimmer"):
+    if name.startswith("wind") and not env_id.startswith("swimmer"):
         parameter = {"density": {"schedule": {"name": "constant", "value": 1.2}}, **parameter}
     env = gymnasium.make(env_id, parameter=parameter, period=PERIOD)
     while not isinstance(env, envs.NonStationary):
@@ -252,14 +299,18 @@ def test_every_parameter_has_a_probe():
 
 @pytest.mark.parametrize(("name", "env_id"), sorted(LACKING))
 def test_what_does_nothing_to_an_environment_is_refused(name, env_id):
-    with pytest.raises(envs.ParameterError, match=f"{name} needs .*, which Swimmer-v5 lacks"):
-        envs.NonStationary(gymnasium.make("Swimmer-v5"), name)
+    base = gymnasium.registry[env_id].kwargs["base"]
+    parameter = {name: {}} | ({"density": {}} if name.startswith("wind") else {})
+    with pytest.raises(envs.ParameterError, match=f"{name} needs .*, which {base} lacks"):
+        envs.NonStationary(gymnasium.make(base), parameter)
 
 
 @pytest.mark.parametrize(("name", "env_id"), PAIRS)
 def test_the_physics_follows_the_value_up_and_down_and_back(name, env_id):
     probe, relation = PROBES[name]
     low, middle, high = range_of(name)
+    if (name, env_id) == ("wind_z", "swimmer-nonstationary-v0"):
+        pytest.skip("it lies in the plane, where wind from above and from below are alike")
     values = [middle, low, high, middle]
     env = walking_through(values, name, env_id)
     measured = [probe(env) for _ in phases(env, values, name)]
@@ -336,6 +387,9 @@ def assert_like(first, second):
 
 # Changes that alter nothing
 
+UNFIT = ("stiffness", "wind", "wind_y", "wind_z", "torsional_friction", "rolling_friction")
+"""What the Ant has no own value of, no medium for, or no contacts of."""
+
 
 @pytest.mark.parametrize("name", ["mass", "damping", "armature", "strength"])
 def test_a_factor_of_one_gives_the_trajectory_of_the_unwrapped_environment_to_the_bit(name):
@@ -348,7 +402,7 @@ def test_a_factor_of_one_gives_the_trajectory_of_the_unwrapped_environment_to_th
         np.testing.assert_array_equal(plain.step(action)[0], changed.step(action)[0])
 
 
-@pytest.mark.parametrize("name", [each.name for each in envs.PARAMETERS.values() if each.name not in ("stiffness", "wind")])
+@pytest.mark.parametrize("name", [each.name for each in envs.PARAMETERS.values() if each.name not in UNFIT])
 def test_a_change_in_mid_episode_leaves_positions_and_velocities_as_they_are(name):
     parameter = envs.PARAMETERS[name]
     values = {"name": "list", "values": [parameter.low, parameter.high]}
