@@ -4,6 +4,7 @@ A package of continual-backprop. Importing it registers ``ant-nonstationary-v0``
 """
 
 from envs import registered
+from envs.attributes import Attribute
 from envs.checks import EffectError, ParameterError
 from envs.effects import Parameter
 from envs.nonstationary import NonStationary
@@ -16,6 +17,7 @@ from envs.verification import Verified, verify
 __all__ = [
     "PARAMETERS",
     "SCHEDULES",
+    "Attribute",
     "EffectError",
     "HealthyRewardOnFall",
     "NonStationary",

@@ -83,7 +83,7 @@ class Memory:
     def _encode(self, value: Any, path: str, seen: set[int]) -> Any:
         if (leaf := _encode_leaf(value)) is not _NOTHING:
             return leaf
-        if id(value) in seen or isinstance(value, _NO_STATE) or type(value).__module__.split(".")[0] in _ELSEWHERE:
+        if id(value) in seen or isinstance(value, _NO_STATE) or _package(value) in _ELSEWHERE:
             return _NOTHING
         if not isinstance(value, (dict, *_CONTAINERS.values())):
             return self._encode_object(value, path, seen)
@@ -97,7 +97,7 @@ class Memory:
         return {name: self._encode_all(items, path, within)}
 
     def _encode_object(self, value: Any, path: str, seen: set[int]) -> Any:
-        if not hasattr(value, "__dict__") or type(value).__module__ == "builtins":
+        if not hasattr(value, "__dict__") or _package(value) == "builtins":
             raise ParameterError(f"state cannot be saved of {path}, which is a {type(value).__name__}")
         if _stands_for_a_simulation(value):
             return _NOTHING
@@ -117,6 +117,11 @@ class Memory:
     def _encode_all(self, items: Iterable[Any], path: str, seen: set[int]) -> Any:
         encoded = [self._encode(item, f"{path}[{number}]", seen) for number, item in enumerate(items)]
         return [{"kept": True} if each is _NOTHING else each for each in encoded]
+
+
+def _package(value: Any) -> str:
+    """The package of an object's class; some of those that are written in C have none."""
+    return getattr(type(value), "__module__", "builtins").split(".")[0]
 
 
 def _encode_leaf(value: Any) -> Any:

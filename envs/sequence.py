@@ -74,8 +74,12 @@ class Sequence:
         for change in self.changes:
             others = [other for other in self.changes if other is not change]
             trial = subject._replace(model=copy.copy(subject.model))
-            Held([other.effect for other in others], trial).write(trial, [other.extremes[1] for other in others])
-            change.check(trial)
+            held = Held([other.effect for other in others], trial)
+            held.write(trial, [other.extremes[1] for other in others])
+            try:
+                change.check(trial)
+            finally:
+                held.restore(trial)  # attributes of the environment are not copied
 
     @property
     def values(self) -> dict[str, float]:

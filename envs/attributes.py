@@ -1,0 +1,78 @@
+"""Numbers among the attributes of an environment: parameters of one's own, and of simulators other than MuJoCo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from envs.checks import ParameterError, env_name
+from envs.effects import Effect, Parameter
+from envs.places import Place, Subject
+
+
+@dataclass(frozen=True)
+class Attribute(Parameter):
+    """A number that an environment keeps in an attribute and uses in each step.
+
+    Once it is in :data:`envs.PARAMETERS` under its name, it changes like those there, with schedules, clocks and states.
+
+    Attributes:
+        attribute: Its name in the environment without its wrappers.
+        follow: Computes other attributes of the environment from it: a function of the environment that returns their values by
+            their names. One of a module, where environments are to be pickled.
+
+    Example:
+        >>> import envs, gymnasium, math
+        >>> envs.PARAMETERS["pole_length"] = envs.Attribute(
+        ...     name="pole_length", meaning="half the length of the pole", unit="m", lowest=0.01, highest=math.inf,
+        ...     low=0.25, high=1.0, schedule="log_uniform", needs="a pole on a cart", attribute="length",
+        ...     follow=lambda cart: {"polemass_length": cart.masspole * cart.length},
+        ... )
+        >>> env = envs.NonStationary(gymnasium.make("CartPole-v1"), "pole_length", period=100, seed=0)
+        >>> env.reset(seed=0)[1]["pole_length"] == env.unwrapped.length
+        True
+        >>> print(*envs.verify(gymnasium.make("CartPole-v1"), "pole_length", low=0.25, high=1.0))
+        pole_length 0.25 and 1 m: nothing measured; another trajectory from step 1 on
+        >>> del envs.PARAMETERS["pole_length"]
+    """
+
+    attribute: str = ""
+    follow: Callable[[Any], dict[str, float]] | None = None
+
+    def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:
+        """The parameter of one environment; changes nothing yet."""
+        base = subject.env.unwrapped
+        own = getattr(base, self.attribute, None)
+        if not isinstance(own, int | float | np.number) or isinstance(own, bool):
+            raise ParameterError(f"{self.name} needs {self.needs}, which {env_name(base)} lacks")
+        if part is not None:
+            raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
+        return _AttributeEffect(self.attribute, self.follow, base, factor)
+
+
+class _AttributeEffect(Effect):
+    """A number of one environment, and those that follow from it."""
+
+    def __init__(self, attribute: str, follow: Callable[[Any], dict[str, float]] | None, base: Any, factor: bool) -> None:
+        self._attribute, self._follow, self._factor = attribute, follow, factor
+        self._own = float(getattr(base, attribute))
+        following = () if follow is None else follow(base)
+        self.places = tuple(Place(f"env.{name}", None) for name in (attribute, *following))
+
+    def own(self) -> tuple[float, ...]:
+        """The environment's own value."""
+        return (self._own,)
+
+    def apply(self, subject: Subject, value: float) -> None:
+        """Puts a value into force from the next step on, and what follows from it."""
+        base = subject.env.unwrapped
+        setattr(base, self._attribute, self._own * value if self._factor else value)
+        for name, number in ({} if self._follow is None else self._follow(base)).items():
+            setattr(base, name, number)
+
+    def reach(self, subject: Subject) -> dict[str, list[str]]:  # noqa: ARG002
+        """The attributes that it writes."""
+        return {place.field: [] for place in self.places}
