@@ -33,7 +33,7 @@ _MANY_RESTARTS = 10
 
 
 class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstructorArgs):
-    """Changes parameters of a MuJoCo environment again and again, by a schedule.
+    """Changes parameters of an environment again and again, by a schedule: of its MuJoCo simulation, or of its interface.
 
     The time between two changes is a phase. Phase 0 has a value of the schedule too, in force from construction on. A clock
     counts this environment's own steps, or episodes, since the last change; it goes on through ``reset()``.
@@ -51,6 +51,13 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     - ``info["changed"]`` (bool): True at exactly the first step of each phase, phase 0 included. The ``info`` of ``reset()``
       has the value and the phase in force, and False here.
 
+    What the environment itself says under such a key stands under ``"env_"`` and the key. With several clocks the phase counts
+    every change of any parameter.
+
+    After each reset the wrapper compares the simulation, to the bit, with what it wrote. Where the environment has rewritten or
+    rebuilt it, that is the environment's own from then on, and the values are put back into force. A number that happens to be
+    the one in force cannot be told from it.
+
     Values come from random generators of the wrapper's own. They depend on the seed alone, not on actions, episodes, the
     environment's randomness or any global state. A constructor ``seed`` fixes their sequence. ``reset(seed=s)`` restarts clock,
     phases and sequence (that of the constructor's seed or, where none was given, of ``s``) and passes ``s`` on to the
@@ -61,17 +68,20 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     arguments, so the state of its simulation is lost: the first call to a copy must be ``reset()``.
 
     Args:
-        env: A MuJoCo environment, wrapped or not, but not in this wrapper: one clock tells the phases.
-        parameter: What changes: a name in :data:`envs.PARAMETERS`; for one body or joint with its name, as ``"mass:torso"``. Or
-            several that change at the same steps, as a mapping from names to their own ``schedule``, ``low``, ``high`` and
-            ``factor``, each of which may be left out; these four are then not given beside it.
+        env: An environment, wrapped or not, but not in this wrapper: one takes several parameters. Those of the physics need
+            one of MuJoCo's.
+        parameter: What changes: a name in :data:`envs.PARAMETERS`; for parts of it with their names, as ``"mass:torso"``,
+            ``"damping:finger*"`` or ``"friction:floor+box"``. Or several, as a mapping from names to their own ``schedule``,
+            ``low``, ``high`` and ``factor``, each of which may be left out; these four are then not given beside it. One that
+            has a ``period``, ``change_at`` or ``count`` of its own there has a clock of its own.
         schedule: How the values are drawn: a name in :data:`envs.SCHEDULES`, a mapping of ``"name"`` and options such as
             ``{"name": "sine", "length": 12}``, or an :class:`envs.Schedule`. None is the parameter's default: ``"log_uniform"``
             for friction (from the paper).
         low: The least value, in the parameter's unit. None is the parameter's default, 0.02 for friction (from the paper).
         high: The greatest value. None is the parameter's default, 2.0 for friction (from the paper).
         period: Steps or episodes between changes, at least 1. The default is ours; the paper's Ant changes every 2,000,000
-            steps.
+            steps. Or a mapping: ``{"name": "geometric", "mean": 1000}`` or ``"exponential"`` for changes at random times,
+            ``{"name": "bursts", "changes": 3, "gap": 100, "calm": 5000}`` for several shortly after one another.
         change_at: ``"episode_end"`` (from the paper) or ``"now"``.
         seed: Fixes the sequence of values whatever the seed of ``reset``; an integer of at least 0, or None.
         factor: Whether values are multiples of what the model has itself, rather than in the parameter's unit. None is the
@@ -79,6 +89,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         count: What the period counts, ``"steps"`` or ``"episodes"``.
         observe: Whether the values in force are appended to the observation, a Box: for agents that are told. What a change
             ``"now"`` brings is seen one step after it acts.
+        model: A function of the environment that returns its ``MjModel``, or a tuple of it and its ``MjData``, where
+            :func:`envs.simulation.find_model` does not find them.
 
     Raises:
         envs.ParameterError: An argument that is not one of those above, or an environment without that parameter.
