@@ -15,7 +15,6 @@ from envs.registered import NONSTATIONARY
 from envs.schedules import SCHEDULES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "environments.md").read_text()
-PARAMETERS = tuple(envs.PARAMETERS.values())  # before an example of a page adds one of its own
 NAMES = ["Ant", "HalfCheetah", "Hopper", "Walker2d", "Humanoid", "Swimmer"]
 
 
@@ -35,7 +34,7 @@ def cell(parameter, env):
 
 def rows_from_the_code():
     made = [gymnasium.make(f"{name}-v5") for name in NAMES]
-    for parameter in PARAMETERS:
+    for parameter in envs.PARAMETERS.values():
         factor = "× " if parameter.by_factor else ""
         default = f"{factor}{span(parameter.low, parameter.high, '1')}, `{parameter.schedule}`"
         bounds = span(parameter.lowest, parameter.highest, "1")
