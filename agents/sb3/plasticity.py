@@ -25,7 +25,7 @@ from agents.sb3.policies import replaced_units
 from agents.sb3.threads import one_thread_each
 from cbp import metrics
 
-EVERY = 16_384  # ours: together with the ranks less than 2 % of the time of agents.train (benchmarks/callbacks.py)
+EVERY = 16_384  # ours: together with the ranks 2 % of the time of agents.train (benchmarks/callbacks.py)
 RANKS_EVERY = 32_768  # ours
 SAMPLES = 1000  # paper: dormant units are counted on the last 1,000 steps
 _SILENT = ("csv", "stdout", "log", "json")  # outputs that take no histograms
