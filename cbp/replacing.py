@@ -317,8 +317,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`.
 
-        Layers are known by their names; a state from before 0.3 has none, and is taken in the order of its layers. Where the
-        layers are not found yet, the state is loaded when they are.
+        Layers are known by their names; a state of the first releases has none, and is taken in the order of its layers. Where
+        the layers are not found yet, the state is loaded when they are.
 
         Raises:
             ValueError: The state belongs to a model with other hidden layers. Nothing is loaded then.
@@ -345,7 +345,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
 
 
 def _with_bounds(layer: dict[str, Any]) -> dict[str, Any]:
-    """A layer's state as it is saved since 0.3."""
+    """A layer's state as it is saved now, be it one of the first releases."""
     if "fresh_bound" in layer and "fresh_bounds" not in layer:
         return {**layer, "fresh_bounds": [layer["fresh_bound"]]}
     return layer
