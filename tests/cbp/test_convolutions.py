@@ -175,7 +175,9 @@ def follow(norm="batch", optimizer="adam", steps=40, at_least=4, **options):
         replaced = [units.tolist() for units in method.step()]
         assert replaced == oracle.step([[received[out] for out in layer.outgoing] for layer in oracle.layers]), step
         for ours, theirs in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
-            assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10)
+            # The bias in front of a batch norm has no gradient but rounding, and Adam divides that by ε: in all 40 steps it may
+            # move by 40 · 0.01 · 2·10⁻¹⁵ / 10⁻⁸ = 8·10⁻⁸.
+            assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-7)
         for ours, theirs in zip(optimizers[0].state.values(), optimizers[1].state.values(), strict=True):
             assert all(torch.allclose(ours[name], theirs[name], rtol=1e-7, atol=1e-12) for name in ours)
         for layer, known in zip(method.layers, oracle.layers, strict=True):
