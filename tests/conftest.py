@@ -26,7 +26,7 @@ FIRST = [
     )
 ]
 
-collect_ignore = ["conftest.py"]  # not a second time, for doctests: there are others of its name
+collect_ignore_glob = ["*conftest.py"]  # for doctests: none has any, and they have one name
 
 
 def pytest_collection_modifyitems(items):
