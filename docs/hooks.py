@@ -17,7 +17,15 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)")
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "runs/README.md", "runs/pilot/table.md", "examples/quickstart.ipynb"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "runs/README.md",
+    "runs/pilot/table.md",
+    "runs/nature/PROTOCOL.md",
+    "examples/quickstart.ipynb",
+]
 
 
 def site_path(path: str) -> str:
