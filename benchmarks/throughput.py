@@ -230,7 +230,7 @@ def timed(place: Any, name: str, seconds: dict[str, float], key: str) -> Iterato
 
 def where_the_time_goes(with_cbp: agents.PPO, without: agents.PPO, physics: float) -> dict[str, float]:
     """Milliseconds of a rollout and its updates with continual backpropagation and callbacks, part by part."""
-    rollouts = 10
+    rollouts = RECORDED
     seconds: dict[str, float] = {}
     plain: dict[str, float] = {}
     with ExitStack() as stack:

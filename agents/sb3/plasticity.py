@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,16 +201,26 @@ class PlasticityCallback(BaseCallback):
                 if held is None or id(layer.incoming.weight) in held:
                     self._gradients[layer.name] = metrics.gradient_norm([layer.incoming.weight])
 
-    @one_thread_each()
     def _record(self, with_ranks: bool) -> None:
         self.latest, self._gradients = {}, {}
         if self.probe is None:
             self.probe = self._last_steps()
             if self._probe_path is not None:
                 _save(self.probe, self._probe_path)
-        for prefix, batch in (("", self._last_steps()), ("probe_", self.probe)):
+        with one_thread_each() as threads:
+            self._record_units(self.probe, with_ranks, threads)
+
+    def _record_units(self, probe: dict[str, Any], with_ranks: bool, threads: int) -> None:
+        activations: dict[str, Tensor] = {}
+        for prefix, batch in (("", self._last_steps()), ("probe_", probe)):
             for layer, h in zip(self._layers, self._activations(batch), strict=True):
-                self._record_activations(f"plasticity/{layer.name}/{prefix}", layer.activation, h, with_ranks)
+                activations[f"plasticity/{layer.name}/{prefix}"] = h
+                self._record_activations(f"plasticity/{layer.name}/{prefix}", layer.activation, h)
+        if with_ranks:
+            with ThreadPoolExecutor(min(2, threads), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                for prefix, ranks in zip(activations, pool.map(metrics.ranks, activations.values()), strict=True):
+                    for name, rank in ranks.items():
+                        self._log(f"{prefix}{name}", rank)
         for layer in self._layers:
             weight, prefix = layer.incoming.weight, f"plasticity/{layer.name}"
             self._log(f"{prefix}/weight_magnitude", metrics.weight_magnitude(weight))
@@ -218,16 +229,13 @@ class PlasticityCallback(BaseCallback):
         self._record_method(getattr(self.model.policy, "method", None))
         self._before = [layer.incoming.weight.detach().clone() for layer in self._layers], self._probed_actions()
 
-    def _record_activations(self, prefix: str, activation: str | None, h: Tensor, with_ranks: bool) -> None:
+    def _record_activations(self, prefix: str, activation: str | None, h: Tensor) -> None:
         if activation == "relu":
             self._log(f"{prefix}dormant_fraction", metrics.dormant_fraction(h))
             self._log(f"{prefix}dead_fraction", metrics.dead_fraction(h))
         if activation == "tanh":
             self._log(f"{prefix}saturated_fraction", metrics.saturated_fraction(h))
         self._log(f"{prefix}tau_dormant_fraction", metrics.tau_dormant_fraction(h))
-        if with_ranks:
-            for name, rank in metrics.ranks(h).items():
-                self._log(f"{prefix}{name}", rank)
 
     def _record_method(self, method: cbp.Method | None) -> None:
         if method is None:
