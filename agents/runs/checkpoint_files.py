@@ -68,6 +68,31 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
     return path
 
 
+def keep(folder: RunFolder, path: Path, ended: int) -> None:
+    """Keeps a checkpoint as that of the end of each phase that has none: ``checkpoints/phases/<phase>-<steps>-<checksum>.pt``.
+
+    Args:
+        folder: The run.
+        path: The checkpoint.
+        ended: How many phases have ended.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    for phase in set(range(ended)) - kept(folder).keys():
+        copy = folder.checkpoints / "phases" / f"{phase:04d}-{path.name}"
+        copy.parent.mkdir(exist_ok=True)
+        try:
+            copy.hardlink_to(path)
+        except OSError:  # not every file system has links
+            _write_whole(copy, path.read_bytes())
+
+
+def kept(folder: RunFolder) -> dict[int, Path]:
+    """The checkpoints that were kept, by their phases."""
+    return {int(path.name.split("-")[0]): path for path in sorted((folder.checkpoints / "phases").glob("[0-9]*-*-*.pt"))}
+
+
 def _spare(folder: RunFolder) -> list[Path]:
     """The checkpoints that may make room, the damaged ones first: all but the newest that is whole."""
     found = _all(folder)
@@ -179,7 +204,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _fits_its_name(path: Path, content: bytes) -> bool:
-    return path.stem.partition("-")[2] == _checksum(content)
+    return path.stem.rpartition("-")[2] == _checksum(content)
 
 
 def _checksum(content: bytes) -> str:

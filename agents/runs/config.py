@@ -41,6 +41,7 @@ _KINDS: dict[str, type] = {
     "env": str,
     "method": str,
     "normalize": bool,
+    "keep_phases": bool,
     "device": str,
     "change": dict,
     "env_kwargs": dict,
@@ -49,7 +50,7 @@ _KINDS: dict[str, type] = {
 }
 
 
-_NO_DIFFERENCE = ("threads", "checkpoint_minutes", "data")
+_NO_DIFFERENCE = ("threads", "checkpoint_minutes", "keep_phases", "data")
 
 
 class RunConfig:
@@ -88,7 +89,7 @@ class RunConfig:
     def differences(self, other: RunConfig) -> list[tuple[str, Any, Any]]:
         """The settings in which two configurations are another run: name, own value, the other's.
 
-        The number of threads, the time between checkpoints and the place of the data do not count.
+        The number of threads, which checkpoints there are, and the place of the data do not count.
         """
         own, theirs = self.flat(), other.flat()
         names = [name for name in dict.fromkeys([*own, *theirs]) if name not in _NO_DIFFERENCE]
@@ -165,6 +166,7 @@ class Config(RunConfig):
         device: Torch device of the networks.
         threads: Threads of the run, as for ``torch.set_num_threads``; None for torch's default.
         checkpoint_minutes: Minutes between two checkpoints.
+        keep_phases: Whether the checkpoint of the end of each phase is kept.
         change: How it changes: further keyword arguments of :class:`envs.NonStationary`.
         env_kwargs: Further keyword arguments of the environment.
         imports: Modules that register the environment. They are imported only where a command names them.
@@ -186,6 +188,7 @@ class Config(RunConfig):
     device: str
     threads: int | None = None
     checkpoint_minutes: float = 5.0
+    keep_phases: bool = False
     change: dict[str, Any] = field(default_factory=dict)
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     method_kwargs: dict[str, Any] = field(default_factory=dict)

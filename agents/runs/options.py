@@ -34,6 +34,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add_change_options(parser)
     add("--n-envs", metavar="K", type=int, help="number of environments")
     add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
+    add("--keep-phases", action="store_true", default=None, help="keep the checkpoint of the end of each phase")
 
 
 def add_import_option(parser: argparse.ArgumentParser) -> None:
@@ -185,6 +186,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         device=check_device(args.device or "cpu"),
         threads=args.threads,
         checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
+        keep_phases=bool(args.keep_phases),
         change=change,
         env_kwargs=(preset.env_kwargs if is_nonstationary(spec) else {}) | _env_kwargs(args.env_kwargs),
         method_kwargs=method_kwargs,

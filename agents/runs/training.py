@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.runs import checkpoints, presets
+from agents.runs import checkpoint_files, checkpoints, presets
 from agents.runs.build import make_model, make_vec_env
 from agents.runs.config import Config
 from agents.runs.errors import UserError
@@ -137,7 +137,11 @@ class _Training:
             progress.close()
 
     def save(self) -> Path:
-        return checkpoints.save(self.folder, self._model, self._recorders._asdict())
+        path = checkpoints.save(self.folder, self._model, self._recorders._asdict())
+        if self._config.keep_phases:
+            is_over = self._model.num_timesteps >= self._config.timesteps
+            checkpoint_files.keep(self.folder, path, ended=max(self._recorders.phases.phases, default=0) + is_over)
+        return path
 
     def finish(self, seconds: float) -> bool:
         folder, logger = self.folder, self._model.logger

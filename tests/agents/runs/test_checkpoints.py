@@ -245,6 +245,16 @@ def test_the_last_three_checkpoints_are_kept_and_one_is_made_after_each_phase(co
     assert steps == [768, 1280, 2048]
 
 
+def test_the_end_of_each_phase_is_kept_where_it_is_asked_for(command, interrupted, tmp_path):
+    asked = [*ANT, "--change-at", "now", "--keep-phases", "--checkpoint-minutes", 60]
+    interrupted(*asked, "--run-dir", tmp_path / "run", until=768)
+    assert command("--resume", tmp_path / "run") == 0
+    kept = checkpoint_files.kept(RunFolder(tmp_path / "run"))
+    steps = {phase: torch.load(path, weights_only=True)["model"]["counters"]["num_timesteps"] for phase, path in kept.items()}
+    # Phases end after 600, 1,200 and 1,800 steps, the last with the run.
+    assert steps == {0: 768, 1: 1280, 2: 2048, 3: 2048}
+
+
 @pytest.fixture(scope="module")
 def of_three_checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
