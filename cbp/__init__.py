@@ -19,6 +19,7 @@ from cbp.replacing import ReplacingMethod as ReplacingMethod
 from cbp.shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from cbp.snr import FiringLayer as FiringLayer
 from cbp.snr import SelfNormalizedResets as SelfNormalizedResets
+from cbp.trainability import Trainability as Trainability
 from cbp.units import TrackedLayer as TrackedLayer
 from cbp.verifying import VerifyError as VerifyError
 from cbp.verifying import verify as verify

@@ -158,6 +158,21 @@ class Checkpoint:
             warnings.warn(f"the run goes on, but not to the bit; it was made with {', '.join(differing)}", stacklevel=2)
 
 
+def read(path: Path) -> Checkpoint:
+    """A checkpoint.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        content = path.read_bytes()
+        if not _fits_its_name(path, content):
+            raise ValueError("its checksum is another")
+        return Checkpoint(path, torch.load(io.BytesIO(content), weights_only=True))
+    except Exception as error:  # whatever damage, or what is not allowed in such a file, makes torch raise
+        raise UserError(f"checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
+
+
 def read_newest(folder: RunFolder) -> Checkpoint | None:
     """The newest checkpoint that is whole; None where there is none at all.
 
@@ -170,13 +185,9 @@ def read_newest(folder: RunFolder) -> Checkpoint | None:
     found = _all(folder)
     for path in reversed(found):
         try:
-            content = path.read_bytes()
-            if not _fits_its_name(path, content):
-                raise ValueError("its checksum is another")
-            return Checkpoint(path, torch.load(io.BytesIO(content), weights_only=True))
-        except Exception as error:  # whatever damage, or what is not allowed in such a file, makes torch raise
-            reason = str(error).split("\n")[0]
-            warnings.warn(f"checkpoint '{path}' is damaged and passed over: {reason}", stacklevel=3)
+            return read(path)
+        except UserError as error:
+            warnings.warn(f"{error}; it is passed over", stacklevel=3)
     if found:
         raise UserError(f"every checkpoint in '{folder.checkpoints}' is damaged")
     return None

@@ -122,12 +122,21 @@ def load_policy(folder: RunFolder, config: Config) -> Trained:
         raise UserError(
             f"'{folder.path}' has no checkpoint yet; one is written every {config.checkpoint_minutes:g} minutes and at the end"
         )
+    return trained_at(found, config)
+
+
+def trained_at(checkpoint: checkpoint_files.Checkpoint, config: Config) -> Trained:
+    """The policy of a checkpoint.
+
+    Raises:
+        UserError: The checkpoint belongs to another run.
+    """
     config = replace(config, n_envs=1, device="cpu")
     vec_env: VecEnv = DummyVecEnv([partial(make_env, config)])
     if config.normalize:
         vec_env = VecNormalize(vec_env, training=False)
     model = make_model(config, vec_env)
-    with found.opened() as state:
+    with checkpoint.opened() as state:
         model.policy.load_state_dict(state["model"]["policy"])
         environments = to_arrays(state["environments"])
         if isinstance(vec_env, VecNormalize):

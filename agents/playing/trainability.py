@@ -1,0 +1,291 @@
+"""What ``python -m agents.trainability`` does: lets the networks of each checkpoint learn something new."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+
+import cbp
+from agents.playing.held import HeldParameter
+from agents.playing.trainability_figure import draw_trainability
+from agents.runs import checkpoint_files
+from agents.runs.build import make_env, make_model
+from agents.runs.checkpoints import Trained, load_policy, trained_at
+from agents.runs.commands import progress_bar
+from agents.runs.config import Config, check_whole
+from agents.runs.errors import UserError
+from agents.runs.run_folder import RunFolder, write_atomically, write_json
+from agents.sb3.networks import networks
+from agents.sb3.threads import one_thread_each
+from agents.sb3.vec_env import ThreadedVecEnv
+from cbp.trainability import POINTS, Score
+
+ROLLOUTS = 30  # of an agent that learns to act anew; ours: in as many a fresh one of the default run learns to stand
+COLUMNS = ("checkpoint", "phase", "steps", "kind", "score", "low", "high")
+RETURN = "return"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how.
+
+    Attributes:
+        repetitions: Of each learning.
+        updates: Of a network that learns random targets.
+        steps: Of an agent that learns to act anew; 0 for none.
+        value: At which the parameter is held meanwhile; None where the run does not change.
+        seed: Of all draws.
+    """
+
+    repetitions: int
+    updates: int
+    steps: int
+    value: float | None
+    seed: int
+
+    @classmethod
+    def of(cls, config: Config, repetitions: int, updates: int, steps: int | None, value: float | None, seed: int) -> Self:
+        """Settings for a run, checked.
+
+        Raises:
+            UserError: One is out of its range.
+        """
+        rollout = config.hyperparameters.rollout_steps
+        steps = ROLLOUTS * rollout if steps is None else steps
+        check_whole("repetitions", repetitions, least=2)
+        check_whole("updates", updates, least=POINTS)
+        check_whole("seed", seed, least=0)
+        check_whole("steps", steps, least=0)
+        if 0 < steps < 2 * rollout:
+            raise UserError(f"steps must be 0 or at least two rollouts of {rollout}, got {steps}")
+        if steps and config.normalize:
+            warnings.warn(
+                "no agent learns to act anew: it would not see what this run's normalisation made of states", stacklevel=2
+            )
+            steps = 0
+        if config.param is None and value is not None:
+            raise UserError(f"--value is of a run whose environment changes, which '{config.env}' does not")
+        return cls(repetitions, updates, steps, value, seed)
+
+
+def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
+    """Measures each checkpoint that was kept, and the newest; writes ``trainability.csv`` and a picture into the run's folder.
+
+    The same call goes on with a measurement that was interrupted.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: There is no checkpoint or no probe batch, one is damaged, or there is a measurement with other settings.
+    """
+    checkpoints = list(_checkpoints(folder, config))
+    held = HeldParameter.of(config, checkpoints[-1][2].values, None, None, None) if config.param is not None else None
+    if held is not None and settings.steps:
+        settings = dataclasses.replace(settings, value=held.values(3)[1] if settings.value is None else settings.value)
+        held.check([settings.value])  # type: ignore[list-item]
+    learning = _Learning(folder, config, settings, held)
+    table = _Table.at(folder.path / "trainability.csv", settings)
+    print(f"{len(checkpoints)} checkpoints of {folder.path}: {', '.join(learning.kinds)}; a fresh network is 1", flush=True)
+    with progress_bar(len(checkpoints) * len(learning.kinds), unit=" scores") as bar:
+        for phase, path, trained in checkpoints:
+            for kind in learning.kinds:
+                if not table.has(path, kind):
+                    table.add(path, phase, trained.steps, kind, learning.score(kind, trained))
+                bar.update()
+    draw_trainability(table.rows, config, settings.value, table.path.with_suffix(".png"))
+    for row in table.rows:
+        print(f"step {row['steps']:>12,}  {row['kind']:<16} {row['score']:6.2f}  [{row['low']:.2f}, {row['high']:.2f}]")
+    print(f"Done: {table.path} and {table.path.with_suffix('.png').name}")
+    return 0
+
+
+def _checkpoints(folder: RunFolder, config: Config) -> Iterator[tuple[int | None, Path, Trained]]:
+    """The checkpoints that were kept, and the newest if it is none of these, in their order: phase, file, policy."""
+    steps = -1
+    for phase, path in checkpoint_files.kept(folder).items():
+        trained = trained_at(checkpoint_files.read(path), config)
+        if trained.steps > steps:  # two phases may have ended in one rollout
+            yield phase, path, trained
+        steps = trained.steps
+    newest = load_policy(folder, config)
+    if newest.steps > steps:
+        last = checkpoint_files.newest(folder)
+        assert last is not None  # noqa: S101
+        yield newest.phase, last, newest
+
+
+class _Learning:
+    """Lets the networks of checkpoints learn, each kind of learning beside fresh networks, which learn once."""
+
+    def __init__(self, folder: RunFolder, config: Config, settings: Settings, held: HeldParameter | None) -> None:
+        if not folder.probe.is_file():
+            raise UserError(f"'{folder.path}' has no probe batch, on which networks learn: it comes with the first 1,000 steps")
+        with np.load(folder.probe) as saved:
+            self._observations = torch.from_numpy(saved["observations"]).float().flatten(1)
+        self._config = config
+        self._settings = settings
+        self._held = held
+        self._beside: dict[str, Any] = {}
+        self.kinds = ["policy-targets", "value-targets", *([RETURN] if settings.steps else [])]
+
+    def score(self, kind: str, trained: Trained) -> Score:
+        """The score of a checkpoint in a kind of learning."""
+        if kind == RETURN:
+            fresh, before = self._fresh(kind, self._let_fresh_agents_learn)
+            return Score.of(self._let_agents_learn(trained)[0] - before, fresh - before)
+        name = f"{kind.removesuffix('-targets')}/"
+        trainability: cbp.Trainability = self._fresh(kind, partial(self._let_fresh_networks_learn, name, trained))
+        with one_thread_each():
+            return trainability(_network(trained.policy, name))
+
+    def _fresh(self, kind: str, learn: Callable[[], Any]) -> Any:
+        if kind not in self._beside:
+            self._beside[kind] = learn()
+        return self._beside[kind]
+
+    def _let_fresh_networks_learn(self, name: str, trained: Trained) -> cbp.Trainability:
+        policy, values, settings = trained.policy, self._config.hyperparameters, self._settings
+        arguments = {**policy._get_constructor_parameters(), "method": None}
+        optimizer = partial(
+            torch.optim.Adam,
+            lr=values.learning_rate,
+            betas=(values.beta1, values.beta2),
+            eps=values.adam_eps,
+            weight_decay=values.weight_decay,
+        )
+        with one_thread_each():
+            return cbp.Trainability(
+                lambda: _network(type(policy)(**arguments), name),
+                self._observations,
+                repetitions=settings.repetitions,
+                updates=settings.updates,
+                batch_size=values.batch_size,
+                optimizer=optimizer,
+                seed=settings.seed,
+            )
+
+    def _let_fresh_agents_learn(self) -> tuple[Tensor, Tensor]:
+        return self._let_agents_learn(None)
+
+    def _let_agents_learn(self, trained: Trained | None) -> tuple[Tensor, Tensor]:
+        """Lets agents learn to act in the run's environment, held at one value, by the run's own algorithm.
+
+        Args:
+            trained: Whose hidden layers they have; None for fresh ones. Their heads and σ are fresh in any case, so that what
+                they knew to do does not count.
+
+        Returns:
+            Mean reward of a step, of each repetition: over all steps, and over the first rollout.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "no unit will be replaced")  # as is usual in so short a time
+            means = [self._let_agent_learn(trained, repetition) for repetition in range(self._settings.repetitions)]
+        whole, first_rollouts = torch.tensor(means, dtype=torch.float64).T
+        return whole, first_rollouts
+
+    def _let_agent_learn(self, trained: Trained | None, repetition: int) -> tuple[float, float]:
+        config = dataclasses.replace(self._config, seed=self._settings.seed + repetition)
+        rollout = config.hyperparameters.rollout_steps
+        vec_env = ThreadedVecEnv([self._make_env] * config.n_envs)
+        model = make_model(config, vec_env)
+        model.set_logger(configure(None, []))
+        if trained is not None:
+            _give_hidden_layers(trained.policy, model.policy)
+        model.learn(rollout)
+        first = _rewards(vec_env) / model.num_timesteps
+        model.learn(self._settings.steps - rollout, reset_num_timesteps=False)
+        vec_env.close()
+        return _rewards(vec_env) / model.num_timesteps, first
+
+    def _make_env(self) -> Monitor:
+        held, value = self._held, self._settings.value
+        if held is None or value is None:
+            return Monitor(make_env(dataclasses.replace(self._config, n_envs=1)))
+        return Monitor(held.make_env(value))
+
+
+def _network(policy: ActorCriticPolicy, name: str) -> nn.Module:
+    return nn.Sequential(*networks(policy)[name])
+
+
+def _give_hidden_layers(giver: ActorCriticPolicy, receiver: ActorCriticPolicy) -> None:
+    for name, modules in networks(receiver).items():
+        for own, theirs in zip(modules[:-1], networks(giver)[name][:-1], strict=True):
+            own.load_state_dict(theirs.state_dict())
+
+
+def _rewards(vec_env: ThreadedVecEnv) -> float:
+    """The sum of all rewards so far."""
+    monitors: list[Any] = list(vec_env.envs)
+    return float(sum(sum(monitor.get_episode_rewards()) + sum(monitor.rewards) for monitor in monitors))
+
+
+class _Table:
+    """``trainability.csv``, a row for each score, and beside it in JSON how it was measured."""
+
+    def __init__(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        self.path = path
+        self.rows = rows
+
+    @classmethod
+    def at(cls, path: Path, settings: Settings) -> Self:
+        """The table as far as it is, or a new one.
+
+        Raises:
+            UserError: It was measured with other settings, or cannot be read or written.
+        """
+        asked = dataclasses.asdict(settings)
+        try:
+            if not path.exists():
+                write_json(path.with_suffix(".json"), asked)
+                return cls(path, [])
+            was = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            for name, value in asked.items():
+                if was[name] != value:
+                    raise UserError(f"'{path}' was measured with {name} {was[name]}, not {value}: move it away to measure anew")
+            with path.open(newline="", encoding="utf-8") as file:
+                return cls(path, [_typed(row) for row in csv.DictReader(file)])
+        except OSError as error:
+            raise UserError(f"cannot go on with '{path}': {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"cannot go on with '{path}': it is not a table of scores") from error
+
+    def has(self, checkpoint: Path, kind: str) -> bool:
+        """Whether a score was measured."""
+        return any((row["checkpoint"], row["kind"]) == (checkpoint.name, kind) for row in self.rows)
+
+    def add(self, checkpoint: Path, phase: int | None, steps: int, kind: str, score: Score) -> None:
+        """Adds a score, and writes the table."""
+        numbers = (score.score, score.low, score.high)
+        self.rows.append(dict(zip(COLUMNS, (checkpoint.name, phase, steps, kind, *numbers), strict=True)))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        try:
+            write_atomically(self.path, text.getvalue())
+        except OSError as error:
+            raise UserError(f"cannot write '{self.path}': {error.strerror}") from error
+
+
+def _typed(row: dict[str, str]) -> dict[str, Any]:
+    numbers = {name: float(row[name]) for name in ("score", "low", "high")}
+    return {**row, "phase": int(row["phase"]) if row["phase"] else None, "steps": int(row["steps"]), **numbers}

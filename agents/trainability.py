@@ -1,0 +1,57 @@
+"""Measures how well the networks of a run still learn something new, checkpoint by checkpoint, beside fresh networks.
+
+``python -m agents.trainability RUN``
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents.playing.trainability import ROLLOUTS, Settings, measure
+from agents.runs.commands import Parser, run_command
+from agents.runs.config import Config
+from agents.runs.errors import UserError
+from agents.runs.modules import import_modules
+from agents.runs.options import add_import_option
+from agents.runs.run_folder import RunFolder
+from agents.supervised.config import LearningConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0; 2 after bad input, with a line about it; 130 after Ctrl-C."""
+    return run_command(
+        lambda: _measure(_parser().parse_args(arguments)), interrupted="the same command goes on with what is not yet measured"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m agents.trainability", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    add_import_option(parser)
+    add("run", metavar="RUN", type=Path, help="run folder of agents.train, best one with --keep-phases; the run may be at work")
+    add("--repetitions", metavar="K", type=int, default=5, help="of each learning, with other draws (default: 5)")
+    add("--updates", metavar="N", type=int, default=300, help="of each network that learns random targets (default: 300)")
+    add(
+        "--steps",
+        metavar="N",
+        type=int,
+        help=f"of each agent that learns to act anew; 0 leaves it out (default: {ROLLOUTS} rollouts)",
+    )
+    add("--value", metavar="X", type=float, help="at which the parameter is held meanwhile (default: the middle of its range)")
+    add("--seed", metavar="S", type=int, default=0, help="of all draws (default: 0)")
+    return parser
+
+
+def _measure(args: argparse.Namespace) -> int:
+    import_modules(args.imports or [])
+    folder, config = RunFolder.open(args.run, Config, LearningConfig)
+    if not isinstance(config, Config):
+        raise UserError(f"'{args.run}' is a run of agents.learn; RUN is a run of agents.train")
+    return measure(folder, config, Settings.of(config, args.repetitions, args.updates, args.steps, args.value, args.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

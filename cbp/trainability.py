@@ -1,0 +1,172 @@
+"""How well a network still learns something new: what ranks and dormant units are to tell, measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.method import check_whole
+
+POINTS = 20  # of a learning curve, evenly spaced
+RESAMPLES = 10_000
+
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
+ADAM: MakeOptimizer = partial(torch.optim.Adam, lr=1e-3)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a network learned, beside what fresh networks did.
+
+    Attributes:
+        score: Mean area under its learning curves ÷ that of the fresh networks: 1 is as able as new, 0 learns nothing.
+        low: Lower end of the score's 95 % interval: percentiles of a bootstrap over repetitions, paired with fresh networks.
+        high: Upper end.
+        areas: Under its learning curve in each repetition, ``(repetitions,)``.
+    """
+
+    score: float
+    low: float
+    high: float
+    areas: Tensor
+
+    @classmethod
+    def of(cls, areas: Tensor, fresh: Tensor) -> Score:
+        """The score of areas ``(repetitions,)`` beside those of fresh networks, repetition by repetition.
+
+        Raises:
+            ValueError: The fresh networks learned nothing, on average.
+        """
+        areas, fresh = areas.double(), fresh.double()
+        if not fresh.mean() > 0:
+            raise ValueError("fresh networks learned nothing, so that there is nothing to compare with: let them learn longer")
+        draws = torch.randint(len(areas), (RESAMPLES, len(areas)), generator=torch.Generator().manual_seed(0))
+        ratios = areas[draws].mean(dim=1) / fresh[draws].mean(dim=1)
+        low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
+        return cls((areas.mean() / fresh.mean()).item(), low, high, areas)
+
+
+class Trainability:
+    """Lets networks learn something new for a short while, beside fresh networks of the same kind under the same draws.
+
+    The targets are the outputs of a random network, standardised, *added* to what the network computes now: every network
+    begins with the same error, however large its outputs have become. The learning curve is the share of the targets'
+    variance that it has learned, from 0 to 1 (below 0 counts as 0); what is compared is the area under it. The network itself
+    is not changed, nothing is drawn from torch's global generator.
+
+    Random targets are those of Lyle et al., "Understanding plasticity in neural networks" (ICML 2023), section 3; the area
+    under the curve and its ratio are ours.
+
+    Args:
+        fresh: Makes a network of the same kind with fresh weights, drawn from torch's global generator. Its output for a batch
+            is ``(batch, outputs)``.
+        inputs: What is learned on, ``(samples, …)``; of an agent, states that it met.
+        repetitions: How often: each with other targets, another order of minibatches and another fresh network.
+        updates: Of each learning. Default ours.
+        batch_size: Samples in a minibatch.
+        optimizer: Makes the optimizer of some parameters. Default ours: Adam with step size 10⁻³.
+        seed: Of everything that is drawn.
+
+    Attributes:
+        fresh_areas: Under the learning curves of the fresh networks, ``(repetitions,)``.
+
+    Raises:
+        ValueError: A number out of its range; fresh networks whose outputs are no matrix, or the same for all inputs.
+
+    Example:
+        >>> def network():
+        ...     return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+        >>> trainability = Trainability(network, torch.randn(256, 4), repetitions=4, updates=200)
+        >>> dead = network()
+        >>> _ = nn.init.constant_(dead[0].bias, -100.0)
+        >>> trainability(dead).score < 0.2 < 0.5 < trainability(network()).score
+        True
+    """
+
+    def __init__(
+        self,
+        fresh: Callable[[], nn.Module],
+        inputs: Tensor,
+        repetitions: int = 10,
+        updates: int = 500,
+        batch_size: int = 128,
+        optimizer: MakeOptimizer = ADAM,
+        seed: int = 0,
+    ) -> None:
+        check_whole("repetitions", repetitions, 2)
+        check_whole("updates", updates, POINTS)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed, 0)
+        self._inputs = inputs
+        self._updates = updates
+        self._batch_size = min(batch_size, len(inputs))
+        self._make_optimizer = optimizer
+        self._seeds = torch.randint(2**62, (repetitions, 3), generator=torch.Generator().manual_seed(seed)).tolist()
+        self._targets = [self._standardised(_drawn(fresh, of_targets)) for of_targets, _, _ in self._seeds]
+        self.fresh_areas = self._areas([_drawn(fresh, of_network) for _, of_network, _ in self._seeds])
+
+    def __call__(self, network: nn.Module) -> Score:
+        """The score of a network whose output for a batch of the inputs is ``(batch, outputs)``."""
+        return Score.of(self._areas([network] * len(self._seeds)), self.fresh_areas)
+
+    def _standardised(self, network: nn.Module) -> Tensor:
+        outputs = _outputs(network, self._inputs)
+        if outputs.ndim != 2:
+            raise ValueError(f"a network's output must be (batch, outputs), got a shape of {tuple(outputs.shape)}")
+        deviation = outputs.std(dim=0, correction=0)
+        if not (deviation > 0).all():
+            raise ValueError("an output of a fresh network is the same for all inputs, so that there is nothing to learn")
+        return (outputs - outputs.mean(dim=0)) / deviation
+
+    def _areas(self, networks: list[nn.Module]) -> Tensor:
+        each = zip(networks, self._targets, self._seeds, strict=True)
+        return torch.tensor([self._learn(copy.deepcopy(network), targets, order) for network, targets, (*_, order) in each])
+
+    def _learn(self, network: nn.Module, new: Tensor, seed: int) -> float:
+        """The area under the learning curve of a network, which is changed."""
+        targets = _outputs(network, self._inputs) + new
+        optimizer = self._make_optimizer([parameter for parameter in network.parameters() if parameter.requires_grad])
+        generator = torch.Generator().manual_seed(seed)
+        batches = _minibatches(len(self._inputs), self._batch_size, generator)
+        learned = 0.0
+        marks = {round((point + 1) * self._updates / POINTS) for point in range(POINTS)}
+        for update in range(1, self._updates + 1):
+            batch = next(batches).to(targets.device)
+            network.train()
+            with torch.enable_grad():
+                loss = (network(self._inputs[batch]) - targets[batch]).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+            if update in marks:
+                error = (_outputs(network, self._inputs) - targets).square().mean().item()
+                learned += max(0.0, 1.0 - error)  # a NaN counts as nothing learned
+        return learned / POINTS
+
+
+def _drawn(fresh: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return fresh()
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
+    network.eval()
+    outputs: Any = network(inputs)
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"a network's output must be a tensor (batch, outputs), got {type(outputs).__name__}")
+    return outputs
+
+
+def _minibatches(samples: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        order = torch.randperm(samples, generator=generator)
+        yield from order[: samples - samples % size].view(-1, size)

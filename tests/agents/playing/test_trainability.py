@@ -1,0 +1,184 @@
+"""`agents.trainability`: how well the networks of a run's checkpoints still learn something new."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import processes
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
+
+import agents
+import agents.trainability
+from agents.playing.trainability import Settings, _give_hidden_layers, _Learning, _rewards
+from agents.runs import checkpoint_files
+from agents.runs.build import make_vec_env
+from agents.runs.checkpoints import load_policy
+from agents.runs.config import Config
+from agents.runs.run_folder import RunFolder
+
+SMALL = ["--set", "rollout_steps=512", "--set", "batch_size=64", "--set", "n_epochs=4", "--set", "net_arch=[32,32]"]
+RUN = [
+    "--env",
+    "ant-nonstationary",
+    "--timesteps",
+    3072,
+    "--period",
+    1024,
+    "--n-envs",
+    4,
+    "--change-at",
+    "now",
+    "--keep-phases",
+]
+QUICK = ["--repetitions", "2", "--updates", "60", "--steps", "1024"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    processes.run("agents.train", *RUN, *SMALL, "--run-dir", folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def measure(*arguments):
+    return agents.trainability.main(list(map(str, arguments)))
+
+
+def table(run):
+    with (run / "trainability.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def change_policy(path, change):
+    """A checkpoint with another policy, in the place of the first."""
+    state = torch.load(path, weights_only=True)
+    change(state["model"]["policy"])
+    torch.save(state, path)
+    content = path.read_bytes()
+    return path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}-{checkpoint_files._checksum(content)}.pt"))
+
+
+def test_each_phase_gets_a_score_of_each_kind_and_one_whose_policy_is_dead_gets_none(run, capsys):
+    first, *_ = sorted((run / "checkpoints" / "phases").iterdir())
+
+    def kill(policy):
+        policy["mlp_extractor.policy_net.0.bias"].fill_(-1000.0)
+
+    first = change_policy(first, kill)
+    assert measure(run, *QUICK) == 0
+    rows = table(run)
+    kinds = ["policy-targets", "value-targets", "return"]
+    assert [(row["phase"], row["steps"], row["kind"]) for row in rows] == [
+        (str(phase), str(steps), kind) for phase, steps in ((0, 1536), (1, 2560), (2, 3072)) for kind in kinds
+    ]
+    scores = {(row["phase"], row["kind"]): float(row["score"]) for row in rows}
+    assert abs(scores["0", "policy-targets"]) < 0.05
+    assert min(scores[phase, "policy-targets"] for phase in ("1", "2")) > 0.5
+    assert all(float(row["low"]) <= float(row["score"]) <= float(row["high"]) for row in rows)
+    assert rows[0]["checkpoint"] == first.name
+    assert (run / "trainability.png").stat().st_size > 10_000
+    assert "a fresh network is 1" in capsys.readouterr().out
+
+
+def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
+    only_targets = ["--repetitions", 2, "--updates", 40, "--steps", 0]
+    assert measure(run, *only_targets) == 0
+    whole = (run / "trainability.csv").read_text()
+    lines = whole.splitlines(keepends=True)
+    (run / "trainability.csv").write_text("".join(lines[:2]))
+    assert measure(run, *only_targets) == 0
+    assert (run / "trainability.csv").read_text() == whole
+    # What is there is not measured again.
+    (run / "trainability.csv").write_text(whole.replace(lines[1].split(",")[4], "0.125"))
+    assert measure(run, *only_targets) == 0
+    assert table(run)[0]["score"] == "0.125"
+    before = (run / "trainability.csv").read_text()
+    capsys.readouterr()
+    assert measure(run, *only_targets, "--seed", 3) == 2
+    assert capsys.readouterr().err.strip().endswith("was measured with seed 0, not 3: move it away to measure anew")
+    assert (run / "trainability.csv").read_text() == before
+
+
+def test_agents_learn_from_the_checkpoints_hidden_layers_and_fresh_heads(run):
+    folder, config = RunFolder.open(run, Config)
+    old = load_policy(folder, config).policy
+    new = agents.PPO(
+        "CBPMlpPolicy",
+        make_vec_env(replace(config, period=20_000)),
+        policy_kwargs={"net_arch": [32, 32], "activation_fn": nn.ReLU},
+    ).policy
+    before = {name: value.clone() for name, value in new.named_parameters()}
+    _give_hidden_layers(old, new)
+    theirs = dict(old.named_parameters())
+    for name, value in new.named_parameters():
+        expected = theirs[name] if name.startswith("mlp_extractor") else before[name]
+        assert torch.equal(value, expected), name
+
+
+def test_the_rewards_of_agents_are_those_that_the_environments_gave(run):
+    class Sum(BaseCallback):
+        every_step = True
+        total = 0.0
+
+        def _on_step(self):
+            self.total += float(sum(self.locals["rewards"]))
+            return True
+
+    folder, config = RunFolder.open(run, Config)
+    learning = _Learning(folder, config, Settings(2, 20, 1024, None, 0), None)
+    totals = []
+    for callbacks in (Sum(), None):  # with a callback at every step, and in compiled rollouts
+        vec_env = agents.ThreadedVecEnv([learning._make_env] * 4)
+        agents.PPO("MlpPolicy", vec_env, n_steps=256, seed=0, policy_kwargs={"net_arch": [16]}).learn(1024, callbacks)
+        totals += [_rewards(vec_env), callbacks.total] if callbacks else [_rewards(vec_env)]
+    assert totals == pytest.approx([totals[0]] * 3, rel=1e-5)
+    assert totals[0] != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--repetitions", 1], "repetitions must be a whole number >= 2, got 1"),
+        (["--updates", 5], "updates must be a whole number >= 20, got 5"),
+        (["--steps", 100], "steps must be 0 or at least two rollouts of 512, got 100"),
+        (["--seed", -1], "seed must be a whole number >= 0, got -1"),
+        (["--value", -1], "friction"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(run, capsys, arguments, words):
+    assert measure(run, *arguments) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert words in line
+    assert not (run / "trainability.csv").exists()
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line(run, capsys, tmp_path):
+    assert measure(tmp_path) == 2
+    assert "is no run" in capsys.readouterr().err
+    (run / "probe.npz").rename(tmp_path / "probe.npz")
+    assert measure(run, *QUICK) == 2
+    assert "has no probe batch" in capsys.readouterr().err
+    (tmp_path / "probe.npz").rename(run / "probe.npz")
+    first, *_ = sorted((run / "checkpoints" / "phases").iterdir())
+    first.write_bytes(b"damaged")
+    assert measure(run, *QUICK) == 2
+    assert f"checkpoint '{first}' is damaged" in capsys.readouterr().err
+    first.unlink()
+    (run / "trainability.csv").write_text("nothing,to,see\n1,2,3\n")
+    (run / "trainability.json").write_text(
+        json.dumps({"repetitions": 2, "updates": 60, "steps": 1024, "value": 0.2, "seed": 0})
+    )
+    assert measure(run, *QUICK) == 2
+    assert "is not a table of scores" in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""`cbp.Trainability`: how well a network learns something new, beside fresh networks."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import cbp
+from cbp.trainability import Score
+
+INPUTS = torch.randn(200, 3, generator=torch.Generator().manual_seed(1))
+
+
+def network(units: int = 24) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, units), nn.ReLU(), nn.Linear(units, 2))
+
+
+@pytest.fixture(scope="module")
+def trainability():
+    return cbp.Trainability(network, INPUTS, repetitions=6, updates=120, batch_size=50)
+
+
+def test_a_fresh_network_is_as_able_as_new(trainability):
+    torch.manual_seed(5)
+    found = trainability(network())
+    assert found.low < found.score < found.high
+    assert 0.8 < found.score < 1.25
+
+
+def test_a_network_whose_hidden_units_are_dead_learns_nothing(trainability):
+    dead = network()
+    nn.init.constant_(dead[0].bias, -100)
+    # The output bias learns the mean of the targets, which is 0 already.
+    assert trainability(dead).score < 0.02
+
+
+@pytest.mark.parametrize("alive", [4, 12])
+def test_the_fewer_units_are_alive_the_less_it_learns(trainability, alive):
+    torch.manual_seed(5)
+    some = network()
+    whole = trainability(some).score
+    with torch.no_grad():
+        some[0].bias[alive:] = -100
+    assert trainability(some).score < whole - 0.05
+
+
+def test_what_it_computes_already_does_not_count(trainability):
+    torch.manual_seed(5)
+    plain = network()
+    moved = copy.deepcopy(plain)
+    with torch.no_grad():
+        moved[2].bias += 1024  # a power of two, so that nearly nothing is rounded away
+    assert trainability(moved).score == pytest.approx(trainability(plain).score, abs=0.02)
+
+
+def test_the_area_is_that_of_a_loop_written_out():
+    found = cbp.Trainability(
+        network, INPUTS, repetitions=2, updates=20, batch_size=100, optimizer=lambda w: torch.optim.SGD(w, 0.1)
+    )
+    seeds = torch.randint(2**62, (2, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    for repetition, (of_targets, of_network, of_order) in enumerate(seeds):
+        torch.manual_seed(of_targets)
+        g = network()(INPUTS).detach()
+        torch.manual_seed(of_network)
+        net = network()
+        y = net(INPUTS).detach() + (g - g.mean(0)) / ((g - g.mean(0)) ** 2).mean(0).sqrt()
+        generator, area, order = torch.Generator().manual_seed(of_order), 0.0, []
+        for _ in range(20):  # as many points as updates: each counts
+            order = order or list(torch.randperm(200, generator=generator).split(100))
+            rows = order.pop(0)
+            loss = ((net(INPUTS[rows]) - y[rows]) ** 2).mean()
+            gradients = torch.autograd.grad(loss, list(net.parameters()))
+            with torch.no_grad():
+                for weight, gradient in zip(net.parameters(), gradients, strict=True):
+                    weight -= 0.1 * gradient
+            area += max(0, 1 - ((net(INPUTS) - y) ** 2).mean().item()) / 20
+        assert found.fresh_areas[repetition].item() == pytest.approx(area, rel=1e-4)
+
+
+def test_a_score_is_the_ratio_of_means_and_its_interval_is_over_pairs():
+    areas, fresh = torch.tensor([0.2, 0.4]), torch.tensor([0.4, 0.8])
+    found = Score.of(areas, fresh)
+    # Every resample has half of what the fresh networks have: 0.2/0.4, 0.4/0.8 and 0.6/1.2.
+    assert (found.score, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    found = Score.of(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))
+    assert (found.score, found.low, found.high) == pytest.approx((0.5, 0.0, 1.0))
+
+
+def test_the_network_and_the_global_generator_stay_as_they_are(trainability):
+    some = network()
+    before, state = copy.deepcopy(some.state_dict()), torch.get_rng_state()
+    one, other = trainability(some), trainability(some)
+    cbp.Trainability(network, INPUTS, repetitions=2, updates=20)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(one.areas, other.areas)
+    assert all(torch.equal(value, some.state_dict()[name]) for name, value in before.items())
+
+
+def test_a_network_that_diverges_has_learned_nothing():
+    diverging = cbp.Trainability(network, INPUTS, repetitions=2, updates=40)
+    wild = network()
+    nn.init.constant_(wild[2].weight, math.nan)
+    assert diverging(wild).score == 0
+
+
+@pytest.mark.parametrize(
+    ("fresh", "options", "words"),
+    [
+        (network, {"repetitions": 1}, "repetitions must be a whole number >= 2, got 1"),
+        (network, {"updates": 3}, "updates must be a whole number >= 20, got 3"),
+        (network, {"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
+        (lambda: nn.Sequential(network(), nn.Flatten(0)), {}, r"\(batch, outputs\), got a shape of \(400,\)"),
+        (lambda: nn.LSTM(3, 2), {}, "must be a tensor .* got tuple"),
+        (lambda: nn.Sequential(network(), nn.Threshold(1e9, 0)), {}, "the same for all inputs"),
+        (network, {"optimizer": lambda weights: torch.optim.SGD(weights, 0.0)}, None),
+    ],
+)
+def test_what_it_cannot_measure_it_refuses(fresh, options, words):
+    if words is None:
+        still = cbp.Trainability(fresh, INPUTS, repetitions=2, updates=20, **options)
+        with pytest.raises(ValueError, match="fresh networks learned nothing"):
+            still(network())
+    else:
+        with pytest.raises(ValueError, match=words):
+            cbp.Trainability(fresh, INPUTS, **options)
