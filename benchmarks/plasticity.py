@@ -7,7 +7,8 @@ interval over seeds, or if the verdict of ``agents.runs.verdict`` is wrong about
 The task changes fast: 256 random inputs with random labels are to be learned by heart in 320 updates, then come 256 others.
 All tasks are equally hard, so a network that gets worse at them has lost plasticity, by definition and whatever its units look
 like. ``loses`` is a small network (two hidden layers of 64 ReLU units) under Adam with its usual β of 0.9 and 0.999; ``keeps``
-is the same with ``cbp.L2Init``. Accuracy at the end of each task is the ground truth, the rest is to agree with it.
+is the same with ``cbp.L2Init``. Accuracy at the end of each task is the ground truth, the rest is to agree with it;
+``trainability`` is ``cbp.Trainability`` on the probe batch, measured after every tenth task.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ LAST = 10  # tasks, over which the compared values are averaged
 INPUTS, WIDTH, CLASSES, EXAMPLES, EPOCHS, BATCH = 16, 64, 8, 256, 40, 32
 LEARNING_RATE = 1e-3
 STRENGTH = 3e-3  # of L2Init
+UPDATES = EPOCHS * EXAMPLES // BATCH  # of a task
 PROBE = 1000  # samples
 
 # Where a network that loses plasticity should lie: above (+1) or below (-1) one that keeps it; 0 where theory is silent.
 EXPECTED = {
     "accuracy": -1,
+    "trainability": -1,
     "dormant_fraction": +1,
     "dead_fraction": +1,
     "tau_dormant_fraction": +1,
@@ -62,21 +65,28 @@ EXPECTED |= {f"probe_{name}": sign for name, sign in EXPECTED.items() if name.en
 Rows = dict[tuple[str, int], NDArray[np.float64]]  # of each run (tasks, measures), in the order of EXPECTED
 
 
+def make_network() -> nn.Sequential:
+    """A fresh network."""
+    layers = [nn.Linear(INPUTS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)]
+    return nn.Sequential(*layers)
+
+
 def train(run: tuple[str, int]) -> NDArray[np.float64]:
     """Trains one network on all tasks and measures it at the end of each: ``(tasks, measures)``."""
     label, seed = run
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    layers = [nn.Linear(INPUTS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)]
-    network = nn.Sequential(*layers)
+    network = make_network()
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     method = cbp.L2Init(network, optimizer, strength=STRENGTH) if label == "keeps" else None
     draws = torch.Generator().manual_seed(seed)  # the same tasks for both labels
     probe = torch.randn(PROBE, INPUTS, generator=draws)
+    trainability = cbp.Trainability(make_network, probe[:EXAMPLES], 3, UPDATES, BATCH, seed=seed)
+    score = math.nan
     hidden, weight = network[:4], network[2].weight
     initial = weight.detach().clone()
     rows = []
-    for _ in range(TASKS):
+    for task in range(TASKS):
         inputs = torch.randn(EXAMPLES, INPUTS, generator=draws)
         labels = torch.randint(CLASSES, (EXAMPLES,), generator=draws)
         before, actions = weight.detach().clone(), network(probe).argmax(dim=1)
@@ -90,6 +100,8 @@ def train(run: tuple[str, int]) -> NDArray[np.float64]:
                 optimizer.step()
         with torch.no_grad():
             measured = {"accuracy": (network(inputs).argmax(dim=1) == labels).double().mean().item()}
+            score = trainability(network).score if task % LAST == 0 else score
+            measured["trainability"] = score
             for prefix, batch in (("", inputs), ("probe_", probe)):
                 h = hidden(batch)
                 for measure in (metrics.dormant_fraction, metrics.dead_fraction, metrics.tau_dormant_fraction):
@@ -190,7 +202,7 @@ def draw(rows: Rows, path: Path) -> None:
         "effective_rank": "effective rank (of 64)",
         "feature_rank": "feature rank (of 64)",
         "weight_magnitude": "mean |w|",
-        "weight_change": "change of weights in the task",
+        "trainability": "trainability (1: as able as new)",
         "gradient_norm": "gradient norm",
     }
     figure = Figure(figsize=(11, 8), layout="constrained")

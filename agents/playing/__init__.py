@@ -1,1 +1,1 @@
-"""What a trained policy does: episodes over a grid of values of a parameter, their picture, films; what its networks can still learn."""
+"""What a trained policy does: episodes over a grid of values of a parameter, their picture, films; what it can still learn."""

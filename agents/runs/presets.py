@@ -184,7 +184,8 @@ class RunPreset:
 
 
 # The published Ant observes 84 contact forces that its MuJoCo never fills in: 111 inputs, of which 27 are ever non-zero.
-_PUBLISHED_ANT = {"padded_inputs": 111}  # published code
+_PADDED = {"padded_inputs": 111}  # published code
+_OF_ANT = {"ant-nonstationary-v0": _PADDED, "ant-stationary-v0": _PADDED}
 
 RUNS: dict[str, RunPreset] = {
     "quick": RunPreset(
@@ -198,6 +199,7 @@ RUNS: dict[str, RunPreset] = {
             "log_std_init": -1.0,
             "learning_rate": 3e-4,  # ours, SB3's default
         },
+        in_env=_OF_ANT,
     ),
     "paper": RunPreset(
         timesteps=20_000_000,  # paper
@@ -213,6 +215,6 @@ RUNS: dict[str, RunPreset] = {
             "terminate_after": 1000,  # published code
             "healthy_reward_on_fall": True,  # published code
         },
-        in_env={"ant-nonstationary-v0": _PUBLISHED_ANT, "ant-stationary-v0": _PUBLISHED_ANT},
+        in_env=_OF_ANT,
     ),
 }

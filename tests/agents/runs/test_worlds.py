@@ -125,8 +125,8 @@ def test_the_papers_stationary_settings_are_presets(env, steps):
     ],
 )
 def test_the_papers_ant_alone_has_first_weights_of_111_inputs(env, more, padded):
-    assert config_of("--env", env, "--preset", "paper", *more).hyperparameters.padded_inputs == padded
-    assert config_of("--env", env).hyperparameters.padded_inputs is None
+    for preset in ("paper", "quick"):
+        assert config_of("--env", env, "--preset", preset, *more).hyperparameters.padded_inputs == padded
 
 
 def test_the_stationary_environments_have_the_published_habits():
