@@ -1,13 +1,11 @@
-"""Parameters of the interface between agent and environment: noise, bias and delay of what is observed and done.
+"""What stands between agent and environment: noise, bias and delay of what is observed and done.
 
 Their values are in the units of observations and actions, and alike for every entry.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from envs.checks import ParameterError, env_name
 from envs.effects import Effect, Parameter
 from envs.places import Array, Subject
 
-_MOST_DELAY = 1000
+MOST_DELAY = 1000
 """Steps: as long as an episode of most environments."""
 
 
@@ -65,25 +63,29 @@ class InterfaceEffect(Effect):
         return np.clip(inside, self._space.low, self._space.high) if self._bounded else inside
 
 
-class _Noise(InterfaceEffect):
+class Noise(InterfaceEffect):
     """Adds independent normal numbers."""
 
     def change(self, array: Array) -> Array:
+        """What arrives."""
         return self._inside(array + self._value * self._generator.standard_normal(np.shape(array)))
 
 
-class _ActionNoise(_Noise):
+class ActionNoise(Noise):
+    """The same of actions."""
+
     acts_on = "action"
 
 
-class _Bias(InterfaceEffect):
+class Bias(InterfaceEffect):
     """Adds a constant."""
 
     def change(self, array: Array) -> Array:
+        """What arrives."""
         return self._inside(array + self._value)
 
 
-class _Delay(InterfaceEffect):
+class Delay(InterfaceEffect):
     """Hands on what came some steps ago; before an episode's first action has arrived, the action nearest to zero."""
 
     acts_on = "action"
@@ -99,7 +101,7 @@ class _Delay(InterfaceEffect):
     def change(self, array: Array) -> Array:
         """The action of so many steps ago."""
         self._past.append(np.array(array))
-        del self._past[: -_MOST_DELAY - 1]
+        del self._past[: -MOST_DELAY - 1]
         steps = int(self._value)
         return self._past[-1 - steps] if steps < len(self._past) else self._inside(np.zeros(self._space.shape))
 
@@ -131,59 +133,3 @@ class Interface(Parameter):
         if not (isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)):
             raise ParameterError(f"{self.name} needs {self.needs}, got {space} of {env_name(subject.env)}")
         return self.effect(space)
-
-
-_observed = partial(
-    Interface,
-    lowest=0.0,
-    highest=math.inf,
-    low=0.0,
-    schedule="uniform",
-    needs="observations that are a Box of real numbers",
-    where="deviation of observations",
-)
-_done = partial(
-    Interface,
-    lowest=0.0,
-    low=0.0,
-    schedule="uniform",
-    needs="actions that are a Box of real numbers",
-    where="deviation of actions",
-)
-
-PARAMETERS: tuple[Parameter, ...] = (
-    _observed(
-        name="observation_noise",
-        meaning="standard deviation of noise in every entry of the observation",
-        unit="units of the observation",
-        high=0.1,  # ours
-        effect=_Noise,
-    ),
-    _observed(
-        name="observation_bias",
-        meaning="what is added to every entry of the observation",
-        unit="units of the observation",
-        lowest=-math.inf,
-        low=-0.1,  # ours
-        high=0.1,
-        effect=_Bias,
-    ),
-    _done(
-        name="action_noise",
-        meaning="standard deviation of noise in every entry of the action, which is clipped afterwards",
-        unit="units of the action",
-        highest=math.inf,
-        high=0.3,  # ours
-        effect=_ActionNoise,
-    ),
-    _done(
-        name="action_delay",
-        meaning="steps until an action arrives",
-        unit="steps",
-        highest=float(_MOST_DELAY),
-        high=4.0,  # ours
-        whole=True,
-        effect=_Delay,
-    ),
-)
-"""The parameters of the interface."""

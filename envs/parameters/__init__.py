@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from envs import checks, interface, physics
+from envs import checks
 from envs.effects import Parameter
+from envs.parameters import actuators, bodies, contacts, interface, joints, medium
 
-PARAMETERS: dict[str, Parameter] = {each.name: each for each in (*physics.PARAMETERS, *interface.PARAMETERS)}
+_ROOMS = (contacts, bodies, joints, actuators, medium, interface)
+
+PARAMETERS: dict[str, Parameter] = {each.name: each for room in _ROOMS for each in room.PARAMETERS}
 """The parameters that :class:`envs.NonStationary` knows by name."""
 
 
