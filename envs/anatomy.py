@@ -12,13 +12,24 @@ from envs.places import Thing, Things, count, names_of, things
 Parts = dict[str, Things]
 
 _DIRECT = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
-_ONE_AXIS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
+ONE_AXIS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
+"""The types of joints that have a position of one number."""
 
 
 def bodies(model: mujoco.MjModel) -> Parts:
     """The bodies that move and have mass."""
     moving = [i for i in range(1, model.nbody) if model.body_weldid[i] and model.body_mass[i] > 0]
     return _one_each(model, [Thing("body", i) for i in moving])
+
+
+def all_bodies(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
+    """All of them."""
+    return tuple(thing for part in bodies(model).values() for thing in part)
+
+
+def jointed_bodies(model: mujoco.MjModel) -> Parts:
+    """Bodies but those that float or slide alone with their centre in their origin: MuJoCo takes their inertia for diagonal."""
+    return {name: part for name, part in bodies(model).items() if not model.body_simple[part[0].number]}
 
 
 def surfaces(model: mujoco.MjModel) -> Parts:
@@ -51,9 +62,14 @@ def machine(model: mujoco.MjModel, factor: bool) -> Things:
     """
     moved = _moved_joints(model)
     held = {i for i in range(model.njnt) if model.body_weldid[model.body_parentid[model.jnt_bodyid[i]]]}
-    joints = [Thing("joint", i) for i in range(model.njnt) if model.jnt_type[i] in _ONE_AXIS and (i in moved or i in held)]
+    joints = [Thing("joint", i) for i in range(model.njnt) if model.jnt_type[i] in ONE_AXIS and (i in moved or i in held)]
     reached = [*joints, *(things(model, "tendon") if factor else ())]
     return tuple(dict.fromkeys(each for thing in reached for each in (thing, *_actuators_on(model, thing))))
+
+
+def limited(model: mujoco.MjModel) -> Parts:
+    """The joints that have limits."""
+    return _one_each(model, [thing for thing in things(model, "joint") if model.jnt_limited[thing.number]])
 
 
 def actuators(model: mujoco.MjModel) -> Parts:
@@ -100,6 +116,28 @@ def is_muscle(model: mujoco.MjModel, number: int) -> bool:
 def is_no_muscle(model: mujoco.MjModel, number: int) -> bool:
     """Whether an actuator is none."""
     return not is_muscle(model, number)
+
+
+def is_servo_of_position(model: mujoco.MjModel, number: int) -> bool:
+    """Whether an actuator's force is kp times what is left to the position that it is told, as a ``position``'s is."""
+    gain, bias = model.actuator_gainprm[number], model.actuator_biasprm[number]
+    return _is_servo(model, number) and bool(gain[0] == -bias[1] != 0)
+
+
+def is_servo_of_velocity(model: mujoco.MjModel, number: int) -> bool:
+    """Whether an actuator's force is kd times what is left to the velocity that it is told, as a ``velocity``'s is."""
+    gain, bias = model.actuator_gainprm[number], model.actuator_biasprm[number]
+    return _is_servo(model, number) and bool(bias[1] == 0 and gain[0] == -bias[2] != 0)
+
+
+def is_servo(model: mujoco.MjModel, number: int) -> bool:
+    """Whether an actuator is a servo, of position or velocity."""
+    return is_servo_of_position(model, number) or is_servo_of_velocity(model, number)
+
+
+def _is_servo(model: mujoco.MjModel, number: int) -> bool:
+    fixed = model.actuator_gaintype[number] == mujoco.mjtGain.mjGAIN_FIXED
+    return bool(fixed and model.actuator_biastype[number] == mujoco.mjtBias.mjBIAS_AFFINE)
 
 
 def _moved_joints(model: mujoco.MjModel) -> set[int]:

@@ -21,36 +21,40 @@ class Attribute(Parameter):
 
     Attributes:
         attribute: Its name in the environment without its wrappers.
+        of: The class of the environments that have it, where others have one of that name with another meaning.
         follow: Computes other attributes of the environment from it: a function of the environment that returns their values by
             their names. One of a module, where environments are to be pickled.
 
     Example:
         >>> import envs, gymnasium, math
-        >>> envs.PARAMETERS["pole_length"] = envs.Attribute(
-        ...     name="pole_length", meaning="half the length of the pole", unit="m", lowest=0.01, highest=math.inf,
-        ...     low=0.25, high=1.0, schedule="log_uniform", needs="a pole on a cart", attribute="length",
-        ...     follow=lambda cart: {"polemass_length": cart.masspole * cart.length},
+        >>> envs.PARAMETERS["tick"] = envs.Attribute(
+        ...     name="tick", meaning="time of a step", unit="s", lowest=0.001, highest=math.inf, low=0.01, high=0.04,
+        ...     schedule="log_uniform", needs="a cart", attribute="tau", of="CartPoleEnv",
         ... )
-        >>> env = envs.NonStationary(gymnasium.make("CartPole-v1"), "pole_length", period=100, seed=0)
-        >>> env.reset(seed=0)[1]["pole_length"] == env.unwrapped.length
+        >>> env = envs.NonStationary(gymnasium.make("CartPole-v1"), "tick", period=100, seed=0)
+        >>> env.reset(seed=0)[1]["tick"] == env.unwrapped.tau
         True
-        >>> print(*envs.verify(gymnasium.make("CartPole-v1"), "pole_length", low=0.25, high=1.0))
-        pole_length 0.25 and 1 m: nothing measured; another trajectory from step 1 on
-        >>> del envs.PARAMETERS["pole_length"]
+        >>> print(*envs.verify(gymnasium.make("CartPole-v1"), "tick"))
+        tick 0.01 and 0.04 s: nothing measured; another trajectory from step 1 on
+        >>> del envs.PARAMETERS["tick"]
     """
 
     attribute: str = ""
+    of: str = ""
     follow: Callable[[Any], dict[str, float]] | None = None
 
     def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:
         """The parameter of one environment; changes nothing yet."""
         base = subject.env.unwrapped
-        own = getattr(base, self.attribute, None)
+        own = getattr(base, self.attribute, None) if self._is_of(base) else None
         if not isinstance(own, int | float | np.number) or isinstance(own, bool):
             raise ParameterError(f"{self.name} needs {self.needs}, which {env_name(base)} lacks")
         if part is not None:
             raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
         return _AttributeEffect(self.attribute, self.follow, base, factor)
+
+    def _is_of(self, base: Any) -> bool:
+        return not self.of or any(kind.__name__ == self.of for kind in type(base).__mro__)
 
 
 class _AttributeEffect(Effect):

@@ -45,11 +45,12 @@ def fit_of(name: str, env: gymnasium.Env[Any, Any], source: ModelSource | None =
     Raises:
         ParameterError: The parameter would do nothing there, or cannot be changed.
     """
-    subject = Subject(env, look_for_model(env, source))
+    subject = Subject(env, look_for_model(env, source), source)
     parameter, part = find_parameter(name)
     own = parameter.bind(subject, part, factor=False).own()
     by_factor = parameter.by_factor and any(own)
-    change = Change(subject, name, {"factor": by_factor, "low": parameter.low, "high": parameter.high})
+    ends = {} if by_factor == parameter.by_factor else {"low": parameter.low, "high": parameter.high}
+    change = Change(subject, name, {"factor": by_factor, **ends})
     change.check(subject._replace(model=copy.copy(subject.model)))
     return Fit(own, tuple(parameter.parts(subject.model)) if subject.model is not None else ())
 
@@ -92,8 +93,8 @@ class Change:
             if self._factor != parameter.by_factor and None in (low, high):
                 words = "multiples of the model's own" if self._factor else f"values in {parameter.unit}"
                 raise ParameterError(f"low and high of {name} must be given, {words}: its defaults are of the other kind")
-            self._low = self.check_value("low", parameter.low if low is None else low)
-            self._high = self.check_value("high", parameter.high if high is None else high)
+            self._low = self.check_value("low", max(parameter.low, self.effect.lowest) if low is None else low)
+            self._high = self.check_value("high", min(parameter.high, self.effect.highest) if high is None else high)
             if self._low > self._high:
                 raise ParameterError(f"low must be at most high, got low={self._low} and high={self._high}")
             self.schedule.check_range(self._low)
@@ -149,10 +150,13 @@ class Change:
 
     @property
     def two_values(self) -> tuple[float, float]:
-        """The least and the greatest value that it can take; where these are the same, that one and any other."""
+        """The least and the greatest value that it can take; where these are the same, that one and any other.
+
+        Where the greatest one is the least again after whole turns, the second is half a turn from it.
+        """
         least, value = self.extremes
         if least != value:
-            return least, value
+            return least, least + self.parameter.turn / 2 if (value - least) % self.parameter.turn == 0 else value
         lowest, highest = self._bounds()
         candidates = (2 * value, value / 2, value + 1, value - 1)
         return value, next(other for other in candidates if lowest <= other <= highest and other != value)
@@ -190,6 +194,12 @@ class Change:
             drawn = low <= value <= high  # else it is the schedule's own
             value = min(max(float(round(value)), self._low), self._high) if drawn else value
         self.value = self.check_value(f"{self.name} of schedule {self.schedule.name!r} in phase {phase}", value)
+        self.effect.begin_phase()
+
+    def set_value(self, value: float) -> None:
+        """Puts a value in the place of that of the phase."""
+        self.value = self.check_value(self.name, value)
+        self.effect.begin_phase()
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is in its sequence, as JSON can hold it."""
@@ -229,7 +239,7 @@ class Change:
 
     def _bounds(self) -> tuple[float, float]:
         """The bounds of values: with factors, those that keep each of the environment's own values within the parameter's."""
-        lowest, highest = self.parameter.lowest, self.parameter.highest
+        lowest, highest = max(self.parameter.lowest, self.effect.lowest), min(self.parameter.highest, self.effect.highest)
         own = [abs(value) for value in self.effect.own() if value]
         if not self._factor or not own:
             return lowest, highest

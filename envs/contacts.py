@@ -1,4 +1,4 @@
-"""Which contacts a MuJoCo model can have, and which friction."""
+"""Which contacts a MuJoCo model can have, with which friction and softness."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.places import Array
+from envs.places import Array, Things, names_of
 
 _NO_CONTACTS = mujoco.mjtDisableBit.mjDSBL_CONTACT | mujoco.mjtDisableBit.mjDSBL_CONSTRAINT
 
@@ -29,13 +29,54 @@ def frictions(kind: int, model: mujoco.MjModel) -> Array:
     """
     if model.opt.disableflags & _NO_CONTACTS:
         return np.empty(0)
-    possible, mixed = _mixed(kind, model)
+    pairs = _Pairs(model, _LEAST_DIMENSION[kind])
+    friction = np.concatenate((model.geom_friction[:, kind], model.flex_friction[:, kind]))
     of_pairs = model.pair_friction[model.pair_dim >= _LEAST_DIMENSION[kind]][:, list(COLUMNS[kind])]
-    found = np.concatenate((mixed[np.triu(possible, 1)], of_pairs.ravel()))
+    found = np.concatenate((pairs.mixed(friction, np.maximum.outer(friction, friction)), of_pairs.ravel()))
     if model.opt.enableflags & mujoco.mjtEnableBit.mjENBL_OVERRIDE:
         found = np.tile(model.opt.o_friction[list(COLUMNS[kind])], len(found))
     at_least: Array = np.maximum(found, mujoco.mjMINMU)
     return at_least
+
+
+def softness(name: str, column: int, model: mujoco.MjModel) -> Array:
+    """A number of ``solref`` or ``solimp`` of all contacts that can be, as MuJoCo mixes them; empty where none can be.
+
+    A contact has the mean of the two that touch, weighted by ``solmix``, or the number of the one with the higher priority; of
+    ``solref`` the smaller one where it is a stiffness or a damping, which are negative.
+    """
+    if model.opt.disableflags & _NO_CONTACTS:
+        return np.empty(0)
+    own, weight = (
+        np.concatenate((getattr(model, f"geom_{field}"), getattr(model, f"flex_{field}"))) for field in (name, "solmix")
+    )
+    weight = np.maximum(weight, mujoco.mjMINVAL)
+    share = weight[:, None] / (weight[:, None] + weight)
+    mean = share * own[:, None, column] + (1 - share) * own[:, column]
+    if name == "solref":
+        smaller = np.minimum.outer(own[:, column], own[:, column])
+        mean = np.where((own[:, None, 0] > 0) & (own[:, 0] > 0), mean, smaller)
+    of_pairs = getattr(model, f"pair_{name}")[:, column]
+    found = np.concatenate((_Pairs(model, 1).mixed(own[:, column], mean), of_pairs))
+    if model.opt.enableflags & mujoco.mjtEnableBit.mjENBL_OVERRIDE:
+        found = np.full_like(found, getattr(model.opt, f"o_{name}")[column])
+    return found
+
+
+def stiff(model: mujoco.MjModel, some: Things) -> str | None:
+    """Which surfaces have a ``solref`` of stiffness and damping, not of a time constant; None where none has."""
+    fields = {"geom": model.geom_solref, "pair": model.pair_solref, "flex": model.flex_solref}
+    of_surfaces = [thing for thing in some if thing.kind in fields]
+    for name, thing in names_of(model, of_surfaces).items():
+        if fields[thing.kind][thing.number, 0] <= 0:
+            return f"{thing.kind} {name!r}, whose solref is a stiffness and a damping,"
+    return None
+
+
+def least_time(model: mujoco.MjModel) -> float:
+    """The time constant below which MuJoCo raises it to two time steps; 0 where it does not."""
+    unsafe = model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_REFSAFE
+    return 0.0 if unsafe else 2 * float(model.opt.timestep)
 
 
 def seen(kind: int, data: mujoco.MjData) -> list[float]:
@@ -44,22 +85,34 @@ def seen(kind: int, data: mujoco.MjData) -> list[float]:
     return [float(each.friction[COLUMNS[kind][0]]) for each in contacts if each.dim >= _LEAST_DIMENSION[kind]]
 
 
-def _mixed(kind: int, model: mujoco.MjModel) -> tuple[NDArray[np.bool_], Array]:
-    """Of geoms, and after them flexes: which can touch which so that the friction acts, and how much there is, (n, n)."""
-    body = np.concatenate((model.geom_bodyid, np.full(model.nflex, -1)))  # flexes have many, and touch themselves as asked
-    types, affinities, dimensions, priorities = (
-        np.concatenate((getattr(model, f"geom_{name}"), getattr(model, f"flex_{name}")))
-        for name in ("contype", "conaffinity", "condim", "priority")
-    )
-    friction = np.concatenate((model.geom_friction[:, kind], model.flex_friction[:, kind]))
-    masks = (types[:, None] & affinities) != 0
-    possible = (masks | masks.T) & _may_meet(model, body)
-    higher = priorities[:, None] > priorities
-    equal = priorities[:, None] == priorities
-    dimension, mixed = (
-        np.where(equal, np.maximum.outer(each, each), np.where(higher, each[:, None], each)) for each in (dimensions, friction)
-    )
-    return possible & (dimension >= _LEAST_DIMENSION[kind]), mixed
+def seen_softness(name: str, column: int, data: mujoco.MjData) -> list[float]:
+    """A number of ``solref`` or ``solimp`` of the contacts that there are."""
+    return [float(getattr(data.contact[i], name)[column]) for i in range(data.ncon)]
+
+
+class _Pairs:
+    """Of geoms, and after them flexes: which can touch which in a contact of so many dimensions, (n, n)."""
+
+    def __init__(self, model: mujoco.MjModel, least: int) -> None:
+        body = np.concatenate((model.geom_bodyid, np.full(model.nflex, -1)))  # flexes have many, and touch themselves as asked
+        types, affinities, dimensions, priorities = (
+            np.concatenate((getattr(model, f"geom_{name}"), getattr(model, f"flex_{name}")))
+            for name in ("contype", "conaffinity", "condim", "priority")
+        )
+        masks = (types[:, None] & affinities) != 0
+        self._higher = priorities[:, None] > priorities
+        self._equal = priorities[:, None] == priorities
+        deep = self._mix(dimensions, np.maximum.outer(dimensions, dimensions)) >= least
+        self._possible = np.triu((masks | masks.T) & _may_meet(model, body) & deep, 1)
+
+    def mixed(self, own: Array, equals: Array) -> Array:
+        """A number of the contacts that can be: that of the higher priority, or what equals (n, n) make of theirs."""
+        found: Array = self._mix(own, equals)[self._possible]
+        return found
+
+    def _mix(self, own: Array, equals: Array) -> Array:
+        mixed: Array = np.where(self._equal, equals, np.where(self._higher, own[:, None], own))
+        return mixed
 
 
 def _may_meet(model: mujoco.MjModel, body: NDArray[np.int_]) -> NDArray[np.bool_]:

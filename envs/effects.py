@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
+import numpy as np
 
 from envs.places import Array, Place, Subject, Things
 
@@ -16,10 +19,14 @@ class Effect:
     Attributes:
         places: What it writes.
         derived: Whether constants of the model follow from it that MuJoCo must compute anew.
+        lowest: The least value that the environment allows; the parameter may allow fewer.
+        highest: The greatest one.
     """
 
     places: tuple[Place, ...] = ()
     derived = False
+    lowest = -math.inf
+    highest = math.inf
 
     def own(self) -> tuple[float, ...]:
         """What a factor multiplies: the environment's own values; empty where it has none."""
@@ -29,9 +36,52 @@ class Effect:
         """Puts a value into force from the next step on, in a subject whose places have what they had themselves."""
         raise NotImplementedError
 
+    def begin_phase(self) -> None:
+        """Is told that its value is the first of a phase."""
+
     def reach(self, subject: Subject) -> dict[str, list[str]]:  # noqa: ARG002
         """The fields that it writes, with the names of the objects whose numbers these are."""
         return {}
+
+
+class Acting(Effect):
+    """Acts in steps, not by what it writes; has random numbers of its own.
+
+    Attributes:
+        acts_on: ``"observation"``, ``"action"``, ``"reward"`` or ``"simulation"``.
+    """
+
+    acts_on = "simulation"
+
+    def __init__(self) -> None:
+        self._value = 0.0
+        self.restart(np.random.SeedSequence())
+
+    def apply(self, subject: Subject, value: float) -> None:  # noqa: ARG002
+        """Puts a value into force from the next step on."""
+        self._value = value
+
+    def restart(self, seed: np.random.SeedSequence) -> None:
+        """Begins a sequence of random numbers."""
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+
+    def begin_episode(self) -> None:
+        """Forgets what belongs to the last episode."""
+
+    def begin_step(self, subject: Subject) -> None:
+        """Acts on the simulation before a step."""
+
+    def change_reward(self, subject: Subject, reward: Any, info: dict[str, Any]) -> Any:  # noqa: ARG002
+        """The reward of a step."""
+        return reward
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes with time, as JSON can hold it."""
+        return {"generator": self._generator.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._generator.bit_generator.state = state["generator"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +102,7 @@ class Parameter(ABC):
         in_steps: Whether steps of the simulation show the value itself (:meth:`seen`), not only what follows from it.
         by_factor: Whether values, those of the default range too, are by default multiples of the environment's own.
         whole: Whether values are whole numbers.
+        turn: After how much the same comes again, as 360° do; infinity for never.
     """
 
     name: str
@@ -67,6 +118,7 @@ class Parameter(ABC):
     in_steps: bool = False
     by_factor: bool = False
     whole: bool = False
+    turn: float = math.inf
 
     @abstractmethod
     def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:

@@ -1,4 +1,4 @@
-"""What stands between agent and environment: noise, bias and delay of what is observed and done.
+"""What stands between agent and environment: what is observed and done, disturbed, lost or delayed.
 
 Their values are in the units of observations and actions, and alike for every entry.
 """
@@ -12,14 +12,14 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from envs.checks import ParameterError, env_name
-from envs.effects import Effect, Parameter
+from envs.effects import Acting, Effect, Parameter
 from envs.places import Array, Subject
 
 MOST_DELAY = 1000
 """Steps: as long as an episode of most environments."""
 
 
-class InterfaceEffect(Effect):
+class InterfaceEffect(Acting):
     """Acts on the observations that arrive at the agent, or on the actions that arrive at the environment.
 
     Args:
@@ -31,31 +31,11 @@ class InterfaceEffect(Effect):
     def __init__(self, space: Any) -> None:
         self._space = space
         self._bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
-        self._value = 0.0
-        self.restart(np.random.SeedSequence())
-
-    def apply(self, subject: Subject, value: float) -> None:  # noqa: ARG002
-        """Puts a value into force from the next step on."""
-        self._value = value
-
-    def restart(self, seed: np.random.SeedSequence) -> None:
-        """Begins a sequence of random numbers."""
-        self._generator = np.random.Generator(np.random.PCG64(seed))
-
-    def begin_episode(self) -> None:
-        """Forgets what belongs to the last episode."""
+        super().__init__()
 
     def change(self, array: Array) -> Array:
         """What arrives."""
         raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        """What changes with time, as JSON can hold it."""
-        return {"generator": self._generator.bit_generator.state}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
-        self._generator.bit_generator.state = state["generator"]
 
     def _inside(self, array: Array) -> Array:
         """The array in its type, clipped to its space."""
@@ -115,6 +95,72 @@ class Delay(InterfaceEffect):
         self._past = [np.array(action, kind) for kind, action in state["past"]]
 
 
+class Dropout(InterfaceEffect):
+    """Loses entries: in each step each with the same chance, and then it is 0."""
+
+    def change(self, array: Array) -> Array:
+        """What arrives."""
+        kept = self._generator.random(np.shape(array)) >= self._value
+        return self._inside(np.where(kept, array, 0))
+
+
+class ActionDropout(Dropout):
+    """The same of actions."""
+
+    acts_on = "action"
+
+
+class Dead(InterfaceEffect):
+    """Is 0 in one entry; entries count from 1, and 0 is none of them."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space)
+        self.highest = float(np.prod(space.shape))
+
+    def change(self, array: Array) -> Array:
+        """What arrives."""
+        if not self._value:
+            return array
+        changed = np.array(array)
+        changed.flat[int(self._value) - 1] = 0
+        return self._inside(changed)
+
+
+class DeadAction(Dead):
+    """The same of actions."""
+
+    acts_on = "action"
+
+
+class Permutation(InterfaceEffect):
+    """Hands on the entries in another order, which follows from the value: 0 is their own, and no other number is."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space)
+        self._order = own = np.arange(int(np.prod(space.shape)))
+        if len(own) < 2:
+            self.highest = 0.0
+
+    def apply(self, subject: Subject, value: float) -> None:
+        """Puts a value into force from the next step on."""
+        super().apply(subject, value)
+        own = np.arange(len(self._order))
+        generator = np.random.Generator(np.random.PCG64(int(value)))
+        self._order = own
+        while value and (self._order == own).all():
+            self._order = np.argsort(generator.random(len(own)))
+
+    def change(self, array: Array) -> Array:
+        """What arrives."""
+        return self._inside(np.reshape(np.ravel(array)[self._order], np.shape(array))) if self._value else array
+
+
+class ActionPermutation(Permutation):
+    """The same of actions."""
+
+    acts_on = "action"
+
+
 @dataclass(frozen=True)
 class Interface(Parameter):
     """A quantity of the interface.
@@ -132,4 +178,7 @@ class Interface(Parameter):
         space = subject.env.observation_space if self.effect.acts_on == "observation" else subject.env.action_space
         if not (isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)):
             raise ParameterError(f"{self.name} needs {self.needs}, got {space} of {env_name(subject.env)}")
-        return self.effect(space)
+        effect = self.effect(space)
+        if effect.highest == 0:
+            raise ParameterError(f"{self.name} needs two entries or more, got {space} of {env_name(subject.env)}")
+        return effect

@@ -14,8 +14,8 @@ from gymnasium.utils import RecordConstructorArgs
 from envs import checks
 from envs.changes import Change
 from envs.checks import EffectError, ParameterError
+from envs.effects import Acting
 from envs.held import Held, hold, release
-from envs.interface import InterfaceEffect
 from envs.places import Subject
 from envs.sequence import SPAWN_KEY, Sequence
 from envs.simulation import ModelSource, check_env, find_data, look_for_model, wake
@@ -143,15 +143,18 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._seed = None if seed is None else checks.integer("seed", seed, lowest=0)
         self._observes = checks.boolean("observe", observe)
         self.source = model
-        self._subject = Subject(env, look_for_model(env, model))
+        self._subject = Subject(env, look_for_model(env, model), model)
         release(self._subject)
         given = {"schedule": schedule, "low": low, "high": high, "factor": factor}
         timing = {"period": period, "change_at": change_at, "count": count}
         self._sequence = Sequence(self._subject, parameter, given, timing)
         effects = [change.effect for change in self._sequence.changes]
-        self._interface = [effect for effect in effects if isinstance(effect, InterfaceEffect)]
-        self._on_actions = [effect for effect in self._interface if effect.acts_on == "action"]
-        self._on_observations = [effect for effect in self._interface if effect.acts_on == "observation"]
+        self._acting = [effect for effect in effects if isinstance(effect, Acting)]
+        self._on_actions = [effect for effect in self._acting if effect.acts_on == "action"]
+        self._on_observations = [effect for effect in self._acting if effect.acts_on == "observation"]
+        self._on_simulation = [effect for effect in self._acting if effect.acts_on == "simulation"]
+        self._on_rewards = [effect for effect in self._acting if effect.acts_on == "reward"]
+        self._acts_in_steps = bool(self._acting) or self._observes
         RecordConstructorArgs.__init__(self, **self._sequence.recorded, seed=self._seed, observe=self._observes, model=model)
         gymnasium.Wrapper.__init__(self, env)
         if self._observes:
@@ -218,9 +221,9 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         return self._step - self._began
 
     @property
-    def acts_on_the_interface(self) -> bool:
-        """Whether observations or actions are other ones on its two sides."""
-        return bool(self._interface) or self._observes
+    def acts_in_steps(self) -> bool:
+        """Whether it does more in a step than to count it."""
+        return self._acts_in_steps
 
     def steps_to_event(self) -> int:
         """Steps up to the first or the last of a phase, which is the last of them; 0 where the next step changes something.
@@ -280,7 +283,9 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             self._sequence.begin_step(self._step)
             self._put_into_force(began=self._step)
         for effect in self._on_actions:
-            action = effect.change(action)  # type: ignore[assignment, arg-type]
+            action = effect.change(action)  # type: ignore[attr-defined]
+        for effect in self._on_simulation:
+            effect.begin_step(self._subject)
         transition = self.env.step(action)
         info = transition[4]
         if self._listens:
@@ -289,8 +294,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         info["phase"] = self._phase
         info["changed"] = self._step == self._began
         self._step += 1
-        if self._on_observations or self._observes:
-            return self._arriving(transition[0]), *transition[1:]
+        if self._acts_in_steps:
+            reward = transition[1]
+            for effect in self._on_rewards:
+                reward = effect.change_reward(self._subject, reward, info)
+            return self._arriving(transition[0]), reward, *transition[2:]
         return transition
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
@@ -316,12 +324,12 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             seed = checks.integer("seed", seed, lowest=0)
             self._warn_of_seeds()
             self._restart(seed if self._seed is None else self._seed)
-            for number, effect in enumerate(self._interface):
+            for number, effect in enumerate(self._acting):
                 effect.restart(np.random.SeedSequence(seed, spawn_key=(*SPAWN_KEY, number, 1)))
         elif self._sequence.begin_episode(self._step, ended=self._step > self._episode_began):
             self._put_into_force(began=self._step)
         self._episode_began = self._step
-        for effect in self._interface:
+        for effect in self._acting:
             effect.begin_episode()
         observation, info = self.env.reset(seed=seed, options=options)
         self._put_back_into_force()
@@ -342,7 +350,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     def _arriving(self, observation: Any) -> Any:
         """What the agent observes."""
         for effect in self._on_observations:
-            observation = effect.change(observation)
+            observation = effect.change(observation)  # type: ignore[attr-defined]
         if self._observes:
             observation = np.concatenate((observation, self._observed))
         return observation
@@ -384,7 +392,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
     def _follow(self) -> bool:
         """Takes the simulation that the environment has now for the one that is changed. Returns whether it is another one."""
-        found = Subject(self.env, look_for_model(self.env, self.source))
+        found = Subject(self.env, look_for_model(self.env, self.source), self.source)
         if found.model is self._subject.model:
             return False
         self._subject = found
@@ -457,7 +465,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             **self._sequence.state_dict(self._step),
             "steps": self.steps_in_phase,
             "steps_in_episode": self._step - self._episode_began,
-            "interface": [effect.state_dict() for effect in self._interface],
+            "interface": [effect.state_dict() for effect in self._acting],
         }
         return state | ({"own": self._held.own_values()} if self._has_other_own else {})
 
@@ -469,7 +477,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         """
         try:
             self._sequence.check_state(state)
-            fits = len(state["interface"]) == len(self._interface) and {"phase", "steps", "steps_in_episode"} <= state.keys()
+            fits = len(state["interface"]) == len(self._acting) and {"phase", "steps", "steps_in_episode"} <= state.keys()
             fits &= "own" not in state or self._held.fits(state["own"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ParameterError(f"state must be one of NonStationary's, got one without {error}") from error
@@ -486,7 +494,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._step = 0
         self._sequence.load_state_dict(state, self._step)
         self._episode_began = -state["steps_in_episode"]
-        for effect, saved in zip(self._interface, state["interface"], strict=True):
+        for effect, saved in zip(self._acting, state["interface"], strict=True):
             effect.load_state_dict(saved)
         if "own" in state:
             self._held.set_own_values(state["own"])
@@ -500,7 +508,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Applies the values to the simulation of a pickled or copied environment, which has been built anew."""
         self.__dict__.update(state)
-        self._subject = Subject(self.env, look_for_model(self.env, self.source))
+        self._subject = Subject(self.env, look_for_model(self.env, self.source), self.source)
         self._hold(self._held)
         self._put_into_force(began=self._began)
 

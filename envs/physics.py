@@ -32,6 +32,7 @@ class Physics(Parameter):
         size: What of a model is equal to the value where it scales its fields; None where they have the value itself.
         refuse: Why some objects cannot be changed, in words; None where they can.
         derived: Whether constants follow from it that MuJoCo must compute anew.
+        least: The least value that MuJoCo takes as it is; None where that does not depend on the model.
     """
 
     fields: tuple[Field, ...] = ()
@@ -42,6 +43,7 @@ class Physics(Parameter):
     size: Callable[[mujoco.MjModel, Things], float] | None = None
     refuse: Callable[[mujoco.MjModel, Things], str | None] = lambda _, __: None
     derived: bool = False
+    least: Callable[[mujoco.MjModel], float] | None = None
 
     def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:
         """The parameter of one environment; changes nothing yet."""
@@ -90,11 +92,14 @@ class PhysicsEffect(Effect):
         self.places = tuple(place for _, place in placed)
         self._kinds: tuple[str, ...] = tuple(field.kind for field, _ in placed)
         self._zeros: tuple[bool, ...] = tuple(field.zero and not factor for field, _ in placed)
-        own = [place.read(subject).ravel() for place, zero in zip(self.places, self._zeros, strict=True) if not zero]
+        self._signs: tuple[int, ...] = tuple(field.sign for field, _ in placed)
+        own = [field.sign * place.read(subject).ravel() for field, place in placed if factor or not field.zero]
         self._size = parameter.size(model, some) if parameter.size is not None and placed else None
         self._own = (self._size,) if self._size is not None else tuple(np.unique(np.concatenate(own or [np.empty(0)])).tolist())
+        if parameter.least is not None:
+            self.lowest = parameter.least(model)
         if self._size == 0:  # such as no gravity, which has no direction
-            self.places = self._kinds = self._zeros = ()
+            self.places = self._kinds = self._zeros = self._signs = ()
 
     def own(self) -> tuple[float, ...]:
         """What a factor multiplies: the model's own values."""
@@ -102,12 +107,12 @@ class PhysicsEffect(Effect):
 
     def apply(self, subject: Subject, value: float) -> None:
         """Puts a value into force from the next step on, in a model that has what it had itself."""
-        for place, zero in zip(self.places, self._zeros, strict=True):
+        for place, zero, sign in zip(self.places, self._zeros, self._signs, strict=True):
             now = place.read(subject)
             if self._size is not None:
                 place.write(subject, now * (value if self._factor else value / self._size))
             else:
-                place.write(subject, now * value if self._factor else np.full_like(now, 0.0 if zero else value))
+                place.write(subject, now * value if self._factor else np.full_like(now, 0.0 if zero else sign * value))
 
     def reach(self, subject: Subject) -> dict[str, list[str]]:
         """The fields that it writes, with the names of the objects whose numbers these are."""

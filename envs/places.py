@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import checks
-from envs.simulation import find_model
+from envs.simulation import ModelSource, find_data, find_model
 
 Array = NDArray[Any]
 
@@ -24,10 +24,12 @@ class Subject(NamedTuple):
     Attributes:
         env: The environment, with the wrappers around which the change is.
         model: The MuJoCo model that it simulates; None where it has none.
+        source: Says where the model is, as for :func:`envs.simulation.find_model`.
     """
 
     env: gymnasium.Env[Any, Any]
     model: mujoco.MjModel | None
+    source: ModelSource | None = None
 
     @property
     def physics(self) -> mujoco.MjModel:
@@ -37,6 +39,11 @@ class Subject(NamedTuple):
             envs.ParameterError: There is none.
         """
         return find_model(self.env) if self.model is None else self.model  # which says what is missing
+
+    @property
+    def data(self) -> mujoco.MjData | None:
+        """The state of the simulation; None where it is not to be found."""
+        return find_data(self.env, self.source)
 
 
 class Thing(NamedTuple):
@@ -129,6 +136,7 @@ class Field:
         columns: Which numbers of a row; None for all.
         zero: Whether a value in the parameter's unit makes it 0: coefficients of higher order, and what would add to the value.
         only: Which of the objects of the kind it is meant of, by their numbers; None for all.
+        sign: Of what is written there: −1 where MuJoCo keeps the negative value.
     """
 
     name: str
@@ -136,6 +144,7 @@ class Field:
     columns: tuple[int, ...] | None = None
     zero: bool = False
     only: Callable[[mujoco.MjModel, int], bool] | None = None
+    sign: int = 1
 
     def place(self, model: mujoco.MjModel, some: Iterable[Thing]) -> Place | None:
         """Where the numbers of some objects are; None where the model, or this MuJoCo, has none.
@@ -181,8 +190,7 @@ class Place:
         value = getattr(*self._owner(subject))
         if self.index is None:
             return np.array(value, np.float64)
-        flat: NDArray[np.float64] = value.reshape(-1)[self.index]
-        return flat
+        return np.array(value.reshape(-1)[self.index], np.float64)
 
     def write(self, subject: Subject, values: NDArray[np.float64]) -> None:
         """Writes numbers there."""

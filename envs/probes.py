@@ -5,6 +5,7 @@ Each function takes a model, leaves it alone, and returns an array.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import mujoco
@@ -50,6 +51,21 @@ def weight(model: mujoco.MjModel) -> Array:
     felt = data.qfrc_bias - data.qfrc_gravcomp
     rounding = max(float(mujoco.mjMINVAL), 1e-9 * float(np.abs(data.qfrc_bias).max(initial=0.0)))
     return np.where(np.abs(felt) > rounding, felt, 0.0)
+
+
+def room(model: mujoco.MjModel) -> Array:
+    """What is left to the limits of joints, in m and rad."""
+    trial = copy.copy(model)
+    trial.jnt_margin[:] = 1e6  # so that all of them are looked at
+    data = moving(trial)
+    return np.array(data.efc_pos[data.efc_type == mujoco.mjtConstraint.mjCNSTR_LIMIT_JOINT])
+
+
+def balance(model: mujoco.MjModel) -> Array:
+    """The mass matrix, and the forces of gravity in a model in which it pulls from three sides."""
+    trial = copy.copy(model)
+    trial.opt.gravity[:] = 1.0
+    return np.concatenate((inertia(model), weight(trial)))
 
 
 def friction_losses(model: mujoco.MjModel) -> Array:

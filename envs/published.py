@@ -68,7 +68,6 @@ class HealthyRewardOnFall(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType],
             raise checks.ParameterError(f"env must pay a reward for being healthy, which {checks.env_name(env)} does not")
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
-        self._reward = float(env.unwrapped._healthy_reward)  # type: ignore[attr-defined]
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Steps the environment.
@@ -81,8 +80,9 @@ class HealthyRewardOnFall(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType],
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated and not info["reward_survive"]:  # where it has not been paid
-            reward = float(reward) + self._reward
-            info["reward_survive"] = self._reward
+            healthy = float(self.env.unwrapped._healthy_reward)  # type: ignore[attr-defined]
+            reward = float(reward) + healthy
+            info["reward_survive"] = healthy
         return observation, reward, terminated, truncated, info
 
 

@@ -148,7 +148,7 @@ class Sequence:
         """
         by_name = {change.name: (clock, change) for clock, changes in self._clocks for change in changes}
         clock, change = by_name[checks.choice("name", name, by_name)]
-        change.value = change.check_value(name, value)
+        change.set_value(value)
         if not within:
             self.phase += 1
             clock.begin(clock.phase + 1, step)

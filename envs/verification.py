@@ -13,7 +13,7 @@ import numpy as np
 
 from envs.changes import Change
 from envs.checks import EffectError, env_name, integer
-from envs.interface import InterfaceEffect
+from envs.effects import Acting
 from envs.nonstationary import NonStationary
 from envs.simulation import ModelSource, find_data, look_for_model
 
@@ -28,7 +28,8 @@ class Verified:
         unit: This unit, in words.
         where: What was measured, in words.
         measured: At each of the values: the mean friction of the contacts that there were; the Euclidean norm of forces or
-            inertias; the root mean square of what arrives otherwise than it was sent. NaN where nothing could be measured.
+            inertias; the root mean square of what arrives otherwise than it was sent; the Euclidean norm of the velocities that
+            pushes add. NaN where nothing could be measured.
         parted: The step at which simulation, observation or reward became another one, counted from 1.
     """
 
@@ -123,14 +124,30 @@ class _Played:
 class _Tap(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Remembers what passes between an environment and the change around it."""
 
+    source: ModelSource | None = None
     action: Any = None
     observation: Any = None
+    reward: Any = None
+    velocities: Any = None
 
     def step(self, action: Any) -> Any:
         self.action = action
+        data = find_data(self.env, self.source)
+        self.velocities = None if data is None else data.qvel.copy()
         transition = self.env.step(action)
-        self.observation = transition[0]
+        self.observation, self.reward = transition[:2]
         return transition
+
+    def deviation(self, on: str, before: Any, action: Any, observation: Any, reward: Any) -> float:
+        """The square of what a change has made of actions, observations or rewards, a mean, or of velocities, a sum."""
+        if on == "simulation":
+            return float(np.sum(np.square(self.velocities - before)))
+        pairs = {
+            "action": (self.action, action),
+            "observation": (self.observation, observation),
+            "reward": (self.reward, reward),
+        }
+        return float(np.mean(np.square(np.subtract(*pairs[on]))))
 
 
 def _play(
@@ -142,6 +159,7 @@ def _play(
     source: ModelSource | None,
 ) -> _Played:
     tap = _Tap(env)
+    tap.source = source
     wrapped = NonStationary(tap, parameter, seed=seed, model=source)
     try:
         return _play_steps(wrapped, tap, change, steps, seed)
@@ -157,20 +175,21 @@ def _play_steps(wrapped: NonStationary[Any, Any], tap: _Tap, change: Change, ste
     data = find_data(wrapped, wrapped.source)
     for _ in range(steps):
         action = space.sample()
+        before = None if data is None else data.qvel.copy()
         observation, reward, terminated, truncated, _ = wrapped.step(action)
         simulated = () if data is None else (data.qpos, data.qvel)
         played.seen.append(b"".join(_bytes((*simulated, observation, float(reward)))))
         shown += change.parameter.seen(data) if data is not None else []
-        if isinstance(change.effect, InterfaceEffect):
-            pair = (observation, tap.observation) if change.effect.acts_on == "observation" else (tap.action, action)
-            deviations.append(float(np.mean(np.square(np.subtract(*pair)))))
+        if isinstance(change.effect, Acting):
+            deviations.append(tap.deviation(change.effect.acts_on, before, action, observation, reward))
         if terminated or truncated:
             wrapped.reset()
             data = find_data(wrapped, wrapped.source)
     model = look_for_model(wrapped, wrapped.source)
     decided = None if model is None else change.parameter.measure(model)
-    if deviations:
-        played.measured = math.sqrt(np.mean(deviations))
+    if isinstance(change.effect, Acting):
+        total = sum if change.effect.acts_on == "simulation" else np.mean
+        played.measured = math.sqrt(total(deviations))
     elif shown:
         played.measured = float(np.mean(shown))
     elif decided is not None and not change.parameter.in_steps:

@@ -35,6 +35,8 @@ def cell(parameter, env):
 def rows_from_the_code():
     made = [gymnasium.make(f"{name}-v5") for name in NAMES]
     for parameter in envs.PARAMETERS.values():
+        if getattr(parameter, "of", ""):  # has a table of its own
+            continue
         factor = "× " if parameter.by_factor else ""
         default = f"{factor}{span(parameter.low, parameter.high, '1')}, `{parameter.schedule}`"
         bounds = span(parameter.lowest, parameter.highest, "1")
@@ -46,6 +48,21 @@ def rows_from_the_code():
 def test_the_table_of_parameters_is_that_of_the_code():
     written = [line for line in PAGE.splitlines() if re.match(r"\| `(\w+)` \| ", line) and line.count("|") == 5 + len(NAMES)]
     assert written == list(rows_from_the_code())
+
+
+def rows_of_other_environments():
+    for parameter in envs.PARAMETERS.values():
+        if getattr(parameter, "of", ""):
+            factor = "× " if parameter.by_factor else ""
+            unit = "–" if parameter.unit == "1" else parameter.unit
+            default = f"{factor}{span(parameter.low, parameter.high, '1')}, `{parameter.schedule}`"
+            environment = parameter.needs.removeprefix("Gymnasium's ")
+            yield f"| `{parameter.name}` | {environment} | {parameter.meaning} | {unit} | {default} |"
+
+
+def test_the_table_of_other_environments_is_that_of_the_code():
+    written = [line for line in PAGE.splitlines() if re.match(r"\| `(cart|car|pendulum|acrobot|lander)_", line)]
+    assert written == list(rows_of_other_environments())
 
 
 def test_every_schedule_and_every_environment_has_its_row():

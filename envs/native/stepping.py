@@ -41,8 +41,8 @@ def unsupported(
         return f"{name} is none of the environments whose step is compiled (envs.native)"
     for layer in _layers(env):
         if type(layer) is NonStationary:
-            if layer.acts_on_the_interface:
-                return "observations or actions are changed on their way"
+            if layer.acts_in_steps:
+                return "observations, actions, rewards or velocities are changed in steps"
         elif type(layer) not in (*_PLAIN, TimeLimit, TerminateAfter, monitor):
             return f"the wrapper {type(layer).__name__} has to see every step"
     if callbacks := python_callbacks():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from envs import checks
 from envs.effects import Parameter
-from envs.parameters import actuators, bodies, contacts, interface, joints, medium
+from envs.parameters import actuators, bodies, contacts, interface, joints, medium, rewards, tasks
 
-_ROOMS = (contacts, bodies, joints, actuators, medium, interface)
+_ROOMS = (contacts, bodies, joints, actuators, medium, interface, rewards, tasks)
 
 PARAMETERS: dict[str, Parameter] = {each.name: each for room in _ROOMS for each in room.PARAMETERS}
 """The parameters that :class:`envs.NonStationary` knows by name."""

@@ -1,4 +1,4 @@
-"""Parameters of bodies: gravity and masses."""
+"""Parameters of bodies: gravity, masses and their centres, pushes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import mujoco
 import numpy as np
 
 from envs import anatomy, probes
+from envs.centre import Centre
 from envs.checks import ParameterError
 from envs.effects import Effect, Parameter
 from envs.physics import Physics
 from envs.places import OPTION, Array, Field, Place, Subject, Things
+from envs.pushes import Push
 
 
 class Tilt(Parameter):
@@ -53,8 +55,29 @@ def _total_mass(model: mujoco.MjModel, some: Things) -> float:
     return float(model.body_mass[[thing.number for thing in some]].sum())
 
 
-def _all_bodies(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
-    return tuple(thing for part in anatomy.bodies(model).values() for thing in part)
+def _of_centre(name: str, axis: str) -> Centre:
+    """The centre of mass along an axis."""
+    return Centre(
+        name=name,
+        meaning=f"how far the centre of mass of each body, or of one, is displaced along the {axis} axis of the body",
+        unit="m",
+        lowest=-math.inf,
+        highest=math.inf,
+        low=-0.05,  # ours
+        high=0.05,
+        schedule="uniform",
+        needs="a body with mass that turns",
+        where="mass matrix and generalised forces of gravity",
+        fields=(Field("body_ipos", "body", ("xyz".index(axis),)),),
+        parts_of=anatomy.jointed_bodies,
+        all_of=_all_jointed_bodies,
+        probe=probes.balance,
+        derived=True,
+    )
+
+
+def _all_jointed_bodies(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
+    return tuple(thing for part in anatomy.jointed_bodies(model).values() for thing in part)
 
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -99,10 +122,27 @@ PARAMETERS: tuple[Parameter, ...] = (
         needs="a moving body with mass",
         fields=(Field("body_mass", "body"), Field("body_inertia", "body")),
         parts_of=anatomy.bodies,
-        all_of=_all_bodies,
+        all_of=anatomy.all_bodies,
         size=_total_mass,
         probe=probes.inertia,
         derived=True,
     ),
+    *(
+        Push(
+            name=f"push_{axis}",
+            meaning=f"speed along {axis} that a blow gives to all bodies, or would to one alone, in the first step of a phase",
+            unit="m/s",
+            lowest=-math.inf,
+            highest=math.inf,
+            low=-0.5,  # ours
+            high=0.5,
+            schedule="uniform",
+            needs=f"a body with mass that can move along {axis}",
+            where="velocities that blows add",
+            axis="xyz".index(axis),
+        )
+        for axis in "xyz"
+    ),
+    *(_of_centre(f"centre_of_mass_{axis}", axis) for axis in "xyz"),
 )
 """The parameters of bodies."""

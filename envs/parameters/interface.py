@@ -6,7 +6,20 @@ import math
 from functools import partial
 
 from envs.effects import Parameter
-from envs.interface import MOST_DELAY, ActionNoise, Bias, Delay, Interface, Noise
+from envs.interface import (
+    MOST_DELAY,
+    ActionDropout,
+    ActionNoise,
+    ActionPermutation,
+    Bias,
+    Dead,
+    DeadAction,
+    Delay,
+    Dropout,
+    Interface,
+    Noise,
+    Permutation,
+)
 
 _observed = partial(
     Interface,
@@ -59,6 +72,41 @@ PARAMETERS: tuple[Parameter, ...] = (
         high=4.0,  # ours
         whole=True,
         effect=Delay,
+    ),
+    *(
+        make(
+            name=f"{what}_dropout",
+            meaning=f"chance with which an entry of the {what} is lost in a step: 0 arrives",
+            unit="1",
+            highest=1.0,
+            high=0.5,  # ours
+            effect=effect,
+        )
+        for make, what, effect in ((_observed, "observation", Dropout), (_done, "action", ActionDropout))
+    ),
+    *(
+        make(
+            name=f"dead_{what}",
+            meaning=f"the entry of the {what}, counted from 1, in whose place 0 arrives; 0 for none",
+            unit="1",
+            highest=math.inf,
+            high=math.inf,  # all that there are
+            whole=True,
+            effect=effect,
+        )
+        for make, what, effect in ((_observed, "observation", Dead), (_done, "action", DeadAction))
+    ),
+    *(
+        make(
+            name=f"{what}_permutation",
+            meaning=f"number of the order in which the entries of the {what} arrive; 0 for their own",
+            unit="1",
+            highest=1e6,  # ours
+            high=100.0,  # ours
+            whole=True,
+            effect=effect,
+        )
+        for make, what, effect in ((_observed, "observation", Permutation), (_done, "action", ActionPermutation))
     ),
 )
 """The parameters of the interface."""

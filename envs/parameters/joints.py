@@ -1,14 +1,17 @@
-"""Parameters of joints and tendons: dampers, springs, rotors, dry friction."""
+"""Parameters of joints and tendons: dampers, springs, rotors, dry friction, limits."""
 
 from __future__ import annotations
 
 import math
 from functools import partial
 
+import mujoco
+import numpy as np
+
 from envs import anatomy, probes
-from envs.effects import Parameter
-from envs.physics import Physics
-from envs.places import Field
+from envs.effects import Effect, Parameter
+from envs.physics import Physics, PhysicsEffect
+from envs.places import Array, Field, Subject, Things
 
 _of_joints = partial(
     Physics,
@@ -22,6 +25,41 @@ _of_joints = partial(
     parts_of=anatomy.movables,
     all_of=anatomy.machine,
 )
+
+
+class _Range(Physics):
+    """The room that limits leave to joints."""
+
+    def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:
+        """The parameter of one environment; changes nothing yet."""
+        return _RangeEffect(self, subject, self.things(subject, part, factor=factor), factor)
+
+
+class _RangeEffect(PhysicsEffect):
+    """Moves limits towards where a joint is at first, or away from there."""
+
+    def __init__(self, parameter: Physics, subject: Subject, some: Things, factor: bool) -> None:
+        super().__init__(parameter, subject, some, factor)
+        model = subject.physics
+        numbers = [thing.number for thing in some if thing.kind == "joint"]
+        own = model.jnt_range[numbers]
+        slides = np.isin(model.jnt_type[numbers], anatomy.ONE_AXIS)
+        first = np.where(slides, model.qpos0[model.jnt_qposadr[numbers]], 0.0)
+        # A joint that is beyond a limit at first goes by that limit.
+        self._first: Array = np.repeat(np.clip(first, *own.T), 2)
+
+    def apply(self, subject: Subject, value: float) -> None:
+        """Puts a value into force from the next step on, in a model that has what it had itself."""
+        for place in self.places:
+            now = place.read(subject)
+            place.write(subject, now + (value - 1) * (now - self._first))
+
+
+def _limited(model: mujoco.MjModel, factor: bool) -> Things:
+    """The joints of the machine that have limits."""
+    return tuple(thing for thing in anatomy.machine(model, factor) if thing.kind == "joint" and model.jnt_limited[thing.number])
+
+
 PARAMETERS: tuple[Parameter, ...] = (
     _of_joints(
         name="damping",
@@ -75,6 +113,24 @@ PARAMETERS: tuple[Parameter, ...] = (
         where="dry friction of joints",
         fields=(Field("dof_frictionloss", "joint"), Field("tendon_frictionloss", "tendon")),
         probe=probes.friction_losses,
+    ),
+    _Range(
+        name="joint_range",
+        meaning="how far all joints of the machine, or one, can move from where they are at first, as a share of their own",
+        unit="1",
+        lowest=0.0,
+        highest=math.inf,
+        low=0.5,  # ours
+        high=1.0,
+        schedule="uniform",
+        by_factor=True,
+        needs="a joint within the machine that has limits",
+        where="room to the limits of joints",
+        fields=(Field("jnt_range", "joint"),),
+        parts_of=anatomy.limited,
+        all_of=_limited,
+        size=lambda _, __: 1.0,
+        probe=probes.room,
     ),
 )
 """The parameters of joints."""

@@ -18,40 +18,83 @@ def follow_pole(cart):
     return {"polemass_length": cart.masspole * cart.length}
 
 
-def follow_cart(cart):
-    return {"total_mass": cart.masspole + cart.masscart}
-
-
-OWN = {
-    "lowest": 0.001,
-    "highest": math.inf,
-    "schedule": "log_uniform",
-    "needs": "a pole on a cart",
-    "unit": "m",
-    "meaning": "its",
-}
-PARAMETERS = [
-    envs.Attribute(name="pole_length", low=0.25, high=1.0, attribute="length", follow=follow_pole, **OWN),
-    envs.Attribute(name="cart_mass", low=0.5, high=2.0, attribute="masscart", follow=follow_cart, by_factor=True, **OWN),
-    envs.Attribute(name="wind_power", low=1.0, high=20.0, attribute="wind_power", **(OWN | {"needs": "a lander"})),
-]
+POLE = envs.Attribute(
+    name="pole_length",
+    meaning="half the length of the pole",
+    unit="m",
+    lowest=0.001,
+    highest=math.inf,
+    low=0.25,
+    high=1.0,
+    schedule="log_uniform",
+    needs="a pole on a cart",
+    attribute="length",
+    follow=follow_pole,
+)
 
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    for parameter in PARAMETERS:
-        monkeypatch.setitem(envs.PARAMETERS, parameter.name, parameter)
+    monkeypatch.setitem(envs.PARAMETERS, POLE.name, POLE)
 
 
 def trajectory(env, steps=60):
     env.reset(seed=0)
+    env.action_space.seed(0)
     seen = []
-    for step in range(steps):
-        observation, _, terminated, _, _ = env.step(step % 2)
+    for _ in range(steps):
+        observation, _, terminated, _, _ = env.step(env.action_space.sample())
         seen.append(observation)
         if terminated:
             env.reset()
     return np.array(seen)
+
+
+BY_HAND = {
+    ("CartPole-v1", "cart_mass"): {"masscart": 2.0, "total_mass": 2.1},
+    ("CartPole-v1", "cart_pole_mass"): {"masspole": 0.2, "total_mass": 1.2, "polemass_length": 0.1},
+    ("CartPole-v1", "cart_pole_length"): {"length": 1.0, "polemass_length": 0.1},
+    ("CartPole-v1", "cart_force"): {"force_mag": 20.0},
+    ("CartPole-v1", "cart_gravity"): {"gravity": 19.6},
+    ("Pendulum-v1", "pendulum_mass"): {"m": 2.0},
+    ("Pendulum-v1", "pendulum_length"): {"l": 2.0},
+    ("Pendulum-v1", "pendulum_gravity"): {"g": 20.0},
+    ("Acrobot-v1", "acrobot_mass_1"): {"LINK_MASS_1": 2.0},
+    ("Acrobot-v1", "acrobot_mass_2"): {"LINK_MASS_2": 2.0},
+    ("MountainCar-v0", "car_force"): {"force": 0.002},
+    ("MountainCar-v0", "car_gravity"): {"gravity": 0.005},
+    ("MountainCarContinuous-v0", "car_power"): {"power": 0.003},
+}
+"""The attributes of environments in which one number is twice its own, and what follows from it."""
+
+
+@pytest.mark.parametrize(("env_id", "name"), BY_HAND)
+def test_a_number_twice_its_own_is_the_one_that_is_set_by_hand(env_id, name):
+    made = gymnasium.make(env_id)
+    for attribute, number in BY_HAND[env_id, name].items():
+        assert hasattr(made.unwrapped, attribute)
+        setattr(made.unwrapped, attribute, number)
+    parameter = {name: {"schedule": {"name": "constant", "value": 2.0}, "factor": True}}
+    changed = envs.NonStationary(gymnasium.make(env_id), parameter)
+    np.testing.assert_array_equal(trajectory(changed), trajectory(made))
+    assert np.any(trajectory(changed) != trajectory(gymnasium.make(env_id)))
+    values = {"name": "list", "values": [2.0, 0.5, 2.0]}  # up, down and back
+    walking = envs.NonStationary(gymnasium.make(env_id), name, values, period=60, seed=0, change_at="now")
+    seen = [trajectory(walking), trajectory(walking)]
+    np.testing.assert_array_equal(*seen)
+
+
+def test_every_number_of_these_environments_is_set_by_hand_above_or_is_the_landers():
+    of_one = {name for name, parameter in envs.PARAMETERS.items() if getattr(parameter, "of", "")}
+    assert of_one == {name for _, name in BY_HAND} | {"lander_wind", "lander_turbulence"}
+
+
+def test_a_number_of_that_name_in_another_environment_is_not_taken_for_it():
+    class Elsewhere(World):
+        force = 3.0
+
+    with pytest.raises(envs.ParameterError, match="car_force needs Gymnasium's MountainCar, which Elsewhere lacks"):
+        envs.NonStationary(Elsewhere(box()), "car_force")
 
 
 def test_a_pole_of_another_length_and_mass_is_the_one_that_is_made_so():
@@ -59,10 +102,10 @@ def test_a_pole_of_another_length_and_mass_is_the_one_that_is_made_so():
     cart = made.unwrapped
     cart.length, cart.masscart = 0.8, 1.5 * cart.masscart
     cart.polemass_length, cart.total_mass = cart.masspole * 0.8, cart.masspole + cart.masscart
-    parameter = {"pole_length": {"low": 0.8, "high": 0.8}, "cart_mass": {"low": 1.5, "high": 1.5}}
+    parameter = {"cart_pole_length": {"low": 1.6, "high": 1.6}, "cart_mass": {"low": 1.5, "high": 1.5}}
     env = envs.NonStationary(gymnasium.make("CartPole-v1"), parameter)
     np.testing.assert_array_equal(trajectory(env), trajectory(made))
-    assert env.reach["pole_length"] == {"env.length": [], "env.polemass_length": []}
+    assert env.reach["cart_pole_length"] == {"env.length": [], "env.total_mass": [], "env.polemass_length": []}
     env.close()
     np.testing.assert_array_equal(trajectory(env.env), trajectory(gymnasium.make("CartPole-v1")))
 
@@ -91,11 +134,12 @@ def test_what_an_environment_does_not_have_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Box2D's
-def test_the_wind_of_a_lander_changes():
+@pytest.mark.parametrize("name", ["lander_wind", "lander_turbulence"])
+def test_the_wind_of_a_lander_changes(name):
     pytest.importorskip("Box2D")
-    seen = envs.verify(gymnasium.make("LunarLander-v3", enable_wind=True), "wind_power")[0]
+    seen = envs.verify(gymnasium.make("LunarLander-v3", enable_wind=True), name)[0]
     assert seen.parted >= 1
-    with pytest.raises(envs.EffectError, match="wind_power has no effect on LunarLander-v3"):
-        envs.verify(gymnasium.make("LunarLander-v3"), "wind_power")
+    with pytest.raises(envs.EffectError, match=f"{name} has no effect on LunarLander-v3"):
+        envs.verify(gymnasium.make("LunarLander-v3"), name)
     with pytest.raises(envs.ParameterError, match=r"cannot be saved of LunarLander\.world"):
-        envs.save_state(envs.NonStationary(gymnasium.make("LunarLander-v3", enable_wind=True), "wind_power"))
+        envs.save_state(envs.NonStationary(gymnasium.make("LunarLander-v3", enable_wind=True), name))

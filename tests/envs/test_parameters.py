@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import envs
+from envs.interface import Interface
 from envs.registered import NONSTATIONARY
 
 ENVIRONMENTS = [spec.id for spec in gymnasium.registry.values() if spec.entry_point == NONSTATIONARY]
@@ -20,8 +21,23 @@ PERIOD = 10_000
 LACKING = {("friction", "swimmer-nonstationary-v0"), ("gravity", "swimmer-nonstationary-v0")}
 LACKING |= {(name, env_id) for name in ("torsional_friction", "rolling_friction") for env_id in ENVIRONMENTS}
 PLANAR = ("halfcheetah", "hopper", "walker2d")
-LACKING |= {("wind_y", env_id) for env_id in ENVIRONMENTS if env_id.startswith(PLANAR)}
-PAIRS = [(name, env_id) for name in envs.PARAMETERS for env_id in ENVIRONMENTS if (name, env_id) not in LACKING]
+ACROSS = ("wind_y", "push_y", "centre_of_mass_y", "goal_direction")
+LACKING |= {(name, env_id) for name in ACROSS for env_id in ENVIRONMENTS if env_id.startswith(PLANAR)}
+LACKING |= {(name, env_id) for name in ("kp", "kd") for env_id in ENVIRONMENTS}
+OF_CONTACTS = ("contact_time", "contact_damping", "contact_impedance")
+LACKING |= {(name, "swimmer-nonstationary-v0") for name in (*OF_CONTACTS, "push_z", "centre_of_mass_z", "healthy_reward")}
+LACKING |= {("healthy_reward", "halfcheetah-nonstationary-v0")}
+OF_MACHINES = [name for name, parameter in envs.PARAMETERS.items() if not getattr(parameter, "of", "")]
+"""Those that are not of one environment without MuJoCo, which test_attributes.py has."""
+OF_THE_INTERFACE = [name for name, parameter in envs.PARAMETERS.items() if isinstance(parameter, Interface)]
+FEW = ("ant", "hopper", "swimmer")
+"""Enough for the interface, which is the same everywhere."""
+PAIRS = [
+    (name, env_id)
+    for name in OF_MACHINES
+    for env_id in ENVIRONMENTS
+    if (name, env_id) not in LACKING and (name not in OF_THE_INTERFACE or env_id.startswith(FEW))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -62,18 +78,23 @@ def unit(size, where):
     return array
 
 
-def friction(env):
-    found, actions = [], np.random.default_rng(0)
-    for step in range(200):
-        if step % 40 == 0:
-            env.env.reset(seed=step)
-        env.env.step(actions.uniform(-0.4, 0.4, env.action_space.shape))
-        data = env.unwrapped.data
-        found += [tuple(data.contact[i].friction[:2]) for i in range(data.ncon)]
-    assert len(found) >= 20
-    assert len(set(found)) == 1
-    assert found[0][0] == found[0][1]
-    return found[0][0]
+def of_contacts(read):
+    def probe(env):
+        """What all contacts have that there are in some steps."""
+        found, actions = [], np.random.default_rng(0)
+        for step in range(200):
+            if step % 40 == 0:
+                env.env.reset(seed=step)
+            env.env.step(actions.uniform(-0.4, 0.4, env.action_space.shape))
+            data = env.unwrapped.data
+            found += [tuple(np.ravel(read(data.contact[i]))) for i in range(data.ncon)]
+            if len(found) >= 40:
+                break
+        assert len(found) >= 20
+        assert len({number for numbers in found for number in numbers}) == 1
+        return found[0][0]
+
+    return probe
 
 
 def gravity(env):
@@ -169,6 +190,101 @@ def timestep(env):
     return env.unwrapped.data.time - before
 
 
+def centre_of_mass(axis):
+    def displacement(env):
+        """From where the centres of bodies are in a plain environment, in the frames of the bodies."""
+        places = []
+        for each in (env, plain(env)):
+            model = each.unwrapped.model
+            data = mujoco.MjData(model)
+            mujoco.mj_forward(model, data)
+            frames = data.xmat[1:].reshape(-1, 3, 3)
+            places.append(np.einsum("bij,bi->bj", frames, data.xipos[1:] - data.xpos[1:]))
+        moved = places[0] - places[1]
+        moved = moved[plain(env).unwrapped.model.body_mass[1:] > 0]
+        assert np.ptp(moved, axis=0).max() < 1e-9
+        return moved[0, axis]
+
+    return displacement
+
+
+def plain(env):
+    """The environment as Gymnasium makes it."""
+    return gymnasium.make(gymnasium.registry[env.spec.id].kwargs["base"])
+
+
+def joint_range(env):
+    """How far the last joint can turn before a limit pushes back, both ways together."""
+    model = copy.deepcopy(env.unwrapped.model)
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONTACT
+    data = mujoco.MjData(model)
+
+    def pushed(angle):
+        data.qpos[-1] = angle
+        mujoco.mj_fwdPosition(model, data)
+        return np.any(data.efc_id[data.efc_type == mujoco.mjtConstraint.mjCNSTR_LIMIT_JOINT] == model.njnt - 1)
+
+    free = next(angle for angle in np.linspace(-3, 3, 6001) if not pushed(angle))
+    ends = []
+    for side in (-4.0, 4.0):
+        inside, outside = free, side
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if pushed(middle) else (middle, outside)
+        ends.append(inside)
+    return ends[1] - ends[0]
+
+
+def push(axis):
+    def speed(env):
+        """What the centre of mass moves faster in the first step of a phase than it did before, along an axis."""
+        base, given = env.unwrapped, []
+        simulate = base._step_mujoco_simulation
+        base._step_mujoco_simulation = lambda *arguments: (given.append(base.data.qvel.copy()), simulate(*arguments))
+        model = copy.deepcopy(base.model)
+        data = mujoco.MjData(model)
+        for _ in range(2):
+            before = base.data.qpos.copy(), base.data.qvel.copy()
+            env.step(np.zeros(env.action_space.shape, np.float32))
+            data.qpos[:] = before[0]
+            mujoco.mj_forward(model, data)
+            jacobian = np.zeros((3, model.nv))
+            mujoco.mj_jacSubtreeCom(model, data, jacobian, 0)
+            given[-1] = (jacobian @ (given[-1] - before[1]))[axis]
+        del base._step_mujoco_simulation
+        assert given[1] == 0  # once in a phase
+        return given[0]
+
+    return speed
+
+
+def paid(name):
+    def probe(env):
+        """A part of the reward, as a multiple of what it is in a plain environment in the same step."""
+        parts = []
+        for each in (env, plain(env)):
+            (each.env if each is env else each).reset(seed=4)
+            _, reward, *_, info = each.step(np.full(env.action_space.shape, 0.3, np.float32))
+            assert reward == pytest.approx(sum(part for key, part in info.items() if key.startswith("reward_")))
+            parts.append(info[name])
+        return parts[0] / parts[1]
+
+    return probe
+
+
+def goal_direction(env):
+    """The angle of the direction d for which two velocities v are paid w·v·d."""
+    velocities, rewards = [], []
+    for number in range(2):
+        env.env.reset(seed=number)
+        env.step(np.full(env.action_space.shape, 0.3 - 0.5 * number, np.float32))
+        *_, info = env.step(np.full(env.action_space.shape, 0.3 - 0.5 * number, np.float32))
+        velocities.append((info["x_velocity"], info["y_velocity"]))
+        rewards.append(info["reward_forward"])
+    x, y = np.linalg.solve(velocities, rewards)
+    return math.degrees(math.atan2(y, x))
+
+
 def observed_deviations(env):
     deviations = []
     for _ in range(60):
@@ -192,7 +308,7 @@ def observation_bias(env):
 
 def action_noise(env):
     deviations = []
-    for _ in range(300):
+    for _ in range(2400 // env.action_space.shape[0]):
         _, _, terminated, _, _ = env.step(np.full(env.action_space.shape, 0.01, np.float32))
         deviations.append(env.unwrapped.data.ctrl - 0.01)
         if terminated:
@@ -210,6 +326,59 @@ def action_delay(env):
             assert np.allclose(env.unwrapped.data.ctrl, 0.2)
             arrived = step
     return arrived
+
+
+def action_dropout(env):
+    zeros = []
+    while len(zeros) < 1500:
+        terminated = env.step(np.full(env.action_space.shape, 0.2, np.float32))[2]
+        zeros += (env.unwrapped.data.ctrl == 0).tolist()
+        if terminated:
+            env.reset()
+    return np.mean(zeros)
+
+
+def observation_dropout(env):
+    lost = []
+    while len(lost) < 1500:
+        observation = env.step(np.full(env.action_space.shape, 0.01, np.float32))[0]
+        sent = env.unwrapped._get_obs()
+        lost += (observation[sent != 0] == 0).tolist()
+        if len(lost) % 7 == 0:
+            env.reset()
+    return np.mean(lost)
+
+
+def dead_action(env):
+    env.step(np.full(env.action_space.shape, 0.2, np.float32))
+    return dead(env.unwrapped.data.ctrl == 0)
+
+
+def dead_observation(env):
+    observation = env.step(np.full(env.action_space.shape, 0.2, np.float32))[0]
+    return dead((observation == 0) & (env.unwrapped._get_obs() != 0))
+
+
+def dead(entries):
+    assert entries.sum() <= 1
+    return float(np.argmax(entries)) + 1 if entries.any() else 0.0
+
+
+def action_permutation(env):
+    action = np.linspace(0.05, 0.3, env.action_space.shape[0], dtype=np.float32)
+    env.step(action)
+    return displaced(env.unwrapped.data.ctrl, action)
+
+
+def observation_permutation(env):
+    observation = env.step(np.full(env.action_space.shape, 0.2, np.float32))[0]
+    return displaced(observation, env.unwrapped._get_obs())
+
+
+def displaced(arrived, sent):
+    """How many entries are other ones."""
+    np.testing.assert_array_equal(np.sort(arrived), np.sort(sent))
+    return float((arrived != sent).sum())
 
 
 # How what is measured follows the value.
@@ -231,12 +400,20 @@ def affine(values, measured):
     np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-3)
 
 
+def the_same_direction(values, measured):
+    np.testing.assert_allclose((np.subtract(measured, values) + 180) % 360 - 180, 0, atol=1e-6)
+
+
+def moved_but_at_zero(values, measured):
+    assert [value != 0 for value in values] == [number > 0 for number in measured]
+
+
 def increasing(values, measured):
     assert (np.diff(measured) > 0).all()
 
 
 PROBES = {
-    "friction": (friction, equal(0)),
+    "friction": (of_contacts(lambda contact: contact.friction[:2]), equal(0)),
     "gravity": (gravity, equal(1e-9)),
     "gravity_tilt": (gravity_tilt, equal(0.01)),
     "mass": (mass, affine),
@@ -257,12 +434,36 @@ PROBES = {
     "observation_bias": (observation_bias, equal(1e-6)),
     "action_noise": (action_noise, equal(0.01)),
     "action_delay": (action_delay, equal(0)),
+    "contact_time": (of_contacts(lambda contact: contact.solref[0]), equal(0)),
+    "contact_damping": (of_contacts(lambda contact: contact.solref[1]), equal(1e-12)),
+    "contact_impedance": (of_contacts(lambda contact: contact.solimp[:2]), equal(0)),
+    **{f"centre_of_mass_{axis}": (centre_of_mass("xyz".index(axis)), equal(1e-9)) for axis in "xyz"},
+    "joint_range": (joint_range, proportional),
+    "kp": (None, None),  # of servos, which no registered environment has: test_any_simulation.py
+    "kd": (None, None),
+    **{f"push_{axis}": (push("xyz".index(axis)), equal(1e-3)) for axis in "xyz"},  # rotors resist
+    "goal_direction": (goal_direction, the_same_direction),
+    "forward_reward": (paid("reward_forward"), equal(1e-9)),
+    "control_cost": (paid("reward_ctrl"), equal(1e-6)),
+    "healthy_reward": (paid("reward_survive"), equal(1e-9)),
+    "observation_dropout": (observation_dropout, equal(0.08)),
+    "action_dropout": (action_dropout, equal(0.06)),
+    "dead_observation": (dead_observation, equal(0)),
+    "dead_action": (dead_action, equal(0)),
+    "observation_permutation": (observation_permutation, moved_but_at_zero),
+    "action_permutation": (action_permutation, moved_but_at_zero),
 }
 OF_THEIR_OWN = {"damping": ["swimmer"], "stiffness": ["ant", "hopper", "walker2d", "swimmer"]}  # have none to multiply
 
 
 def range_of(name):
     """The least value, one between, the greatest."""
+    if name.startswith("dead_"):
+        return 0.0, 1.0, 2.0
+    if name.endswith("_permutation"):
+        return 0.0, 0.0, 100.0
+    if name == "joint_range":
+        return 0.02, 0.04, 1.0  # so that limits are reached in few steps
     low, high = envs.PARAMETERS[name].low, envs.PARAMETERS[name].high
     if name == "action_noise":
         high = 0.1  # more would be clipped where actions end at 0.4
@@ -294,7 +495,7 @@ def phases(env, values, name):
 
 
 def test_every_parameter_has_a_probe():
-    assert PROBES.keys() == envs.PARAMETERS.keys()
+    assert PROBES.keys() == set(OF_MACHINES)
 
 
 @pytest.mark.parametrize(("name", "env_id"), sorted(LACKING))
@@ -315,8 +516,9 @@ def test_the_physics_follows_the_value_up_and_down_and_back(name, env_id):
     env = walking_through(values, name, env_id)
     measured = [probe(env) for _ in phases(env, values, name)]
     relation([low, middle, high], [measured[1], measured[0], measured[2]])
-    if "noise" not in name:
-        assert measured[3] == pytest.approx(measured[0], rel=1e-12)
+    if "noise" not in name and "dropout" not in name:
+        # Each push comes at another place.
+        assert measured[3] == pytest.approx(measured[0], rel=1e-6 if name.startswith("push") else 1e-12)
 
 
 @pytest.mark.parametrize(("name", "env_id"), PAIRS)
@@ -346,7 +548,7 @@ def test_the_first_value_brings_back_the_first_trajectory_to_the_bit(name, env_i
 
 @pytest.mark.parametrize(("name", "env_id"), PAIRS)
 def test_the_simulation_is_stable_at_both_ends_of_the_default_range(name, env_id):
-    low, high = envs.PARAMETERS[name].low, envs.PARAMETERS[name].high
+    low, _, high = range_of(name)
     env = walking_through([low, high], name, env_id)
     actions = np.random.default_rng(0)
     for _ in phases(env, [low, high], name):
@@ -387,8 +589,8 @@ def assert_like(first, second):
 
 # Changes that alter nothing
 
-UNFIT = ("stiffness", "wind", "wind_y", "wind_z", "torsional_friction", "rolling_friction")
-"""What the Ant has no own value of, no medium for, or no contacts of."""
+UNFIT = ("stiffness", "wind", "wind_y", "wind_z", "torsional_friction", "rolling_friction", "kp", "kd")
+"""What the Ant has no own value of, no medium for, no contacts or no servos of."""
 
 
 @pytest.mark.parametrize("name", ["mass", "damping", "armature", "strength"])
@@ -402,17 +604,17 @@ def test_a_factor_of_one_gives_the_trajectory_of_the_unwrapped_environment_to_th
         np.testing.assert_array_equal(plain.step(action)[0], changed.step(action)[0])
 
 
-@pytest.mark.parametrize("name", [each.name for each in envs.PARAMETERS.values() if each.name not in UNFIT])
+@pytest.mark.parametrize("name", [each for each in OF_MACHINES if each not in UNFIT])
 def test_a_change_in_mid_episode_leaves_positions_and_velocities_as_they_are(name):
-    parameter = envs.PARAMETERS[name]
-    values = {"name": "list", "values": [parameter.low, parameter.high]}
+    low, _, high = range_of(name)
+    values = {"name": "list", "values": [low, high]}
     env = envs.NonStationary(gymnasium.make("Ant-v5"), name, values, period=20, change_at="now")
     env.reset(seed=0)
     for _ in range(20):
         env.step(env.action_space.sample())
     data = env.unwrapped.data
     before = data.qpos.copy(), data.qvel.copy(), data.qacc.copy(), data.time
-    env.set_value(name, parameter.high)
+    env.set_value(name, high)
     after = data.qpos, data.qvel, data.qacc, data.time
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -46,7 +46,11 @@ WORLDS = {
     ),
     "Ant whose contacts cost": ("Ant-v5", {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.1}, 1),
     "HalfCheetah": ("HalfCheetah-v5", {"max_episode_steps": 90}, 1),
-    "halfcheetah": ("halfcheetah-nonstationary-v0", CHANGING | {"max_episode_steps": 90}, 1),
+    "halfcheetah, paid otherwise": (
+        "halfcheetah-nonstationary-v0",
+        CHANGING | {"max_episode_steps": 90, "parameter": {"friction": {}, "forward_reward": {}, "control_cost": {}}},
+        1,
+    ),
     "Hopper": ("Hopper-v5", {}, 1),
     "Hopper in narrow bounds": ("Hopper-v5", {"healthy_state_range": (-2.0, 2.0), "ctrl_cost_weight": 0.3}, 1),
     "hopper": ("hopper-stationary-v0", {}, 3),
