@@ -116,6 +116,7 @@ class Place:
         axis: The axis of the units, counted from the last, −1.
         index: ``(units, k)`` int64, where the units' values are along it.
         within: ``(axis, start, length)`` of other axes, counted from the last too, to which the units are restricted.
+        size: Of the axis, where it is known.
     """
 
     module: nn.Module
@@ -124,13 +125,19 @@ class Place:
     axis: int
     index: Tensor
     within: tuple[tuple[int, int, int], ...] = ()
+    size: int | None = None
     _in_order: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_in_order", torch.equal(self.index.flatten(), torch.arange(self.index.numel())))
 
-    def as_batch(self, h: Tensor) -> Tensor:
-        """What was seen there as ``(batch, units)``, or ``(batch, positions, units)`` where a unit has several positions."""
+    def as_batch(self, h: Tensor) -> Tensor | None:
+        """What was seen there as ``(batch, units)``, or ``(batch, positions, units)`` where a unit has several positions.
+
+        None if it is of another size than the units were found in.
+        """
+        if self.size not in (None, h.shape[self.axis]):
+            return None
         for axis, start, length in self.within:
             h = h.narrow(axis, start, length)
         units, k = self.index.shape

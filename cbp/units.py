@@ -23,7 +23,7 @@ class TrackedLayer:
         generator: Random numbers of this layer.
         nothing: No units: int64, of shape ``(0,)``.
         in_half: Whether the last values came in half precision, which may overflow.
-        all_reached: Whether everything that receives the units was called in the last forward pass.
+        edges_seen: For each edge whether the last forward pass went over it.
     """
 
     _per_unit: tuple[str, ...] = ("utility",)  # tensors that are 0 at replacement, units in the last dimension
@@ -38,7 +38,7 @@ class TrackedLayer:
         self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
         self.replaced = 0
         self.in_half = False
-        self.all_reached = True
+        self.edges_seen = [True] * len(hidden.edges)
         self._taps, self._handles = map(list, zip(*(Tap.on(edge.place) for edge in hidden.edges), strict=True))
         # Ages follow from a clock and the times of birth, so that an update without replacement touches neither.
         self.clock = 0
@@ -79,10 +79,11 @@ class TrackedLayer:
         known = None
         for edge, tap in zip(self.hidden.edges, self._taps, strict=True):
             h, tap.received = tap.received, None
-            received.append(None if h is None else edge.place.as_batch(h))
-            if known is None and h is not None and h.numel():
-                known = received[-1]
-        self.all_reached = all(h is not None for h in received)
+            seen = None if h is None else edge.place.as_batch(h)
+            received.append(seen)
+            if known is None and seen is not None and seen.numel():
+                known = seen
+        self.edges_seen = [h is not None for h in received]
         if known is None:
             return None
         if known.device != self.utility.device or known.dtype != self.utility.dtype:

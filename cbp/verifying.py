@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from cbp import fresh
 from cbp.discovery.finding import find_layers
-from cbp.discovery.recording import Arguments, Example, tensors_of, unwrapped
+from cbp.discovery.recording import Arguments, Example, copied, tensors_of, unwrapped
 from cbp.groups import Group
 
 _ROUNDING = 1000  # times the machine epsilon of the outputs, in units of their greatest value
@@ -53,7 +52,7 @@ def verify(model: nn.Module, example: Example, layers: Sequence[Group] | None = 
 def _verify_group(model: nn.Module, example: Example, group: Group) -> float:
     make_pass = example if callable(example) else Arguments.of(example).call
     units = torch.arange(0, group.units, 3)
-    replaced, ablated = (copy.deepcopy((model, group)) for _ in range(2))
+    replaced, ablated = (copied(model, group) for _ in range(2))
     with torch.no_grad():
         for edge in ablated[1].edges:
             edge.weights.fill(units, 0.0)

@@ -34,6 +34,7 @@ class Watch:
         self._known: set[tuple[object, ...]] = set()
         self._arguments: tuple[Any, Any] | None = None
         self._modules: list[nn.Module] = []
+        self._shapes: list[torch.Size] = []
         self._asleep: set[nn.Module] = set()
         self._sleepers: list[RemovableHandle] = []
         self._owner: Callable[[], Any] = weakref.ref(owner)
@@ -53,13 +54,16 @@ class Watch:
         """A pass was recorded in which these modules were called."""
         self.awake = self.stale = False
         self._modules = list(model.modules())
+        self._shapes = _shapes(model)
         for handle in self._sleepers:
             handle.remove()
         called = set(called)
         self._asleep = {
             module
             for name, module in model.named_modules()
-            if name not in called and any(True for _ in module.parameters(recurse=False))
+            if name not in called
+            and any(True for _ in module.parameters(recurse=False))
+            and not isinstance(module, torch.jit.ScriptModule)
         }
         self._sleepers = [module.register_forward_pre_hook(self._wake) for module in self._asleep]
 
@@ -68,9 +72,10 @@ class Watch:
         self._known.add(_signature(args, kwargs))
 
     def exchanged(self, model: nn.Module) -> bool:
-        """Whether the model has other modules than when it was recorded."""
+        """Whether the model has other modules than when it was recorded, or weights of other shapes."""
         now = list(model.modules())
-        return len(now) != len(self._modules) or any(a is not b for a, b in zip(now, self._modules, strict=True))
+        same = len(now) == len(self._modules) and all(a is b for a, b in zip(now, self._modules, strict=True))
+        return not same or _shapes(model) != self._shapes
 
     def remove(self) -> None:
         """Takes off the hooks."""
@@ -103,6 +108,10 @@ class Watch:
             owner.find(Arguments(args, kwargs))
 
 
+def _shapes(model: nn.Module) -> list[torch.Size]:
+    return [parameter.shape for parameter in model.parameters()]
+
+
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
     return (*map(type, args), *((name, type(value)) for name, value in sorted(kwargs.items())))
 
@@ -110,14 +119,8 @@ def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, .
 def _inert() -> Watch:
     watch = Watch.__new__(Watch)
     watch.awake = watch.stale = watch.was_called = False
-    watch._known, watch._arguments, watch._modules, watch._asleep, watch._sleepers, watch._handles = (
-        set(),
-        None,
-        [],
-        set(),
-        [],
-        [],
-    )
+    watch._known, watch._arguments, watch._asleep = set(), None, set()
+    watch._modules, watch._shapes, watch._sleepers, watch._handles = [], [], [], []
     watch._owner = _nobody
     return watch
 

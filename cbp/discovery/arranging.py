@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from cbp.discovery.calls import Call, aligned, merged, mix, unknown
-from cbp.discovery.following import Follower, Value
+from cbp.discovery.calls import Call, aligned, mix, unknown
+from cbp.discovery.following import Follower, Value, merged
 from cbp.discovery.labels import CONSTANT, DATA, compress, concatenated, has_units, reshaped, uniform
+from cbp.discovery.pointwise import combine
 from cbp.discovery.weights import Weights
 
 VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias"}
@@ -25,6 +27,8 @@ def rearrange(follower: Follower, call: Call) -> list[Value]:
     for other in others:  # what is selected by is no unit
         if has_units(follower.value(other).labels):
             return unknown(follower, call)
+    if others and any(value.labels.shape[axis] > 1 for axis in _selected_axes(call)):
+        return mix(follower, call, f"are selected by numbers in '{call.name}', which may be others in the next pass")
     if call.name in COPIES:
         labels = [value.labels]
     elif call.name in VIEWS:
@@ -55,6 +59,31 @@ def _rearrange_parameter(follower: Follower, call: Call, weights: Weights) -> li
         follower.storages.add_copy(out, weights)
         return [Value(uniform(CONSTANT, out.ndim))]
     return unknown(follower, call)
+
+
+def _selected_axes(call: Call) -> list[int]:
+    """The axes along which a call selects by tensors."""
+    if "dim" in call.arguments:
+        return [call["dim"]]
+    axes: list[int] = []
+    axis = 0
+    for index in call.arguments.get("indices", ()):
+        covered = index.ndim if index is not None and index.dtype == torch.bool else 1
+        if index is not None:
+            axes += range(axis, axis + covered)
+        axis += covered
+    return axes
+
+
+def add_at(follower: Follower, call: Call) -> list[Value]:
+    """Sums into positions by number, such as those over the edges of a graph."""
+    into, index, source = call["self"], call["index"], call["source" if "source" in call.arguments else "src"]
+    if any(follower.storages.find(tensor) for tensor in (into, source)) or has_units(follower.value(index).labels):
+        return unknown(follower, call)
+    values = [follower.value(into), follower.value(source)]
+    if any(value.labels.shape[call["dim"]] > 1 for value in values):
+        return unknown(follower, call)
+    return [Value(combine(follower, *(value.labels for value in values), added=True), merged(values, None))]
 
 
 def copy(follower: Follower, call: Call) -> list[Value]:

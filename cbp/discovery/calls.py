@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from cbp.discovery.following import Follower, Path, Value
+from cbp.discovery.following import Follower, Value, merged
 from cbp.discovery.labels import CONSTANT, DATA, uniform
-
-UNCHANGED = "unchanged"  # an activation that is that of the input
 
 
 @dataclass
@@ -57,32 +55,23 @@ def unknown(follower: Follower, call: Call) -> list[Value]:
 def mix(follower: Follower, call: Call, reason: str) -> list[Value]:
     """Leaves out all units that a call receives, for this reason; what it returns is data."""
     values, computed = [], set()
+    meets = False
     for tensor in call.tensors:
         weights = follower.storages.find(tensor)
         if weights:
             follower.otherwise.setdefault(weights.name, call.name)
             computed.add(weights.name)
+            meets = True
         else:
             values.append(follower.value(tensor))
             follower.leave_out(values[-1].labels, reason)
             computed |= values[-1].computed
+    if meets:
+        follower.meet_weight(*values)
     data = any(bool((value.labels != CONSTANT).any()) for value in values)
     names = frozenset() if data else frozenset(computed)
     label = DATA if data else CONSTANT
     return [Value(uniform(label, tensor.ndim), merged(values), computed=names) for tensor in call.returned]
-
-
-def merged(values: Sequence[Value], activation: str | None = UNCHANGED) -> dict[int, Path]:
-    """The producers whose units are in any of the values, with a new activation if one is given."""
-    paths: dict[int, Path] = {}
-    for value in values:
-        for number, path in value.paths.items():
-            known = paths.get(number, path)
-            same = known.activation == path.activation
-            paths[number] = Path(path.activation if same else None, known.norms | path.norms)
-    if activation != UNCHANGED:
-        paths = {number: replace(path, activation=activation) for number, path in paths.items()}
-    return paths
 
 
 def aligned(labels: Tensor, ndim: int) -> Tensor:

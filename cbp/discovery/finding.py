@@ -73,6 +73,8 @@ class Finder:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        if isinstance(model, torch.jit.ScriptModule):
+            raise LayerError("nothing can be watched in a model that torch.jit has scripted: give the module it was made from")
         self._model = model
         self._follower = Follower()
         self.failure = ""
@@ -182,7 +184,7 @@ class _Builder:
         for group in groups:
             taken[group.name] = taken.get(group.name, 0) + 1
         named = [group if taken[group.name] == 1 else _with_range(group) for group in groups]
-        return named, [*self._reasons(), *unseen]
+        return named, [*self._reasons(), *dict.fromkeys(unseen)]
 
     def _leave_out_shared(self) -> None:
         """Leaves out units whose slices belong to something else too."""
@@ -269,11 +271,18 @@ class _Builder:
             module, identity, _ = use.seen[number]
             seen = self._follower.seen_at.get(identity, [])
             seen = [border for border in seen if border.module == module and not border.returned] or seen[::-1]
-            for border in seen:
+            for border in filter(self._stays, seen):
                 place = self._place(units, border, weights)
                 if place is not None:
                     return Edge(weights, place, path.activation, bool(path.norms))
         return None
+
+    def _stays(self, border: Seen) -> bool:
+        """Whether what passes a border last is the same in every pass: that is what can be watched there."""
+        where = border.module, border.returned, border.key
+        last = [self._follower.roots(of_pass[where].labels) for of_pass in self._follower.last_at if where in of_pass]
+        labels = self._follower.roots(border.labels)
+        return all(torch.equal(other, labels) for other in last)
 
     def _place(self, units: list[int], border: Seen, weights: Slices) -> Place | None:
         labels = torch.where(border.labels > 0, self._follower.root_of(border.labels.clamp_min(0)), border.labels)
@@ -299,8 +308,9 @@ class _Builder:
         index = [(along == unit).nonzero().flatten().tolist() for unit in units]
         if not index[0] or any(len(found) != len(index[0]) for found in index):
             return None
-        place = torch.tensor(index)
-        return Place(self._modules[border.module], border.returned, border.key, axis - labels.ndim, place, tuple(within))
+        size = labels.shape[axis] if labels.shape[axis] > 1 else None
+        where = self._modules[border.module], border.returned, border.key
+        return Place(*where, axis - labels.ndim, torch.tensor(index), tuple(within), size)
 
     def _only_axis(self, labels: Tensor, weights: Slices) -> int:
         """The units' axis of a layer of one unit."""

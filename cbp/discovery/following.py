@@ -8,7 +8,7 @@ operation carries units is in :mod:`cbp.discovery.operations`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import NamedTuple
@@ -16,8 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, uniform, varying
+from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform, varying
 from cbp.discovery.weights import Geometry, Storages, Weights
+
+UNCHANGED = "unchanged"  # an activation that is that of the input
 
 
 class Key(NamedTuple):
@@ -59,6 +61,19 @@ class Value:
     identity: int = 0
     computed: frozenset[str] = frozenset()
     mask: bool = False
+
+
+def merged(values: Sequence[Value], activation: str | None = UNCHANGED) -> dict[int, Path]:
+    """The producers whose units are in any of the values, with a new activation if one is given."""
+    paths: dict[int, Path] = {}
+    for value in values:
+        for number, path in value.paths.items():
+            known = paths.get(number, path)
+            same = known.activation == path.activation
+            paths[number] = Path(path.activation if same else None, known.norms | path.norms)
+    if activation != UNCHANGED:
+        paths = {number: replace(path, activation=activation) for number, path in paths.items()}
+    return paths
 
 
 @dataclass
@@ -106,6 +121,7 @@ class Follower:
         otherwise: Parameters that are used in another way, with the operation's name.
         called: The modules that were called.
         seen_at: The borders that each identity has passed.
+        last_at: For each pass what was the last at each border, ``(module, returned, key)``.
         module: The module at work.
         norms: The modules that couple units.
         recurrent: Whether that is a recurrent one, whose state is its own.
@@ -118,6 +134,7 @@ class Follower:
         self.otherwise: dict[str, str] = {}
         self.called: set[str] = set()
         self.seen_at: dict[int, list[Seen]] = {}
+        self.last_at: list[dict[tuple[object, ...], Seen]] = []
         self.coupled: set[int] = set()
         self.norms: set[str] = set()
         self.begin()
@@ -135,9 +152,11 @@ class Follower:
     def begin(self) -> None:
         """A new forward pass: nothing is known of any tensor."""
         self.storages, self.buffers = Storages(), Storages()
+        self.last_at.append({})
+        self._padded: dict[str, int] = {}
         self.module = ""
         self.recurrent = False
-        self._values: dict[int, dict[tuple[object, ...], Value]] = {}
+        self._values: dict[int, dict[_View, Value]] = {}
         self._kept: list[Tensor] = []  # so that no memory is used twice
 
     def put(self, tensor: Tensor, value: Value) -> None:
@@ -156,19 +175,26 @@ class Follower:
         known.labels = self.roots(known.labels)
         return known
 
-    def overwritten(self, tensor: Tensor, before: Value, after: Value) -> None:
-        """A tensor was written in place: what other views of its memory hold is known no longer."""
-        views = self._values.get(tensor.untyped_storage()._cdata, {})
-        shape = tensor.shape
-        if not torch.equal(self.roots(before.labels).expand(shape), after.labels.expand(shape)):
-            in_parts = tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
-            if in_parts:
-                self.leave_out(after.labels, IN_PARTS)
-            for key in [key for key in views if key != _key(tensor)]:
-                old = views.pop(key)
-                if in_parts:
-                    self.leave_out(old.labels, IN_PARTS)
-        self.put(tensor, after)
+    def overwritten(self, tensor: Tensor, value: Value) -> None:
+        """A tensor was written in place, and with it what other views of its memory hold."""
+        self.put(tensor, value)
+        views = self._values[tensor.untyped_storage()._cdata]
+        if len(views) == 1:
+            return
+        written = torch.full((tensor.untyped_storage().nbytes() // tensor.element_size(),), _NOT_WRITTEN)
+        own = _key(tensor)
+        written.as_strided(own.shape, own.stride, own.offset).copy_(value.labels.expand(own.shape))
+        for key, old in list(views.items()):
+            if key.element_size != own.element_size:
+                self.leave_out(old.labels, "lie in memory that is written as another type")
+            elif key != own:
+                now = written.as_strided(key.shape, key.stride, key.offset)
+                kept = now == _NOT_WRITTEN
+                if not bool(kept.any()):
+                    views[key] = Value(compress(now), dict(value.paths), value.identity if now.numel() == tensor.numel() else 0)
+                elif not bool(kept.all()):
+                    views[key] = Value(compress(torch.where(kept, self.roots(old.labels), now)), merged([old, value]))
+                views[key].identity = views[key].identity or self.new_identity()
 
     def new_identity(self) -> int:
         """A number for a tensor of new elements."""
@@ -239,6 +265,12 @@ class Follower:
             self.producers.append(Producer(key, torch.zeros(0, dtype=torch.int64), self.module, reason))
         return self._numbers[key]
 
+    def meet_weight(self, *values: Value) -> None:
+        """What the values are made of has met another weight, and so is of hidden layers."""
+        for value in values:
+            for number in value.paths:
+                self.producers[number].consumed = True
+
     def consume(self, labels: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1, blocks: int = 1) -> None:
         """Units meet the columns of a weight along its axis. They are left out where these are no slices of one dimension.
 
@@ -250,8 +282,7 @@ class Follower:
             prefer: As in :meth:`cbp.discovery.weights.Weights.locate`.
             blocks: Groups of a convolution, whose columns are counted through all of them.
         """
-        for number in value.paths:
-            self.producers[number].consumed = True
+        self.meet_weight(value)
         geometry = weights.locate(axis, prefer) if blocks == 1 else Geometry(axis, torch.arange(len(labels)), (), blocks)
         if geometry is None:
             self.leave_out(labels, f"meet the weight '{weights.name}' in a way that no column of it is theirs")
@@ -274,7 +305,8 @@ class Follower:
             self.leave_out(torch.stack([before, labels])[:, clash], reason)
         use.columns[geometry.indices] = torch.where(labels != CONSTANT, labels, before)
         for number in self.producers_of(labels):
-            use.seen[number] = self.module, value.identity, value.paths.get(number, Path())
+            identity = self._padded.get(self.module, value.identity)
+            use.seen[number] = self.module, identity, value.paths.get(number, Path())
 
     def own_slices(self, name: str, shape: Iterable[int], geometry: Geometry, labels: Tensor, value: float | None) -> None:
         """Slices of a parameter or buffer belong to units by themselves; ``value`` is what a new unit has there.
@@ -346,10 +378,12 @@ class Follower:
 
     # Modules
 
-    def enter(self, module: str, given: dict[int | str, Tensor]) -> None:
+    def enter(self, module: nn.Module, name: str, given: dict[int | str, Tensor]) -> None:
         """A module is called with these tensors."""
         for key, tensor in given.items():
-            self._pass_border(Seen(module, False, key, self.value(tensor).labels), tensor)
+            self._pass_border(Seen(name, False, key, self.value(tensor).labels), tensor)
+            if isinstance(module, nn.modules.conv._ConvNd) and module.padding_mode != "zeros":
+                self._padded[name] = self.value(tensor).identity  # it pads before it multiplies
 
     def leave(self, module: nn.Module, name: str, returned: dict[int | str | None, Tensor], activation: str | None) -> None:
         """A module returns these tensors; ``activation`` is its name, if it is one."""
@@ -363,6 +397,7 @@ class Follower:
 
     def _pass_border(self, seen: Seen, tensor: Tensor) -> None:
         self.seen_at.setdefault(self.value(tensor).identity, []).append(seen)
+        self.last_at[-1][seen.module, seen.returned, seen.key] = seen
 
     def _show_state(self, name: str, seen: Seen, value: Value) -> None:
         """What a recurrent module returns is what its own weights received at its last steps."""
@@ -385,9 +420,18 @@ class Follower:
 
 
 ADDED = "are added to those of others, so that no weight is theirs alone to begin anew"
-IN_PARTS = "lie in memory that is written in parts"
 OUTPUT = "reach the model's output besides the layers behind them"
+_NOT_WRITTEN = torch.iinfo(torch.int64).min
 
 
-def _key(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+class _View(NamedTuple):
+    """Where in its memory a tensor lies."""
+
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    element_size: int
+
+
+def _key(tensor: Tensor) -> _View:
+    return _View(int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.element_size())

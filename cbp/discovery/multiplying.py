@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cbp.discovery.calls import Call, aligned, merged, mix
-from cbp.discovery.following import ADDED, Follower, Path, Value
+from cbp.discovery.calls import Call, aligned, mix
+from cbp.discovery.following import ADDED, Follower, Path, Value, merged
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, has_units, uniform, varying
 from cbp.discovery.pointwise import combine, own
 from cbp.discovery.weights import Weights
@@ -58,8 +58,7 @@ def _product(follower: Follower, a: Tensor, b: Tensor, call: Call) -> Value:
 def _times_computed(follower: Follower, value: Value, weight: Value, call: Call, columns: int) -> Value:
     names = "', '".join(sorted(weight.computed))
     follower.leave_out(value.labels, f"meet weights that are computed from '{names}' before they are used")
-    for number in value.paths:
-        follower.producers[number].consumed = True
+    follower.meet_weight(value)
     for name in weight.computed:
         follower.otherwise.setdefault(name, call.name)
     _, paths = follower.produce(None, columns, weight.computed)
@@ -75,6 +74,8 @@ def _of_two(follower: Follower, a: Value, b: Value, call: Call) -> Value:
             return Value(aligned(labels, ndim), merged([a, b], None))
         del outer
     reason = f"are multiplied with other values in '{call.name}' and summed over units"
+    if has_units(a.labels) and has_units(b.labels):
+        follower.meet_weight(a, b)  # one is the other's
     return mix(follower, call, reason)[0]
 
 
@@ -91,8 +92,7 @@ def _times_weight(
     if labels.shape[inner[0]] == 1 and (labels.shape[rows] > 1 or batch > 1) and has_units(labels):
         # Positions are summed, with the same weights for every unit.
         follower.otherwise.setdefault(weights.name, call.name)
-        for number in value.paths:
-            follower.producers[number].consumed = True
+        follower.meet_weight(value)
         return Value(labels.clone(), merged([value], None))
     along = _same_in_rows(follower, labels.movedim(inner[0], -1).flatten(0, -2), weights.name)
     _meet(follower, along.expand(len(weights.steps[inner[1]])), weights, inner[1], value)

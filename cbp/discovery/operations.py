@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from cbp.discovery.arranging import COPIES, VIEWS, concatenate, constants, copy, look_up, rearrange
-from cbp.discovery.calls import UNCHANGED, Call, Operation, unknown, without_units
-from cbp.discovery.following import Follower, Value
+from cbp.discovery.arranging import COPIES, VIEWS, add_at, concatenate, constants, copy, look_up, rearrange
+from cbp.discovery.calls import Call, Operation, unknown, without_units
+from cbp.discovery.following import UNCHANGED, Follower, Value
 from cbp.discovery.labels import has_units
 from cbp.discovery.multiplying import convolution, matmul
 from cbp.discovery.norms import batch_norm, group_norm, layer_norm
@@ -20,9 +20,12 @@ from cbp.discovery.reducing import along_axis, attention, glu, over_axes, pad, p
 
 def follow(follower: Follower, call: Call) -> list[Value]:
     """What is known of the tensors that a call returned."""
+    if OPERATIONS.get(call.name) is constants:
+        return constants(follower, call)
     weights = [follower.storages.find(tensor) for tensor in call.tensors]
     values = [follower.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
-    if any(weights) or any(has_units(value.labels) for value in values):
+    times_computed = call.name in _MULTIPLYING and any(value.computed for value in values)
+    if any(weights) or times_computed or any(has_units(value.labels) for value in values):
         if call.name in OPERATIONS:
             return OPERATIONS[call.name](follower, call)
         return unknown(follower, call)
@@ -77,8 +80,8 @@ _SUMS = "add sub rsub maximum minimum where lerp addcmul addcdiv fmax fmin hypot
 _ARRANGING = """
     permute transpose t unsqueeze squeeze select slice split split_with_sizes unsafe_split unsafe_chunk
     unsafe_split_with_sizes
-    unbind expand diagonal unfold repeat flip roll index_select tril triu pixel_shuffle pixel_unshuffle channel_shuffle
-    view_as_real movedim narrow chunk repeat_interleave rot90
+    unbind expand diagonal unfold repeat flip roll index index_select gather tril triu pixel_shuffle pixel_unshuffle
+    channel_shuffle view_as_real movedim narrow chunk repeat_interleave rot90
 """
 _OVER_AXES = """
     sum mean amax amin max min prod var std var_mean std_mean norm linalg_vector_norm logsumexp any all argmax argmin median
@@ -107,6 +110,7 @@ _ATTENTION = """
     _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention
     _scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable
 """
+_MULTIPLYING = {"mm", "bmm", "mv", "addmm", "baddbmm", "addmv", "convolution"}
 _OF_A_SHAPE = """
     zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full new_empty_strided zero
 """
@@ -127,6 +131,7 @@ OPERATIONS: dict[str, Operation] = {
     **_each(_ARRANGING, rearrange),
     **dict.fromkeys((*VIEWS, *COPIES), rearrange),
     "copy": copy,
+    **_each("index_add scatter_add", add_at),
     "cat": concatenate,
     "stack": concatenate,
     "embedding": look_up,
@@ -140,7 +145,7 @@ OPERATIONS: dict[str, Operation] = {
     **{f"{kind}_pad{axes}d": pad for kind in ("reflection", "replication") for axes in (1, 2, 3)},
     "constant_pad_nd": pad,
     **_each(_ATTENTION, attention),
-    **_each("mm bmm mv addmm baddbmm addmv", matmul),
+    **dict.fromkeys(_MULTIPLYING, matmul),
     "convolution": convolution,
     **_each(_BATCH_NORMS, batch_norm),
     "native_layer_norm": layer_norm,

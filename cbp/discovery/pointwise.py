@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cbp.discovery.calls import UNCHANGED, Call, aligned, merged, normed
-from cbp.discovery.following import ADDED, Follower, Value
+from cbp.discovery.calls import Call, aligned, normed
+from cbp.discovery.following import ADDED, UNCHANGED, Follower, Value, merged
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform, varying
 from cbp.discovery.weights import Geometry, Weights
 
@@ -56,8 +56,7 @@ def combine(follower: Follower, a: Tensor, b: Tensor, *, added: bool) -> Tensor:
     a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
     both = (a > 0) & (b > 0) & (a != b)
     if bool(both.any()):
-        pairs = torch.unique(torch.stack([a[both], b[both]]), dim=1)
-        follower.unite(pairs[0], pairs[1], added=added)
+        _unite(follower, torch.stack([a[both], b[both]]), added=added)
     _meet_statistics(follower, a, b)
     _meet_statistics(follower, b, a)
     if added:
@@ -75,6 +74,22 @@ def combine(follower: Follower, a: Tensor, b: Tensor, *, added: bool) -> Tensor:
     return compress(merged)
 
 
+def _unite(follower: Follower, pairs: Tensor, *, added: bool) -> None:
+    """Units that stand in the same place, ``(2, pairs)``, become one; not those that stand beside several of others.
+
+    A gate of one unit, say, is no part of the units that it scales: it is left out, and they are not.
+    """
+    pairs = torch.unique(pairs.sort(dim=0)[0], dim=1)
+    units, partners = torch.unique(pairs, return_counts=True)
+    beside_several = torch.isin(pairs, units[partners > 1])
+    alone = ~beside_several.any(dim=0)
+    follower.unite(*pairs[:, alone], added=added)
+    if added:
+        follower.leave_out(pairs[:, ~alone], ADDED)
+    else:
+        follower.leave_out(pairs[beside_several], "scale several units of others")
+
+
 def _meet_statistics(follower: Follower, units: Tensor, statistics: Tensor) -> None:
     """A norm divides units by what it computes from them; a statistic of others mixes them."""
     met = (units > 0) & (statistics <= FIRST_STATISTIC)
@@ -89,6 +104,9 @@ def _meet_statistics(follower: Follower, units: Tensor, statistics: Tensor) -> N
 def own(follower: Follower, weights: Weights, labels: Tensor, value: float | None, axis: int | None = None) -> None:
     """A parameter's elements meet units, each its own; elements that several units share belong to none."""
     axes = varying(labels)
+    if axis is None and len(axes) > 1:
+        _own_each(follower, weights, labels, value, axes[0])
+        return
     if axis is None and len(axes) == 1:
         axis = axes[0]
     if axis is None:
@@ -109,6 +127,15 @@ def own(follower: Follower, weights: Weights, labels: Tensor, value: float | Non
         units = along > 0
         part = Geometry(geometry.dim, geometry.indices[units], geometry.within)
         follower.own_slices(weights.name, weights.shape, part, along[units], value)
+
+
+def _own_each(follower: Follower, weights: Weights, labels: Tensor, value: float | None, axis: int) -> None:
+    """As :func:`own`, for one index of an axis after another, where the parameter has it too."""
+    i = len(weights.steps) - labels.ndim + axis
+    if i >= 0 and len(weights.steps[i]) == labels.shape[axis]:
+        for index, step in enumerate(weights.steps[i].tolist()):
+            steps = (*weights.steps[:i], torch.zeros(1, dtype=torch.int64), *weights.steps[i + 1 :])
+            own(follower, replace(weights, base=weights.base + step, steps=steps), labels.narrow(axis, index, 1), value)
 
 
 def elu(follower: Follower, call: Call) -> list[Value]:

@@ -91,7 +91,7 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
     Raises:
         LayerError: The model cannot be copied, or the pass fails.
     """
-    duplicate = _copied(model)
+    (duplicate,) = copied(model)
     follower.begin()
     for name, parameter in duplicate.named_parameters():
         follower.storages.add(name, parameter)
@@ -113,7 +113,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, *others: Any) -> tuple[Any, ...]:
+    """A deep copy of a model, and of what else refers to its parts.
+
+    Raises:
+        LayerError: It cannot be copied.
+    """
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():  # what an earlier pass left, with a graph that cannot be copied
@@ -121,7 +126,7 @@ def _copied(model: nn.Module) -> nn.Module:
                 if not tensor.is_leaf:
                     memo[id(tensor)] = tensor.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        return copy.deepcopy((model, *others), memo)
     except Exception as error:
         raise LayerError(
             f"{type(model).__name__} cannot be copied ({_first_line(error)}), so that its forward pass cannot be recorded; "
@@ -178,7 +183,7 @@ def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
             stack.append((follower.module, follower.recurrent))
             given: dict[Any, Tensor] = {key: value for key, value in (*enumerate(args), *kwargs.items()) if _is_followed(value)}
             with _disable_current_modes():
-                follower.enter(name, given)
+                follower.enter(module, name, given)
             follower.module, follower.recurrent = name, isinstance(module, nn.RNNBase | nn.RNNCellBase)
             follower.called.add(name)
 
@@ -197,7 +202,8 @@ def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
         handles.append(module.register_forward_hook(leave))
 
     for name, module in model.named_modules():
-        hook(name, module)
+        if not isinstance(module, torch.jit.ScriptModule):
+            hook(name, module)
     try:
         yield
     finally:
@@ -227,6 +233,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         returned = [tensor for tensor in tree_leaves(out) if isinstance(tensor, Tensor)]
         if returned:
             self._note(func, was, {id(tensor) for tensor in given}, returned)
+        elif func is torch.ops.aten._local_scalar_dense.default and given[0].is_floating_point():
+            self._follower.leave_out(self._follower.value(given[0]).labels, "are read as a number, whose use is not followed")
         return out
 
     def _note(self, func: Any, was: tuple[Any, Any], given: set[int], returned: list[Tensor]) -> None:
@@ -244,7 +252,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if (name := follower.storages.parameter(tensor)) is not None:
                 follower.otherwise.setdefault(name, call.name)
                 follower.storages.drop_copy(tensor)
-            follower.overwritten(tensor, follower.value(tensor), value)
+            follower.overwritten(tensor, value)
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

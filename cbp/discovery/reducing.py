@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cbp.discovery.calls import Call, merged, unknown
-from cbp.discovery.following import Follower, Value
+from cbp.discovery.calls import Call, unknown
+from cbp.discovery.following import Follower, Value, merged
 from cbp.discovery.labels import CONSTANT, DATA, compress, uniform
 from cbp.discovery.pointwise import combine
 

@@ -268,7 +268,72 @@ def test_layers_are_found_at_the_first_pass_where_no_input_can_be_made_up():
     assert resumed.layers[0].generator.get_state().equal(method.layers[0].generator.get_state())
 
 
+def test_a_layer_that_is_skipped_is_noticed_and_not_judged_by_what_passes_instead():
+    class Skipping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.block, self.last, self.head = (nn.Linear(n, 4) for n in (3, 4, 4, 4))
+            self.double()
+            self.skip = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.first(x))
+            h = h if self.skip else torch.relu(self.block(h))
+            return self.head(torch.relu(self.last(h)))
+
+    model, x = Skipping(), torch.randn(4, 3, dtype=torch.float64)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=1.0, maturity_threshold=1, example=(x,))
+    model(x)
+    assert [layer.name for layer in method.layers] == ["first", "block", "last"]
+    method.step()
+    model.skip = True
+    block = method.layers[1]
+    utility = block.utility.clone()
+    model(x)
+    assert [len(units) for units in method.step()] == [0, 0, 0]
+    assert torch.equal(block.utility, utility)
+    assert block.age.tolist() == [1] * 4
+    with pytest.warns(UserWarning, match="1 now, of which 1 keep"):
+        model(x)
+    assert [layer.name for layer in method.layers] == ["last"]
+    assert "'first', 'block' feed columns of 'last.weight' that something else feeds too" in method.left_out[0]
+    assert [len(units) for units in method.step()] == [4]
+
+
+@pytest.mark.parametrize("units", [9, 4], ids=["more", "fewer"])
+def test_weights_that_are_exchanged_within_their_modules_are_noticed(units):
+    model = chain(3, 6, 5, 2)
+    optimizer = still(model)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=1.0, maturity_threshold=0)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    for module, name, shape in (
+        (model[0], "weight", (units, 3)),
+        (model[0], "bias", (units,)),
+        (model[2], "weight", (5, units)),
+    ):
+        setattr(module, name, nn.Parameter(torch.randn(shape, dtype=torch.float64)))
+        optimizer.add_param_group({"params": [getattr(module, name)]})
+    model(x)
+    assert [len(units) for units in method.step()] == [0, 0]
+    with pytest.warns(UserWarning, match="found anew"):
+        model(x)
+    assert [len(units) for units in method.step()] == [units, 5]
+
+
 # Parameters that are not trained
+
+
+def test_a_layer_that_is_frozen_later_is_left_as_it_is_until_then():
+    model = chain(3, 6, 5, 2)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=1.0, maturity_threshold=0)
+    before = model[0].weight.detach().clone()
+    model[0].requires_grad_(False)
+    model(torch.ones(2, 3, dtype=torch.float64))
+    assert [len(units) for units in method.step()] == [0, 5]
+    assert torch.equal(model[0].weight, before)
+    model[0].requires_grad_(True)
+    model(torch.ones(2, 3, dtype=torch.float64))
+    assert len(method.step()[0]) == 6
 
 
 def test_frozen_layers_are_left_out_and_stay_as_they_are():

@@ -254,12 +254,12 @@ class Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2)
-        self.act = nn.ReLU()
+        self.act1, self.act2 = nn.ReLU(), nn.ReLU()
         self.register_buffer("kept", (torch.rand(8, 8) > 0.3).float())
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.act(self.first(x))
-        h = self.act(F.linear(h, self.second.weight * self.kept, self.second.bias))
+        h = self.act1(self.first(x))
+        h = self.act2(F.linear(h, self.second.weight * self.kept, self.second.bias))
         return self.head(h)
 
 
@@ -805,3 +805,111 @@ class OverPositions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.relu(self.expand(x)).transpose(1, 2)
         return self.head(torch.tanh(self.over(h)).transpose(1, 2))
+
+
+# What stands beside, is written in parts, or is chosen
+
+
+@network(images(), conv=4)
+class SpatialGate(nn.Module):
+    """One gate for all channels of a position: it is no part of any of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.conv(x))
+        return self.last(h * torch.sigmoid(self.gate(h)))
+
+
+@network(vectors(), last=5)
+class OuterProduct(nn.Module):
+    """Every unit of one layer times every unit of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.last, self.head = nn.Linear(6, 4), nn.Linear(6, 3), nn.Linear(12, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)[:, :, None] * self.b(x)[:, None, :]
+        return self.head(torch.relu(self.last(h.flatten(1))))
+
+
+@network(vectors(), last=5)
+class SumWithOneUnit(nn.Module):
+    """One unit is added to all of another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.last, self.head = nn.Linear(6, 8), nn.Linear(6, 1), nn.Linear(8, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.last(torch.relu(self.a(x) + self.b(x)))))
+
+
+@network(vectors(), a=8, b=4)
+class WrittenInParts(nn.Module):
+    """Two layers side by side in memory that was there before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(6, 4), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 12)
+        h[:, :8] = torch.relu(self.a(x))
+        h[:, 8:] = torch.tanh(self.b(x))
+        return self.head(h)
+
+
+sequential(
+    "cnn_padded_otherwise",
+    images(),
+    {"0": 4, "2": 5},
+    conv(3, 4, padding=1, padding_mode="circular"),
+    nn.ReLU,
+    conv(4, 5, padding=1, padding_mode="circular"),
+    nn.ReLU,
+    conv(5, 2, padding=1, padding_mode="reflect"),
+)
+
+
+@network(vectors(), last=5)
+class ChosenByNumbers(nn.Module):
+    """Which units go on is decided by the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.head = nn.Linear(6, 8), nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = x[0].argsort()[:4]
+        return self.head(torch.relu(self.last(torch.relu(self.first(x)).index_select(1, chosen))))
+
+
+@network(lambda: (torch.randn(5, 6), torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2, 3, 4])), message=8, update=7)
+class Graph(nn.Module):
+    """Messages along edges, summed at their ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message, self.update, self.head = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor, source: Tensor, end: Tensor) -> Tensor:
+        messages = torch.relu(self.message(x))[source]
+        received = x.new_zeros(len(x), 8).index_add(0, end, messages)
+        return self.head(torch.relu(self.update(received)))
+
+
+@network(vectors(), w__1=5)
+class OneActivationForAll(nn.Module):
+    """Bare weights, and one activation module for all of them: only what passes it last can be watched there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.ParameterList([torch.randn(8, 6), torch.randn(5, 8), torch.randn(2, 5)])
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.act(x @ self.w[0].t()) @ self.w[1].t()) @ self.w[2].t()
