@@ -14,13 +14,19 @@ from cbp.l2_init import L2Init as L2Init
 from cbp.method import METHODS as METHODS
 from cbp.method import Method as Method
 from cbp.names import warn_of_others
+from cbp.parseval import Parseval as Parseval
 from cbp.redo import ReDo as ReDo
+from cbp.regrama import ReGraMa as ReGraMa
+from cbp.regularizer import Regularizer as Regularizer
 from cbp.replacing import ReplacingMethod as ReplacingMethod
 from cbp.shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from cbp.snr import FiringLayer as FiringLayer
 from cbp.snr import SelfNormalizedResets as SelfNormalizedResets
+from cbp.spectral import Spectral as Spectral
+from cbp.swr import SelectiveWeightReinitialization as SelectiveWeightReinitialization
 from cbp.trainability import Trainability as Trainability
 from cbp.units import TrackedLayer as TrackedLayer
+from cbp.upgd import UPGD as UPGD
 from cbp.verifying import VerifyError as VerifyError
 from cbp.verifying import verify as verify
 

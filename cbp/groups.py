@@ -86,9 +86,9 @@ class Slices:
         view = self.tensor if tensor is None else tensor
         return view.reshape(self.blocks, -1, *view.shape[1:]).movedim(2, 1)  # no copy: one dimension is split
 
-    def units_first(self) -> Tensor:
-        """``(units, …)``, the numbers of each unit."""
-        view = self.view().movedim(self.dim, 0)
+    def units_first(self, tensor: Tensor | None = None) -> Tensor:
+        """``(units, …)``, the numbers of each unit; of another tensor of the same shape, if it is given."""
+        view = self.view(tensor).movedim(self.dim, 0)
         if not self.in_order:
             view = view[self.index.flatten().to(view.device)]
         return view.flatten(1) if self.per_unit == 1 else view.reshape(len(self.index), -1)

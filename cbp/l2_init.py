@@ -6,20 +6,20 @@ Source: Kumar, Marklund, Van Roy, *Maintaining plasticity in continual learning 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.method import Method, check_number
+from cbp.method import check_number
+from cbp.regularizer import Regularizer
 
 
-class L2Init(Method, name="l2-init"):
+class L2Init(Regularizer, name="l2-init"):
     """Adds λ‖θ − θ₀‖² to the loss, θ₀ the parameters at the moment the method is made.
 
-    It does so by its gradient, 2λ(θ − θ₀), in :meth:`before_update`: to every parameter that has a gradient, and like the
-    optimizer's weight decay behind any clipping of gradients.
+    It does so by its gradient, 2λ(θ − θ₀), in :meth:`before_update`.
 
     Args:
         model: Any module.
@@ -30,6 +30,7 @@ class L2Init(Method, name="l2-init"):
         ValueError: ``strength`` out of its range.
 
     Example:
+        >>> import torch
         >>> model = nn.Linear(1, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> method = L2Init(model, optimizer, strength=0.5)
@@ -48,33 +49,13 @@ class L2Init(Method, name="l2-init"):
         self.strength = float(strength)
         self._parameters = list(model.parameters())
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
-        self._regularized = False
 
-    @torch.no_grad()
-    def before_update(self, scale: float = 1.0) -> None:
-        """Adds 2λ(θ − θ₀) to the gradients.
-
-        Args:
-            scale: What the loss was multiplied with, where the gradients still are: ``scaler.get_scale()`` under a gradient
-                scaler, unless ``scaler.unscale_(optimizer)`` was called before. Without it the term has no effect there.
-        """
-        self._regularized = True
+    def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for k, parameter in enumerate(self._parameters):
             if parameter.grad is not None:
                 if self._initial[k].device != parameter.device:
                     self._initial[k] = self._initial[k].to(parameter.device)
-                parameter.grad.add_(parameter - self._initial[k], alpha=2 * self.strength * scale)
-
-    def step(self) -> list[Tensor]:
-        """Has nothing left to do. Returns an empty list: no unit is replaced.
-
-        Raises:
-            RuntimeError: :meth:`before_update` was not called.
-        """
-        if not self._regularized:
-            raise RuntimeError("L2Init acts on gradients: call before_update() between loss.backward() and optimizer.step()")
-        self._regularized = False
-        return []
+                yield parameter, 2 * (parameter - self._initial[k])
 
     def state_dict(self) -> dict[str, Any]:
         """The initial parameters."""

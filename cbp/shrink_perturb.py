@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.discovery.recording import unwrapped
+from cbp.generators import for_device
 from cbp.method import Method, check_choice, check_number, check_whole
+from cbp.weighted import weighted_parameters
 
 Noise = Literal["normal", "fresh"]
 
@@ -81,13 +82,9 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self.noise = noise
         self._generator = torch.Generator().manual_seed(seed)
         self._updates = 0
-        names = {parameter: name for name, parameter in unwrapped(model).named_parameters()}
-        weighted = [module for module in model.modules() if _multiplies(module)]
-        found = dict.fromkeys(p for module in weighted for p in module.parameters(recurse=False) if p.requires_grad)
-        if not found:
-            raise ValueError(f"{type(model).__name__} has no layer that multiplies with weights of its own")
-        self._parameters = list(found)
-        self.touched = [names[parameter] for parameter in self._parameters]
+        found = weighted_parameters(model)
+        self.touched = list(found)
+        self._parameters = list(found.values())
         self._spreads = [parameter.detach().square().mean().sqrt().item() for parameter in self._parameters]
 
     @torch.no_grad()
@@ -100,7 +97,7 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         return []
 
     def _draw(self) -> list[Tensor]:
-        generator = self._device_generator()
+        generator = for_device(self._generator, self._parameters[0].device)
         if self.noise == "fresh":
             bounds = [math.sqrt(3) * spread for spread in self._spreads]
             return [
@@ -113,14 +110,6 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         drawn = torch.empty(self.padded(sum(sizes)), dtype=self._parameters[0].dtype, device=generator.device)
         parts = torch.split(drawn.normal_(generator=generator)[: sum(sizes)], sizes)
         return [part.view(parameter.shape) for part, parameter in zip(parts, self._parameters, strict=True)]
-
-    def _device_generator(self) -> torch.Generator:
-        """The generator on the CPU; one on the device of the weights, seeded from it, where they are elsewhere."""
-        device = self._parameters[0].device
-        if device.type not in ("cuda", "mps", "xpu"):
-            return self._generator
-        seed = int(torch.randint(2**63 - 1, (), generator=self._generator))
-        return torch.Generator(device).manual_seed(seed)
 
     @staticmethod
     def padded(numbers: int) -> int:
@@ -160,12 +149,3 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self._updates = int(state["updates"])
         self._spreads = [float(spread) for spread in state["spreads"]]
         self._generator.set_state(state["generator"].cpu())
-
-
-def _multiplies(module: nn.Module) -> bool:
-    """Whether a module multiplies with weights of its own."""
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | nn.modules.batchnorm._NormBase):
-        return False
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention | nn.utils.parametrize.ParametrizationList):
-        return True
-    return bool(getattr(getattr(module, "weight", None), "ndim", 0) >= 2)

@@ -143,6 +143,45 @@ METHODS: dict[str, MethodPreset] = {
         },
         changes={**_TUNED, "weight_decay": 1e-4},  # published code
     ),
+    "regrama": MethodPreset(
+        method="regrama",
+        method_kwargs={
+            "threshold": 0.25,  # of the values that LucMc/continual-learning tried, the one it found for a slippery Ant
+            "period": 100,  # as the threshold
+            "reset_optimizer": "moments",  # as there
+            "init": "lecun",  # as the first weights
+        },
+        changes={**_TUNED, "weight_decay": 1e-4},  # ours: as redo
+    ),
+    "parseval": MethodPreset(
+        method="parseval",
+        method_kwargs={"strength": 1e-3, "scale": 2.0},  # the authors' code
+        changes=_TUNED,
+    ),
+    "spectral": MethodPreset(
+        method="spectral",
+        method_kwargs={
+            "strength": 1e-4,  # ours
+            "exponent": 2,  # the paper of spectral regularisation
+        },
+        changes=_TUNED,
+    ),
+    "upgd": MethodPreset(
+        method="upgd",
+        method_kwargs={"decay_rate": 0.999, "sigma": 1e-3, "weight_decay": 1e-3},  # the authors' code for PPO
+        changes=_TUNED,
+    ),
+    "swr": MethodPreset(
+        method="swr",
+        method_kwargs={
+            "factor": 1e-4,  # ours: renews as many weights as cbp
+            "period": 1,  # ours
+            "utility": "gradient",  # the authors' code
+            "selection": "proportional",  # the authors' code
+            "decay_rate": 0.0,  # the authors' code
+        },
+        changes={**_TUNED, "weight_decay": 1e-4},  # ours: as cbp
+    ),
     "cbp": _CBP,
     "cbp-first-layer": replace(_CBP, policy_kwargs={"method_layers": "first"}),  # ours
     "cbp-no-l2": replace(_CBP, changes=_TUNED),  # ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -115,11 +116,10 @@ class TaskLearner:
         self.layers = [] if settings.network == "linear" else cbp.find_layers(self.network, (example,))
         self.method: cbp.Method | None = None
         if self._method is not None:
-            options: dict[str, Any] = {"layers": self.layers} if replaces else {}
-            if self._method != "l2-init":
-                options["seed"] = seed
             make: Any = cbp.METHODS[self._method]
-            self.method = make(self.network, self.optimizer, **self._method_kwargs, **options)
+            offered: dict[str, Any] = {"layers": self.layers, "seed": seed}
+            taken = {name: offered[name] for name in inspect.signature(make).parameters.keys() & offered.keys()}
+            self.method = make(self.network, self.optimizer, **self._method_kwargs, **taken)
 
     def _begin_task(self) -> None:
         """Makes the network ready for the task at hand."""

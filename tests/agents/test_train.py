@@ -367,9 +367,13 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
         "log_std_init": 0.0,
     }  # fmt: skip
     own = {"ppo": (0.9, 0.999, 0.0), "l2": (0.99, 0.99, 1e-3), "shrink-perturb": (0.99, 0.99, 1e-3)}
-    own |= dict.fromkeys(("redo", "snr", "cbp", "cbp-first-layer"), (0.99, 0.99, 1e-4))
+    own |= dict.fromkeys(("redo", "snr", "regrama", "swr", "cbp", "cbp-first-layer"), (0.99, 0.99, 1e-4))
     own |= dict.fromkeys(
-        ("ppo-tuned", "layer-norm", "shrink-perturb-soft", "l2-init", "cbp-no-l2", "reset-all"), (0.99, 0.99, 0.0)
+        (
+            *("ppo-tuned", "layer-norm", "shrink-perturb-soft", "l2-init", "parseval", "spectral", "upgd"),
+            *("cbp-no-l2", "reset-all"),
+        ),
+        (0.99, 0.99, 0.0),
     )
     assert sorted(own) == sorted(presets.METHODS)
     for config in made:

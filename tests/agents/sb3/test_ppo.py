@@ -252,6 +252,11 @@ METHODS = {
         "method_kwargs": {"shrink": 0.9, "perturb": 0.1, "period": 7, "noise": "fresh"},
     },
     "l2 init": {"method": "l2-init", "method_kwargs": {"strength": 1.0}},
+    "regrama": {"method": "regrama", "method_kwargs": {"threshold": 0.7, "period": 5}},
+    "parseval": {"method": "parseval", "method_kwargs": {"strength": 1.0, "scale": 0.2}},
+    "spectral": {"method": "spectral", "method_kwargs": {"strength": 1.0}},
+    "upgd": {"method": "upgd", "method_kwargs": {"sigma": 1.0}},
+    "swr": {"method": "swr", "method_kwargs": {"factor": 0.01, "period": 3, "utility": "magnitude"}},
     "layer norm": {"method": None, "layer_norm": True},
     "cbp and layer norm": {"method": "cbp", "method_kwargs": BUSY, "layer_norm": True},
     "cbp in the first layer": {"method": "cbp", "method_kwargs": BUSY, "method_layers": "first"},
@@ -266,7 +271,8 @@ def test_with_any_method_parameters_are_those_of_sb3(policy_kwargs, max_grad_nor
     assert_equal(train_both(tapes, 4, policy_kwargs=policy_kwargs, **settings))
     methods = {"method": None}, policy_kwargs
     without, treated = (make(agents.PPO, tapes(2), policy_kwargs=kwargs, **settings).learn(256) for kwargs in methods)
-    assert not torch.allclose(without.policy.action_net.weight, treated.policy.action_net.weight, atol=1e-4)
+    weights = [model.policy.mlp_extractor.policy_net[0].weight for model in (without, treated)]
+    assert not torch.allclose(*weights, atol=1e-4)
 
 
 def test_norms_are_trained_with_their_own_epsilon():

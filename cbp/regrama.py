@@ -1,0 +1,109 @@
+"""ReGraMa: every so often, recycle the units whose incoming weights hardly receive a gradient.
+
+Source: Liu, Wu, Obando-Ceron, Castro, Courville, Pan, *Measure gradients, not activations! Enhancing neuronal activity in deep
+reinforcement learning*, NeurIPS 2025 (arXiv 2505.24061).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.discovery.recording import Example
+from cbp.fresh import Init
+from cbp.groups import Group, HiddenLayer
+from cbp.method import check_number, check_whole
+from cbp.optimizers import ResetOptimizer
+from cbp.replacing import ReplacingMethod
+from cbp.units import TrackedLayer
+
+
+class ReGraMa(ReplacingMethod[TrackedLayer], name="regrama"):
+    """Replaces, every ``period`` updates, all units that learn hardly anything: :class:`cbp.ReDo` by gradients.
+
+    The score of a unit is the mean magnitude of the gradient of its incoming weights, in units of its layer's; it is replaced
+    where that is at most τ:
+
+        s_i = mean_j|∂L/∂w_ij| / (1/H · Σ_k mean_j|∂L/∂w_kj|) ≤ τ
+
+    The gradients are those of the update just made, as the optimizer received them: call :meth:`step` before they are zeroed.
+    In a layer where no gradient arrives all units are replaced; a layer without gradients (frozen, or not part of the loss) is
+    left as it is.
+
+    Args:
+        model: As for :class:`cbp.ReplacingMethod`.
+        optimizer: As there.
+        threshold: τ, at least 0. Default: the value that LucMc/continual-learning found for a slippery Ant.
+        period: Updates from one check to the next. Default: as there.
+        reset_optimizer: As there. Default: as there and in :class:`cbp.ReDo`.
+        init: As there.
+        seed: As there.
+        layers: As there.
+        example: As there.
+        strict: As there.
+
+    Attributes:
+        layers: One :class:`cbp.TrackedLayer` per hidden layer; its ``utility`` is the score at the last check.
+
+    Raises:
+        ValueError: An option out of its range or an unknown name.
+        TypeError: As for :class:`cbp.ReplacingMethod`.
+        LayerError: As there.
+        RuntimeError: From :meth:`step`, where no layer has gradients.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+        >>> _ = nn.init.zeros_(model[2].weight[:, :3].detach())  # three units behind which no gradient arrives
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> method = ReGraMa(model, optimizer, period=1)
+        >>> model(torch.rand(8, 4)).mean().backward()
+        >>> optimizer.step()
+        >>> {0, 1, 2} <= set(method.step()[0].tolist())
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        threshold: float = 0.25,
+        period: int = 100,
+        reset_optimizer: ResetOptimizer = "moments",
+        init: Init = "auto",
+        seed: int = 0,
+        layers: Sequence[HiddenLayer | Group] | None = None,
+        example: Example | None = None,
+        strict: bool = False,
+    ) -> None:
+        check_number("threshold", threshold, 0)
+        check_whole("period", period, least=1)
+        self.threshold = float(threshold)
+        self.period = period
+        super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
+
+    def _track(self, hidden: Group, fresh_bounds: list[float], seed: int) -> TrackedLayer:
+        return TrackedLayer(hidden, fresh_bounds, seed)
+
+    def _judge_all(self, layers: list[TrackedLayer], received: list[list[Tensor]]) -> list[Tensor]:
+        if layers and all(_gradient(layer) is None for layer in layers):
+            raise RuntimeError("ReGraMa judges by gradients, and there are none: call step() before optimizer.zero_grad()")
+        return super()._judge_all(layers, received)
+
+    def _judge(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:  # noqa: ARG002
+        layer.advance()
+        gradient = None if layer.clock % self.period else _gradient(layer)
+        if gradient is None:
+            return layer.nothing
+        magnitude = gradient.abs().mean(dim=1, dtype=layer.utility.dtype)
+        layer.utility.copy_(magnitude / magnitude.mean().clamp_min(torch.finfo(magnitude.dtype).tiny))
+        return (layer.utility <= self.threshold).nonzero().flatten()
+
+
+def _gradient(layer: TrackedLayer) -> Tensor | None:
+    """``(units, inputs)``, the gradients of the units' incoming weights; None where one of these has none."""
+    parts = [(slices, slices.tensor.grad) for slices in layer.hidden.fresh if slices.tensor.is_leaf]
+    found = [slices.units_first(gradient) for slices, gradient in parts if gradient is not None]
+    return torch.cat(found, dim=1) if found and len(found) == len(layer.hidden.fresh) else None

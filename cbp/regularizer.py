@@ -1,0 +1,55 @@
+"""What methods that add a term to the loss share: they do so by its gradient."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from cbp.method import Method
+
+
+class Regularizer(Method):
+    """A method that adds a term to the loss, by adding its gradient to those of the loss.
+
+    It does so in :meth:`before_update`: to every parameter that has a gradient, and like the optimizer's weight decay behind
+    any clipping of gradients. A subclass says in :meth:`_gradients` what is added.
+
+    Attributes:
+        strength: λ, what the term is multiplied with.
+    """
+
+    strength: float
+    _regularized = False
+
+    @torch.no_grad()
+    def before_update(self, scale: float = 1.0) -> None:
+        """Adds the term's gradient.
+
+        Args:
+            scale: What the loss was multiplied with, where the gradients still are: ``scaler.get_scale()`` under a gradient
+                scaler, unless ``scaler.unscale_(optimizer)`` was called before. Without it the term has no effect there.
+        """
+        self._regularized = True
+        for parameter, gradient in self._gradients():
+            assert parameter.grad is not None  # noqa: S101
+            parameter.grad.add_(gradient, alpha=self.strength * scale)
+
+    @abstractmethod
+    def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Parameters that have a gradient, each with the gradient of the term without λ."""
+
+    def step(self) -> list[Tensor]:
+        """Has nothing left to do. Returns an empty list: no unit is replaced.
+
+        Raises:
+            RuntimeError: :meth:`before_update` was not called.
+        """
+        if not self._regularized:
+            raise RuntimeError(
+                f"{type(self).__name__} acts on gradients: call before_update() between loss.backward() and optimizer.step()"
+            )
+        self._regularized = False
+        return []

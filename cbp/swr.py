@@ -1,0 +1,172 @@
+"""Selective weight reinitialisation: draw the least useful weights anew, one by one.
+
+Source: Hernandez-Garcia, Dohare, Luo, Sutton, *Reinitializing weights vs units for maintaining plasticity in neural networks*,
+CoLLAs 2025 (arXiv 2508.00212).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.method import Method, check_choice, check_number, check_whole
+from cbp.weighted import weighted_parameters
+
+Utility = Literal["gradient", "magnitude"]
+Selection = Literal["proportional", "threshold"]
+
+
+class SelectiveWeightReinitialization(Method, name="swr"):
+    """Draws the weights of least utility anew, every ``period`` updates, in each weight and each bias by itself.
+
+    The utility of a weight w with gradient g is |g·w| (``"gradient"``) or |w| (``"magnitude"``). Of the N weights of a tensor
+    those are drawn anew that are
+
+    - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest;
+    - ``"threshold"``: of a utility of at most ρ times the tensor's mean.
+
+    Fresh weights are uniform with each tensor's spread at the moment the method is made (±√3 times its root mean square); a
+    bias that begins at 0 becomes 0. The optimizer's state is left alone. What is treated is what :class:`cbp.ShrinkPerturb`
+    treats. The gradients are those of the update just made: call :meth:`step` before they are zeroed.
+
+    Args:
+        model: Any module.
+        optimizer: Not touched; every method takes it.
+        factor: ρ, at least 0, with ``"proportional"`` at most 1. Default: ours, which renews as many weights as
+            :class:`cbp.ContinualBackprop` by its default.
+        period: Updates from one time to the next. Default: ours.
+        utility: What is judged. Default: the authors'.
+        selection: How many are drawn anew. Default: the authors'.
+        decay_rate: Of a running average of the utilities, in [0, 1), which begins anew in a tensor in which a weight was drawn.
+            Default: the authors', none.
+        seed: Seed of the generator of fresh weights; nothing is drawn from the global ones.
+
+    Attributes:
+        touched: The names of the parameters.
+        drawn: How many weights were drawn anew so far.
+
+    Raises:
+        ValueError: An option out of its range or an unknown name, or a model without layers that multiply.
+        RuntimeError: From :meth:`step`, where there are no gradients to judge by.
+
+    Example:
+        >>> model = nn.Linear(100, 1, bias=False)
+        >>> method = SelectiveWeightReinitialization(model, torch.optim.SGD(model.parameters(), lr=0.1), factor=0.03)
+        >>> least = model.weight.abs().flatten().argsort()[:3]  # under an input of ones all gradients are 1
+        >>> before = model.weight.detach().clone()
+        >>> model(torch.ones(1, 100)).sum().backward()
+        >>> method.step(), method.drawn
+        ([], 3)
+        >>> (model.weight != before).flatten().nonzero().flatten().equal(least.sort().values)
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,  # noqa: ARG002
+        factor: float = 1e-4,
+        period: int = 1,
+        utility: Utility = "gradient",
+        selection: Selection = "proportional",
+        decay_rate: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        check_choice("utility", utility, Utility)
+        check_choice("selection", selection, Selection)
+        check_number("factor", factor, 0, 1 if selection == "proportional" else math.inf)
+        check_whole("period", period, least=1)
+        check_number("decay_rate", decay_rate, 0, below=1)
+        check_whole("seed", seed)
+        self.factor = float(factor)
+        self.period = period
+        self.utility = utility
+        self.selection = selection
+        self.decay_rate = float(decay_rate)
+        self.drawn = 0
+        self._updates = 0
+        self._generator = torch.Generator().manual_seed(seed)
+        found = weighted_parameters(model)
+        self.touched = list(found)
+        self._parameters = list(found.values())
+        self._bounds = [math.sqrt(3) * p.detach().square().mean().sqrt().item() for p in self._parameters]
+        self._averages = [torch.zeros_like(p) for p in self._parameters] if self.decay_rate else []
+
+    @torch.no_grad()
+    def step(self) -> list[Tensor]:
+        """Draws weights anew where it is time. Returns an empty list: no unit is replaced."""
+        self._updates += 1
+        if self.utility == "gradient" and all(parameter.grad is None for parameter in self._parameters):
+            raise RuntimeError("utility='gradient' finds no gradients: call step() before optimizer.zero_grad()")
+        due = self._updates % self.period == 0
+        if due or self.decay_rate:
+            for k, parameter in enumerate(self._parameters):
+                if self.utility == "magnitude":
+                    self._treat(k, parameter, parameter.abs(), due=due)
+                elif parameter.grad is not None:
+                    self._treat(k, parameter, (parameter * parameter.grad).abs_(), due=due)
+        return []
+
+    def _treat(self, k: int, parameter: nn.Parameter, utility: Tensor, *, due: bool) -> None:
+        if self.decay_rate:
+            average = self._averages[k] = self._averages[k].to(parameter)
+            utility = average.lerp_(utility, 1 - self.decay_rate)
+        index = self._least(utility.flatten()) if due else None
+        if index is not None and len(index):
+            fresh = torch.empty(len(index), dtype=parameter.dtype)
+            fresh.uniform_(-self._bounds[k], self._bounds[k], generator=self._generator)
+            parameter.put_(index, fresh.to(parameter.device))
+            self.drawn += len(index)
+            if self.decay_rate:
+                average.zero_()
+
+    def _least(self, utility: Tensor) -> Tensor:
+        """The weights of a tensor to draw anew: flat indices; of equal ones the first."""
+        if self.selection == "threshold":
+            return (utility <= self.factor * utility.mean()).nonzero().flatten()
+        expected = self.factor * len(utility)
+        count = math.floor(expected)
+        if expected > count:
+            count += torch.rand((), generator=self._generator).item() < expected - count
+        if count == 0:
+            return torch.empty(0, dtype=torch.int64, device=utility.device)
+        last = utility.kthvalue(count).values
+        below = (utility < last).nonzero().flatten()
+        return torch.cat([below, (utility == last).nonzero().flatten()[: count - len(below)]])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Updates so far, the names, shapes and bounds of the weights, averages where there are any, and the generator."""
+        return {
+            "updates": self._updates,
+            "drawn": self.drawn,
+            "weights": self._weights(),
+            "bounds": list(self._bounds),
+            "averages": [average.clone() for average in self._averages],
+            "generator": self._generator.get_state(),
+        }
+
+    def _weights(self) -> list[list[Any]]:
+        return [[name, *parameter.shape] for name, parameter in zip(self.touched, self._parameters, strict=True)]
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state belongs to another model, or to a method with averages where this has none. Nothing is loaded
+                then.
+        """
+        if missing := {"updates", "drawn", "weights", "bounds", "averages", "generator"} - state.keys():
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        if state["weights"] != self._weights():
+            raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._weights()}")
+        if len(state["averages"]) != len(self._averages):
+            raise ValueError("the state has averages of the utilities and this method has none, or the other way round")
+        self._updates, self.drawn = int(state["updates"]), int(state["drawn"])
+        self._bounds = [float(bound) for bound in state["bounds"]]
+        for average, saved in zip(self._averages, state["averages"], strict=True):
+            average.copy_(saved)
+        self._generator.set_state(state["generator"].cpu())

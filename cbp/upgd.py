@@ -1,0 +1,151 @@
+"""UPGD: move useful weights less, and perturb the others.
+
+Source: Elsayed and Mahmood, *Addressing loss of plasticity and catastrophic forgetting in continual learning*, ICLR 2024
+(arXiv 2404.00781), section 3 and algorithm 1, with first-order global weight utility.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.generators import for_device
+from cbp.method import Method, check_number, check_whole
+from cbp.optimizers import checked
+
+
+class UPGD(Method, name="upgd"):
+    """Utility-based perturbed gradient descent, around any optimizer: it gates the optimizer's own step.
+
+    The utility of a weight is what the loss would rise by, to first order, were the weight zero. With its gradient g, its
+    average u and t updates, and the optimizer's step Δw and step size α:
+
+        u ← β·u + (1−β)·(−g·w),   û = u / (1 − β^t),   Ū = sigmoid(û / max û)
+        w ← (1 − α·λ)·w + 2·(1 − Ū)·(Δw − α·σ·ξ)
+
+    with ξ standard normal and the maximum over all weights together. With plain SGD, Δw = −α·g, that is the paper's UPGD with
+    step size 2α; with Adam it is the authors' adaptive UPGD. The 2 is from the authors' code: a weight without utility, for
+    which Ū is ½, moves as the optimizer says.
+
+    Args:
+        model: Any module; what is treated are the parameters that the optimizer holds.
+        optimizer: The optimizer of the model's weights, or a list of several. Its own weight decay is a part of Δw.
+        decay_rate: β, in [0, 1). Default: the authors', as those below.
+        sigma: σ of the noise, at least 0.
+        weight_decay: λ, at least 0.
+        seed: Seed of the noise; nothing is drawn from the global generators.
+
+    Raises:
+        ValueError: An option out of its range.
+        TypeError: No optimizer.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = model.weight.copy_(torch.tensor([[1.0, -1.0]]))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> method = UPGD(model, optimizer, sigma=0.0, weight_decay=0.0)
+        >>> model(torch.ones(1, 2)).sum().backward()  # g = 1 for both: utilities −1 and 1, of which the greatest is 1
+        >>> method.before_update()
+        >>> optimizer.step()
+        >>> method.step()
+        []
+        >>> [round(w, 4) for w in model.weight.flatten().tolist()]  # 1 − 0.2·(1 − sigmoid(−1)), −1 − 0.2·(1 − sigmoid(1))
+        [0.8538, -1.0538]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        optimizer: Optimizer | Sequence[Optimizer],
+        decay_rate: float = 0.999,
+        sigma: float = 0.001,
+        weight_decay: float = 0.001,
+        seed: int = 0,
+    ) -> None:
+        check_number("decay_rate", decay_rate, 0, below=1)
+        check_number("sigma", sigma, 0)
+        check_number("weight_decay", weight_decay, 0)
+        check_whole("seed", seed)
+        self.decay_rate = float(decay_rate)
+        self.sigma = float(sigma)
+        self.weight_decay = float(weight_decay)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._optimizers = checked(optimizer, "none")
+        self._parameters = list(self._rates())
+        self._utilities = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._updates = [0] * len(self._parameters)
+        self._before: dict[int, Tensor] | None = None
+
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Averages the utilities, and keeps the weights as they are. Gradients must be unscaled, and are left alone."""
+        self._before = {}
+        for k, parameter in enumerate(self._parameters):
+            if parameter.grad is not None:
+                utility = self._utilities[k] = self._utilities[k].to(parameter)
+                now = -parameter.grad * parameter
+                # Gradients that overflowed, as at times under a gradient scaler, say nothing.
+                utility.lerp_(torch.where(now.isfinite(), now, utility), 1 - self.decay_rate)
+                self._updates[k] += 1
+                self._before[k] = parameter.clone()
+
+    @torch.no_grad()
+    def step(self) -> list[Tensor]:
+        """Gates the update just made and adds the noise. Returns an empty list: no unit is replaced.
+
+        Raises:
+            RuntimeError: :meth:`before_update` was not called.
+        """
+        if self._before is None:
+            raise RuntimeError("UPGD needs the gradients: call before_update() between loss.backward() and optimizer.step()")
+        before, self._before = self._before, None
+        corrected = {k: self._utilities[k] / (1 - self.decay_rate ** self._updates[k]) for k in before}
+        if not corrected:
+            return []
+        device = self._parameters[next(iter(before))].device
+        greatest = torch.stack([utility.max().to(device) for utility in corrected.values()]).max()
+        generator = for_device(self._generator, device)
+        rates = self._rates()
+        for k, old in before.items():
+            parameter, rate = self._parameters[k], rates[self._parameters[k]]
+            gate = 2 * (1 - torch.sigmoid(corrected[k] / greatest.clamp_min(torch.finfo(greatest.dtype).tiny).to(old)))
+            moved = parameter.sub_(old)
+            if self.sigma:
+                drawn = torch.empty(old.shape, dtype=old.dtype, device=generator.device).normal_(generator=generator)
+                moved.sub_(drawn.to(old), alpha=rate * self.sigma)
+            moved.mul_(gate).add_(old, alpha=1 - rate * self.weight_decay)
+        return []
+
+    def _rates(self) -> dict[nn.Parameter, float]:
+        """The step size of each parameter, now."""
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        return {parameter: float(group["lr"]) for group in groups for parameter in group["params"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages of the utilities, how many updates are in each, and the generator."""
+        return {
+            "utilities": [utility.clone() for utility in self._utilities],
+            "updates": list(self._updates),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state belongs to another model. Nothing is loaded then.
+        """
+        if missing := {"utilities", "updates", "generator"} - state.keys():
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["utilities"], self._utilities))
+        if theirs != own:
+            raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
+        for utility, saved in zip(self._utilities, state["utilities"], strict=True):
+            utility.copy_(saved)
+        self._updates = [int(updates) for updates in state["updates"]]
+        self._generator.set_state(state["generator"].cpu())
