@@ -7,6 +7,8 @@ Activations ``h`` are those of one hidden layer, ``(samples, units)``, as the la
 - *Roy*: Roy, Vetterli, *The effective rank: a measure of effective dimensionality*, EUSIPCO 2007.
 - *Lyle*: Lyle, Rowland, Dabney, *Understanding and preventing capacity loss in reinforcement learning*, ICLR 2022.
 - *Schaul*: Schaul, Barreto, Quan, Ostrovski, *The phenomenon of policy churn*, NeurIPS 2022.
+- *Liu*: Liu, Wu, Obando-Ceron, Castro, Courville, Pan, *Measure gradients, not activations!*, NeurIPS 2025.
+- *Jacot*: Jacot, Gabriel, Hongler, *Neural tangent kernel*, NeurIPS 2018.
 
 What each is good for, and what it misses, is in ``docs/plasticity.md``.
 """
@@ -16,10 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 DORMANT_FRACTION_ACTIVE = 0.01  # Dohare: a unit active on at most 1 % of the samples is dormant
 TAU = 0.1  # the threshold of units to be recycled, as in cbp.ReDo
+GRADIENT_TAU = 0.25  # the same, as in cbp.ReGraMa
 SATURATED_BEYOND = 0.9  # ours: beyond it a tanh unit's slope is below a fifth
 STABLE_RANK_SHARE = 0.99  # Dohare: of the sum of the singular values
 FEATURE_RANK_THRESHOLD = 0.01  # Lyle, section 3.2
@@ -83,6 +86,35 @@ def tau_dormant_fraction(h: Tensor, tau: float = TAU) -> float:
         raise ValueError(f"tau must be >= 0, got {tau!r}")
     activity = h.abs().mean(dim=0, dtype=torch.float64)
     return (activity <= tau * activity.mean()).double().mean().item()
+
+
+def gradient_dormant_fraction(gradient: Tensor, tau: float = GRADIENT_TAU) -> float:
+    """Fraction of units whose incoming weights receive hardly any gradient beside those of their layer (Liu: GraMa).
+
+        s_i = mean_j|∂L/∂w_ij| / mean_k mean_j|∂L/∂w_kj| ≤ τ
+
+    Meaningful for any activation. In a layer where no gradient arrives all units are dormant.
+
+    Args:
+        gradient: Of a layer's weight: ``(units, …)``.
+        tau: τ ≥ 0. The default is that of ``cbp.ReGraMa``.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: ``gradient`` has fewer than two dimensions or no elements; or ``tau`` is negative.
+
+    Example:
+        >>> gradient_dormant_fraction(torch.tensor([[0.1, 0.1], [-2.0, 1.0]]))
+        0.5
+    """
+    if gradient.ndim < 2 or gradient.numel() == 0:
+        raise ValueError(f"the gradient must be (units, …) with at least one unit, got shape {tuple(gradient.shape)}")
+    if not tau >= 0:
+        raise ValueError(f"tau must be >= 0, got {tau!r}")
+    magnitude = gradient.flatten(1).abs().mean(dim=1, dtype=torch.float64)
+    return (magnitude <= tau * magnitude.mean()).double().mean().item()
 
 
 def saturated_fraction(h: Tensor) -> float:
@@ -183,6 +215,74 @@ def ranks(h: Tensor) -> dict[str, float]:
         "effective_rank": _effective_rank(sigma),
         "feature_rank": _feature_rank(sigma, h.shape[0]),
     }
+
+
+def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
+    """The empirical neural tangent kernel of a network on some samples (Jacot), summed over its outputs.
+
+        K_ij = Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x_j)/∂θ⟩
+
+    θ are the weights and biases of the network's Linear layers; others (of norms, convolutions) do not count. The gradients of
+    single samples are never made: that of a weight is the outer product of the gradient δ by what its layer gives and of what
+    the layer receives, a, so that a layer adds (Σ_o δ_o,i·δ_o,j)·(a_i·a_j + 1), the 1 for its bias.
+
+    Args:
+        network: A module that takes ``x``, treats each sample by itself and calls each of its Linear layers once.
+        x: Samples, ``(samples, inputs)``. Memory and time grow with their square.
+
+    Returns:
+        ``(samples, samples)``, symmetric and positive semidefinite.
+
+    Raises:
+        ValueError: The network calls no Linear layer, or one more than once or with anything but ``(samples, inputs)``; its
+            output is not ``(samples, outputs)``.
+
+    Example:
+        >>> neural_tangent_kernel(nn.Linear(2, 1), torch.tensor([[1.0, 0.0], [2.0, 3.0]])).tolist()
+        [[2.0, 3.0], [3.0, 14.0]]
+    """
+    received: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, nn.Linear)  # noqa: S101
+        if module in received or args[0].ndim != 2:
+            raise ValueError(f"each Linear layer must be called once, on (samples, inputs): {module}")
+        received[module] = args[0].detach(), output
+
+    handles = [module.register_forward_hook(keep) for module in network.modules() if isinstance(module, nn.Linear)]
+    try:
+        with torch.enable_grad():
+            outputs = network(x.detach().requires_grad_())
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not received or outputs.ndim != 2:
+        raise ValueError(f"the network must have Linear layers and give (samples, outputs), got {tuple(outputs.shape)}")
+    given = [output for _, output in received.values()]
+    columns = outputs.sum(dim=0)
+    last = len(columns) - 1
+    deltas = [torch.autograd.grad(columns[o], given, retain_graph=o < last) for o in range(len(columns))]
+    kernel = x.new_zeros(len(x), len(x))
+    for (layer, (a, _)), of_outputs in zip(received.items(), zip(*deltas, strict=True), strict=True):
+        delta = torch.cat(of_outputs, dim=1)
+        kernel += (delta @ delta.T) * (a @ a.T + float(layer.bias is not None))
+    return kernel
+
+
+def ntk_effective_rank(network: nn.Module, x: Tensor) -> float:
+    """The :func:`effective_rank` of the empirical neural tangent kernel: in how many directions samples can be told apart.
+
+    Args:
+        network: As for :func:`neural_tangent_kernel`.
+        x: As there.
+
+    Returns:
+        A number from 1 to the number of samples; 0 where no weight has an effect.
+
+    Raises:
+        ValueError: As there.
+    """
+    return effective_rank(neural_tangent_kernel(network, x))
 
 
 def weight_magnitude(weight: Tensor) -> float:

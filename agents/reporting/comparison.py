@@ -40,8 +40,12 @@ MEASURES: dict[str, str] = {
     "collapsed": "share of phases that collapse",
     "dormant_policy": "dormant units, policy (%)",
     "dormant_value": "dormant units, value (%)",
+    "gradient_dormant_policy": "units with hardly any gradient, policy (%)",
+    "gradient_dormant_value": "units with hardly any gradient, value (%)",
     "rank_policy": "stable rank, policy",
     "rank_value": "stable rank, value",
+    "kernel_policy": "effective rank of the tangent kernel, policy",
+    "kernel_value": "effective rank of the tangent kernel, value",
     "weight_policy": "mean size of weights, policy",
     "weight_value": "mean size of weights, value",
 }
@@ -199,7 +203,12 @@ def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
         "steps_to_recover": steps_to_recover(curve, final, result.phase_length),
         "collapsed": float(best - final > _COLLAPSED * abs(best)) if np.isfinite(best - final) else np.nan,
         **{f"dormant_{network}": 100 * _last(result, phase, network, "dormant_fraction") for network in networks},
+        **{
+            f"gradient_dormant_{network}": 100 * _last(result, phase, network, "gradient_dormant_fraction")
+            for network in networks
+        },
         **{f"rank_{network}": _last(result, phase, network, "stable_rank") for network in networks},
+        **{f"kernel_{network}": _last(result, phase, network, "probe_ntk_effective_rank") for network in networks},
         **{f"weight_{network}": _last(result, phase, network, "weight_magnitude") for network in networks},
     }
 

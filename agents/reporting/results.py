@@ -25,7 +25,10 @@ BINS = 20
 
 RETURN = "return"
 _DIGITS = 5  # of what is recorded of supervised runs
-_MEASURES = ("dormant_fraction", "saturated_fraction", "stable_rank", "weight_magnitude")
+_MEASURES = (
+    *("dormant_fraction", "saturated_fraction", "gradient_dormant_fraction"),
+    *("stable_rank", "probe_ntk_effective_rank", "weight_magnitude"),
+)
 
 Array = NDArray[np.float64]
 

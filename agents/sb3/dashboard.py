@@ -46,8 +46,11 @@ def network_sections(networks: Iterable[str], *, replaces: bool) -> dict[str, Se
             ("distance from initial weights", "distance_from_init"),
             ("change of weights in a rollout", "weight_change"),
             ("gradient norm", "gradient_norm"),
+            ("units with hardly any gradient (fraction)", "gradient_dormant_fraction"),
         ):
             sections["Plasticity"][f"{network}: {title}"] = chart(f"plasticity/{network}/[^/]+/{measure}")
+        kernels = chart(f"plasticity/{network}/([^/]+/)?probe_ntk_effective_rank")
+        sections["Plasticity"][f"{network}: effective rank of the tangent kernel"] = kernels
     if replaces:
         sections["Units"] = {}
         for network in networks:

@@ -91,6 +91,33 @@ def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, 
     return [received[i].flatten(1) for i in range(len(layers))]
 
 
+@torch.no_grad()
+def inputs(policy: BasePolicy, observations: Any, actions: Tensor | None = None) -> dict[str, tuple[nn.Sequential, Tensor]]:
+    """Each network as a chain from what it receives behind the features extractor to its head, and what that is.
+
+    Args:
+        policy: As for :func:`networks`.
+        observations: As for :func:`activations`.
+        actions: As there.
+
+    Returns:
+        The chain and ``(samples, inputs)`` of each network, by its name: ``policy`` and ``value``, ``actor`` and
+        ``critic/qf0``, ….
+    """
+    found = networks(policy)
+    received: dict[str, Tensor] = {}
+    hooks = [
+        modules[0].register_forward_pre_hook(lambda _, args, prefix=prefix: received.__setitem__(prefix, args[0]))
+        for prefix, modules in found.items()
+    ]
+    try:
+        _run(policy, observations, actions)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {prefix.rstrip("/_"): (nn.Sequential(*modules), received[prefix]) for prefix, modules in found.items()}
+
+
 def _run(policy: BasePolicy, observations: Any, actions: Tensor | None) -> None:
     if isinstance(policy, ActorCriticPolicy):
         policy.get_distribution(observations)

@@ -21,13 +21,14 @@ from torch.utils.hooks import RemovableHandle
 
 import cbp
 from agents.sb3.dashboard import layout, write_layout
-from agents.sb3.networks import activations, hidden_layers, networks
+from agents.sb3.networks import activations, hidden_layers, inputs, networks
 from agents.sb3.policies import replaced_units
 from agents.sb3.threads import one_thread_each
 from cbp import metrics
 
 EVERY = 16_384  # ours: together with the ranks 2 % of the time of agents.train (benchmarks/callbacks.py)
 RANKS_EVERY = 32_768  # ours
+KERNEL_SAMPLES = 64  # ours: of the probe batch, for the tangent kernel, whose rank then costs a tenth of one of activations
 SAMPLES = 1000  # paper: dormant units are counted on the last 1,000 steps
 _SILENT = ("csv", "stdout", "log", "json")  # outputs that take no histograms
 
@@ -42,13 +43,15 @@ class PlasticityCallback(BaseCallback):
     - ``dormant_fraction`` and ``dead_fraction`` (ReLU), ``saturated_fraction`` (tanh), ``tau_dormant_fraction``;
     - ``stable_rank``, ``true_stable_rank``, ``effective_rank``, ``feature_rank``: rarer than the rest, because they cost more;
     - ``weight_magnitude``, ``distance_from_init`` (from the first call of ``learn``), and of the updates that follow the record
-      ``weight_change`` and ``gradient_norm``: of the layer's incoming weights, the gradient that of the last update, as the
-      optimizer received it. The updates are those up to the next rollout; of SAC, TD3 and DQN those until every network has
-      been updated, mostly one.
+      ``weight_change``, ``gradient_norm`` and ``gradient_dormant_fraction``: of the layer's incoming weights, the gradient that
+      of the last update, as the optimizer received it. The updates are those up to the next rollout; of SAC, TD3 and DQN those
+      until every network has been updated, mostly one.
 
     What depends on states is measured twice: on the last 1,000 steps of the agent, and, with ``probe_`` before its name, on a
     batch of states that is fixed at the first record and stays the same for the whole run. ``plasticity/<network>/probe_churn``
-    is how much the same updates changed the greedy actions on the probe batch.
+    is how much the same updates changed the greedy actions on the probe batch,
+    ``plasticity/<network>/probe_ntk_effective_rank`` the effective rank of the network's tangent kernel on 64 states of it, as
+    rare as the other ranks.
 
     Where TensorBoard is written, it lays out a dashboard of these curves there, under *Custom scalars*.
 
@@ -67,7 +70,7 @@ class PlasticityCallback(BaseCallback):
 
     Attributes:
         latest: What the last record measured, by name: ranks only where it was their turn; without ``weight_change``,
-            ``gradient_norm`` and ``probe_churn``, which follow.
+            ``gradient_norm``, ``gradient_dormant_fraction`` and ``probe_churn``, which follow.
         recorded_at: The step of the last record; None before the first.
         probe: The probe batch: ``"observations"``, an array ``(samples, …)`` or a dictionary of such, as the networks receive
             them, and ``"actions"`` for the critics of SAC and TD3, else None. None before the first record.
@@ -103,7 +106,7 @@ class PlasticityCallback(BaseCallback):
         self._window: deque[dict[str, Any]] = deque()  # of the last steps of all environments, as the probe
         self._initial: dict[str, Tensor] = {}
         self._before: tuple[list[Tensor], Tensor] | None = None  # weights and probed actions, while updates are watched
-        self._gradients: dict[str, float | None] = {}
+        self._gradients: dict[str, dict[str, float]] = {}  # measures of the gradient, by layer
         self._hooks: list[RemovableHandle] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,18 +191,22 @@ class PlasticityCallback(BaseCallback):
         for layer, before in zip(self._layers, weights, strict=True):
             prefix = f"plasticity/{layer.name}"
             self.logger.record(f"{prefix}/weight_change", metrics.weight_distance([layer.incoming.weight], [before]))
-            if (norm := self._gradients.get(layer.name)) is not None:
-                self.logger.record(f"{prefix}/gradient_norm", norm)
+            for name, value in self._gradients.get(layer.name, {}).items():
+                self.logger.record(f"{prefix}/{name}", value)
         policy_network = next(iter(networks(self.model.policy))).split("/")[0]
         churn = metrics.policy_churn(actions, self._probed_actions())
         self.logger.record(f"plasticity/{policy_network}/probe_churn", churn)
 
     def _keep_gradients(self, held: set[int] | None, *_: Any) -> None:
-        """Keeps the norms of the gradients of those layers whose weights an optimizer holds; of all without one."""
+        """Measures the gradients of those layers whose weights an optimizer holds; of all without one."""
         if held is None or self._before is not None:
             for layer in self._layers:
-                if held is None or id(layer.incoming.weight) in held:
-                    self._gradients[layer.name] = metrics.gradient_norm([layer.incoming.weight])
+                weight = layer.incoming.weight
+                if held is None or id(weight) in held:
+                    self._gradients[layer.name] = measured = {}
+                    if (norm := metrics.gradient_norm([weight])) is not None:
+                        measured["gradient_norm"] = norm
+                        measured["gradient_dormant_fraction"] = metrics.gradient_dormant_fraction(weight.grad)
 
     def _record(self, with_ranks: bool) -> None:
         self.latest, self._gradients = {}, {}
@@ -221,6 +228,7 @@ class PlasticityCallback(BaseCallback):
                 for prefix, ranks in zip(activations, pool.map(metrics.ranks, activations.values()), strict=True):
                     for name, rank in ranks.items():
                         self._log(f"{prefix}{name}", rank)
+            self._record_kernels(probe)
         for layer in self._layers:
             weight, prefix = layer.incoming.weight, f"plasticity/{layer.name}"
             self._log(f"{prefix}/weight_magnitude", metrics.weight_magnitude(weight))
@@ -228,6 +236,11 @@ class PlasticityCallback(BaseCallback):
             self._log(f"{prefix}/distance_from_init", metrics.weight_distance([weight], [initial]))
         self._record_method(getattr(self.model.policy, "method", None))
         self._before = [layer.incoming.weight.detach().clone() for layer in self._layers], self._probed_actions()
+
+    def _record_kernels(self, probe: dict[str, Any]) -> None:
+        of_kernel = _map(lambda rows: rows[:: len(rows) // KERNEL_SAMPLES][:KERNEL_SAMPLES], probe)
+        for name, (network, received) in inputs(self.model.policy, *self._tensors(of_kernel)).items():
+            self._log(f"plasticity/{name}/probe_ntk_effective_rank", metrics.ntk_effective_rank(network, received))
 
     def _record_activations(self, prefix: str, activation: str | None, h: Tensor) -> None:
         if activation == "relu":
@@ -261,10 +274,13 @@ class PlasticityCallback(BaseCallback):
         return last
 
     def _activations(self, batch: dict[str, Any]) -> list[Tensor]:
+        return activations(self.model.policy, self._layers, *self._tensors(batch))
+
+    def _tensors(self, batch: dict[str, Any]) -> tuple[Any, Tensor | None]:
+        """Observations and actions of a batch, as the policy takes them."""
         policy = self.model.policy
         observations, _ = policy.obs_to_tensor(batch["observations"])
-        actions = None if batch["actions"] is None else torch.as_tensor(batch["actions"], device=policy.device)
-        return activations(policy, self._layers, observations, actions)
+        return observations, None if batch["actions"] is None else torch.as_tensor(batch["actions"], device=policy.device)
 
     @torch.no_grad()
     def _probed_actions(self) -> Tensor:

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from small_networks import chain
+from torch import nn
 
 from cbp import metrics
 
@@ -233,3 +235,57 @@ def test_the_feature_rank_counts_from_just_above_a_hundredth():
     h = torch.zeros(4, 2, dtype=torch.float64)
     h[0, 0], h[1, 1] = 0.0204, 0.0198
     assert metrics.feature_rank(h) == 1
+
+
+def test_a_unit_is_gradient_dormant_where_its_share_of_the_layers_gradient_is_at_most_tau():
+    # Mean |∂L/∂w|: 4, 0.5, 0.25, 3.25; their mean is 2, so the scores are 2, 0.25, 0.125, 1.625.
+    gradient = torch.tensor([[8.0, 0.0], [-1.0, 0.0], [0.25, 0.25], [3.25, -3.25]])
+    assert metrics.gradient_dormant_fraction(gradient) == 2 / 4  # a score of τ, 0.25, is dormant
+    assert metrics.gradient_dormant_fraction(gradient, tau=0.2) == 1 / 4
+    assert metrics.gradient_dormant_fraction(gradient.view(4, 1, 2, 1)) == 2 / 4  # a convolution's
+    assert metrics.gradient_dormant_fraction(torch.zeros(3, 2)) == 1
+
+
+def test_what_is_no_gradient_of_a_weight_is_refused():
+    with pytest.raises(ValueError, match=r"must be \(units, …\) with at least one unit, got shape \(3,\)"):
+        metrics.gradient_dormant_fraction(torch.zeros(3))
+    with pytest.raises(ValueError, match="tau must be >= 0, got nan"):
+        metrics.gradient_dormant_fraction(torch.zeros(3, 2), math.nan)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_tangent_kernel_is_that_of_the_gradients_of_single_samples(bias):
+    network = chain(3, 5, 4, 2, activation=nn.Tanh, seed=2, bias=bias)
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = []
+    for sample in x:
+        gradients = [torch.autograd.grad(network(sample)[o], list(network.parameters())) for o in range(2)]
+        rows.append([torch.cat([g.flatten() for g in of_output]) for of_output in gradients])
+    expected = [[sum((a[o] * b[o]).sum().item() for o in range(2)) for b in rows] for a in rows]
+    kernel = metrics.neural_tangent_kernel(network, x)
+    assert kernel.flatten().tolist() == pytest.approx([k for row in expected for k in row])
+    assert all(parameter.grad is None for parameter in network.parameters())
+    eigenvalues = torch.linalg.eigvalsh(torch.tensor(expected, dtype=torch.float64)).tolist()
+    entropy = -sum(p * math.log(p) for p in (value / sum(eigenvalues) for value in eigenvalues) if p > 0)
+    assert metrics.ntk_effective_rank(network, x) == pytest.approx(math.exp(entropy), rel=1e-4)
+
+
+def test_the_rank_of_the_kernel_is_one_where_samples_cannot_be_told_apart():
+    network = chain(3, 5, 2)
+    assert metrics.ntk_effective_rank(network, torch.ones(4, 3, dtype=torch.float64)) == pytest.approx(1, abs=1e-5)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)  # a target network, say
+    assert metrics.ntk_effective_rank(network, torch.eye(3, dtype=torch.float64)) > 1
+
+
+def test_a_network_whose_kernel_is_not_known_is_refused():
+    shared = nn.Linear(2, 2)
+    for network, x in (
+        (nn.Sequential(shared, nn.ReLU(), shared), torch.ones(3, 2)),
+        (nn.Linear(2, 2), torch.ones(3, 4, 2)),
+    ):
+        with pytest.raises(ValueError, match=r"each Linear layer must be called once, on \(samples, inputs\): Linear"):
+            metrics.neural_tangent_kernel(network, x)
+        assert not shared._forward_hooks
+    with pytest.raises(ValueError, match="must have Linear layers"):
+        metrics.neural_tangent_kernel(nn.ReLU(), torch.ones(3, 2))

@@ -75,6 +75,41 @@ def hidden_outputs(model, observations, actions):
     return outputs
 
 
+def kernel_ranks(latest):
+    return {key.split("/", 1)[1]: rank for key, rank in latest.items() if key.endswith("/probe_ntk_effective_rank")}
+
+
+def kernel_ranks_by_hand(model, observations, actions):
+    """The effective rank of each network's tangent kernel on 64 of the 1,000 states, by the gradients of single samples."""
+    policy = model.policy
+    if isinstance(model, SAC):
+        networks = {"actor": nn.Sequential(policy.actor.latent_pi, policy.actor.mu)}
+    elif isinstance(model, TD3):
+        networks = {"actor": policy.actor.mu}
+    elif isinstance(model, DQN):
+        networks = {"q_net": policy.q_net.q_net}
+    else:
+        extractor = policy.mlp_extractor
+        networks = {
+            "policy": nn.Sequential(extractor.policy_net, policy.action_net),
+            "value": nn.Sequential(extractor.value_net, policy.value_net),
+        }
+    for i, network in enumerate(policy.critic.q_networks if isinstance(model, SAC | TD3) else []):
+        networks[f"critic/qf{i}"] = network
+    ranks = {}
+    for name, network in networks.items():
+        h = np.hstack([observations, actions]) if name.startswith("critic") else observations
+        rows = []
+        for sample in torch.as_tensor(h, dtype=torch.float32)[::15][:64]:
+            outputs = network(sample)
+            gradients = [torch.autograd.grad(output, list(network.parameters()), retain_graph=True) for output in outputs]
+            rows.append(torch.stack([torch.cat([g.flatten() for g in of_output]) for of_output in gradients]).double())
+        kernel = np.array([[(a * b).sum().item() for b in rows] for a in rows])
+        p = np.linalg.svd(kernel, compute_uv=False) / np.trace(kernel)
+        ranks[f"{name}/probe_ntk_effective_rank"] = math.exp(-sum(x * math.log(x) for x in p if x > 0))
+    return ranks
+
+
 def measured_by_hand(h, activation):
     """The measures of one layer's activations, as plain as can be."""
     samples, units = h.shape
@@ -140,6 +175,7 @@ class Compare(BaseCallback):
                 if key.startswith(f"plasticity/{layer}/")
             }
             assert got == pytest.approx(expected, rel=1e-4), layer
+        assert kernel_ranks(latest) == pytest.approx(kernel_ranks_by_hand(self.model, *self.probe), rel=1e-3)
 
     def begin(self, model):
         """Keeps the weights before training."""
@@ -157,7 +193,8 @@ def test_every_measure_of_every_layer_agrees_with_a_loop(name):
     logged = learn(model, 2000, [tested, compare])
     assert compare.records >= 2
     layers = {"/".join(key.split("/")[1:-1]) for values in logged for key in values if key.startswith("plasticity/")}
-    assert layers - {layer.split("/")[0] for layer in layers} == {f"{prefix}{i}" for prefix in NETWORKS[name] for i in (1, 2)}
+    whole = {layer.split("/")[0] for layer in layers} | {"critic/qf0", "critic/qf1"}  # networks, not layers
+    assert layers - whole == {f"{prefix}{i}" for prefix in NETWORKS[name] for i in (1, 2)}
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ELU])
@@ -246,6 +283,9 @@ class Watch(BaseCallback):
         policy = self.model.policy
         chain = {PPO: "mlp_extractor.policy_net.2", SAC: "actor.latent_pi.2", TD3: "actor.mu.2", DQN: "q_net.q_net.2"}
         gradient = policy.get_submodule(chain[type(self.model)]).weight.grad
+        of_units = [sum(abs(g) for g in row) for row in gradient.tolist()]
+        idle = sum(g <= 0.25 * sum(of_units) / len(of_units) for g in of_units) / len(of_units)
+        assert recorded[f"plasticity/{network}/hidden2/gradient_dormant_fraction"] == pytest.approx(idle)
         gradients = {f"{network}/hidden2": math.sqrt((gradient.double() ** 2).sum()), **self.gradients}
         for layer, norm in gradients.items():
             assert recorded[f"plasticity/{layer}/gradient_norm"] == pytest.approx(norm, rel=1e-5)
