@@ -7,13 +7,16 @@ from cbp.adam import Adam as Adam
 from cbp.continual_backprop import ContinualBackprop as ContinualBackprop
 from cbp.continual_backprop import MaturingLayer as MaturingLayer
 from cbp.discovery.finding import find_layers as find_layers
+from cbp.fire import Fire as Fire
 from cbp.groups import Group as Group
 from cbp.groups import HiddenLayer as HiddenLayer
 from cbp.groups import LayerError as LayerError
+from cbp.hare_tortoise import HareTortoise as HareTortoise
 from cbp.l2_init import L2Init as L2Init
 from cbp.method import METHODS as METHODS
 from cbp.method import Method as Method
 from cbp.names import warn_of_others
+from cbp.nap import NormalizeAndProject as NormalizeAndProject
 from cbp.parseval import Parseval as Parseval
 from cbp.redo import ReDo as ReDo
 from cbp.regrama import ReGraMa as ReGraMa

@@ -38,6 +38,9 @@ class Method(ABC):
     def before_update(self) -> None:  # noqa: B027  most methods act only afterwards
         """Acts on the gradients of the update that is about to be made."""
 
+    def change(self) -> None:  # noqa: B027  most methods need no signal
+        """Is told that the task has changed, between two updates. Most methods find out, or do without."""
+
     @abstractmethod
     def step(self) -> list[Tensor]:
         """Acts after an update.

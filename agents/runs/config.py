@@ -232,10 +232,8 @@ class Config(RunConfig):
                 raise UserError(
                     f"period must be at least one step for each of the {self.n_envs} environments, got {self.period}"
                 )
-        if self.param is None and presets.METHODS[self.method].fresh_each_phase:
-            raise UserError(
-                f"method '{self.method}' begins anew with each phase and needs an env that changes, got '{self.env}'"
-            )
+        if self.param is None and presets.METHODS[self.method].needs_signal:
+            raise UserError(f"method '{self.method}' acts where a phase begins and needs an env that changes, got '{self.env}'")
 
     @property
     def params(self) -> tuple[str, ...]:

@@ -73,14 +73,15 @@ class MethodPreset:
         method_kwargs: Its keyword arguments.
         changes: Values of :class:`Hyperparameters` that differ from the standard PPO.
         policy_kwargs: Further keyword arguments of :class:`agents.PlasticMlpPolicy`.
-        fresh_each_phase: Whether networks and optimizer begin anew with each phase.
+        needs_signal: Whether it is told when a phase begins: the method, or where there is none, networks and optimizer begin
+            anew then.
     """
 
     method: str | None = None
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
-    fresh_each_phase: bool = False
+    needs_signal: bool = False
 
 
 _TUNED = {"beta1": 0.99, "beta2": 0.99}  # paper
@@ -182,10 +183,25 @@ METHODS: dict[str, MethodPreset] = {
         },
         changes={**_TUNED, "weight_decay": 1e-4},  # ours: as cbp
     ),
+    "fire": MethodPreset(
+        method="fire",
+        method_kwargs={"iterations": 10},  # the authors' code
+        changes=_TUNED,
+        needs_signal=True,
+    ),
+    "nap": MethodPreset(method="nap", changes=_TUNED, policy_kwargs={"layer_norm": True}),  # the paper of NaP
+    "hare-tortoise": MethodPreset(
+        method="hare-tortoise",
+        method_kwargs={
+            "momentum": 0.999,  # the authors' code
+            "period": 1600,  # ours: ten rollouts
+        },
+        changes=_TUNED,
+    ),
     "cbp": _CBP,
     "cbp-first-layer": replace(_CBP, policy_kwargs={"method_layers": "first"}),  # ours
     "cbp-no-l2": replace(_CBP, changes=_TUNED),  # ours
-    "reset-all": MethodPreset(changes=_TUNED, fresh_each_phase=True),  # ours
+    "reset-all": MethodPreset(changes=_TUNED, needs_signal=True),  # ours
 }
 
 

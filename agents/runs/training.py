@@ -17,7 +17,7 @@ from agents.runs.run_folder import RunFolder
 from agents.runs.running import Pauses, carry_out, use_threads
 from agents.runs.summary import is_complete, write_summary
 from agents.sb3 import dashboard
-from agents.sb3.phases import FreshNetworkCallback, PhaseCallback
+from agents.sb3.phases import ChangeCallback, FreshNetworkCallback, PhaseCallback
 from agents.sb3.ppo import PPO
 
 
@@ -127,8 +127,9 @@ class _Training:
     def train(self, pauses: Pauses) -> None:
         progress = ProgressCallback(self._config.timesteps, self._recorders.phases)
         callbacks: list[BaseCallback] = [*self._recorders, progress]
-        if presets.METHODS[self._config.method].fresh_each_phase:
-            callbacks.append(FreshNetworkCallback())
+        preset = presets.METHODS[self._config.method]
+        if preset.needs_signal:
+            callbacks.append(FreshNetworkCallback() if preset.method is None else ChangeCallback())
         # The last, so that what the others do between two rollouts is in a checkpoint.
         callbacks.append(_PauseCallback(pauses, self._recorders.phases))
         try:

@@ -166,11 +166,10 @@ def _first_phase(vec_env: VecEnv) -> int:
     return int(vec_env.get_attr("phase", 0)[0]) if vec_env.has_attr("phase") else 0
 
 
-class FreshNetworkCallback(BaseCallback):
-    """Gives the model fresh networks and a fresh optimizer with each phase of the first environment: a control.
+class ChangeCallback(BaseCallback):
+    """Tells the policy's method with each phase of the first environment that the task has changed (``cbp.Method.change``).
 
-    What an agent reaches in a phase with a fresh network tells how hard this phase is by itself; without it, a loss of
-    plasticity cannot be told from a harder world. Acts between two rollouts. Fresh weights are drawn from torch's generator.
+    For methods that need such a signal, such as ``cbp.Fire``. Acts between two rollouts.
     """
 
     every_step = False
@@ -184,7 +183,22 @@ class FreshNetworkCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         before, self._phase = self._phase, _first_phase(self.training_env)
         if self._phase != before:
-            policy = self.model.policy
-            fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
-            policy.load_state_dict(fresh.state_dict())
-            policy.optimizer.state.clear()
+            self._change()
+
+    def _change(self) -> None:
+        if method := getattr(self.model.policy, "method", None):
+            method.change()
+
+
+class FreshNetworkCallback(ChangeCallback):
+    """Gives the model fresh networks and a fresh optimizer with each phase of the first environment: a control.
+
+    What an agent reaches in a phase with a fresh network tells how hard this phase is by itself; without it, a loss of
+    plasticity cannot be told from a harder world. Acts between two rollouts. Fresh weights are drawn from torch's generator.
+    """
+
+    def _change(self) -> None:
+        policy = self.model.policy
+        fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
+        policy.load_state_dict(fresh.state_dict())
+        policy.optimizer.state.clear()

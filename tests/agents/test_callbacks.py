@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import math
 
 import gymnasium
 import numpy as np
@@ -13,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 import agents
-from agents.callbacks import FreshNetworkCallback, Phase, PhaseCallback, PlasticityCallback, VerdictCallback
+from agents.callbacks import ChangeCallback, FreshNetworkCallback, Phase, PhaseCallback, PlasticityCallback, VerdictCallback
 
 
 class Scripted(gymnasium.Env):
@@ -177,6 +178,27 @@ def test_networks_and_optimizer_begin_anew_with_each_phase_of_the_first_environm
     assert not torch.equal(first[0], first[2])  # drawn anew
     for weight in (first[0], first[2], first[4]):  # SB3's first weights: orthogonal columns of norm √2
         assert torch.allclose(weight.T @ weight, 2 * torch.eye(2), atol=1e-5)
+
+
+def test_the_method_is_told_of_each_phase_of_the_first_environment():
+    environments = iter([Phases(8), Phases(2)])
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_start(self):
+            weight = self.model.policy.action_net.weight.detach()
+            seen.append(torch.linalg.vector_norm(weight).item() / math.sqrt(1 / 4))
+            weight.mul_(3)
+
+    env = make_vec_env(lambda: next(environments), n_envs=2)
+    options = {"policy_kwargs": {"net_arch": [4], "method": "fire"}, "seed": 0, "device": "cpu"}
+    model = PPO("PlasticMlpPolicy", env, n_steps=24, batch_size=24, learning_rate=0.01, **options)
+    model.learn(5 * 48, [ChangeCallback(), Watch()])
+    # Phases 0, 0, 1, 1, 2: the head, one action and four units, becomes √(1/4) long where a phase begins.
+    assert [length == pytest.approx(1, abs=1e-3) for length in seen] == [False, False, True, False, True]
 
 
 class Recording(PlasticityCallback):

@@ -371,6 +371,7 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
     own |= dict.fromkeys(
         (
             *("ppo-tuned", "layer-norm", "shrink-perturb-soft", "l2-init", "parseval", "spectral", "upgd"),
+            *("fire", "nap", "hare-tortoise"),
             *("cbp-no-l2", "reset-all"),
         ),
         (0.99, 0.99, 0.0),

@@ -257,6 +257,8 @@ METHODS = {
     "spectral": {"method": "spectral", "method_kwargs": {"strength": 1.0}},
     "upgd": {"method": "upgd", "method_kwargs": {"sigma": 1.0}},
     "swr": {"method": "swr", "method_kwargs": {"factor": 0.01, "period": 3, "utility": "magnitude"}},
+    "nap": {"method": "nap"},
+    "hare and tortoise": {"method": "hare-tortoise", "method_kwargs": {"momentum": 0.9, "period": 5}},
     "layer norm": {"method": None, "layer_norm": True},
     "cbp and layer norm": {"method": "cbp", "method_kwargs": BUSY, "layer_norm": True},
     "cbp in the first layer": {"method": "cbp", "method_kwargs": BUSY, "method_layers": "first"},

@@ -1,0 +1,98 @@
+"""FIRE: where the task changes, take the nearest weights that neither stretch nor shrink.
+
+Source: Han, Park, Oh, Kim, Lee, Kim, *FIRE: Frobenius-isometry reinitialization for balancing the stability-plasticity
+tradeoff*, ICLR 2026 (arXiv 2602.08040).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.method import Method, check_whole
+from cbp.weighted import weighted_parameters
+
+
+class Fire(Method, name="fire"):
+    """Projects the weights of all layers onto orthogonal ones each time it is told of a change.
+
+        W ← √(d_out / d_in) · U·Vᵀ   with W = U·S·Vᵀ
+
+    Of all weights whose rows (or columns, whichever are fewer) are orthogonal and of equal length, these are the nearest to W.
+    U·Vᵀ is approximated by Newton and Schulz's iteration from W / ‖W‖_F:
+
+        X ← 1.5·X − 0.5·X·Xᵀ·X
+
+    A convolution is treated position by position of its kernel, each divided by the number of positions. Biases, norms and the
+    optimizer's state are left alone. What is treated are the weights among those that :class:`cbp.ShrinkPerturb` treats.
+
+    The method needs a signal: call :meth:`change` where the task has changed. :meth:`step` does nothing.
+
+    Args:
+        model: Any module.
+        optimizer: Not touched; every method takes it.
+        iterations: Of Newton and Schulz, at least 1. Default: the authors'.
+
+    Attributes:
+        touched: The names of the weights.
+
+    Raises:
+        ValueError: ``iterations`` out of its range, or a model without layers that multiply.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = model.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, -0.5]]))
+        >>> method = Fire(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        >>> method.change()
+        >>> model.weight.round(decimals=4).tolist()
+        [[1.0, 0.0], [0.0, -1.0]]
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, iterations: int = 10) -> None:  # noqa: ARG002
+        check_whole("iterations", iterations, least=1)
+        self.iterations = iterations
+        found = {name: parameter for name, parameter in weighted_parameters(model).items() if parameter.ndim > 1}
+        self.touched = list(found)
+        self._weights = list(found.values())
+
+    @torch.no_grad()
+    def change(self) -> None:
+        """Projects the weights."""
+        for weight in self._weights:
+            outputs, inputs, *kernel = weight.shape
+            positions = math.prod(kernel)
+            matrices = weight.reshape(outputs, inputs, positions).movedim(2, 0)
+            scale = math.sqrt(outputs / inputs) / positions
+            weight.copy_((scale * self._orthogonal(matrices)).movedim(0, 2).reshape(weight.shape))
+
+    def _orthogonal(self, matrices: Tensor) -> Tensor:
+        """The nearest matrices with orthogonal rows or columns: ``(positions, outputs, inputs)``."""
+        wide = matrices.shape[1] < matrices.shape[2]
+        x = matrices if wide else matrices.mT
+        x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        for _ in range(self.iterations):
+            x = 1.5 * x - 0.5 * (x @ x.mT) @ x
+        return x if wide else x.mT
+
+    def step(self) -> list[Tensor]:
+        """Does nothing. Returns an empty list: no unit is replaced."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The names and shapes of the weights; nothing changes with time."""
+        return {"weights": [[name, *weight.shape] for name, weight in zip(self.touched, self._weights, strict=True)]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Checks that a state made by :meth:`state_dict` is of such a model.
+
+        Raises:
+            ValueError: The state belongs to another model.
+        """
+        own = self.state_dict()["weights"]
+        if state.get("weights") != own:
+            raise ValueError(f"the state is of a model with weights {state.get('weights')}, this one has {own}")

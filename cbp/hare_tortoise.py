@@ -1,0 +1,97 @@
+"""Hare and tortoise: train fast weights, and set them back now and then to their slow average.
+
+Source: Lee, Cho, Kim, Gwak, Kim, Choo, Yun, Yun, *Slow and steady wins the race: maintaining plasticity with hare and tortoise
+networks*, ICML 2024 (arXiv 2406.02596).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.discovery.recording import unwrapped
+from cbp.method import Method, check_number, check_whole
+
+
+class HareTortoise(Method, name="hare-tortoise"):
+    """Averages the weights, and sets them back to their average every ``period`` updates.
+
+        τ ← μ·τ + (1 − μ)·θ   after each update;   θ ← τ   every ``period`` updates
+
+    θ (the hare) are the model's parameters and buffers, τ (the tortoise) the average, which begins as a copy. The optimizer's
+    state and buffers of whole numbers are left alone.
+
+    Args:
+        model: Any module.
+        optimizer: Not touched; every method takes it.
+        momentum: μ, in [0, 1). Default: the authors'.
+        period: Updates from one time to the next. Default: ours.
+
+    Attributes:
+        tortoise: The average, by the names of a ``state_dict``: ``load_state_dict(method.tortoise, strict=False)`` puts it into a
+            copy of the model.
+
+    Raises:
+        ValueError: An option out of its range.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> method = HareTortoise(model, torch.optim.SGD(model.parameters(), lr=0.1), momentum=0.75, period=2)
+        >>> for _ in range(2):
+        ...     _ = nn.init.ones_(model.weight)  # 0.25, and 0.75·0.25 + 0.25
+        ...     _ = method.step()
+        >>> model.weight.item()
+        0.4375
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,  # noqa: ARG002
+        momentum: float = 0.999,
+        period: int = 1000,
+    ) -> None:
+        check_number("momentum", momentum, 0, below=1)
+        check_whole("period", period, least=1)
+        self.momentum = float(momentum)
+        self.period = period
+        self._updates = 0
+        plain = unwrapped(model)
+        self._hare = {
+            name: tensor for name, tensor in (*plain.named_parameters(), *plain.named_buffers()) if tensor.is_floating_point()
+        }
+        self.tortoise = {name: tensor.detach().clone() for name, tensor in self._hare.items()}
+
+    @torch.no_grad()
+    def step(self) -> list[Tensor]:
+        """Averages; sets the weights back where it is time. Returns an empty list: no unit is replaced."""
+        self._updates += 1
+        for name, fast in self._hare.items():
+            slow = self.tortoise[name] = self.tortoise[name].to(fast)
+            slow.lerp_(fast, 1 - self.momentum)
+            if self._updates % self.period == 0:
+                fast.copy_(slow)
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Updates so far and the average."""
+        return {"updates": self._updates, "tortoise": {name: slow.clone() for name, slow in self.tortoise.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state belongs to another model. Nothing is loaded then.
+        """
+        theirs, own = (
+            {name: list(slow.shape) for name, slow in tensors.items()} for tensors in (state.get("tortoise", {}), self.tortoise)
+        )
+        if theirs != own or "updates" not in state:
+            raise ValueError(f"the state is of a model with {theirs}, this one has {own}")
+        for name, slow in state["tortoise"].items():
+            self.tortoise[name].copy_(slow)
+        self._updates = int(state["updates"])
