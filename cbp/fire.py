@@ -73,7 +73,7 @@ class Fire(Method, name="fire"):
     def _orthogonal(self, matrices: Tensor) -> Tensor:
         """The nearest matrices with orthogonal rows or columns: ``(positions, outputs, inputs)``."""
         wide = matrices.shape[1] < matrices.shape[2]
-        x = matrices if wide else matrices.mT
+        x: Tensor = matrices if wide else matrices.mT
         x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         for _ in range(self.iterations):
             x = 1.5 * x - 0.5 * (x @ x.mT) @ x

@@ -31,8 +31,8 @@ class HareTortoise(Method, name="hare-tortoise"):
         period: Updates from one time to the next. Default: ours.
 
     Attributes:
-        tortoise: The average, by the names of a ``state_dict``: ``load_state_dict(method.tortoise, strict=False)`` puts it into a
-            copy of the model.
+        tortoise: The average, by the names of a ``state_dict``: ``load_state_dict(method.tortoise, strict=False)`` puts it into
+            a copy of the model.
 
     Raises:
         ValueError: An option out of its range.
