@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -39,15 +38,15 @@ class Course:
 
     Attributes:
         change: The parameter and its schedule.
-        period: Steps of a phase, over all environments.
         timesteps: Of a run, over all environments.
+        edges: Where phases begin and the last one ends, in steps over all environments, for each seed.
         values: Of each phase, for each seed.
         seen: What the values change in the environment.
     """
 
     change: Change
-    period: int
     timesteps: int
+    edges: list[list[int]]
     values: list[list[float]]
     seen: envs.Verified
 
@@ -106,16 +105,21 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
     if phases > _MOST_PHASES:
         raise UserError(f"timesteps must be at most {_MOST_PHASES:,} periods, got {phases:,}")
     wrappers = [wrapper for each in configs if (wrapper := envs.NonStationary.of(make_env(each))) is not None]
-    forecasts = [wrapper.forecast(phases) for wrapper in wrappers]
+    forecasts, edges = [], []
+    for wrapper in wrappers:
+        drawn = 4 * phases + _SHOWN if "times" in config.change else phases  # so that they reach to the end of the run
+        begins = [begin * config.n_envs for begin in wrapper.forecast_steps(drawn)] if "times" in config.change else None
+        begins = begins or [phase * config.period for phase in range(phases)]
+        begins = [begin for begin in begins if begin < config.timesteps]
+        forecasts.append(wrapper.forecast(drawn)[: len(begins)])
+        edges.append([*begins, config.timesteps])
     changes = wrappers[0].changes
     try:
         verified = envs.verify(wrappers[0].env, {change.name: change.options for change in changes})
     except envs.EffectError as error:
         raise UserError(str(error)) from error
     return [
-        Course(
-            change, config.period, config.timesteps, [[of_phase[change.name] for of_phase in each] for each in forecasts], seen
-        )
+        Course(change, config.timesteps, edges, [[of_phase[change.name] for of_phase in each] for each in forecasts], seen)
         for change, seen in zip(changes, verified, strict=True)
     ]
 
@@ -129,9 +133,8 @@ def _draw(courses: Sequence[Course], seeds: Sequence[int], path: Path) -> None:
     for axis in axes.ravel()[len(courses) :]:
         axis.set_visible(False)
     for axis, course in zip(axes.ravel(), courses, strict=False):
-        edges = np.minimum(np.arange(len(course.values[0]) + 1) * course.period, course.timesteps)
         drawn = course.values if len({*map(tuple, course.values)}) > 1 else course.values[:1]  # all the same: no seed matters
-        for seed, of_seed in zip(seeds, drawn, strict=False):
+        for seed, of_seed, edges in zip(seeds, drawn, course.edges, strict=False):
             axis.stairs(of_seed, edges, baseline=None, linewidth=1.3, label=f"seed {seed}" if len(drawn) > 1 else "every seed")
         axis.set_title(textwrap.fill(repr(course.change.schedule), 75), fontsize=8)
         unit = "" if course.change.unit == "1" else f"\n({course.change.unit})"

@@ -246,6 +246,10 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         """
         return [values for _, values in self._sequence.forecast(phases)]
 
+    def forecast_steps(self, phases: int) -> list[int]:
+        """The steps before which the phases of :meth:`forecast` begin, where none waits for the end of an episode."""
+        return [step for step, _ in self._sequence.forecast(phases)]
+
     def set_value(self, name: str, value: float) -> None:
         """Puts a value into force from the next step on, whatever the schedule says: for curricula and callbacks.
 

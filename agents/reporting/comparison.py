@@ -173,7 +173,8 @@ def whole_phases(result: RunResult) -> list[int]:
     """The phases that lasted as long as they should, of which the last one may be cut off; of a supervised run all tasks."""
     if not isinstance(result, AgentResult):
         return list(range(result.config.tasks)) if isinstance(result.config, LearningConfig) else []
-    return [number for number, phase in enumerate(result.phases) if phase["steps"] >= result.phase_length]
+    config, begun = result.config, len(result.phases)
+    return [number for number, phase in enumerate(result.phases) if config.is_whole(number, begun, phase["steps"])]
 
 
 def phase_measures(result: RunResult, phase: int) -> dict[str, float]:

@@ -70,7 +70,8 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     spec = find_spec(config.env)
     change: dict[str, Any] = {}
     if config.period is not None and config.param is not None:
-        change = {"period": config.period // config.n_envs, "parameter": config.param, "seed": config.seed, **config.change}
+        change = {"parameter": config.param, "seed": config.seed, **config.change}
+        change["period"] = _own_period(config.period, config.n_envs, change.pop("times", None))
     try:
         if is_nonstationary(spec):
             return gymnasium.make(spec.id, **change, **config.env_kwargs, **kwargs)
@@ -78,6 +79,26 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         return envs.NonStationary(env, **change) if change else env
     except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
         raise UserError(f"environment '{spec.id}' cannot be made: {' '.join(str(error).split())}") from error
+
+
+def _own_period(period: int, n_envs: int, times: dict[str, Any] | None) -> Any:
+    """The ``period`` of :class:`envs.NonStationary` for one of several environments.
+
+    Args:
+        period: Steps over all environments: of each phase; their mean at random times; between bursts.
+        n_envs: How many environments there are.
+        times: The ``"name"`` of :data:`envs.clock.TIMES` and further options; None for phases of one length.
+
+    Raises:
+        UserError: Times that there are not.
+    """
+    if times is None:
+        return period // n_envs
+    names = {"geometric": "mean", "exponential": "mean", "bursts": "calm"}
+    if times["name"] not in names:
+        raise unknown("times", times["name"], names)
+    spread = {"gap": max(1, times["gap"] // n_envs)} if isinstance(times.get("gap"), int) else {}
+    return {**times, **spread, names[times["name"]]: period / n_envs if times["name"] != "bursts" else period // n_envs}
 
 
 def _with_a_vector(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:

@@ -59,6 +59,24 @@ def save(folder: RunFolder, model: PPO, recorders: Mapping[str, Recorder]) -> Pa
     return checkpoint_files.write(folder, model.num_timesteps, state)
 
 
+def check_environment(config: Config) -> None:
+    """Refuses a run whose environment cannot be saved, before it has trained up to its first checkpoint.
+
+    Raises:
+        UserError: Such a run; the message names the part that cannot be saved.
+    """
+    env = make_env(config)
+    env.reset(seed=config.seed)
+    env.action_space.seed(config.seed)
+    env.step(env.action_space.sample())
+    try:
+        envs.save_state(env)
+    except envs.ParameterError as error:
+        raise UserError(f"environment '{config.env}' cannot be trained in, as no checkpoint can hold it: {error}") from error
+    finally:
+        env.close()
+
+
 def load(folder: RunFolder, config: Config, recorders: Mapping[str, Recorder]) -> PPO:
     """The model, its environments and its logger as they were at the newest checkpoint that is whole; random generators too.
 

@@ -243,7 +243,18 @@ class Config(RunConfig):
     @property
     def change_words(self) -> str:
         """What changes, and how often: ``"friction changes every 60,000"``."""
-        return f"{' and '.join(self.params)} {'changes' if len(self.params) == 1 else 'change'} every {self.period:,}"
+        often = f"{self.period:,}" + (f" ({self.change['times']['name']})" if "times" in self.change else "")
+        return f"{' and '.join(self.params)} {'changes' if len(self.params) == 1 else 'change'} every {often}"
+
+    def is_whole(self, phase: int, phases: int, steps: int) -> bool:
+        """Whether a phase has lasted as long as it should: at random times, whether another one has begun.
+
+        Args:
+            phase: 0, 1, 2, …
+            phases: How many have begun.
+            steps: That it has lasted.
+        """
+        return phase < phases - 1 if "times" in self.change else steps >= (self.period or self.timesteps)
 
     @property
     def world(self) -> str:

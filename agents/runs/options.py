@@ -63,7 +63,7 @@ def import_named(env: str, imports: Sequence[str] | None) -> tuple[str, list[str
     return (name if colon else env), modules
 
 
-CHANGE_OPTIONS = ("period", "param", "schedule", "low", "high", "factor", "change_at", "observe")
+CHANGE_OPTIONS = ("period", "times", "param", "schedule", "low", "high", "factor", "change_at", "observe")
 """What :func:`add_change_options` adds."""
 
 
@@ -71,6 +71,11 @@ def add_change_options(parser: argparse.ArgumentParser) -> None:
     """Adds what describes how an environment changes."""
     add = parser.add_argument
     add("--period", metavar="N", type=int, help="steps between two changes, over all environments")
+    add(
+        "--times",
+        metavar="NAME[,KEY=VALUE…]",
+        help="geometric or exponential: phases of random lengths, --period their mean; bursts,changes=3,gap=500: --period between",
+    )
     add(
         "--param",
         metavar="NAME[,KEY=VALUE…]",
@@ -99,6 +104,9 @@ def make_change(args: argparse.Namespace) -> tuple[str | dict[str, Any] | None, 
     change = {
         name: value for name in ("low", "high", "factor", "change_at", "observe") if (value := getattr(args, name)) is not None
     }
+    if args.times is not None:
+        name, options = _name_and_options(args.times)
+        change["times"] = {"name": name, **options}
     if args.schedule is not None:
         change["schedule"] = _describe_schedule(args.schedule)
     if len({name for name, _ in named}) < len(named):

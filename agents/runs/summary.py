@@ -49,8 +49,12 @@ def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCa
         seconds: Wall-clock time since the start or the last resume.
     """
     returns = [value for phase in phases.phases.values() for value in phase.returns]
-    length = config.period or config.timesteps
-    ends = [PhaseEnd.of(number, phase) for number, phase in sorted(phases.phases.items()) if phase.steps >= length]
+    begun = len(phases.phases)
+    ends = [
+        PhaseEnd.of(number, phase)
+        for number, phase in sorted(phases.phases.items())
+        if config.is_whole(number, begun, phase.steps)
+    ]
     verdicts = {end.number: judge(ends[: i + 1], and_list(config.params), config.method) for i, end in enumerate(ends)}
     summary = {
         "complete": model.num_timesteps >= config.timesteps,

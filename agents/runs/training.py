@@ -32,10 +32,12 @@ def start(path: Path, config: Config) -> int:
         0 when the run is complete, 130 when it was asked to stop before.
 
     Raises:
-        UserError: The folder exists or cannot be written, or the configuration makes no environment or model.
+        UserError: The folder exists or cannot be written, the configuration makes no model, or no environment that can be
+            saved.
         RunError: Training broke off.
     """
     use_threads(config)
+    checkpoints.check_environment(config)
     model = make_model(config, make_vec_env(config))
     folder = RunFolder.create(path, config)
     with folder.locked():

@@ -30,7 +30,13 @@ class Parted(HopperEnv):
         observation, info = super().reset(**kwargs)
         return {"state": observation, "gait": 2}, info
 
+class Unsaved(HopperEnv):
+    def reset(self, **kwargs):
+        self.wind = (number for number in range(10**6))
+        return super().reset(**kwargs)
+
 gymnasium.register("Parted-v0", "own_world:Parted", max_episode_steps=100)
+gymnasium.register("Unsaved-v0", "own_world:Unsaved", max_episode_steps=100)
 """
 SHORT = ["--timesteps", "512", "--n-envs", "2", "--method", "ppo", "--set", "rollout_steps=512", "--set", "batch_size=128"]
 SHORT += ["--set", "n_epochs=1", "--set", "net_arch=[8]"]
@@ -46,6 +52,7 @@ def own_world(tmp_path, monkeypatch):
     yield
     sys.modules.pop("own_world", None)
     gymnasium.registry.pop("Parted-v0", None)
+    gymnasium.registry.pop("Unsaved-v0", None)
 
 
 @pytest.mark.filterwarnings("ignore")  # short phases, an id that is registered again
@@ -87,5 +94,17 @@ def test_bad_input_is_one_line(arguments, words, capsys, tmp_path):
     assert train.main([*arguments, "--run-dir", "run"]) == 2
     error = capsys.readouterr().err
     assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # an id that is registered again
+def test_an_environment_that_no_checkpoint_can_hold_is_refused_before_training(capsys, tmp_path):
+    assert train.main(["--env", "own_world:Unsaved-v0", *SHORT, "--run-dir", "run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: environment 'Unsaved-v0' cannot be trained in, as no checkpoint can hold it: state cannot be"
+    )
+    assert "Unsaved.wind, which is a generator" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -128,3 +128,23 @@ def test_what_is_no_mujoco_environment_has_its_own_list(capsys):
     assert lines["friction"].startswith("not here: env must be a MuJoCo environment, got CartPole-v1")
     assert lines["observation_noise"].startswith("bounds 0 to ∞ units of the observation;")
     assert lines["action_noise"].startswith("not here: action_noise needs actions that are a Box")
+
+
+def test_random_times_are_drawn_where_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    courses = []
+    draw = preview._draw
+    monkeypatch.setattr(preview, "_draw", lambda drawn, *others: (courses.extend(drawn), draw(drawn, *others)))
+    run = ["hopper-nonstationary", "--period", "8000", "--timesteps", "100000", "--n-envs", "4", "--times"]
+    assert preview.main([*run, "geometric", "--seeds", "0-1"]) == 0
+    gaps = [np.diff(edges[:-1]) for edges in courses[0].edges]
+    assert gaps[0].tolist() != gaps[1].tolist()
+    assert all(len(set(each.tolist())) > 3 and not (each % 4).any() for each in gaps)
+    assert preview.main([*run, "bursts,changes=2,gap=400", "--output", "b.png", "--seeds", "0"]) == 0
+    assert np.diff(courses[1].edges[0])[:4].tolist() == [8000, 400, 8000, 400]
+    capsys.readouterr()
+    for times, words in (("gamma", "unknown times 'gamma'"), ("bursts,changes=2", "takes changes, gap, calm")):
+        assert preview.main([*run, times, "--output", "c.png"]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
