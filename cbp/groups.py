@@ -112,7 +112,8 @@ class Place:
     Attributes:
         module: The module.
         returned: Whether it returns the values; else it receives them.
-        key: Position or name of the argument, position or key in what is returned, or None for what is returned itself.
+        key: Position or name of the argument, position or key in what is returned, a tuple of them where it is nested, or None
+            for what is returned itself.
         axis: The axis of the units, counted from the last, −1.
         index: ``(units, k)`` int64, where the units' values are along it.
         within: ``(axis, start, length)`` of other axes, counted from the last too, to which the units are restricted.
@@ -121,7 +122,7 @@ class Place:
 
     module: nn.Module
     returned: bool
-    key: int | str | None
+    key: int | str | tuple[int, ...] | None
     axis: int
     index: Tensor
     within: tuple[tuple[int, int, int], ...] = ()

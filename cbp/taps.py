@@ -20,11 +20,11 @@ class Tap:
     small as the model; a copy of model and method together keeps them connected.
     """
 
-    def __init__(self, key: int | str | None) -> None:
+    def __init__(self, key: int | str | tuple[int, ...] | None) -> None:
         self.received: Tensor | None = None
         self._key = key
 
-    def __reduce__(self) -> tuple[type[Tap], tuple[int | str | None]]:
+    def __reduce__(self) -> tuple[type[Tap], tuple[int | str | tuple[int, ...] | None]]:
         return (type(self), (self._key,))
 
     def _keep(self, value: Any) -> None:
@@ -61,4 +61,6 @@ class ReturnedTap(Tap):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         """Keeps it; the signature is that of a torch forward hook."""
         if module.training and torch.is_grad_enabled():
-            self._keep(output if self._key is None else output[self._key])
+            for key in self._key if isinstance(self._key, tuple) else [] if self._key is None else [self._key]:
+                output = output[key]
+            self._keep(output)

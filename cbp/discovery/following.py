@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform, varying
+from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform
 from cbp.discovery.weights import Geometry, Storages, Weights
 
 UNCHANGED = "unchanged"  # an activation that is that of the input
@@ -105,7 +105,7 @@ class Seen:
 
     module: str
     returned: bool
-    key: int | str | None
+    key: Any
     labels: Tensor
 
 
@@ -385,7 +385,7 @@ class Follower:
             if isinstance(module, nn.modules.conv._ConvNd) and module.padding_mode != "zeros":
                 self._padded[name] = self.value(tensor).identity  # it pads before it multiplies
 
-    def leave(self, module: nn.Module, name: str, returned: dict[int | str | None, Tensor], activation: str | None) -> None:
+    def leave(self, module: nn.Module, name: str, returned: dict[Any, Tensor], activation: str | None) -> None:
         """A module returns these tensors; ``activation`` is its name, if it is one."""
         for key, tensor in returned.items():
             value = self.value(tensor)
@@ -400,9 +400,7 @@ class Follower:
         self.last_at[-1][seen.module, seen.returned, seen.key] = seen
 
     def _show_state(self, name: str, seen: Seen, value: Value) -> None:
-        """What a recurrent module returns is what its own weights received at its last steps."""
-        if len(varying(value.labels)) != 1 and value.labels.numel() != 1:
-            return
+        """What a recurrent module returns is what its own weights received at its last steps; of lower layers their states."""
         for use in self.uses.values():
             for number, (module, identity, _) in use.seen.items():
                 if module == name and number in value.paths and identity not in self.seen_at:

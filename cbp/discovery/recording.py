@@ -194,6 +194,8 @@ def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
                 parts = output
             elif isinstance(output, list | tuple):
                 parts = dict(enumerate(output))
+            if isinstance(module, nn.LSTM):  # the states of all layers, within a tuple
+                parts |= {(1, k): state for k, state in enumerate(output[1])}
             returned = {key: value for key, value in parts.items() if _is_followed(value)}
             with _disable_current_modes():
                 follower.leave(module, name, returned, _ACTIVATION_MODULES.get(type(module)))

@@ -65,6 +65,47 @@ def test_parametrised_layers_are_left_out_with_the_reason(parametrisation):
     assert any("'2." in line for line in method.left_out)
 
 
+# Weights that are used twice, and reshaping
+
+
+def test_a_norm_behind_two_layers_is_not_changed_for_one_of_them():
+    class SharedNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Linear(3, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+            self.third, self.head = nn.Linear(8, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.norm(self.b(torch.relu(self.norm(self.a(x))))))
+            return self.head(torch.relu(self.third(h)))
+
+    model = SharedNorm()
+    method = all_at_once(model)
+    nn.init.constant_(model.norm.weight, 0.3)
+    model(torch.randn(4, 3))
+    assert [len(units) for units in method.step()] == [5]
+    assert model.norm.weight.tolist() == pytest.approx([0.3] * 8)
+
+
+def test_a_reshape_to_two_sizes_is_no_flattening():
+    class PositionsAsSamples(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps, self.last, self.head = nn.Conv2d(1, 4, 3), nn.Linear(8, 7), nn.Linear(7, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.maps(x)).contiguous().view(-1, 8)  # eight positions of one channel or two
+            return self.head(torch.relu(self.last(h)))
+
+    model = PositionsAsSamples()
+    method = all_at_once(model)
+    before = model.maps.weight.detach().clone()
+    model(torch.randn(2, 1, 8, 8))
+    method.step()
+    assert [layer.name for layer in method.layers] == ["last"]
+    assert torch.equal(model.maps.weight, before)
+
+
 # Edges
 
 
@@ -318,6 +359,34 @@ def test_weights_that_are_exchanged_within_their_modules_are_noticed(units):
     with pytest.warns(UserWarning, match="found anew"):
         model(x)
     assert [len(units) for units in method.step()] == [units, 5]
+
+
+def test_lower_recurrent_layers_are_judged_by_their_states():
+    """An LSTM returns the output of its last layer at every step, of all layers what they had at the last."""
+
+    class Memory(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory, self.head = nn.LSTM(3, 6, num_layers=2, batch_first=True), nn.Linear(6, 1)
+            self.double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.output, (self.state, _) = self.memory(x)
+            return self.head(self.output)
+
+    model = Memory()
+    x = torch.randn(4, 5, 3, dtype=torch.float64)
+    method = cbp.ContinualBackprop(model, still(model), decay_rate=0.0, example=(x,))
+    model(x)
+    method.step()
+    lower, upper = method.layers
+    memory = {name: weight.detach().abs().sum(0) for name, weight in model.memory.named_parameters()}
+    # η = 0: u = mean|h| · Σ|w_out|, over the columns of the next layer and of the layer's own recurrence
+    state = model.state[0].detach().abs().mean(0)
+    torch.testing.assert_close(lower.utility, state * (memory["weight_hh_l0"] + memory["weight_ih_l1"]))
+    output = model.output.detach().abs().mean((0, 1))
+    head = model.head.weight.detach().abs().sum(0)
+    torch.testing.assert_close(upper.utility, output * (memory["weight_hh_l1"] + head))
 
 
 # Parameters that are not trained

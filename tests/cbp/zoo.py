@@ -638,7 +638,7 @@ for kind in (nn.RNN, nn.GRU, nn.LSTM):
     NETWORKS[f"{kind.__name__.lower()}_two_layers"] = (
         (lambda kind=kind: Recurrent(kind, num_layers=2)),
         sequences(),
-        {"memory.weight_ih_l1": 4},
+        {"memory.weight_ih_l0": 4, "memory.weight_ih_l1": 4},
     )
 
 
