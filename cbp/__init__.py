@@ -6,6 +6,7 @@ A package of continual-backprop.
 from cbp.adam import Adam as Adam
 from cbp.continual_backprop import ContinualBackprop as ContinualBackprop
 from cbp.continual_backprop import MaturingLayer as MaturingLayer
+from cbp.crelu import CReLU as CReLU
 from cbp.discovery.finding import find_layers as find_layers
 from cbp.fire import Fire as Fire
 from cbp.groups import Group as Group
@@ -27,6 +28,7 @@ from cbp.snr import FiringLayer as FiringLayer
 from cbp.snr import SelfNormalizedResets as SelfNormalizedResets
 from cbp.spectral import Spectral as Spectral
 from cbp.swr import SelectiveWeightReinitialization as SelectiveWeightReinitialization
+from cbp.trac import Trac as Trac
 from cbp.trainability import Trainability as Trainability
 from cbp.units import TrackedLayer as TrackedLayer
 from cbp.upgd import UPGD as UPGD

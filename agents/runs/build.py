@@ -28,7 +28,7 @@ from agents.sb3.ppo import PPO
 from agents.sb3.vec_env import ThreadedVecEnv
 from envs.registered import NONSTATIONARY
 
-_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "crelu": cbp.CReLU}
 _EPISODES_PER_PHASE = 5  # fewer of the longest episodes in a phase of one environment bring a warning
 
 

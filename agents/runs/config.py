@@ -33,7 +33,7 @@ _RANGES: dict[str, tuple[float, bool, float]] = {
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "normalize_advantage": ("rollout", "batch", "none"),
-    "activation": ("relu", "tanh"),
+    "activation": ("relu", "tanh", "crelu"),
     "weight_init": ("sb3", "lecun"),
 }
 

@@ -58,7 +58,7 @@ class Hyperparameters:
     adam_eps: float = 1e-8  # published code
     weight_decay: float = 0.0  # paper
     net_arch: tuple[int, ...] = (256, 256)  # paper
-    activation: Literal["relu", "tanh"] = "relu"  # paper
+    activation: Literal["relu", "tanh", "crelu"] = "relu"  # paper
     weight_init: Literal["sb3", "lecun"] = "lecun"  # published code
     padded_inputs: int | None = None
     log_std_init: float = 0.0  # published code
@@ -198,6 +198,16 @@ METHODS: dict[str, MethodPreset] = {
         },
         changes=_TUNED,
     ),
+    "trac": MethodPreset(
+        method="trac",
+        method_kwargs={
+            "decay_rates": [0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999],  # the paper of TRAC
+            "first_scale": 1e-8,  # the paper of TRAC
+            "eps": 1e-8,  # the authors' code
+        },
+        changes=_TUNED,
+    ),
+    "crelu": MethodPreset(changes={**_TUNED, "activation": "crelu"}),  # form: the paper of CReLU
     "cbp": _CBP,
     "cbp-first-layer": replace(_CBP, policy_kwargs={"method_layers": "first"}),  # ours
     "cbp-no-l2": replace(_CBP, changes=_TUNED),  # ours

@@ -48,7 +48,8 @@ class PlasticMlpPolicy(ActorCriticPolicy):
             padded with zeros to it; None for the observation's own. Replaced units of that layer are drawn alike.
         weight_init: ``"sb3"`` leaves the weights to ``ortho_init``; ``"lecun"`` draws those of every Linear layer uniformly
             on ±√(3/fan_in) and zeroes the biases, as in the reinforcement learning of the paper.
-        **kwargs: Those of ``MlpPolicy``.
+        **kwargs: Those of ``MlpPolicy``. With ``activation_fn=cbp.CReLU`` a width in ``net_arch`` is that of what a layer
+            gives: it has half as many units, each of which gives two values.
 
     Attributes:
         method: The method at work, or None.
@@ -130,6 +131,9 @@ class PlasticMlpPolicy(ActorCriticPolicy):
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()
+        if self.activation_fn is cbp.CReLU:
+            self.mlp_extractor.policy_net = _halved(self.mlp_extractor.policy_net).to(self.device)
+            self.mlp_extractor.value_net = _halved(self.mlp_extractor.value_net).to(self.device)
         if self._layer_norm:
             self.mlp_extractor.policy_net = _normalized(self.mlp_extractor.policy_net).to(self.device)
             self.mlp_extractor.value_net = _normalized(self.mlp_extractor.value_net).to(self.device)
@@ -213,6 +217,19 @@ class PlasticMlpPolicy(ActorCriticPolicy):
                 f"{oldest + updates:,}; train longer or lower maturity_threshold",
                 stacklevel=4,
             )
+
+
+def _halved(network: nn.Module) -> nn.Sequential:
+    """A chain of Linear layers and CReLUs, which double what they receive, with half as many units in each layer."""
+    modules = list(network.children())
+    for k, module in enumerate(modules):
+        if isinstance(module, nn.Linear):
+            if module.out_features % 2:
+                raise ValueError(
+                    f"activation_fn=cbp.CReLU needs an even number of values in each layer; got {module.out_features}"
+                )
+            modules[k] = nn.Linear(module.in_features, module.out_features // 2)
+    return nn.Sequential(*modules)
 
 
 def _normalized(network: nn.Module) -> nn.Sequential:

@@ -371,7 +371,7 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
     own |= dict.fromkeys(
         (
             *("ppo-tuned", "layer-norm", "shrink-perturb-soft", "l2-init", "parseval", "spectral", "upgd"),
-            *("fire", "nap", "hare-tortoise"),
+            *("fire", "nap", "hare-tortoise", "trac", "crelu"),
             *("cbp-no-l2", "reset-all"),
         ),
         (0.99, 0.99, 0.0),
@@ -379,7 +379,8 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
     assert sorted(own) == sorted(presets.METHODS)
     for config in made:
         values = vars(config.hyperparameters)
-        assert {name: values[name] for name in common} == common
+        activation = {"activation": "crelu"} if config.method == "crelu" else {}
+        assert {name: values[name] for name in common} == common | activation
         assert (values["beta1"], values["beta2"], values["weight_decay"]) == own[config.method]
         assert (config.timesteps, config.period, config.n_envs, config.normalize) == (20_000_000, 2_000_000, 1, False)
         assert config.env_kwargs == {"unclipped_actions": True, "terminate_after": 1000, "healthy_reward_on_fall": True}

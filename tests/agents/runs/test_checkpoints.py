@@ -141,6 +141,15 @@ STOPPED_TOO = {
     "shrink-perturb": ["--method", "shrink-perturb"],
     "shrink-perturb-soft": ["--method", "shrink-perturb-soft", "--set", "period=7"],
     "layer-norm": ["--method", "layer-norm"],
+    "regrama": ["--method", "regrama", "--set", "period=5"],
+    "spectral": ["--method", "spectral"],
+    "upgd": ["--method", "upgd"],
+    "swr": ["--method", "swr", "--set", "factor=1e-2"],
+    "fire": ["--method", "fire"],
+    "nap": ["--method", "nap"],
+    "hare-tortoise": ["--method", "hare-tortoise", "--set", "period=7"],
+    "trac": ["--method", "trac", "--set", "first_scale=0.1"],
+    "crelu": ["--method", "crelu"],
     "cbp-first-layer": ["--method", "cbp-first-layer", *BUSY],
     "other utility": [
         *[*BUSY, "--set", "utility=adaptable_contribution", "--set", "rounding=counter", "--set", "max_grad_norm=0.5"]

@@ -389,6 +389,25 @@ def test_the_method_may_treat_the_first_hidden_layer_alone():
         make(PPO, "CBPMlpPolicy", method_layers="last")
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_with_crelu_a_layer_gives_two_values_of_each_of_half_as_many_units(layer_norm):
+    settings = {"activation_fn": cbp.CReLU, "net_arch": [8, 6], "method_kwargs": BUSY, "layer_norm": layer_norm}
+    model = make(PPO, "PlasticMlpPolicy", method="cbp", **settings)
+    for network in (model.policy.mlp_extractor.policy_net, model.policy.mlp_extractor.value_net):
+        linears = [module for module in network if isinstance(module, nn.Linear)]
+        assert [(linear.in_features, linear.out_features) for linear in linears] == [(3, 4), (8, 3)]
+        x = torch.randn(5, 3)
+        h = linears[0](x) if not layer_norm else network[1](linears[0](x))
+        k = 3 if layer_norm else 2
+        assert torch.equal(network[:k](x), torch.cat([h.clamp(min=0), (-h).clamp(min=0)], dim=1))
+    assert model.policy.action_net.in_features == 6
+    learn_quietly(model, 320)
+    assert [layer.hidden.units for layer in model.policy.method.layers] == [4, 3, 4, 3]
+    assert all(layer.replaced for layer in model.policy.method.layers)
+    with pytest.raises(ValueError, match=r"activation_fn=cbp\.CReLU needs even widths in net_arch; got 7"):
+        make(PPO, "PlasticMlpPolicy", activation_fn=cbp.CReLU, net_arch=[8, 7])
+
+
 def test_layers_are_normalised_before_their_activation():
     model = make(PPO, "PlasticMlpPolicy", method="cbp", layer_norm=True, activation_fn=nn.ReLU, method_kwargs=BUSY)
     for network in (model.policy.mlp_extractor.policy_net, model.policy.mlp_extractor.value_net):

@@ -259,6 +259,7 @@ METHODS = {
     "swr": {"method": "swr", "method_kwargs": {"factor": 0.01, "period": 3, "utility": "magnitude"}},
     "nap": {"method": "nap"},
     "hare and tortoise": {"method": "hare-tortoise", "method_kwargs": {"momentum": 0.9, "period": 5}},
+    "trac": {"method": "trac", "method_kwargs": {"decay_rates": (0.9, 0.99), "first_scale": 0.1}},
     "layer norm": {"method": None, "layer_norm": True},
     "cbp and layer norm": {"method": "cbp", "method_kwargs": BUSY, "layer_norm": True},
     "cbp in the first layer": {"method": "cbp", "method_kwargs": BUSY, "method_layers": "first"},

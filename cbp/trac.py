@@ -1,0 +1,170 @@
+"""TRAC: scale how far the weights have come from where they began, by what that distance was worth.
+
+Source: Muppidi, Zhang, Yang, *Fast TRAC: a parameter-free optimizer for lifelong reinforcement learning*, NeurIPS 2024
+(arXiv 2405.16642), algorithms 1 and 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.method import Method, check_number
+from cbp.optimizers import checked
+
+_FIRST_SIGMA = 1e-8  # the authors' code
+
+
+class Trac(Method, name="trac"):
+    """Tunes, around any optimizer, how much of the way that it has gone from the first weights counts.
+
+    With θ₀ the weights at the moment the method is made, g the gradients, and Δ the sum of the optimizer's steps, all weights
+    together:
+
+        h = ⟨g, Δ⟩,   then Δ ← Δ + the optimizer's step
+        for each decay β_j:   v_j ← β_j²·v_j + h²,   σ_j ← β_j·σ_j − h,   s_j = ε / erfi(1/√2) · erfi(σ_j / (√(2·v_j) + ε'))
+        θ ← θ₀ + max(0, Σ_j s_j)·Δ
+
+    Nothing needs to be tuned: where steps away from θ₀ lower the loss the scale grows, and where they no longer do the weights
+    come back.
+
+    Args:
+        model: Any module; what is treated are the parameters that the optimizer holds.
+        optimizer: The optimizer of the model's weights, or a list of several.
+        decay_rates: β, each in [0, 1]. Default: the paper's, as those below.
+        first_scale: ε, above 0.
+        eps: ε', above 0.
+
+    Attributes:
+        scale: max(0, Σ_j s_j) at the last update; 0 before the first.
+
+    Raises:
+        ValueError: An option out of its range.
+        TypeError: No optimizer.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> method = Trac(model, optimizer)
+        >>> scales = []
+        >>> for _ in range(40):  # always in the same direction
+        ...     optimizer.zero_grad()
+        ...     model(torch.ones(1, 1)).sum().backward()
+        ...     method.before_update()
+        ...     optimizer.step()
+        ...     _ = method.step()
+        ...     scales.append(method.scale)
+        >>> 0 < scales[0] < scales[20] < scales[-1]
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        optimizer: Optimizer | Sequence[Optimizer],
+        decay_rates: Sequence[float] = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999),
+        first_scale: float = 1e-8,
+        eps: float = 1e-8,
+    ) -> None:
+        if not decay_rates:
+            raise ValueError("decay_rates must have at least one number")
+        for decay_rate in decay_rates:
+            check_number("decay_rates", decay_rate, 0, 1)
+        for name, value in (("first_scale", first_scale), ("eps", eps)):
+            check_number(name, value, 0)
+            if value == 0:
+                raise ValueError(f"{name} must be above 0, got {value!r}")
+        self.decay_rates = [float(decay_rate) for decay_rate in decay_rates]
+        self.first_scale = float(first_scale)
+        self.eps = float(eps)
+        self.scale = 0.0
+        groups = [group for one in checked(optimizer, "none") for group in one.param_groups]
+        self._parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+        self._first = [parameter.detach().clone() for parameter in self._parameters]
+        self._offsets = [torch.zeros_like(first) for first in self._first]
+        self._variances = [0.0] * len(self.decay_rates)
+        self._sums = [_FIRST_SIGMA] * len(self.decay_rates)
+        self._before: dict[int, Tensor] | None = None
+        self._product = 0.0
+
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Multiplies gradients and offsets, and keeps the weights as they are. Gradients must be unscaled; reads the device."""
+        self._before = {k: p.clone() for k, p in enumerate(self._parameters) if p.grad is not None}
+        products = []
+        for k in self._before:
+            parameter = self._parameters[k]
+            self._first[k], self._offsets[k] = self._first[k].to(parameter), self._offsets[k].to(parameter)
+            products.append((parameter.grad * self._offsets[k]).sum(dtype=torch.float64).cpu())  # type: ignore[operator]
+        self._product = torch.stack(products).sum().item() if products else 0.0
+
+    @torch.no_grad()
+    def step(self) -> list[Tensor]:
+        """Scales the way from the first weights. Returns an empty list: no unit is replaced.
+
+        Raises:
+            RuntimeError: :meth:`before_update` was not called.
+        """
+        if self._before is None:
+            raise RuntimeError("Trac needs the gradients: call before_update() between loss.backward() and optimizer.step()")
+        before, self._before = self._before, None
+        h, scale = self._product, 0.0
+        for j, beta in enumerate(self.decay_rates):
+            self._variances[j] = beta**2 * self._variances[j] + h**2
+            self._sums[j] = beta * self._sums[j] - h
+            x = self._sums[j] / (math.sqrt(2 * self._variances[j]) + self.eps)
+            scale += self.first_scale / _erfi(1 / math.sqrt(2)) * _erfi(x)
+        self.scale = max(0.0, scale)
+        for k, old in before.items():
+            parameter, offset = self._parameters[k], self._offsets[k]
+            offset.add_(parameter).sub_(old)
+            parameter.copy_(self._first[k]).add_(offset, alpha=self.scale)
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The first weights, the offsets, and what the scale is made from."""
+        return {
+            "first": [first.clone() for first in self._first],
+            "offsets": [offset.clone() for offset in self._offsets],
+            "variances": list(self._variances),
+            "sums": list(self._sums),
+            "scale": self.scale,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state belongs to another model, or has another number of decay rates. Nothing is loaded then.
+        """
+        if missing := {"first", "offsets", "variances", "sums", "scale"} - state.keys():
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["first"], self._first))
+        if theirs != own:
+            raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
+        if len(state["sums"]) != len(self._sums):
+            raise ValueError(f"the state has {len(state['sums'])} decay_rates, this method has {len(self._sums)}")
+        for mine, saved in zip((*self._first, *self._offsets), (*state["first"], *state["offsets"]), strict=True):
+            mine.copy_(saved)
+        self._variances = [float(variance) for variance in state["variances"]]
+        self._sums = [float(total) for total in state["sums"]]
+        self.scale = float(state["scale"])
+
+
+def _erfi(x: float) -> float:
+    """The imaginary error function, 2/√π · Σ_n x^(2n+1) / (n!·(2n+1)); infinite where a float cannot hold it."""
+    if abs(x) > 26:  # e^(26²) is beyond 10²⁹³
+        return math.copysign(math.inf, x)
+    total = term = x
+    n = 0
+    while abs(term) > 1e-18 * abs(total):
+        n += 1
+        term *= x * x / n
+        total += term / (2 * n + 1)
+    return 2 / math.sqrt(math.pi) * total
