@@ -77,7 +77,8 @@ class Fire(Method, name="fire"):
         x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         for _ in range(self.iterations):
             x = 1.5 * x - 0.5 * (x @ x.mT) @ x
-        return x if wide else x.mT
+        orthogonal: Tensor = x if wide else x.mT
+        return orthogonal
 
     def step(self) -> list[Tensor]:
         """Does nothing. Returns an empty list: no unit is replaced."""
