@@ -74,7 +74,8 @@ def add_change_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--times",
         metavar="NAME[,KEY=VALUE…]",
-        help="geometric or exponential: phases of random lengths, --period their mean; bursts,changes=3,gap=500: --period between",
+        help="geometric or exponential: phases of random lengths, --period their mean; bursts,changes=3,gap=500: --period "
+        "between",
     )
     add(
         "--param",
