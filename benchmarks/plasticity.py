@@ -8,7 +8,7 @@ The task changes fast: 256 random inputs with random labels are to be learned by
 All tasks are equally hard, so a network that gets worse at them has lost plasticity, by definition and whatever its units look
 like. ``loses`` is a small network (two hidden layers of 64 ReLU units) under Adam with its usual β of 0.9 and 0.999; ``keeps``
 is the same with ``cbp.L2Init``. Accuracy at the end of each task is the ground truth, the rest is to agree with it;
-``trainability`` is ``cbp.Trainability`` on the probe batch, measured after every tenth task.
+``trainability`` is ``cbp.Trainability`` on the probe batch, measured after tasks 1, 11, 21, ….
 """
 
 from __future__ import annotations

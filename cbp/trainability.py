@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +30,7 @@ class Score:
     Attributes:
         score: Mean area under its learning curves ÷ that of the fresh networks: 1 is as able as new, 0 learns nothing.
         low: Lower end of the score's 95 % interval: percentiles of a bootstrap over repetitions, paired with fresh networks.
+            Where fresh networks learn nothing in a resample its ratio counts as infinite.
         high: Upper end.
         areas: Under its learning curve in each repetition, ``(repetitions,)``.
     """
@@ -48,8 +51,9 @@ class Score:
         if not fresh.mean() > 0:
             raise ValueError("fresh networks learned nothing, so that there is nothing to compare with: let them learn longer")
         draws = torch.randint(len(areas), (RESAMPLES, len(areas)), generator=torch.Generator().manual_seed(0))
-        ratios = areas[draws].mean(dim=1) / fresh[draws].mean(dim=1)
-        low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
+        drawn, beside = areas[draws].mean(dim=1), fresh[draws].mean(dim=1)
+        ratios = torch.where(beside > 0, drawn / beside, torch.where(drawn > 0, math.inf, -math.inf)).sort().values
+        low, high = (ratios[round(share * (RESAMPLES - 1))].item() for share in (0.025, 0.975))
         return cls((areas.mean() / fresh.mean()).item(), low, high, areas)
 
 
@@ -59,7 +63,7 @@ class Trainability:
     The targets are the outputs of a random network, standardised, *added* to what the network computes now: every network
     begins with the same error, however large its outputs have become. The learning curve is the share of the targets'
     variance that it has learned, from 0 to 1 (below 0 counts as 0); what is compared is the area under it. The network itself
-    is not changed, nothing is drawn from torch's global generator.
+    is not changed, and torch's global generators are afterwards as they were.
 
     Random targets are those of Lyle et al., "Understanding plasticity in neural networks" (ICML 2023), section 3; the area
     under the curve and its ratio are ours.
@@ -127,11 +131,18 @@ class Trainability:
 
     def _areas(self, networks: list[nn.Module]) -> Tensor:
         each = zip(networks, self._targets, self._seeds, strict=True)
-        return torch.tensor([self._learn(copy.deepcopy(network), targets, order) for network, targets, (*_, order) in each])
+        areas = []
+        for network, targets, (*_, order) in each:
+            with _seeded(order):  # of dropout
+                areas.append(self._learn(copy.deepcopy(network), targets, order))
+        return torch.tensor(areas)
 
     def _learn(self, network: nn.Module, new: Tensor, seed: int) -> float:
         """The area under the learning curve of a network, which is changed."""
-        targets = _outputs(network, self._inputs) + new
+        outputs = _outputs(network, self._inputs)
+        if outputs.shape != new.shape:
+            raise ValueError(f"the network's output must be that of fresh ones, {tuple(new.shape)}, got {tuple(outputs.shape)}")
+        targets = outputs + new
         optimizer = self._make_optimizer([parameter for parameter in network.parameters() if parameter.requires_grad])
         generator = torch.Generator().manual_seed(seed)
         batches = _minibatches(len(self._inputs), self._batch_size, generator)
@@ -152,9 +163,16 @@ class Trainability:
 
 
 def _drawn(fresh: Callable[[], nn.Module], seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded(seed):
         return fresh()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torch's global generators with a seed, and as they were afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,12 @@ from agents.playing.held import HeldParameter
 from agents.playing.trainability_figure import draw_trainability
 from agents.runs import checkpoint_files
 from agents.runs.build import make_env, make_model
-from agents.runs.checkpoints import Trained, load_policy, trained_at
+from agents.runs.checkpoints import Trained, trained_at
 from agents.runs.commands import progress_bar
 from agents.runs.config import Config, check_whole
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder, write_atomically, write_json
-from agents.sb3.networks import networks
+from agents.sb3.networks import inputs, networks
 from agents.sb3.threads import one_thread_each
 from agents.sb3.vec_env import ThreadedVecEnv
 from cbp.trainability import POINTS, Score
@@ -73,13 +73,12 @@ class Settings:
         check_whole("steps", steps, least=0)
         if 0 < steps < 2 * rollout:
             raise UserError(f"steps must be 0 or at least two rollouts of {rollout}, got {steps}")
-        if steps and config.normalize:
-            warnings.warn(
-                "no agent learns to act anew: it would not see what this run's normalisation made of states", stacklevel=2
-            )
+        if steps and (config.normalize or len(config.params) > 1):
+            why = "the run normalises what it sees" if config.normalize else "several parameters change in the run"
+            warnings.warn(f"no agent learns to act anew: {why}", stacklevel=2)
             steps = 0
-        if config.param is None and value is not None:
-            raise UserError(f"--value is of a run whose environment changes, which '{config.env}' does not")
+        if value is not None and (config.param is None or not steps):
+            raise UserError(f"--value is where agents learn to act anew while one parameter is held, got {value:g}")
         return cls(repetitions, updates, steps, value, seed)
 
 
@@ -94,40 +93,57 @@ def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
     Raises:
         UserError: There is no checkpoint or no probe batch, one is damaged, or there is a measurement with other settings.
     """
-    checkpoints = list(_checkpoints(folder, config))
-    held = HeldParameter.of(config, checkpoints[-1][2].values, None, None, None) if config.param is not None else None
-    if held is not None and settings.steps:
-        settings = dataclasses.replace(settings, value=held.values(3)[1] if settings.value is None else settings.value)
+    checkpoints = _checkpoints(folder, config)
+    held = None
+    if config.param is not None and settings.steps:
+        held = HeldParameter.of(config, dict.fromkeys(config.params, 0.0), None, None, None)
+        values = held.values(3)
+        settings = dataclasses.replace(settings, value=values[len(values) // 2] if settings.value is None else settings.value)
         held.check([settings.value])  # type: ignore[list-item]
     learning = _Learning(folder, config, settings, held)
     table = _Table.at(folder.path / "trainability.csv", settings)
     print(f"{len(checkpoints)} checkpoints of {folder.path}: {', '.join(learning.kinds)}; a fresh network is 1", flush=True)
     with progress_bar(len(checkpoints) * len(learning.kinds), unit=" scores") as bar:
-        for phase, path, trained in checkpoints:
-            for kind in learning.kinds:
-                if not table.has(path, kind):
-                    table.add(path, phase, trained.steps, kind, learning.score(kind, trained))
+        for phase, path, load in checkpoints:
+            missing = [kind for kind in learning.kinds if not table.has(path, kind)]
+            bar.update(len(learning.kinds) - len(missing))
+            trained = load() if missing else None
+            for kind in missing:
+                assert trained is not None  # noqa: S101
+                try:
+                    score = learning.score(kind, trained)
+                except ValueError as error:
+                    raise UserError(f"{kind} of checkpoint '{path}' cannot be measured: {error}") from error
+                table.add(path, trained.phase if phase is None else phase, trained.steps, kind, score)
                 bar.update()
-    draw_trainability(table.rows, config, settings.value, table.path.with_suffix(".png"))
+    picture = table.path.with_suffix(".png")
+    try:
+        draw_trainability(table.rows, config, settings.value, picture)
+    except OSError as error:
+        raise UserError(f"cannot write '{picture}': {error.strerror}") from error
     for row in table.rows:
         print(f"step {row['steps']:>12,}  {row['kind']:<16} {row['score']:6.2f}  [{row['low']:.2f}, {row['high']:.2f}]")
-    print(f"Done: {table.path} and {table.path.with_suffix('.png').name}")
+    print(f"Done: {table.path} and {picture.name}")
     return 0
 
 
-def _checkpoints(folder: RunFolder, config: Config) -> Iterator[tuple[int | None, Path, Trained]]:
-    """The checkpoints that were kept, and the newest if it is none of these, in their order: phase, file, policy."""
-    steps = -1
+def _checkpoints(folder: RunFolder, config: Config) -> list[tuple[int | None, Path, Callable[[], Trained]]]:
+    """The checkpoints that were kept, and the newest if it is none of these, in their order: phase, file, how it is loaded."""
+    found: dict[int, tuple[int | None, Path, Callable[[], Trained]]] = {}
+
+    def load(path: Path) -> Trained:
+        return trained_at(checkpoint_files.read(path), config)
+
     for phase, path in checkpoint_files.kept(folder).items():
-        trained = trained_at(checkpoint_files.read(path), config)
-        if trained.steps > steps:  # two phases may have ended in one rollout
-            yield phase, path, trained
-        steps = trained.steps
-    newest = load_policy(folder, config)
-    if newest.steps > steps:
-        last = checkpoint_files.newest(folder)
-        assert last is not None  # noqa: S101
-        yield newest.phase, last, newest
+        found.setdefault(
+            checkpoint_files.steps_of(path), (phase, path, partial(load, path))
+        )  # two phases may end in one rollout
+    newest = checkpoint_files.read_newest(folder)  # now, since a run that is at work will drop it
+    if newest is None and not found:
+        raise UserError(f"'{folder.path}' has no checkpoint yet")
+    if newest is not None:
+        found.setdefault(checkpoint_files.steps_of(newest.path), (None, newest.path, partial(trained_at, newest, config)))
+    return [found[steps] for steps in sorted(found)]
 
 
 class _Learning:
@@ -137,7 +153,7 @@ class _Learning:
         if not folder.probe.is_file():
             raise UserError(f"'{folder.path}' has no probe batch, on which networks learn: it comes with the first 1,000 steps")
         with np.load(folder.probe) as saved:
-            self._observations = torch.from_numpy(saved["observations"]).float().flatten(1)
+            self._observations = saved["observations"]
         self._config = config
         self._settings = settings
         self._held = held
@@ -162,6 +178,8 @@ class _Learning:
     def _let_fresh_networks_learn(self, name: str, trained: Trained) -> cbp.Trainability:
         policy, values, settings = trained.policy, self._config.hyperparameters, self._settings
         arguments = {**policy._get_constructor_parameters(), "method": None}
+        observations, _ = policy.obs_to_tensor(self._observations)
+        _, seen = inputs(policy, observations)[name.strip("/")]
         optimizer = partial(
             torch.optim.Adam,
             lr=values.learning_rate,
@@ -172,7 +190,7 @@ class _Learning:
         with one_thread_each():
             return cbp.Trainability(
                 lambda: _network(type(policy)(**arguments), name),
-                self._observations,
+                seen,
                 repetitions=settings.repetitions,
                 updates=settings.updates,
                 batch_size=values.batch_size,
@@ -184,7 +202,7 @@ class _Learning:
         return self._let_agents_learn(None)
 
     def _let_agents_learn(self, trained: Trained | None) -> tuple[Tensor, Tensor]:
-        """Lets agents learn to act in the run's environment, held at one value, by the run's own algorithm.
+        """Lets agents learn to act in the run's environment, held at one value, by the run's own settings without its method.
 
         Args:
             trained: Whose hidden layers they have; None for fresh ones. Their heads and σ are fresh in any case, so that what
@@ -193,9 +211,7 @@ class _Learning:
         Returns:
             Mean reward of a step, of each repetition: over all steps, and over the first rollout.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "no unit will be replaced")  # as is usual in so short a time
-            means = [self._let_agent_learn(trained, repetition) for repetition in range(self._settings.repetitions)]
+        means = [self._let_agent_learn(trained, repetition) for repetition in range(self._settings.repetitions)]
         whole, first_rollouts = torch.tensor(means, dtype=torch.float64).T
         return whole, first_rollouts
 
@@ -203,7 +219,7 @@ class _Learning:
         config = dataclasses.replace(self._config, seed=self._settings.seed + repetition)
         rollout = config.hyperparameters.rollout_steps
         vec_env = ThreadedVecEnv([self._make_env] * config.n_envs)
-        model = make_model(config, vec_env)
+        model = make_model(config, vec_env, with_method=False)
         model.set_logger(configure(None, []))
         if trained is not None:
             _give_hidden_layers(trained.policy, model.policy)

@@ -18,6 +18,7 @@ _WORDS = {
     "value-targets": "value network, random targets",
     "return": "agent, reward",
 }
+_LEAST, _GREATEST = -1.0, 3.0  # what is drawn of intervals, which may be infinite
 
 
 def draw_trainability(rows: list[dict[str, Any]], config: Config, value: float | None, path: Path) -> None:
@@ -42,14 +43,14 @@ def draw_trainability(rows: list[dict[str, Any]], config: Config, value: float |
         axis.plot(steps, [row["score"] for row in of_kind], "o-", markersize=4, color=_COLOURS[kind], label=words)
         axis.fill_between(
             steps,
-            [row["low"] for row in of_kind],
-            [row["high"] for row in of_kind],
+            [max(row["low"], _LEAST) for row in of_kind],
+            [min(row["high"], _GREATEST) for row in of_kind],
             color=_COLOURS[kind],
             alpha=0.2,
             linewidth=0,
         )
     axis.set_xlim(left=0)
-    axis.set_ylim(bottom=min(0.0, *(row["low"] for row in rows)))
+    axis.set_ylim(bottom=min(0.0, *(max(row["low"], _LEAST) for row in rows)))
     axis.xaxis.set_major_formatter(FuncFormatter(short_number))
     axis.set_xlabel("environment steps of the run" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
     axis.set_ylabel("trainability (area under learning curve ÷ fresh)")

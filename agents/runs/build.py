@@ -163,8 +163,8 @@ def nonstationary_wrappers(vec_env: VecEnv) -> list[envs.NonStationary[Any, Any]
     return [wrapper for wrapper in wrapped if wrapper is not None]
 
 
-def make_model(config: Config, vec_env: VecEnv) -> PPO:
-    """PPO as the configuration describes it.
+def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> PPO:
+    """PPO as the configuration describes it; without the method that acts around each update, if that is left out.
 
     Raises:
         UserError: A value that PPO, the method or the device refuses.
@@ -204,7 +204,7 @@ def make_model(config: Config, vec_env: VecEnv) -> PPO:
                 "log_std_init": values.log_std_init,
                 "optimizer_class": cbp.Adam if counts_per_element else torch.optim.Adam,
                 "optimizer_kwargs": optimizer_kwargs,
-                "method": preset.method,
+                "method": preset.method if with_method else None,
                 "method_kwargs": config.method_kwargs,
                 **preset.policy_kwargs,
             },

@@ -62,7 +62,7 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
             if not spare:
                 raise
             spare[0].unlink()
-    same_step = [other for other in _all(folder) if _steps(other) == steps and other != path]  # damaged
+    same_step = [other for other in _all(folder) if steps_of(other) == steps and other != path]  # damaged
     for old in same_step + _all(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
     return path
@@ -94,10 +94,11 @@ def kept(folder: RunFolder) -> dict[int, Path]:
 
 
 def _spare(folder: RunFolder) -> list[Path]:
-    """The checkpoints that may make room, the damaged ones first: all but the newest that is whole."""
+    """The checkpoints that may make room, the damaged ones first: not the newest that is whole, nor what a link keeps."""
     found = _all(folder)
     whole = [path for path in found if _is_whole(path)]
-    return [path for path in found if path not in whole] + whole[:-1]
+    damaged = [path for path in found if path not in whole]
+    return [path for path in damaged + whole[:-1] if path.stat().st_nlink == 1]
 
 
 def _write_whole(path: Path, content: bytes) -> None:
@@ -203,8 +204,9 @@ def _all(folder: RunFolder) -> list[Path]:
     return sorted(folder.checkpoints.glob("[0-9]*-*.pt"))
 
 
-def _steps(path: Path) -> int:
-    return int(path.name.split("-")[0])
+def steps_of(path: Path) -> int:
+    """The steps after which a checkpoint was written, by its name."""
+    return int(path.stem.split("-")[-2])
 
 
 def _is_whole(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -143,7 +144,10 @@ class _Training:
         path = checkpoints.save(self.folder, self._model, self._recorders._asdict())
         if self._config.keep_phases:
             is_over = self._model.num_timesteps >= self._config.timesteps
-            checkpoint_files.keep(self.folder, path, ended=max(self._recorders.phases.phases, default=0) + is_over)
+            try:
+                checkpoint_files.keep(self.folder, path, ended=max(self._recorders.phases.phases, default=0) + is_over)
+            except OSError as error:
+                warnings.warn(f"no checkpoint of the phase's end at {self.position} is kept: {error.strerror}", stacklevel=2)
         return path
 
     def finish(self, seconds: float) -> bool:

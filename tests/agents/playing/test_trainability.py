@@ -15,10 +15,11 @@ from torch import nn
 
 import agents
 import agents.trainability
+from agents.playing.held import HeldParameter
 from agents.playing.trainability import Settings, _give_hidden_layers, _Learning, _rewards
 from agents.runs import checkpoint_files
-from agents.runs.build import make_vec_env
-from agents.runs.checkpoints import load_policy
+from agents.runs.build import make_model, make_vec_env
+from agents.runs.checkpoints import Trained, load_policy
 from agents.runs.config import Config
 from agents.runs.run_folder import RunFolder
 
@@ -146,9 +147,45 @@ def test_the_rewards_of_agents_are_those_that_the_environments_gave(run):
     assert totals[0] != 0
 
 
+def test_an_agent_with_the_hidden_layers_of_a_fresh_one_is_as_able_as_new(run):
+    folder, config = RunFolder.open(run, Config)
+    held = HeldParameter.of(config, {"friction": 1.0}, None, None, None)
+    learning = _Learning(folder, config, Settings(2, 20, 1024, 0.125, 0), held)
+    env = learning._make_env()
+    env.reset()
+    _, _, _, _, info = env.step(env.action_space.sample())
+    assert info["friction"] == 0.125
+    seeds = replace(config, seed=0), replace(config, seed=1)
+    fresh = [make_model(each, agents.ThreadedVecEnv([learning._make_env] * 4)).policy for each in seeds]
+    whole, first = learning._let_agents_learn(None)
+    for repetition, policy in enumerate(fresh):
+        again = learning._let_agent_learn(Trained(policy, lambda seen: seen, 0, 0, {}), repetition)
+        assert again == (whole[repetition], first[repetition])
+    assert (whole != first).all()
+
+
+@pytest.mark.filterwarnings("ignore:training takes Stable-Baselines3")
+def test_a_stationary_run_with_discrete_actions_and_its_newest_checkpoint_alone(tmp_path, capsys):
+    small = ["--env", "CartPole-v1", "--timesteps", 2048, "--n-envs", 2, "--method", "layer-norm", *SMALL]
+    processes.run("agents.train", *small, "--run-dir", tmp_path / "run")
+    assert measure(tmp_path / "run", *QUICK[:4], "--steps", 0) == 0
+    rows = table(tmp_path / "run")
+    assert [(row["phase"], row["steps"], row["kind"]) for row in rows] == [
+        ("", "2048", "policy-targets"),
+        ("", "2048", "value-targets"),
+    ]
+    # Every step is rewarded with 1: there is nothing to compare.
+    (tmp_path / "run" / "trainability.csv").unlink()
+    capsys.readouterr()
+    assert measure(tmp_path / "run", *QUICK) == 2
+    assert "fresh networks learned nothing" in capsys.readouterr().err.splitlines()[-1]
+    assert len(table(tmp_path / "run")) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--steps", 0, "--value", 0.5], "--value is where agents learn to act anew while one parameter is held, got 0.5"),
         (["--repetitions", 1], "repetitions must be a whole number >= 2, got 1"),
         (["--updates", 5], "updates must be a whole number >= 20, got 5"),
         (["--steps", 100], "steps must be 0 or at least two rollouts of 512, got 100"),

@@ -262,6 +262,13 @@ def test_the_end_of_each_phase_is_kept_where_it_is_asked_for(command, interrupte
     steps = {phase: torch.load(path, weights_only=True)["model"]["counters"]["num_timesteps"] for phase, path in kept.items()}
     # Phases end after 600, 1,200 and 1,800 steps, the last with the run.
     assert steps == {0: 768, 1: 1280, 2: 2048, 3: 2048}
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "phases")
+    newest_one = newest(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "hardlink_to", partial(os.link, tmp_path / "no such file"))  # as on a file system without links
+        checkpoint_files.keep(RunFolder(tmp_path / "run"), newest_one, ended=1)
+    (copy,) = (tmp_path / "run" / "checkpoints" / "phases").iterdir()
+    assert (copy.name, copy.read_bytes()) == (f"0000-{newest_one.name}", newest_one.read_bytes())
 
 
 @pytest.fixture(scope="module")

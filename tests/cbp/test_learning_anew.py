@@ -57,9 +57,10 @@ def test_what_it_computes_already_does_not_count(trainability):
     assert trainability(moved).score == pytest.approx(trainability(plain).score, abs=0.02)
 
 
-def test_the_area_is_that_of_a_loop_written_out():
+@pytest.mark.parametrize(("updates", "batch_size", "points"), [(20, 100, range(1, 21)), (40, 64, range(2, 41, 2))])
+def test_the_area_is_that_of_a_loop_written_out(updates, batch_size, points):
     found = cbp.Trainability(
-        network, INPUTS, repetitions=2, updates=20, batch_size=100, optimizer=lambda w: torch.optim.SGD(w, 0.1)
+        network, INPUTS, repetitions=2, updates=updates, batch_size=batch_size, optimizer=lambda w: torch.optim.SGD(w, 0.1)
     )
     seeds = torch.randint(2**62, (2, 3), generator=torch.Generator().manual_seed(0)).tolist()
     for repetition, (of_targets, of_network, of_order) in enumerate(seeds):
@@ -69,15 +70,17 @@ def test_the_area_is_that_of_a_loop_written_out():
         net = network()
         y = net(INPUTS).detach() + (g - g.mean(0)) / ((g - g.mean(0)) ** 2).mean(0).sqrt()
         generator, area, order = torch.Generator().manual_seed(of_order), 0.0, []
-        for _ in range(20):  # as many points as updates: each counts
-            order = order or list(torch.randperm(200, generator=generator).split(100))
+        for update in range(1, updates + 1):
+            # Minibatches of an epoch are all of one size: 200 are three of 64.
+            order = order or list(torch.randperm(200, generator=generator)[: 200 // batch_size * batch_size].split(batch_size))
             rows = order.pop(0)
             loss = ((net(INPUTS[rows]) - y[rows]) ** 2).mean()
             gradients = torch.autograd.grad(loss, list(net.parameters()))
             with torch.no_grad():
                 for weight, gradient in zip(net.parameters(), gradients, strict=True):
                     weight -= 0.1 * gradient
-            area += max(0, 1 - ((net(INPUTS) - y) ** 2).mean().item()) / 20
+            if update in points:
+                area += max(0, 1 - ((net(INPUTS) - y) ** 2).mean().item()) / 20
         assert found.fresh_areas[repetition].item() == pytest.approx(area, rel=1e-4)
 
 
@@ -88,6 +91,32 @@ def test_a_score_is_the_ratio_of_means_and_its_interval_is_over_pairs():
     assert (found.score, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
     found = Score.of(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))
     assert (found.score, found.low, found.high) == pytest.approx((0.5, 0.0, 1.0))
+    # Of six pairs, one learned: a resample has it n times of 6, n binomial. P(n = 0) = (5/6)^6 = 0.33; P(n > 3) = 0.0087,
+    # P(n > 2) = 0.062: the share of 0.975 lies at n = 3.
+    found = Score.of(torch.tensor([1.0, 0, 0, 0, 0, 0]), torch.ones(6))
+    assert (found.score, found.low, found.high) == pytest.approx((1 / 6, 0.0, 3 / 6))
+
+
+def test_where_fresh_networks_learn_nothing_in_a_resample_the_interval_is_open():
+    # A quarter of the resamples has the first pair twice: nothing learned, by fresh networks less than nothing.
+    found = Score.of(torch.tensor([0.0, 1.0]), torch.tensor([-0.5, 2.5]))
+    assert (found.score, found.low, found.high) == (0.5, -math.inf, 0.5)
+    found = Score.of(torch.tensor([0.5, 1.0]), torch.tensor([-0.5, 2.5]))
+    assert (found.low, found.high) == (0.4, math.inf)
+
+
+def test_dropout_draws_alike_and_leaves_the_global_generator_alone():
+    def dropping():
+        return nn.Sequential(nn.Linear(3, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, 2))
+
+    trainability, some, state = cbp.Trainability(dropping, INPUTS, repetitions=2, updates=20), dropping(), torch.get_rng_state()
+    assert torch.equal(trainability(some).areas, trainability(some).areas)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_network_with_other_outputs_is_refused(trainability):
+    with pytest.raises(ValueError, match=r"must be that of fresh ones, \(200, 2\), got \(200, 1\)"):
+        trainability(nn.Linear(3, 1))
 
 
 def test_the_network_and_the_global_generator_stay_as_they_are(trainability):
