@@ -12,13 +12,13 @@ from gymnasium.spaces import Box
 from gymnasium.utils import RecordConstructorArgs
 
 from envs import checks
+from envs.acting import ActingEffects
 from envs.changes import Change
 from envs.checks import EffectError, ParameterError
-from envs.effects import Acting
-from envs.held import Held, hold, release
-from envs.places import Subject
-from envs.sequence import SPAWN_KEY, Sequence
-from envs.simulation import ModelSource, check_env, find_data, look_for_model, wake
+from envs.force import InForce
+from envs.held import release
+from envs.sequence import Sequence
+from envs.simulation import ModelSource, check_env
 
 ObsType = TypeVar("ObsType")
 ActType = TypeVar("ActType")
@@ -143,25 +143,18 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._seed = None if seed is None else checks.integer("seed", seed, lowest=0)
         self._observes = checks.boolean("observe", observe)
         self.source = model
-        self._subject = Subject(env, look_for_model(env, model), model)
-        release(self._subject)
+        self._force = InForce(env, model)
         given = {"schedule": schedule, "low": low, "high": high, "factor": factor}
         timing = {"period": period, "change_at": change_at, "count": count}
-        self._sequence = Sequence(self._subject, parameter, given, timing)
-        effects = [change.effect for change in self._sequence.changes]
-        self._acting = [effect for effect in effects if isinstance(effect, Acting)]
-        self._on_actions = [effect for effect in self._acting if effect.acts_on == "action"]
-        self._on_observations = [effect for effect in self._acting if effect.acts_on == "observation"]
-        self._on_simulation = [effect for effect in self._acting if effect.acts_on == "simulation"]
-        self._on_rewards = [effect for effect in self._acting if effect.acts_on == "reward"]
+        self._sequence = Sequence(self._force.subject, parameter, given, timing)
+        self._acting = ActingEffects(change.effect for change in self._sequence.changes)
         self._acts_in_steps = bool(self._acting) or self._observes
         RecordConstructorArgs.__init__(self, **self._sequence.recorded, seed=self._seed, observe=self._observes, model=model)
         gymnasium.Wrapper.__init__(self, env)
         if self._observes:
             self.observation_space = _with_values(env, self.changes)  # type: ignore[assignment]
-        self._hold(Held(effects, self._subject))
+        self._force.hold(self._sequence, self)
         self._listens = True
-        self._has_other_own = False
         self._step = self._episode_began = 0
         self._lost = (0, 0)  # steps or episodes, and restarts, in a row without a change
         self._said: set[str] = set()
@@ -208,7 +201,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             >>> env.reach
             {'mass:torso': {'body_mass': ['torso'], 'body_inertia': ['torso']}}
         """
-        return {change.name: change.effect.reach(self._subject) for change in self.changes}
+        return {change.name: change.effect.reach(self._force.subject) for change in self.changes}
 
     @property
     def phase(self) -> int:
@@ -286,10 +279,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         if self._step >= self._end:
             self._sequence.begin_step(self._step)
             self._put_into_force(began=self._step)
-        for effect in self._on_actions:
-            action = effect.change(action)  # type: ignore[attr-defined]
-        for effect in self._on_simulation:
-            effect.begin_step(self._subject)
+        if self._acts_in_steps:
+            action = self._acting.begin_step(self._force.subject, action)
         transition = self.env.step(action)
         info = transition[4]
         if self._listens:
@@ -299,9 +290,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         info["changed"] = self._step == self._began
         self._step += 1
         if self._acts_in_steps:
-            reward = transition[1]
-            for effect in self._on_rewards:
-                reward = effect.change_reward(self._subject, reward, info)
+            reward = self._acting.reward(self._force.subject, transition[1], info)
             return self._arriving(transition[0]), reward, *transition[2:]
         return transition
 
@@ -328,15 +317,13 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             seed = checks.integer("seed", seed, lowest=0)
             self._warn_of_seeds()
             self._restart(seed if self._seed is None else self._seed)
-            for number, effect in enumerate(self._acting):
-                effect.restart(np.random.SeedSequence(seed, spawn_key=(*SPAWN_KEY, number, 1)))
+            self._acting.restart(seed)
         elif self._sequence.begin_episode(self._step, ended=self._step > self._episode_began):
             self._put_into_force(began=self._step)
         self._episode_began = self._step
-        for effect in self._acting:
-            effect.begin_episode()
+        self._acting.begin_episode()
         observation, info = self.env.reset(seed=seed, options=options)
-        self._put_back_into_force()
+        self._force.write_again(self._sequence, self)
         self._keep(info)
         self._listens = True
         info |= {**self._values, "phase": self._phase, "changed": False}
@@ -349,12 +336,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
     def give_back(self) -> None:
         """Gives the environment back what it had itself; this wrapper is then of no use any more."""
-        release(self._subject, self)
+        release(self._force.subject, self)
 
     def _arriving(self, observation: Any) -> Any:
         """What the agent observes."""
-        for effect in self._on_observations:
-            observation = effect.change(observation)  # type: ignore[attr-defined]
+        observation = self._acting.observation(observation)
         if self._observes:
             observation = np.concatenate((observation, self._observed))
         return observation
@@ -383,49 +369,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._values = self._sequence.values
         if self._observes:
             self._observed = np.array(list(self._values.values()), self.observation_space.dtype)
-        self._follow()
-        self._held.write(self._subject, list(self._values.values()))
-        if self._subject.model is not None:
-            wake(self._subject.model, find_data(self.env, self.source))
-
-    def _put_back_into_force(self) -> None:
-        """Writes again where the environment has rewritten or rebuilt its simulation."""
-        if self._follow() or self._took_back():
-            self._has_other_own = True
-            self._held.write(self._subject, list(self._values.values()))
-
-    def _follow(self) -> bool:
-        """Takes the simulation that the environment has now for the one that is changed. Returns whether it is another one."""
-        found = Subject(self.env, look_for_model(self.env, self.source), self.source)
-        if found.model is self._subject.model:
-            return False
-        self._subject = found
-        release(found)
-        self._bind()
-        return True
-
-    def _took_back(self) -> bool:
-        """Whether the environment has written to what the parameters act on; that is its own from now on."""
-        if self._held.holds(self._subject):
-            return False
-        self._held.give_back(self._subject)
-        self._bind()
-        return True
-
-    def _bind(self) -> None:
-        """Looks up what the parameters act on in a simulation that has what it has itself."""
-        try:
-            for change in self.changes:
-                change.bind(self._subject)
-            self._sequence.check(self._subject)
-        except ParameterError as error:
-            name = checks.env_name(self.env)
-            raise EffectError(f"{name} has another simulation now, without what changed in the last one: {error}") from error
-        self._hold(Held([change.effect for change in self.changes], self._subject))
-
-    def _hold(self, held: Held) -> None:
-        self._held = held
-        hold(self._subject, held, self)
+        self._force.write(self._sequence, self)
 
     def displace(self) -> None:
         """Another wrapper changes the simulation from now on: this one's values are not in force, and it says so when used."""
@@ -440,12 +384,12 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
     def _check_episode(self) -> None:
         """Says where the environment has written to what the parameters act on since its last reset."""
-        if self._step > self._episode_began and not self._held.holds(self._subject):
+        if self._step > self._episode_began and not self._force.holds():
             self._say_once(
                 f"{checks.env_name(self.env)} has written to what {' and '.join(self._values)} act on during an episode, whose "
                 "info was wrong therefore; what it wrote counts as its own from now on"
             )
-            self._put_back_into_force()
+            self._force.write_again(self._sequence, self)
 
     def _warn_of_seeds(self) -> None:
         """Says where the seeds of resets have kept the world from ever changing."""
@@ -469,9 +413,9 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             **self._sequence.state_dict(self._step),
             "steps": self.steps_in_phase,
             "steps_in_episode": self._step - self._episode_began,
-            "interface": [effect.state_dict() for effect in self._acting],
+            "interface": self._acting.state_dicts(),
         }
-        return state | ({"own": self._held.own_values()} if self._has_other_own else {})
+        return state | ({"own": self._force.own_values()} if self._force.has_other_own else {})
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Refuses what :meth:`state_dict` of another problem returned.
@@ -482,7 +426,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         try:
             self._sequence.check_state(state)
             fits = len(state["interface"]) == len(self._acting) and {"phase", "steps", "steps_in_episode"} <= state.keys()
-            fits &= "own" not in state or self._held.fits(state["own"])
+            fits &= "own" not in state or self._force.fits(state["own"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ParameterError(f"state must be one of NonStationary's, got one without {error}") from error
         if not fits:
@@ -498,22 +442,15 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._step = 0
         self._sequence.load_state_dict(state, self._step)
         self._episode_began = -state["steps_in_episode"]
-        for effect, saved in zip(self._acting, state["interface"], strict=True):
-            effect.load_state_dict(saved)
+        self._acting.load_state_dicts(state["interface"])
         if "own" in state:
-            self._held.set_own_values(state["own"])
-            self._has_other_own = True
+            self._force.set_own_values(state["own"])
         self._put_into_force(began=-state["steps"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the simulation, which belongs to the environment."""
-        return {name: value for name, value in self.__dict__.items() if name != "_subject"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Applies the values to the simulation of a pickled or copied environment, which has been built anew."""
         self.__dict__.update(state)
-        self._subject = Subject(self.env, look_for_model(self.env, self.source), self.source)
-        self._hold(self._held)
+        self._force.hold_again(self)
         self._put_into_force(began=self._began)
 
 

@@ -1,0 +1,115 @@
+"""What a wrapper has put into force in the simulation that its environment has now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from envs import checks
+from envs.checks import EffectError, ParameterError
+from envs.held import Held, hold, release
+from envs.places import Subject
+from envs.sequence import Sequence
+from envs.simulation import ModelSource, look_for_model, wake
+
+
+class InForce:
+    """The simulation that is changed, and what is held there.
+
+    Args:
+        env: The environment.
+        source: Says where its MuJoCo model is, as for :func:`envs.simulation.find_model`.
+
+    Attributes:
+        subject: The simulation, as the environment had it when it was last looked up.
+        has_other_own: Whether it was found to have something else of its own than when it was made.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], source: ModelSource | None) -> None:
+        self._env, self._source = env, source
+        self.subject = self._look_up()
+        self.has_other_own = False
+        release(self.subject)
+
+    def hold(self, sequence: Sequence, holder: Any) -> None:
+        """Begins to hold the effects of a sequence in the simulation, which has what it has itself."""
+        self._hold(Held([change.effect for change in sequence.changes], self.subject), holder)
+
+    def hold_again(self, holder: Any) -> None:
+        """Holds the same in the simulation of a copy, which has been built anew."""
+        self.subject = self._look_up()
+        self._hold(self._held, holder)
+
+    def write(self, sequence: Sequence, holder: Any) -> None:
+        """Puts the values of a sequence into force."""
+        self._follow(sequence, holder)
+        self._write(sequence)
+        if self.subject.model is not None:
+            wake(self.subject.model, self.subject.data)
+
+    def write_again(self, sequence: Sequence, holder: Any) -> None:
+        """Writes again where the environment has rewritten or rebuilt its simulation."""
+        if self._follow(sequence, holder) or self._took_back(sequence, holder):
+            self.has_other_own = True
+            self._write(sequence)
+
+    def holds(self) -> bool:
+        """Whether the simulation has, to the bit, what was written last."""
+        return self._held.holds(self.subject)
+
+    def own_values(self) -> list[list[float]]:
+        """What the simulation had itself, as JSON can hold it."""
+        return self._held.own_values()
+
+    def fits(self, values: list[list[float]]) -> bool:
+        """Whether :meth:`own_values` can have returned this."""
+        return self._held.fits(values)
+
+    def set_own_values(self, values: list[list[float]]) -> None:
+        """Takes what :meth:`own_values` returned for what the simulation had itself."""
+        self._held.set_own_values(values)
+        self.has_other_own = True
+
+    def _look_up(self) -> Subject:
+        return Subject(self._env, look_for_model(self._env, self._source), self._source)
+
+    def _write(self, sequence: Sequence) -> None:
+        self._held.write(self.subject, list(sequence.values.values()))
+
+    def _follow(self, sequence: Sequence, holder: Any) -> bool:
+        """Takes the simulation that the environment has now for the one that is changed. Returns whether it is another one."""
+        found = self._look_up()
+        if found.model is self.subject.model:
+            return False
+        self.subject = found
+        release(found)
+        self._bind(sequence, holder)
+        return True
+
+    def _took_back(self, sequence: Sequence, holder: Any) -> bool:
+        """Whether the environment has written to what the parameters act on; that is its own from now on."""
+        if self.holds():
+            return False
+        self._held.give_back(self.subject)
+        self._bind(sequence, holder)
+        return True
+
+    def _bind(self, sequence: Sequence, holder: Any) -> None:
+        """Looks up what the parameters act on in a simulation that has what it has itself."""
+        try:
+            for change in sequence.changes:
+                change.bind(self.subject)
+            sequence.check(self.subject)
+        except ParameterError as error:
+            name = checks.env_name(self._env)
+            raise EffectError(f"{name} has another simulation now, without what changed in the last one: {error}") from error
+        self.hold(sequence, holder)
+
+    def _hold(self, held: Held, holder: Any) -> None:
+        self._held = held
+        hold(self.subject, held, holder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the simulation, which belongs to the environment."""
+        return {name: value for name, value in self.__dict__.items() if name != "subject"}
