@@ -7,7 +7,7 @@ ROOM := $(shell df -k /dev/shm 2> /dev/null | awk 'END { print ($$4 > 4000000) }
 TEMP := $(if $(filter 1,$(ROOM)),PYTEST_DEBUG_TEMPROOT=/dev/shm)
 # A worker for each core takes file by file, in the order of tests/conftest.py.
 PYTEST := $(TEMP) $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
-EXTRAS := data,sweep,video,test,lint
+EXTRAS := data,sweep,video,worlds,test,lint
 
 .NOTPARALLEL:
 .PHONY: train test arithmetics slow lint format docs bench tensorboard lowest clean

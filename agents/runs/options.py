@@ -74,8 +74,7 @@ def add_change_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--times",
         metavar="NAME[,KEY=VALUE…]",
-        help="geometric or exponential: phases of random lengths, --period their mean; bursts,changes=3,gap=500: --period "
-        "between",
+        help="geometric or exponential: random, with --period the mean; bursts,changes=3,gap=500: with --period between",
     )
     add(
         "--param",
