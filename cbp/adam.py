@@ -12,23 +12,27 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 
-_FEW = 0.2  # of a tensor's elements that are corrected one by one behind a fused update (benchmarks/adam.py)
-_BLOCK = 2**15  # elements that are updated at once where counts differ: what stays in the cache
+_BLOCK = 2**16  # elements that are updated at once where counts differ: what stays in the cache
 
 
 @dataclass
 class _Counts:
     """What is known of the step counts of a tensor, as long as nobody else writes to them.
 
+    A tensor is seen as a matrix, of one row if it has one dimension. Units that begin anew are rows and columns of it: the
+    count of an element is that of its row or of its column, whichever is lower.
+
     Attributes:
         version: Of the counts, when it was looked up.
-        common: The count of most elements, as the fused kernels take it.
-        young: Flat indices of the elements with another one that still matters; None where they are too many.
+        common: The highest count, as the fused kernels take it; None where counts are mixed otherwise.
+        rows: The rows with a lower count, and their counts ``(rows, 1)``.
+        columns: The columns with a lower count, and their counts ``(columns,)``.
     """
 
     version: int
-    common: Tensor
-    young: Tensor | None
+    common: Tensor | None
+    rows: tuple[Tensor, Tensor]
+    columns: tuple[Tensor, Tensor]
 
 
 class Adam(Optimizer):
@@ -109,7 +113,7 @@ class Adam(Optimizer):
                 if parameter.grad is not None:
                     state = self._state_of(parameter, group)
                     counts = self._counts_of(parameter, state["step"], group)
-                    if counts.young is not None:
+                    if counts.common is not None:
                         fused.append(parameter)
                     else:
                         _update_by_element(parameter, state, group)
@@ -134,23 +138,24 @@ class Adam(Optimizer):
     def _counts_of(self, parameter: Tensor, step: Tensor, group: dict[str, Any]) -> _Counts:
         """What is known of the counts; looked up anew only where they were written to since the last update."""
         counts = self._counts.get(parameter)
-        if counts is None or counts.version != step._version or counts.common.device != parameter.device:
-            common = step.max().to(torch.float32) if step.numel() else step.new_zeros((), dtype=torch.float32)
+        if counts is None or counts.version != step._version or counts.rows[0].device != parameter.device:
             # Beyond this count, 1 − β^t is 1 for both β.
             settled = math.log(torch.finfo(step.dtype).eps / 4) / math.log(max(*group["betas"], 1e-3))
-            young = ((step != common) & ~((step > settled) & (common > settled))).flatten().nonzero().flatten()
-            dense = parameter.is_contiguous() and step.is_contiguous()
-            fits = len(young) <= (_FEW * step.numel() if dense else 0) and _has_fused(parameter)
-            counts = self._counts[parameter] = _Counts(step._version, common.clone(), young if fits else None)
+            counts = self._counts[parameter] = _look_up(parameter, step, math.ceil(settled))
         return counts
 
     def _update_fused(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """The update of torch's fused Adam, corrected where a count is another."""
+        """The update of torch's fused Adam, corrected in rows and columns whose count is another."""
         if not parameters:
             return
         states = [cast("dict[str, Tensor]", self.state[parameter]) for parameter in parameters]
         known = [self._counts[parameter] for parameter in parameters]
-        before = [parameter.flatten()[counts.young] for parameter, counts in zip(parameters, known, strict=True)]
+        before = [
+            (_as_matrix(parameter).index_select(0, counts.rows[0]), _as_matrix(parameter).index_select(1, counts.columns[0]))
+            if len(counts.rows[0]) or len(counts.columns[0])
+            else None
+            for parameter, counts in zip(parameters, known, strict=True)
+        ]
         beta1, beta2 = group["betas"]
         adam(
             parameters,
@@ -158,7 +163,7 @@ class Adam(Optimizer):
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
-            [counts.common for counts in known],
+            [cast("Tensor", counts.common) for counts in known],
             fused=True,
             amsgrad=group["amsgrad"],
             beta1=beta1,
@@ -172,11 +177,56 @@ class Adam(Optimizer):
         torch._foreach_add_([state["step"] for state in states], 1)
         for parameter, state, counts, old in zip(parameters, states, known, before, strict=True):
             counts.version = state["step"]._version
-            young = cast("Tensor", counts.young)
-            if len(young):
-                of_young = {name: value.flatten()[young] for name, value in state.items()}
-                _descend(old, of_young, group)
-                parameter.view(-1)[young] = old
+            if old is not None:
+                _correct(_as_matrix(parameter), state, counts, *old, group)
+
+
+def _look_up(parameter: Tensor, step: Tensor, settled: int) -> _Counts:
+    nothing = step.new_zeros(0, dtype=torch.int64), step.new_zeros(0)
+    counts = _Counts(step._version, None, nothing, nothing)
+    if not (parameter.numel() and parameter.is_contiguous() and step.is_contiguous() and _has_fused(parameter)):
+        return counts
+    matrix = _as_matrix(step).clamp_max(settled)
+    of_rows, of_columns = matrix.amax(dim=1, keepdim=True), matrix.amax(dim=0)
+    if torch.equal(matrix, torch.minimum(of_rows, of_columns)):
+        common = of_rows.max()
+        rows, columns = ((of != common).flatten().nonzero().flatten() for of in (of_rows, of_columns))
+        counts.rows, counts.columns = (rows, of_rows[rows]), (columns, of_columns[columns])
+        counts.common = common.to(torch.float32)
+    return counts
+
+
+def _correct(
+    matrix: Tensor, state: dict[str, Tensor], counts: _Counts, old_rows: Tensor, old_columns: Tensor, group: dict[str, Any]
+) -> None:
+    """Makes the step of rows and columns anew, from what they were before, by their own counts."""
+    (rows, of_rows), (columns, of_columns) = counts.rows, counts.columns
+    of_rows += 1
+    of_columns += 1
+    averages = {name: _as_matrix(value) for name, value in state.items() if name != "step"}
+    both = old_rows.index_select(1, columns)
+    if len(columns):
+        _descend(old_columns, {"step": of_columns, **_select(averages, 1, columns)}, group)
+        matrix.index_copy_(1, columns, old_columns)
+    if len(rows):
+        size = max(_BLOCK // matrix.shape[1], 1)
+        for old, some, steps in zip(old_rows.split(size), rows.split(size), of_rows.split(size), strict=True):
+            _descend(old, {"step": steps, **_select(averages, 0, some)}, group)
+        matrix.index_copy_(0, rows, old_rows)
+    if len(rows) and len(columns):
+        where = rows.unsqueeze(1), columns
+        of_both = {"step": torch.minimum(of_rows, of_columns), **{name: value[where] for name, value in averages.items()}}
+        _descend(both, of_both, group)
+        matrix[where] = both
+
+
+def _select(tensors: dict[str, Tensor], dim: int, index: Tensor) -> dict[str, Tensor]:
+    return {name: tensor.index_select(dim, index) for name, tensor in tensors.items()}
+
+
+def _as_matrix(tensor: Tensor) -> Tensor:
+    """``(rows, …)`` as ``(rows, columns)``, and ``(n,)`` as ``(1, n)``: a view."""
+    return tensor.view(len(tensor), -1) if tensor.ndim > 1 else tensor.view(1, -1)
 
 
 def _has_fused(parameter: Tensor) -> bool:
@@ -210,9 +260,11 @@ def _descend(weight: Tensor, state: dict[str, Tensor], group: dict[str, Any]) ->
     beta1, beta2 = group["betas"]
     if group["weight_decay"] and group["decoupled_weight_decay"]:
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-    correction = _bias_correction(beta2, state["step"])
-    denominator = (state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] / correction).sqrt_().add_(group["eps"])
-    denominator *= correction if beta1 == beta2 else _bias_correction(beta1, state["step"])
+    # m̂ / (√v̂ + ε) = m / ((√v + ε·√c₂) · c₁/√c₂), with the corrections c = 1 − β^t
+    root = _bias_correction(beta2, state["step"]) ** 0.5
+    squares = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
+    denominator = squares.to(state["step"].dtype).sqrt().add_(group["eps"] * root)
+    denominator *= _bias_correction(beta1, state["step"]) / root
     weight.addcdiv_(state["exp_avg"], denominator.to(weight.dtype), value=-group["lr"])
 
 

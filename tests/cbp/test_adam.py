@@ -230,3 +230,37 @@ def test_every_way_of_updating_is_that_of_the_equation(options, rows):
     torch.testing.assert_close(whole[:rows], young, rtol=0, atol=1e-7)
     assert optimizer.state[whole]["step"][:rows].eq(10).all()
     assert optimizer.state[whole]["step"][rows:].eq(30).all()
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (12, 5, 2), (12,)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"amsgrad": True, "weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}], ids=str
+)
+def test_rows_columns_and_single_elements_that_begin_anew_at_different_times_follow_the_equation(shape, options):
+    """Compared with a loop over elements in Python numbers."""
+    lr, beta1, beta2, eps, generator = 0.01, 0.9, 0.99, 1e-6, torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=generator))
+    optimizer = cbp.Adam([weight], lr=lr, betas=(beta1, beta2), eps=eps, **options)
+    decay, decoupled = options.get("weight_decay", 0.0), "decoupled_weight_decay" in options
+    elements = [{"w": w, "m": 0.0, "v": 0.0, "top": 0.0, "t": 0} for w in weight.flatten().tolist()]
+    number = torch.arange(weight.numel()).view(shape)
+    resets = {5: number[3], 8: number[..., 1], 9: number[3], 12: number[7], 15: number.flatten()[17 % weight.numel()]}
+    for update in range(20):
+        if update in resets:
+            for element in resets[update].flatten().tolist():
+                elements[element] |= {"m": 0.0, "v": 0.0, "top": 0.0, "t": 0}
+                for value in optimizer.state[weight].values():
+                    value.view(-1)[element] = 0
+        weight.grad = torch.randn(shape, dtype=torch.float64, generator=generator)
+        for element, gradient in zip(elements, weight.grad.flatten().tolist(), strict=True):
+            gradient += 0 if decoupled else decay * element["w"]
+            element["t"] += 1
+            element["m"] = beta1 * element["m"] + (1 - beta1) * gradient
+            element["v"] = beta2 * element["v"] + (1 - beta2) * gradient**2
+            element["top"] = max(element["top"], element["v"]) if "amsgrad" in options else element["v"]
+            m, v = element["m"] / (1 - beta1 ** element["t"]), element["top"] / (1 - beta2 ** element["t"])
+            element["w"] = element["w"] * (1 - lr * decay if decoupled else 1) - lr * m / (math.sqrt(v) + eps)
+        optimizer.step()
+    expected = torch.tensor([element["w"] for element in elements], dtype=torch.float64).view(shape)
+    torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-7)  # the common count is float32 in the kernel
+    assert optimizer.state[weight]["step"].flatten().tolist() == [element["t"] for element in elements]

@@ -596,6 +596,27 @@ def test_a_gradient_scaler_does_not_make_l2_init_vanish():
     assert (model.weight.grad / scale).tolist() == [pytest.approx([1.0, 1.0])]
 
 
+def test_an_update_that_a_gradient_scaler_skips_counts_as_one_and_moves_nothing_else():
+    model = chain(3, 6, 2).float()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = copy.deepcopy(model.state_dict())
+    for step in range(2):
+        loss = model(torch.ones(2, 3)).sum() * torch.inf
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        (units,) = (units.tolist() for units in method.step())
+        assert len(units) == (0, 3)[step]  # older than one update at the second
+    assert not optimizer.state[model[0].weight]  # there was none
+    kept = [i for i in range(6) if i not in units]
+    assert torch.equal(model[0].weight[kept], before["0.weight"][kept])
+    assert not torch.equal(model[0].weight[units], before["0.weight"][units])
+    assert method.layers[0].utility.isfinite().all()
+
+
 # Wrappers, transformations, copies
 
 
