@@ -20,6 +20,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 import agents  # noqa: F401  makes CBPMlpPolicy known
+import envs  # noqa: F401  makes ant-nonstationary-v0 known
 
 UPDATES_PER_EPOCH = 16
 ROLLOUT = 2048

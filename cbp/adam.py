@@ -210,7 +210,7 @@ def _correct(
         matrix.index_copy_(1, columns, old_columns)
     if len(rows):
         size = max(_BLOCK // matrix.shape[1], 1)
-        for old, some, steps in zip(old_rows.split(size), rows.split(size), of_rows.split(size), strict=True):
+        for old, some, steps in zip(*(torch.split(part, size) for part in (old_rows, rows, of_rows)), strict=True):
             _descend(old, {"step": steps, **_select(averages, 0, some)}, group)
         matrix.index_copy_(0, rows, old_rows)
     if len(rows) and len(columns):
