@@ -39,7 +39,7 @@ for name, method_class in cbp.METHODS.items():
     method = method_class(model, optimizer)
     x = torch.randn(64, 4)
     losses = []
-    for _ in range(50):
+    for _ in range(150):
         losses.append((model(x) - x.sum(dim=1, keepdim=True)).square().mean())
         optimizer.zero_grad()
         losses[-1].backward()
