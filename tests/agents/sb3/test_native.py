@@ -184,11 +184,11 @@ REFUSED = {
     "a wrapper of Gymnasium's": (lambda: TimeAwareObservation(gymnasium.make("Hopper-v5")), "TimeAwareObservation has to see"),
     "noise": (
         lambda: gymnasium.make("hopper-nonstationary-v0", parameter="observation_noise"),
-        "observations or actions are changed on their way",
+        "observations, actions, rewards or velocities are changed in steps",
     ),
     "values observed": (
         lambda: gymnasium.make("hopper-nonstationary-v0", observe=True),
-        "observations or actions are changed on their way",
+        "observations, actions, rewards or velocities are changed in steps",
     ),
 }
 
