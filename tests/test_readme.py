@@ -16,7 +16,7 @@ import processes
 import pytest
 
 import envs
-from agents import learn, preview, report, sweep, train
+from agents import learn, preview, report, sweep, train, trainability
 from agents.playing import evaluation
 from agents.runs.options import make_config
 from agents.runs.plan import parse_seeds
@@ -64,6 +64,7 @@ def test_a_command_exists(command):
         return
     assert words[:2] == ["python", "-m"]
     commands = {"train": train, "learn": learn, "sweep": sweep, "report": report, "preview": preview, "evaluate": evaluation}
+    commands["trainability"] = trainability
     arguments = commands[words[2].removeprefix("agents.")]._parser().parse_args(words[3:])
     if words[2] == "agents.learn":
         assert make_configs(arguments, [arguments.method], parse_seeds(arguments.seeds or "0"))

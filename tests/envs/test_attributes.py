@@ -137,6 +137,7 @@ def test_what_an_environment_does_not_have_is_refused():
 @pytest.mark.parametrize("name", ["lander_wind", "lander_turbulence"])
 def test_the_wind_of_a_lander_changes(name):
     pytest.importorskip("Box2D")
+    pytest.importorskip("pygame")
     seen = envs.verify(gymnasium.make("LunarLander-v3", enable_wind=True), name)[0]
     assert seen.parted >= 1
     with pytest.raises(envs.EffectError, match=f"{name} has no effect on LunarLander-v3"):

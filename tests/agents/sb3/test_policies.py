@@ -404,7 +404,7 @@ def test_with_crelu_a_layer_gives_two_values_of_each_of_half_as_many_units(layer
     learn_quietly(model, 320)
     assert [layer.hidden.units for layer in model.policy.method.layers] == [4, 3, 4, 3]
     assert all(layer.replaced for layer in model.policy.method.layers)
-    with pytest.raises(ValueError, match=r"activation_fn=cbp\.CReLU needs even widths in net_arch; got 7"):
+    with pytest.raises(ValueError, match=r"activation_fn=cbp\.CReLU needs an even number of values in each layer; got 7"):
         make(PPO, "PlasticMlpPolicy", activation_fn=cbp.CReLU, net_arch=[8, 7])
 
 
