@@ -85,8 +85,12 @@ class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
 
     def _judge(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
         layer.advance()
-        if layer.clock % self.period:
+        magnitude = None if layer.clock % self.period else self._magnitude(layer, received)
+        if magnitude is None:
             return layer.nothing
-        activity = self._replicas.mean(torch.stack([utilities.activity(h.flatten(0, -2)) for h in received]).sum(dim=0))
-        layer.utility.copy_(activity / activity.mean().clamp_min(torch.finfo(activity.dtype).tiny))
+        layer.utility.copy_(magnitude / magnitude.mean().clamp_min(torch.finfo(magnitude.dtype).tiny))
         return (layer.utility <= self.threshold).nonzero().flatten()
+
+    def _magnitude(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor | None:  # noqa: ARG002
+        """What is compared with the layer's mean, ``(units,)``; None where there is nothing to judge by."""
+        return self._replicas.mean(torch.stack([utilities.activity(h.flatten(0, -2)) for h in received]).sum(dim=0))

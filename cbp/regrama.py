@@ -15,13 +15,12 @@ from torch.optim import Optimizer
 from cbp.discovery.recording import Example
 from cbp.fresh import Init
 from cbp.groups import Group, HiddenLayer
-from cbp.method import check_number, check_whole
 from cbp.optimizers import ResetOptimizer
-from cbp.replacing import ReplacingMethod
+from cbp.redo import ReDo
 from cbp.units import TrackedLayer
 
 
-class ReGraMa(ReplacingMethod[TrackedLayer], name="regrama"):
+class ReGraMa(ReDo, name="regrama"):
     """Replaces, every ``period`` updates, all units that learn hardly anything: :class:`cbp.ReDo` by gradients.
 
     The score of a unit is the mean magnitude of the gradient of its incoming weights, in units of its layer's; it is replaced
@@ -78,28 +77,16 @@ class ReGraMa(ReplacingMethod[TrackedLayer], name="regrama"):
         example: Example | None = None,
         strict: bool = False,
     ) -> None:
-        check_number("threshold", threshold, 0)
-        check_whole("period", period, least=1)
-        self.threshold = float(threshold)
-        self.period = period
-        super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
-
-    def _track(self, hidden: Group, fresh_bounds: list[float], seed: int) -> TrackedLayer:
-        return TrackedLayer(hidden, fresh_bounds, seed)
+        super().__init__(model, optimizer, threshold, period, reset_optimizer, init, seed, layers, example, strict)
 
     def _judge_all(self, layers: list[TrackedLayer], received: list[list[Tensor]]) -> list[Tensor]:
         if layers and all(_gradient(layer) is None for layer in layers):
             raise RuntimeError("ReGraMa judges by gradients, and there are none: call step() before optimizer.zero_grad()")
         return super()._judge_all(layers, received)
 
-    def _judge(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:  # noqa: ARG002
-        layer.advance()
-        gradient = None if layer.clock % self.period else _gradient(layer)
-        if gradient is None:
-            return layer.nothing
-        magnitude = gradient.abs().mean(dim=1, dtype=layer.utility.dtype)
-        layer.utility.copy_(magnitude / magnitude.mean().clamp_min(torch.finfo(magnitude.dtype).tiny))
-        return (layer.utility <= self.threshold).nonzero().flatten()
+    def _magnitude(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor | None:  # noqa: ARG002
+        gradient = _gradient(layer)
+        return None if gradient is None else gradient.abs().mean(dim=1, dtype=layer.utility.dtype)
 
 
 def _gradient(layer: TrackedLayer) -> Tensor | None:

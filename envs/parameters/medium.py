@@ -23,19 +23,16 @@ _of_the_medium = partial(
 
 def _of_wind(name: str, axis: str) -> Physics:
     """The wind along an axis."""
-    return Physics(
+    return _of_the_medium(
         name=name,
         meaning=f"velocity of the medium along {axis}",
         unit="m/s",
         lowest=-math.inf,
-        highest=math.inf,
         low=-2.0,  # ours
         high=2.0,
         schedule="uniform",
         needs="a medium (density or viscosity above 0)",
-        where="forces of the medium",
         fields=(Field("opt.wind", OPTION, ("xyz".index(axis),)),),
-        probe=probes.force("qfrc_fluid"),
     )
 
 
