@@ -32,7 +32,25 @@ def ours() -> list[str]:
         info = env.step(np.zeros(3))[4]
         seen.setdefault(info["friction"], set()).update(frictions(env.unwrapped.data))
     after = env.reset()[1]["friction"]
-    return [f"friction: contacts {seen}; observation {type(observation).__name__}; after reset {after}"]
+    times = {"name": "geometric", "mean": 10}
+    random = envs.NonStationary(gymnasium.make("Hopper-v5"), "friction", period=times, change_at="now", seed=0)
+    random.reset(seed=0)
+    began = [step for step in range(60) if random.step(np.zeros(3))[4]["changed"]]
+    return [
+        f"friction: contacts {seen}; observation {type(observation).__name__}; after reset {after}",
+        f"random times: {began}",
+        f"a mass of -1: {_refused(lambda: envs.NonStationary(gymnasium.make('Hopper-v5'), 'mass', low=-1))}",
+        f"an unknown name: {_refused(lambda: envs.NonStationary(gymnasium.make('Hopper-v5'), 'nonsense'))}",
+    ]
+
+
+def _refused(make: Callable[[], Any]) -> str:
+    """How something is refused; or that it is not."""
+    try:
+        make()
+    except Exception as error:
+        return f"refused, {type(error).__name__}: {str(error)[:80]}"
+    return "accepted"
 
 
 def ns_gym() -> list[str]:
@@ -51,7 +69,19 @@ def ns_gym() -> list[str]:
     floor = base.unwrapped.model.geom_friction[0, 0]
     env.reset()
     after = base.unwrapped.model.geom_friction[0, 0]
-    return [f"floor {floor:.2f}: contacts {seen}; observation {type(observation).__name__}; after reset {after:.2f}"]
+    trend = updates.DeterministicTrend(schedulers.RandomScheduler(probability=0.1), slope=-0.01)
+    random = wrappers.MujocoWrapper(gymnasium.make("Hopper-v5"), {"floor_friction": trend})
+    random.reset(seed=0)
+    floors = []
+    for _ in range(60):
+        random.step(np.zeros(3))
+        floors.append(random.unwrapped.model.geom_friction[0, 0])
+    unknown = _refused(lambda: wrappers.MujocoWrapper(gymnasium.make("Hopper-v5"), {"nonsense": change}))
+    return [
+        f"floor {floor:.2f}: contacts {seen}; observation {type(observation).__name__}; after reset {after:.2f}",
+        f"random times: {np.flatnonzero(np.diff(floors)).tolist()}",
+        f"an unknown name: {unknown}",
+    ]
 
 
 def carl() -> list[str]:
@@ -63,7 +93,15 @@ def carl() -> list[str]:
     for _ in range(2):
         env.reset()
         lengths.append(env.unwrapped.length)
-    return [f"lengths of three episodes {lengths}; observation {type(observation).__name__}"]
+    within = set()
+    for _ in range(5):
+        env.step(0)
+        within.add(env.unwrapped.length)
+    return [
+        f"lengths of three episodes {lengths}, within one {within}; observation {type(observation).__name__}",
+        f"a mass of -1: {_refused(lambda: cart_pole(contexts={0: {'masscart': -1.0}}).reset())}",
+        f"an unknown name: {_refused(lambda: cart_pole(contexts={0: {'nonsense': 1.0}}).reset())}",
+    ]
 
 
 def dm_control() -> list[str]:
@@ -80,16 +118,17 @@ def dm_control() -> list[str]:
     variator.apply_variations(np.random.RandomState(0))
     physics = mjcf.Physics.from_mjcf_model(root)
     physics.step()
-    return [f"floor {floor.friction[0]}: contacts {frictions(physics.data.ptr)}"]
+    seen = f"floor {floor.friction[0]}: contacts {frictions(physics.data.ptr)}"
+    return [seen, f"an unknown name: {_refused(lambda: variator.bind_attributes(floor, nonsense=1.0))}"]
 
 
 def main() -> None:
     """Runs and prints."""
     packages: dict[str, Callable[[], list[str]]] = {"ns-gym": ns_gym, "carl-bench": carl, "dm-control": dm_control}
-    print("ours:", *ours())
+    print("ours:", *ours(), sep="\n  ")
     for name, run in packages.items():
         try:
-            print(f"{name} {importlib.metadata.version(name)}:", *run())
+            print(f"{name} {importlib.metadata.version(name)}:", *run(), sep="\n  ")
         except ImportError as error:
             print(f"{name}: not here ({error})")
 
