@@ -9,7 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from agents._moved import keep_old_paths
-from agents.sb3.policies import CBPMlpPolicy, PlasticMlpPolicy, register
+from agents.sb3.policies import (
+    CBPCnnPolicy,
+    CBPMlpPolicy,
+    CBPMultiInputPolicy,
+    PlasticCnnPolicy,
+    PlasticMlpPolicy,
+    PlasticMultiInputPolicy,
+    register,
+)
 
 if TYPE_CHECKING:
     from agents.sb3.ppo import PPO
@@ -18,7 +26,16 @@ if TYPE_CHECKING:
 keep_old_paths()
 register()
 
-__all__ = ["PPO", "CBPMlpPolicy", "PlasticMlpPolicy", "ThreadedVecEnv"]
+__all__ = [
+    "PPO",
+    "CBPCnnPolicy",
+    "CBPMlpPolicy",
+    "CBPMultiInputPolicy",
+    "PlasticCnnPolicy",
+    "PlasticMlpPolicy",
+    "PlasticMultiInputPolicy",
+    "ThreadedVecEnv",
+]
 
 _WITH_MUJOCO = {"PPO": "agents.sb3.ppo", "ThreadedVecEnv": "agents.sb3.vec_env"}
 

@@ -98,6 +98,11 @@ class MaturingLayer(TrackedLayer):
         self.counter = other.counter
         self._count_births()
 
+    def mature_after(self, maturity_threshold: int) -> None:
+        """Sets the age that mature units exceed."""
+        self.maturity_threshold = maturity_threshold
+        self._count_births()
+
     def _count_births(self) -> None:
         ages = sorted(Counter(self.age.tolist()).items(), reverse=True)
         self.eligible = sum(number for age, number in ages if age > self.maturity_threshold)
@@ -170,21 +175,43 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         example: Example | None = None,
         strict: bool = False,
     ) -> None:
-        check_number("replacement_rate", replacement_rate, 0, 1)
-        check_whole("maturity_threshold", maturity_threshold, least=0)
-        check_number("decay_rate", decay_rate, 0, below=1)
         check_choice("utility", utility, Utility)
         check_choice("rounding", rounding, Rounding)
-        self.replacement_rate = float(replacement_rate)
-        self.maturity_threshold = maturity_threshold
-        self.decay_rate = float(decay_rate)
+        self.replacement_rate = check_number("replacement_rate", replacement_rate, 0, 1)
+        self._maturity_threshold = check_whole("maturity_threshold", maturity_threshold, least=0)
+        self._decay_rate = check_number("decay_rate", decay_rate, 0, below=1)
         self.utility = utility
         self.rounding = rounding
         super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
 
+    @property
+    def decay_rate(self) -> float:
+        """Decay of the averages, η. It may be set while training goes on, as the next may."""
+        return self._decay_rate
+
+    @decay_rate.setter
+    def decay_rate(self, value: float) -> None:
+        self._decay_rate = check_number("decay_rate", value, 0, below=1)
+        for layer in self.layers:
+            layer.decay_rate = self._layers_decay_rate
+
+    @property
+    def _layers_decay_rate(self) -> float:
+        return 0.0 if self.utility == "random" else self._decay_rate  # random numbers are ranked as they are
+
+    @property
+    def maturity_threshold(self) -> int:
+        """The age in updates that units must exceed, m."""
+        return self._maturity_threshold
+
+    @maturity_threshold.setter
+    def maturity_threshold(self, value: int) -> None:
+        self._maturity_threshold = check_whole("maturity_threshold", value, least=0)
+        for layer in self.layers:
+            layer.mature_after(self._maturity_threshold)
+
     def _track(self, hidden: Group, fresh_bounds: list[float], seed: int) -> MaturingLayer:
-        decay_rate = 0.0 if self.utility == "random" else self.decay_rate  # random numbers are ranked as they are
-        return MaturingLayer(hidden, fresh_bounds, seed, decay_rate, self.maturity_threshold)
+        return MaturingLayer(hidden, fresh_bounds, seed, self._layers_decay_rate, self.maturity_threshold)
 
     def _judge(self, layer: MaturingLayer, received: list[Tensor]) -> Tensor:
         """Updates a layer's averages and ages; returns the units to replace, least useful first."""

@@ -81,6 +81,16 @@ class Slices:
             return
         self.view(tensor).index_fill_(self.dim, self.of(units), value)
 
+    def copy(self, units: Tensor, to: Tensor) -> None:
+        """Copies the slices of some units into another tensor of the same shape, in place."""
+        if self.blocks > 1:
+            view, other, index = self._by_block(), self._by_block(to), self.of(units)
+            block, column = index // view.shape[1], index % view.shape[1]
+            other[block, column] = view[block, column]
+            return
+        index = self.of(units)
+        self.view(to).index_copy_(self.dim, index, self.view().index_select(self.dim, index))
+
     def _by_block(self, tensor: Tensor | None = None) -> Tensor:
         """``(groups, inputs of a group, outputs of a group, …)``: a view."""
         view = self.tensor if tensor is None else tensor

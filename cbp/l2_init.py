@@ -45,8 +45,7 @@ class L2Init(Regularizer, name="l2-init"):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-3) -> None:  # noqa: ARG002
-        check_number("strength", strength, 0)
-        self.strength = float(strength)
+        self.strength = check_number("strength", strength, 0)
         self._parameters = list(model.parameters())
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
 

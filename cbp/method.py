@@ -6,6 +6,7 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, get_args
 
 from torch import Tensor
@@ -71,17 +72,34 @@ def check_choice(option: str, value: object, choices: Any) -> None:
         raise ValueError(f"{option} must be one of {', '.join(allowed)}; got {value!r}{hint}")
 
 
-def check_number(option: str, value: object, least: float, greatest: float = math.inf, *, below: float = math.inf) -> None:
-    """Refuses what is no finite number of at least ``least``, at most ``greatest`` and under ``below``."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+def check_number(option: str, value: object, least: float, greatest: float = math.inf, *, below: float = math.inf) -> float:
+    """Returns a finite number, of NumPy too, that is at least ``least``, at most ``greatest`` and under ``below``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = _number(value)
     if not (abs(number) < math.inf and least <= number <= greatest and number < below):
         words = f">= {least:g}"
         if min(greatest, below) < math.inf:
             words = f"in [{least:g}, {greatest:g}]" if greatest < below else f"in [{least:g}, {below:g})"
         raise ValueError(f"{option} must be a finite number {words}, got {value!r}")
+    return number
 
 
-def check_whole(option: str, value: object, least: int | None = None) -> None:
-    """Refuses what is no whole number, or one below ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+def check_whole(option: str, value: object, least: int | None = None) -> int:
+    """Returns a whole number, be it of NumPy or written ``1e4``, that is at least ``least``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    whole = _number(value)
+    if not whole.is_integer() or (least is not None and whole < least):
         raise ValueError(f"{option} must be a whole number{'' if least is None else f' >= {least}'}, got {value!r}")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    return float(value)

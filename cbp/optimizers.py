@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.adam import Adam
-from cbp.groups import Slices
+from cbp.groups import Group, Slices
 
 ResetOptimizer = Literal["none", "moments", "moments_and_step"]
 
@@ -54,6 +54,20 @@ def checked(optimizers: Optimizer | Sequence[Optimizer], reset: ResetOptimizer) 
 def holds(optimizers: Sequence[Optimizer], parameter: Tensor) -> bool:
     """Whether one of the optimizers updates a parameter."""
     return any(parameter is held for optimizer in optimizers for group in optimizer.param_groups for held in group["params"])
+
+
+def untrained(optimizers: Sequence[Optimizer], group: Group) -> str | None:
+    """Why the units of a group may not be replaced: one of their weights is frozen, or none of the optimizers holds it."""
+    fixed = [slices for slices, _ in group.fixed]  # may be set without being trained
+    for slices in group.written():
+        tensor = slices.tensor
+        if isinstance(tensor, nn.Parameter):
+            where = f"'{slices.attribute}' of the {type(slices.module).__name__} around layer '{group.name}'"
+            if not tensor.requires_grad:
+                return f"{where} is frozen"
+            if slices not in fixed and not holds(optimizers, tensor):
+                return f"the optimizer does not hold the weights around layer '{group.name}': {where}"
+    return None
 
 
 @torch.no_grad()

@@ -74,10 +74,8 @@ class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
         example: Example | None = None,
         strict: bool = False,
     ) -> None:
-        check_number("threshold", threshold, 0)
-        check_whole("period", period, least=1)
-        self.threshold = float(threshold)
-        self.period = period
+        self.threshold = check_number("threshold", threshold, 0)
+        self.period = check_whole("period", period, least=1)
         super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
 
     def _track(self, hidden: Group, fresh_bounds: list[float], seed: int) -> TrackedLayer:

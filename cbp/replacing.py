@@ -18,7 +18,7 @@ from cbp.discovery.recording import Arguments, Example, is_compiled, unwrapped
 from cbp.fresh import Init
 from cbp.groups import Group, HiddenLayer, LayerError
 from cbp.method import Method, check_choice, check_whole
-from cbp.optimizers import ResetOptimizer, checked, forget, holds
+from cbp.optimizers import ResetOptimizer, checked, forget, untrained
 from cbp.replicas import Replicas, refuse_sharded
 from cbp.units import TrackedLayer
 from cbp.watching import Watch
@@ -83,7 +83,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
     ) -> None:
         check_choice("reset_optimizer", reset_optimizer, ResetOptimizer)
         check_choice("init", init, Init)
-        check_whole("seed", seed)
+        seed = check_whole("seed", seed)
         self.optimizers = checked(optimizer, reset_optimizer)
         self.reset_optimizer = reset_optimizer
         self.init = init
@@ -125,7 +125,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         if not groups:
             raise LayerError("no hidden layer was given")
         for i, group in enumerate(groups):
-            if why := self._unfit(group) or self._why_not(group):
+            if why := self._unfit(group) or untrained(self.optimizers, group):
                 raise LayerError(why)
             for other in groups[:i]:
                 if _share_rows(group, other):
@@ -140,7 +140,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
     def _take_groups(self) -> None:
         """Tracks the groups that were found; those that were tracked before go on."""
         found, reasons = self._finder.groups()
-        refused = {id(group): why for group in found if (why := self._unfit(group) or self._why_not(group))}
+        refused = {id(group): why for group in found if (why := self._unfit(group) or untrained(self.optimizers, group))}
         groups = [group for group in found if id(group) not in refused]
         self.left_out = [*reasons, *dict.fromkeys(refused.values())]
         if not groups:
@@ -152,21 +152,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
             layer.remove()
         self._begin(groups)
         for layer in self.layers:
-            if layer.name in before and _are_same_units(layer.hidden, before[layer.name].hidden):
+            if layer.name in before and are_same_units(layer.hidden, before[layer.name].hidden):
                 layer.take_over(before[layer.name])
-
-    def _why_not(self, group: Group) -> str | None:
-        """Why a group cannot be treated by this method with these optimizers."""
-        fixed = [slices for slices, _ in group.fixed]  # may be set without being trained
-        for slices in group.written():
-            tensor = slices.tensor
-            if isinstance(tensor, nn.Parameter):
-                where = f"'{slices.attribute}' of the {type(slices.module).__name__} around layer '{group.name}'"
-                if not tensor.requires_grad:
-                    return f"{where} is frozen"
-                if slices not in fixed and not holds(self.optimizers, tensor):
-                    return f"the optimizer does not hold the weights around layer '{group.name}': {where}"
-        return None
 
     def find(self, example: Example | Arguments) -> None:
         """Finds the hidden layers, or finds them anew, by a forward pass of a copy of the model.
@@ -389,7 +376,7 @@ def _short(slices: Any) -> str:
     return kind if slices.attribute == "weight" else f"{kind}.{slices.attribute}"
 
 
-def _are_same_units(group: Group, other: Group) -> bool:
+def are_same_units(group: Group, other: Group) -> bool:
     """Whether two groups have the same incoming weights."""
 
     def rows(group: Group) -> list[tuple[object, ...]]:

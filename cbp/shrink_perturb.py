@@ -71,16 +71,12 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         noise: Noise = "normal",
         seed: int = 0,
     ) -> None:
-        check_number("shrink", shrink, 0, 1)
-        check_number("perturb", perturb, 0)
-        check_whole("period", period, least=1)
         check_choice("noise", noise, Noise)
-        check_whole("seed", seed)
-        self.shrink = float(shrink)
-        self.perturb = float(perturb)
-        self.period = period
+        self.shrink = check_number("shrink", shrink, 0, 1)
+        self.perturb = check_number("perturb", perturb, 0)
+        self.period = check_whole("period", period, least=1)
         self.noise = noise
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._updates = 0
         found = weighted_parameters(model)
         self.touched = list(found)

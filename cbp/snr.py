@@ -95,12 +95,10 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         example: Example | None = None,
         strict: bool = False,
     ) -> None:
-        check_number("rejection", rejection, 0, 1)
+        self.rejection = check_number("rejection", rejection, 0, 1)
         if rejection == 0:
             raise ValueError(f"rejection must be above 0, got {rejection!r}")
-        check_whole("max_silence", max_silence, least=1)
-        self.rejection = float(rejection)
-        self.max_silence = max_silence
+        self.max_silence = check_whole("max_silence", max_silence, least=1)
         super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
 
     def _unfit(self, group: Group) -> str | None:

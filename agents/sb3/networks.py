@@ -1,94 +1,128 @@
-"""The networks inside Stable-Baselines3's policies: their hidden layers, and how all of them are run at once."""
+"""The networks inside Stable-Baselines3's policies: which there are, their hidden layers, and who trains them.
+
+Policies are known by what they are made of, so that those of sb3-contrib and those of users are known too.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import torch
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.dqn.policies import DQNPolicy
-from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import TD3Policy
+from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import cbp
+from agents.sb3.passes import example_pass, run
+from cbp.discovery.finding import Finder
+
+FEATURES = "features"
+"""The network that both policy and value share, where they share a features extractor with weights."""
+
+# What the parts of a network are called in the names of layers.
+_PARTS = {"features_extractor": "features", "latent_pi": "hidden", "mu": "hidden", "q_net": "hidden", "quantile_net": "hidden"}
+# Where the networks of actor-critic policies with one optimizer lie: PPO and its like.
+_PLACES = {
+    "mlp_extractor.policy_net": "policy/hidden",
+    "mlp_extractor.value_net": "value/hidden",
+    "pi_features_extractor": "policy/features",
+    "vf_features_extractor": "value/features",
+    "lstm_actor": "policy/lstm",
+    "lstm_critic": "value/lstm",
+    "critic": "value/linear",
+    "action_net": "policy/head",
+    "value_net": "value/head",
+}
 
 
 def networks(policy: BasePolicy) -> dict[str, list[nn.Module]]:
     """The modules of each network in forward order, behind the features extractor and up to the head.
 
-    Args:
-        policy: A policy of PPO or A2C, of SAC, of TD3 or DDPG, or of DQN. Target networks are left out.
-
     Returns:
         The networks by the beginning of their layers' names: ``policy/`` and ``value/``; ``actor/`` and ``critic/qf0_``,
         ``critic/qf1_``; ``q_net/``.
+    """
+    parts: Any = policy
+    names = network_names(policy)
+    if names == ["actor", "critic"]:
+        chain = [*parts.actor.latent_pi, parts.actor.mu] if hasattr(parts.actor, "latent_pi") else [*parts.actor.mu]
+        return {"actor/": chain, **{f"critic/qf{i}_": [*network] for i, network in enumerate(parts.critic.q_networks)}}
+    if names[0] != "policy":
+        net = getattr(parts, names[0])
+        return {f"{names[0]}/": [*getattr(net, names[0])]}
+    extractor = parts.mlp_extractor
+    return {
+        "policy/": [*extractor.policy_net, parts.action_net],
+        "value/": [*extractor.value_net, parts.value_net],
+    }
+
+
+def owners(policy: BasePolicy) -> dict[str, Any]:
+    """The modules that have an optimizer, by the network that it trains first: ``actor`` and ``critic``, or the policy itself.
 
     Raises:
-        NotImplementedError: A policy of another kind.
+        NotImplementedError: A policy without an optimizer, as of ARS.
     """
-    if isinstance(policy, ActorCriticPolicy):
-        extractor = policy.mlp_extractor
-        return {
-            "policy/": [*extractor.policy_net, policy.action_net],
-            "value/": [*extractor.value_net, policy.value_net],
-        }
-    if isinstance(policy, SACPolicy | TD3Policy):
-        actor = policy.actor
-        chain = [*actor.latent_pi, actor.mu] if isinstance(policy, SACPolicy) else [*actor.mu]  # type: ignore[misc]
-        critics = {f"critic/qf{i}_": [*network] for i, network in enumerate(policy.critic.q_networks)}  # type: ignore[misc]
-        return {"actor/": chain, **critics}
-    if isinstance(policy, DQNPolicy):
-        return {"q_net/": [*policy.q_net.q_net]}
-    raise NotImplementedError(f"a {type(policy).__name__} is not supported yet; supported are PPO, A2C, SAC, TD3, DDPG and DQN")
+    parts: Any = policy
+    if isinstance(getattr(policy, "actor", None), nn.Module):
+        return {"actor": parts.actor, "critic": parts.critic}
+    if not isinstance(getattr(policy, "optimizer", None), Optimizer):
+        raise NotImplementedError(f"a {type(policy).__name__} has no optimizer, so nothing acts after its updates")
+    return {network_names(policy)[0]: policy}
+
+
+def network_names(policy: BasePolicy) -> list[str]:
+    """The networks of a policy, targets left out: the first part of their layers' names."""
+    if isinstance(getattr(policy, "actor", None), nn.Module):
+        return ["actor", "critic"]
+    for name in ("q_net", "quantile_net"):
+        if hasattr(policy, name):
+            return [name]
+    shares = getattr(policy, "share_features_extractor", False) and any(True for _ in policy.features_extractor.parameters())
+    return ["policy", "value", *([FEATURES] if shares else [])]
+
+
+def network_of(name: str) -> str:
+    """The network of a layer."""
+    return name.split("/")[0]
 
 
 def hidden_layers(policy: BasePolicy) -> list[cbp.Group]:
-    """The hidden layers of a policy's networks: ``policy/hidden1``, ``policy/hidden2``, …, ``value/hidden1``, ….
+    """The hidden layers of a policy: ``policy/hidden1``, ``policy/hidden2``, …, ``value/hidden1``, ….
 
-    Args:
-        policy: A policy whose networks are made of Linear layers, such as ``MlpPolicy``; see :func:`networks`.
+    SAC and TD3 have ``actor/hidden1`` and ``critic/qf0_hidden1``, DQN ``q_net/hidden1``. Layers of a features extractor are
+    ``…/features1``, or ``features/hidden1`` where policy and value share it; recurrent ones ``policy/lstm1``. Other layers have
+    their paths behind the network's name.
 
     Returns:
-        Each network's layers in forward order; the last of each feeds its head. A network without hidden layers
-        (``net_arch=[]``) has none.
+        Them in forward order; the last of each network feeds its head. Without hidden layers (``net_arch=[]``) an empty list.
 
     Raises:
-        cbp.LayerError: The networks are made of something else.
-        NotImplementedError: A policy of another kind.
+        cbp.LayerError: No forward pass of the policy could be followed.
     """
-    found = []
-    for prefix, modules in networks(policy).items():
-        linears = [module for module in modules if isinstance(module, nn.Linear)]
-        if len(linears) > 1:
-            first = linears[0].weight
-            layers = cbp.find_layers(nn.Sequential(*modules), (first.new_zeros(2, first.shape[1]),))
-            found += [replace(layer, name=f"{prefix}hidden{i}") for i, layer in enumerate(layers, start=1)]
-    return found
+    return find(policy)[0]
 
 
-@torch.no_grad()
-def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, actions: Tensor | None = None) -> list[Tensor]:
-    """What the layers behind each hidden layer receive: a list of ``(samples, units)``. Nothing is sampled.
-
-    Args:
-        policy: The policy.
-        layers: Hidden layers of the policy, see :func:`hidden_layers`.
-        observations: A tensor ``(samples, …)``, or a dictionary of such.
-        actions: What the critics of SAC and TD3 judge, in [−1, 1]: ``(samples, dimensions)``.
-    """
-    received: dict[int, Tensor] = {}
-    hooks = [
-        layer.outgoing[0].register_forward_pre_hook(lambda _, args, i=i: received.__setitem__(i, args[0]))
-        for i, layer in enumerate(layers)
-    ]
-    try:
-        _run(policy, observations, actions)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [received[i].flatten(1) for i in range(len(layers))]
+def find(policy: BasePolicy) -> tuple[list[cbp.Group], list[str]]:
+    """The hidden layers, as :func:`hidden_layers` names them, and a line for each reason why others are left out."""
+    finder = Finder(policy)
+    finder.follow(example_pass)
+    groups, reasons = finder.groups()
+    places = _places(policy)
+    numbers: dict[str, int] = {}
+    named = []
+    for group in groups:
+        label = _label(group.name, places)
+        if label is not None:
+            numbers[label] = numbers.get(label, 0) + 1
+            name = f"{label}{numbers[label]}"
+        else:
+            network = _network_at(group.name, places)
+            name = f"{network}/{group.name.removeprefix(f'{network}.')}"
+        named.append(replace(group, name=name))
+    return named, reasons
 
 
 @torch.no_grad()
@@ -97,7 +131,7 @@ def inputs(policy: BasePolicy, observations: Any, actions: Tensor | None = None)
 
     Args:
         policy: As for :func:`networks`.
-        observations: As for :func:`activations`.
+        observations: As for :func:`agents.sb3.passes.activations`.
         actions: As there.
 
     Returns:
@@ -111,22 +145,61 @@ def inputs(policy: BasePolicy, observations: Any, actions: Tensor | None = None)
         for prefix, modules in found.items()
     ]
     try:
-        _run(policy, observations, actions)
+        run(policy, observations, actions)
     finally:
         for hook in hooks:
             hook.remove()
     return {prefix.rstrip("/_"): (nn.Sequential(*modules), received[prefix]) for prefix, modules in found.items()}
 
 
-def _run(policy: BasePolicy, observations: Any, actions: Tensor | None) -> None:
-    if isinstance(policy, ActorCriticPolicy):
-        policy.get_distribution(observations)
-        policy.predict_values(observations)
-    elif isinstance(policy, SACPolicy):
-        policy.actor.get_action_dist_params(observations)
-        policy.critic(observations, actions)
-    elif isinstance(policy, TD3Policy):
-        policy.actor(observations)
-        policy.critic(observations, actions)
-    elif isinstance(policy, DQNPolicy):
-        policy.q_net(observations)
+def modules_of(policy: BasePolicy, names: list[str]) -> nn.Module:
+    """A module that holds the weights of some networks, and no others: the policy itself where it has nothing else."""
+    if names == network_names(policy) and names[0] == "policy":
+        return policy
+    places = _places(policy)
+    found = [
+        module
+        for path, module in policy.named_modules()
+        if any(True for _ in module.parameters(recurse=False)) and _network_at(path, places) in names
+    ]
+    return nn.ModuleList(found)
+
+
+def targets(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
+    """For each module of a network that has a target network, its like there."""
+    found: dict[nn.Module, nn.Module] = {}
+    for name, network in policy.named_children():
+        target = getattr(policy, f"{name}_target", None)
+        if isinstance(target, nn.Module):
+            like = dict(target.named_modules())
+            found |= {module: like[path] for path, module in network.named_modules()}
+    return found
+
+
+def _places(policy: BasePolicy) -> dict[str, str]:
+    if "policy" not in network_names(policy):
+        return {}
+    extractor = "features/hidden" if getattr(policy, "share_features_extractor", True) else "policy/features"
+    return {"features_extractor": extractor, **_PLACES}
+
+
+def _network_at(path: str, places: dict[str, str]) -> str:
+    """The network of what lies at a path; the first of all for what is elsewhere in a policy with one optimizer."""
+    label = _label(path, places)
+    if label is not None:
+        return network_of(label)
+    return "policy" if places else path.split(".")[0]
+
+
+def _label(path: str, places: dict[str, str]) -> str | None:
+    """What a layer's name begins with, before its number; None for a layer at another place."""
+    for prefix, label in places.items():
+        if path == prefix or path.startswith(f"{prefix}."):
+            return label
+    if places:
+        return None
+    network, _, rest = path.partition(".")
+    part = rest.split(".")[0]
+    if re.fullmatch(r"qf\d+", part):
+        return f"{network}/{part}_hidden"
+    return f"{network}/{_PARTS[part]}" if part in _PARTS else None

@@ -16,6 +16,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.sb3.networks import owners
+from agents.sb3.plastic import methods_of
+
 _FINAL_SHARE = 0.1  # the share of a phase's episodes, the last ones, that its final return is the mean of
 _FEWEST_EPISODES = 3  # that tell a standard error
 
@@ -167,7 +170,7 @@ def _first_phase(vec_env: VecEnv) -> int:
 
 
 class ChangeCallback(BaseCallback):
-    """Tells the policy's method with each phase of the first environment that the task has changed (``cbp.Method.change``).
+    """Tells the policy's methods with each phase of the first environment that the task has changed (``cbp.Method.change``).
 
     For methods that need such a signal, such as ``cbp.Fire``. Acts between two rollouts.
     """
@@ -186,7 +189,7 @@ class ChangeCallback(BaseCallback):
             self._change()
 
     def _change(self) -> None:
-        if method := getattr(self.model.policy, "method", None):
+        for method in methods_of(self.model.policy):
             method.change()
 
 
@@ -201,4 +204,7 @@ class FreshNetworkCallback(ChangeCallback):
         policy = self.model.policy
         fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
         policy.load_state_dict(fresh.state_dict())
-        policy.optimizer.state.clear()
+        for owner in owners(policy).values():
+            owner.optimizer.state.clear()
+        for method, begun in zip(methods_of(policy), methods_of(fresh), strict=True):
+            method.load_state_dict(begun.state_dict())

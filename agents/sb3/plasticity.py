@@ -15,14 +15,14 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 import cbp
 from agents.sb3.dashboard import layout, write_layout
-from agents.sb3.networks import activations, hidden_layers, inputs, networks
-from agents.sb3.policies import replaced_units
+from agents.sb3.networks import hidden_layers, inputs, network_names, network_of, owners
+from agents.sb3.passes import activations
+from agents.sb3.plastic import methods_of, replaced_units
 from agents.sb3.threads import one_thread_each
 from cbp import metrics
 
@@ -129,22 +129,27 @@ class PlasticityCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         model, policy = self.model, self.model.policy
+        if hasattr(policy, "lstm_actor"):
+            raise NotImplementedError(
+                f"PlasticityCallback cannot measure a {type(policy).__name__}: what its units do depends on states of before, "
+                "which are not kept; policy.methods has what a method knows of them"
+            )
         self._layers = hidden_layers(policy)
         if not self._layers:
             raise ValueError(f"the networks of this {type(policy).__name__} have no hidden layers to measure")
         for layer in self._layers:
-            self._initial.setdefault(layer.name, layer.incoming.weight.detach().clone())
+            self._initial.setdefault(layer.name, layer.fresh[0].tensor.detach().clone())
         self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
         self._judges_actions = hasattr(policy, "critic")
         self._in_buffer = isinstance(model, OnPolicyAlgorithm) and isinstance(model.observation_space, spaces.Box)
         self._on_training_end()  # of an earlier training that broke off
         # The critics' gradients are added to by the actor's loss; only their optimizer sees them as they were.
-        for optimizer in [] if isinstance(policy, ActorCriticPolicy) else _optimizers(policy):
+        off_policy = isinstance(model, OffPolicyAlgorithm)
+        for optimizer in [owner.optimizer for owner in owners(policy).values()] if off_policy else []:
             held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             self._hooks.append(optimizer.register_step_pre_hook(partial(self._keep_gradients, held)))
-        names = dict.fromkeys(layer.name.split("/")[0] for layer in self._layers)
-        method = getattr(policy, "method", None)
-        replaces = bool(method and method.layers)
+        names = dict.fromkeys(network_of(layer.name) for layer in self._layers)
+        replaces = any(method.layers for method in methods_of(policy))
         write_layout(self.logger, layout(names, changes=self.training_env.has_attr("phase"), replaces=replaces))
 
     def _on_training_end(self) -> None:
@@ -178,7 +183,7 @@ class PlasticityCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self._before is None:
             return
-        if isinstance(self.model.policy, ActorCriticPolicy):
+        if isinstance(self.model, OnPolicyAlgorithm):
             self._keep_gradients(None)
         elif len(self._gradients) < len(self._layers):
             return  # TD3 updates its actor at every other time only
@@ -190,10 +195,10 @@ class PlasticityCallback(BaseCallback):
         """What the updates since the last record changed, where the weights and the probed actions were these."""
         for layer, before in zip(self._layers, weights, strict=True):
             prefix = f"plasticity/{layer.name}"
-            self.logger.record(f"{prefix}/weight_change", metrics.weight_distance([layer.incoming.weight], [before]))
+            self.logger.record(f"{prefix}/weight_change", metrics.weight_distance([layer.fresh[0].tensor], [before]))
             for name, value in self._gradients.get(layer.name, {}).items():
                 self.logger.record(f"{prefix}/{name}", value)
-        policy_network = next(iter(networks(self.model.policy))).split("/")[0]
+        policy_network = network_names(self.model.policy)[0]
         churn = metrics.policy_churn(actions, self._probed_actions())
         self.logger.record(f"plasticity/{policy_network}/probe_churn", churn)
 
@@ -201,7 +206,7 @@ class PlasticityCallback(BaseCallback):
         """Measures the gradients of those layers whose weights an optimizer holds; of all without one."""
         if held is None or self._before is not None:
             for layer in self._layers:
-                weight = layer.incoming.weight
+                weight = layer.fresh[0].tensor
                 if held is None or id(weight) in held:
                     self._gradients[layer.name] = measured = {}
                     if (norm := metrics.gradient_norm([weight])) is not None:
@@ -230,12 +235,12 @@ class PlasticityCallback(BaseCallback):
                         self._log(f"{prefix}{name}", rank)
             self._record_kernels(probe)
         for layer in self._layers:
-            weight, prefix = layer.incoming.weight, f"plasticity/{layer.name}"
+            weight, prefix = layer.fresh[0].tensor, f"plasticity/{layer.name}"
             self._log(f"{prefix}/weight_magnitude", metrics.weight_magnitude(weight))
             initial = self._initial[layer.name].to(weight.device)
             self._log(f"{prefix}/distance_from_init", metrics.weight_distance([weight], [initial]))
-        self._record_method(getattr(self.model.policy, "method", None))
-        self._before = [layer.incoming.weight.detach().clone() for layer in self._layers], self._probed_actions()
+        self._record_methods()
+        self._before = [layer.fresh[0].tensor.detach().clone() for layer in self._layers], self._probed_actions()
 
     def _record_kernels(self, probe: dict[str, Any]) -> None:
         of_kernel = _map(lambda rows: rows[:: len(rows) // KERNEL_SAMPLES][:KERNEL_SAMPLES], probe)
@@ -250,10 +255,8 @@ class PlasticityCallback(BaseCallback):
             self._log(f"{prefix}saturated_fraction", metrics.saturated_fraction(h))
         self._log(f"{prefix}tau_dormant_fraction", metrics.tau_dormant_fraction(h))
 
-    def _record_method(self, method: cbp.Method | None) -> None:
-        if method is None:
-            return
-        for layer in method.layers:
+    def _record_methods(self) -> None:
+        for layer in (layer for method in methods_of(self.model.policy) for layer in method.layers):
             prefix, age = f"cbp/{layer.name}", layer.age.double()
             self.logger.record(f"{prefix}/utility", layer.corrected_utility, exclude=_SILENT)
             self.logger.record(f"{prefix}/age", age, exclude=_SILENT)
@@ -304,12 +307,6 @@ def _joined(steps: Sequence[dict[str, Any]]) -> Any:
 def _split(window: Any, steps: int) -> list[dict[str, Any]]:
     of_steps = _map(lambda rows: np.split(rows, steps), window)
     return [_map(lambda rows, i=i: rows[i], of_steps) for i in range(steps)]
-
-
-def _optimizers(policy: Any) -> list[torch.optim.Optimizer]:
-    """The optimizers of a policy of an off-policy algorithm."""
-    parts = [policy.actor, policy.critic] if hasattr(policy, "critic") else [policy]
-    return [part.optimizer for part in parts]
 
 
 def _save(probe: dict[str, Any], path: Path) -> None:

@@ -1,63 +1,74 @@
-"""Stable-Baselines3 policies that carry a method against loss of plasticity.
-
-Stock ``PPO`` and ``A2C`` need no change: the method acts in a hook that torch calls after each optimizer step, its state
-travels in the policy's ``state_dict``, and it is made together with the policy's networks.
-"""
+"""Plastic policies for the algorithms of Stable-Baselines3, and how those find them by name."""
 
 from __future__ import annotations
 
-import copy
-import difflib
-import inspect
+import importlib.util
 import math
-import sys
-import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
-import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.dqn import policies as dqn
+from stable_baselines3.sac import policies as sac
+from stable_baselines3.td3 import policies as td3
 from torch import nn
 
 import cbp
-from agents.sb3.networks import hidden_layers, networks
+from agents.sb3.networks import networks
+from agents.sb3.plastic import Plastic
+from agents.sb3.plastic import replaced_units as replaced_units
+
+KINDS = ("Mlp", "Cnn", "MultiInput")
 
 
-class PlasticMlpPolicy(ActorCriticPolicy):
+# One update a step, of the 160 a 2,048 steps that the paper's ρ is for: as many replacements a step.
+ACTOR_CRITIC_OPTIONS: dict[str, dict[str, Any]] = {
+    "cbp": {"replacement_rate": 8e-6},  # ours; published is none for SAC or TD3
+    "redo": {"threshold": 0.0, "period": 200_000},  # the authors' code for SAC
+}
+# One update every four steps.
+Q_OPTIONS: dict[str, dict[str, Any]] = {
+    "cbp": {"replacement_rate": 3e-5},  # ours; published is none for DQN
+    "redo": {"threshold": 0.025, "period": 1000},  # the paper's for DQN
+}
+
+
+class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
     """``MlpPolicy`` whose policy and value networks are kept plastic by a method.
 
-    For ``PPO`` and ``A2C``, with every action space and optimizer that ``MlpPolicy`` has there. One method treats both
-    networks, the last hidden layers with their heads included.
+    For ``PPO``, ``A2C`` and sb3-contrib's ``TRPO``, with every action space and optimizer that ``MlpPolicy`` has there. One
+    method treats both networks, the last hidden layers with their heads included. Other algorithms find policies of their own
+    by the same name: ``SAC("PlasticMlpPolicy", env)``.
 
     Args:
         observation_space: Observation space, not a dictionary.
         action_space: Action space.
         lr_schedule: Learning rate schedule.
-        method: Name of the method, one of :data:`cbp.METHODS`, or None for none.
-        method_kwargs: Keyword arguments of the method, for ``"cbp"`` those of :class:`cbp.ContinualBackprop`. Without a
-            ``seed`` the method's generator is seeded like torch's, so it follows the algorithm's ``seed``.
         method_layers: The hidden layers of each network that the method treats: ``"all"``, or the ``"first"`` alone.
         layer_norm: Whether each hidden layer is normalised (``LayerNorm``, with its affine weights) before its activation.
         padded_inputs: The number of inputs that ``"lecun"`` counts for the first layer of each network, as if observations were
             padded with zeros to it; None for the observation's own. Replaced units of that layer are drawn alike.
         weight_init: ``"sb3"`` leaves the weights to ``ortho_init``; ``"lecun"`` draws those of every Linear layer uniformly
             on ±√(3/fan_in) and zeroes the biases, as in the reinforcement learning of the paper.
-        **kwargs: Those of ``MlpPolicy``. With ``activation_fn=cbp.CReLU`` a width in ``net_arch`` is that of what a layer
-            gives: it has half as many units, each of which gives two values.
+        **kwargs: Those of :class:`agents.sb3.plastic.Plastic` (``method``, ``method_kwargs``) and of ``MlpPolicy``. With
+            ``activation_fn=cbp.CReLU`` a width in ``net_arch`` is that of what a layer gives: it has half as many units, each
+            of which gives two values.
 
     Attributes:
         method: The method at work, or None.
 
     Raises:
-        NotImplementedError: State-dependent exploration, another features extractor, a dictionary of observations; at the
-            start of training, another algorithm.
-        ValueError: An unknown method, method_layers or weight_init, or an option that the method refuses.
+        ValueError: An unknown method_layers or weight_init.
 
     Example:
         >>> import agents
@@ -67,32 +78,20 @@ class PlasticMlpPolicy(ActorCriticPolicy):
         ['policy/hidden1', 'policy/hidden2', 'value/hidden1', 'value/hidden2']
     """
 
+    algorithms = (PPO, A2C)
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         *,
-        method: str | None = "cbp",
-        method_kwargs: dict[str, Any] | None = None,
         method_layers: Literal["all", "first"] = "all",
         layer_norm: bool = False,
         weight_init: Literal["sb3", "lecun"] = "sb3",
         padded_inputs: int | None = None,
         **kwargs: Any,
     ) -> None:
-        name = type(self).__name__
-        if isinstance(observation_space, spaces.Dict):
-            raise NotImplementedError(f"{name} does not support dictionaries of observations yet; got {observation_space}")
-        if kwargs.get("use_sde"):
-            raise NotImplementedError(f"{name} does not support state-dependent exploration (use_sde=True) yet")
-        extractor = kwargs.get("features_extractor_class", FlattenExtractor)
-        if extractor is not FlattenExtractor:
-            raise NotImplementedError(f"{name} supports FlattenExtractor only as yet; got {extractor.__name__}")
-        if method is not None and method not in cbp.METHODS:
-            close = difflib.get_close_matches(str(method), cbp.METHODS, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"method must be one of {', '.join(cbp.METHODS)}, or None; got {method!r}{hint}")
         if method_layers not in ("all", "first"):
             raise ValueError(f"method_layers must be 'all' or 'first'; got {method_layers!r}")
         if weight_init not in ("sb3", "lecun"):
@@ -105,14 +104,10 @@ class PlasticMlpPolicy(ActorCriticPolicy):
                 f"padded_inputs needs weight_init='lecun' and must be at least the {inputs} of the observation; "
                 f"got {padded_inputs!r} with weight_init={weight_init!r}"
             )
-        self._method_name = method
-        self._method_kwargs = dict(method_kwargs or {})
         self._method_layers = method_layers
         self._layer_norm = layer_norm
         self._weight_init = weight_init
         self._padded_inputs = padded_inputs
-        self._checked_timesteps: int | None = None
-        self.method: cbp.Method | None = None
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -125,9 +120,6 @@ class PlasticMlpPolicy(ActorCriticPolicy):
                     bound = math.sqrt(3 / (padded or module.in_features))
                     nn.init.uniform_(module.weight, -bound, bound)
                     nn.init.zeros_(module.bias)
-        if self._method_name is not None:
-            self.method = self._make_method(cbp.METHODS[self._method_name])
-        self._attach()
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()
@@ -138,85 +130,23 @@ class PlasticMlpPolicy(ActorCriticPolicy):
             self.mlp_extractor.policy_net = _normalized(self.mlp_extractor.policy_net).to(self.device)
             self.mlp_extractor.value_net = _normalized(self.mlp_extractor.value_net).to(self.device)
 
-    def _make_method(self, method: type[cbp.Method]) -> cbp.Method:
+    def _find(self) -> tuple[list[cbp.Group], list[str]]:
+        groups, reasons = super()._find()
         layers = [
             replace(layer, fan_in=self._padded_inputs) if layer.name.endswith("/hidden1") else layer
-            for layer in hidden_layers(self)
+            for layer in groups
             if self._method_layers == "all" or layer.name.endswith("/hidden1")
         ]
-        # initial_seed() is what torch was last seeded with (by SB3, with the algorithm's seed); it draws nothing.
-        offered: dict[str, Any] = {"layers": layers, "seed": torch.initial_seed()}
-        taken = {name: offered[name] for name in inspect.signature(method).parameters.keys() & offered.keys()}
-        return method(self, self.optimizer, **{**taken, **self._method_kwargs})  # type: ignore[call-arg]
-
-    def _attach(self) -> None:
-        if self.method is not None:
-            self.optimizer.register_step_pre_hook(self._before_update)
-            self.optimizer.register_step_post_hook(self._after_update)
-
-    def _before_update(self, *_: Any) -> None:
-        assert self.method is not None  # noqa: S101
-        self.method.before_update()
-
-    def _after_update(self, *_: Any) -> None:
-        assert self.method is not None  # noqa: S101
-        self.method.step()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # SB3 leaves the distribution of the last forward pass, with its graph, in action_dist; it cannot be copied.
-        action_dist = copy.copy(self.action_dist)
-        action_dist.distribution = None  # type: ignore[assignment]
-        return {**self.__dict__, "action_dist": action_dist}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._attach()  # copies and pickles of a torch optimizer come without its hooks
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """What ``state_dict`` holds beside the weights: the method's state."""
-        return self.method.state_dict() if self.method else {}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Puts back what :meth:`get_extra_state` returned."""
-        if self.method:
-            self.method.load_state_dict(state)
+        return layers, reasons
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
             **super()._get_constructor_parameters(),
-            "share_features_extractor": self.share_features_extractor,
-            "method": self._method_name,
-            "method_kwargs": self._method_kwargs,
             "method_layers": self._method_layers,
             "layer_norm": self._layer_norm,
             "weight_init": self._weight_init,
             "padded_inputs": self._padded_inputs,
         }
-
-    def set_training_mode(self, mode: bool) -> None:
-        """As in SB3; at the start of training also refuses unsupported algorithms and warns of a run too short."""
-        # SB3 gives a policy no reference to its algorithm, but collect_rollouts() and train() call this first.
-        caller = sys._getframe(1).f_locals.get("self")
-        if self.method is not None and isinstance(caller, BaseAlgorithm):
-            self._check_algorithm(caller, self.method)
-        super().set_training_mode(mode)
-
-    def _check_algorithm(self, algorithm: BaseAlgorithm, method: cbp.Method) -> None:
-        if self._checked_timesteps == algorithm._total_timesteps:
-            return
-        self._checked_timesteps = algorithm._total_timesteps
-        if not isinstance(algorithm, PPO | A2C):
-            _refuse(type(self).__name__, type(algorithm).__name__)
-        if not isinstance(method, cbp.ContinualBackprop):
-            return
-        updates = updates_left(algorithm)
-        oldest = max((int(layer.age.max()) for layer in method.layers), default=0)
-        if oldest + updates <= method.maturity_threshold:
-            warnings.warn(
-                f"no unit will be replaced: units mature after {method.maturity_threshold:,} updates, and this run has "
-                f"{oldest + updates:,}; train longer or lower maturity_threshold",
-                stacklevel=4,
-            )
 
 
 def _halved(network: nn.Module) -> nn.Sequential:
@@ -244,43 +174,142 @@ class CBPMlpPolicy(PlasticMlpPolicy):
     """``MlpPolicy`` with continual backpropagation: ``PlasticMlpPolicy(method="cbp")``."""
 
 
-def replaced_units(policy: BasePolicy) -> dict[str, int]:
-    """Units replaced so far in each network, ``policy`` and ``value``; empty where no method replaces units."""
-    replaced: dict[str, int] = {}
-    method = getattr(policy, "method", None)
-    for layer in method.layers if method else []:
-        network = layer.name.split("/")[0]
-        replaced[network] = replaced.get(network, 0) + layer.replaced
-    return replaced
+class PlasticCnnPolicy(Plastic, ActorCriticCnnPolicy):
+    """``CnnPolicy`` of PPO and A2C that is kept plastic, its channels too: see :class:`agents.sb3.plastic.Plastic`."""
+
+    algorithms = (PPO, A2C)
 
 
-def updates_left(algorithm: OnPolicyAlgorithm) -> int:
-    """Minibatch updates between now and the end of the current ``learn()``."""
-    rollout = algorithm.n_steps * algorithm.n_envs
-    rollouts = math.ceil((algorithm._total_timesteps - algorithm.num_timesteps) / rollout)
-    if isinstance(algorithm, PPO):
-        return rollouts * algorithm.n_epochs * math.ceil(rollout / algorithm.batch_size)
-    return rollouts
+class CBPCnnPolicy(PlasticCnnPolicy):
+    """``CnnPolicy`` with continual backpropagation: ``PlasticCnnPolicy(method="cbp")``."""
+
+
+class PlasticMultiInputPolicy(Plastic, MultiInputActorCriticPolicy):
+    """``MultiInputPolicy`` of PPO and A2C that is kept plastic: see :class:`agents.sb3.plastic.Plastic`."""
+
+    algorithms = (PPO, A2C)
+
+
+class CBPMultiInputPolicy(PlasticMultiInputPolicy):
+    """``MultiInputPolicy`` with continual backpropagation: ``PlasticMultiInputPolicy(method="cbp")``."""
+
+
+class SACPlasticMlpPolicy(Plastic, sac.SACPolicy):
+    """``MlpPolicy`` of SAC, kept plastic."""
+
+    algorithms = (SAC,)
+    default_options = ACTOR_CRITIC_OPTIONS
+
+
+class SACPlasticCnnPolicy(Plastic, sac.CnnPolicy):
+    """``CnnPolicy`` of SAC, kept plastic."""
+
+    algorithms = (SAC,)
+    default_options = ACTOR_CRITIC_OPTIONS
+
+
+class SACPlasticMultiInputPolicy(Plastic, sac.MultiInputPolicy):
+    """``MultiInputPolicy`` of SAC, kept plastic."""
+
+    algorithms = (SAC,)
+    default_options = ACTOR_CRITIC_OPTIONS
+
+
+class TD3PlasticMlpPolicy(Plastic, td3.TD3Policy):
+    """``MlpPolicy`` of TD3 and DDPG, kept plastic."""
+
+    algorithms = (TD3,)
+    default_options = ACTOR_CRITIC_OPTIONS
+
+
+class TD3PlasticCnnPolicy(Plastic, td3.CnnPolicy):
+    """``CnnPolicy`` of TD3 and DDPG, kept plastic."""
+
+    algorithms = (TD3,)
+    default_options = ACTOR_CRITIC_OPTIONS
+
+
+class TD3PlasticMultiInputPolicy(Plastic, td3.MultiInputPolicy):
+    """``MultiInputPolicy`` of TD3 and DDPG, kept plastic."""
+
+    algorithms = (TD3,)
+    default_options = ACTOR_CRITIC_OPTIONS
+
+
+class DQNPlasticMlpPolicy(Plastic, dqn.DQNPolicy):
+    """``MlpPolicy`` of DQN, kept plastic."""
+
+    algorithms = (DQN,)
+    default_options = Q_OPTIONS
+
+
+class DQNPlasticCnnPolicy(Plastic, dqn.CnnPolicy):
+    """``CnnPolicy`` of DQN, kept plastic."""
+
+    algorithms = (DQN,)
+    default_options = Q_OPTIONS
+
+
+class DQNPlasticMultiInputPolicy(Plastic, dqn.MultiInputPolicy):
+    """``MultiInputPolicy`` of DQN, kept plastic."""
+
+    algorithms = (DQN,)
+    default_options = Q_OPTIONS
+
+
+def name_policies(algorithm: type[BaseAlgorithm], policies: Mapping[str, type[BasePolicy]]) -> None:
+    """Makes policies known to an algorithm as ``Plastic…Policy`` and ``CBP…Policy``.
+
+    Args:
+        algorithm: The algorithm.
+        policies: By the names that they shall have there.
+    """
+    # DDPG shares its names with TD3, and others may with theirs: each gets a table of its own.
+    algorithm.policy_aliases = {**algorithm.policy_aliases, **policies}
+
+
+def by_kind(*policies: type[Any]) -> dict[str, type[BasePolicy]]:
+    """Policies for vectors, images and dictionaries by both of their names."""
+    named = zip(KINDS, policies, strict=False)
+    return {f"{prefix}{kind}Policy": policy for kind, policy in named for prefix in ("Plastic", "CBP")}
+
+
+def refuse(algorithm: type[BaseAlgorithm], kinds: tuple[str, ...], why: str) -> None:
+    """Makes an algorithm refuse policies of some kinds by their names.
+
+    Args:
+        algorithm: The algorithm.
+        kinds: Of policies, of :data:`KINDS`.
+        why: What the error says behind the names.
+    """
+
+    def refusal(name: str) -> type[BasePolicy]:
+        def refuse(*_: Any, **__: Any) -> NoReturn:
+            raise NotImplementedError(f"{name} for {algorithm.__name__} is not supported: {why}")
+
+        return type(name, (BasePolicy,), {"__new__": refuse})
+
+    names = [f"{prefix}{kind}Policy" for kind in kinds for prefix in ("Plastic", "CBP")]
+    name_policies(algorithm, {name: refusal(name) for name in names})
+
+
+ON_POLICY: dict[str, type[Plastic]] = {
+    "PlasticMlpPolicy": PlasticMlpPolicy,
+    "CBPMlpPolicy": CBPMlpPolicy,
+    "PlasticCnnPolicy": PlasticCnnPolicy,
+    "CBPCnnPolicy": CBPCnnPolicy,
+    "PlasticMultiInputPolicy": PlasticMultiInputPolicy,
+    "CBPMultiInputPolicy": CBPMultiInputPolicy,
+}
 
 
 def register() -> None:
-    """Makes the policies known to Stable-Baselines3 by name, also where only to refuse them by name."""
-    for algorithm in (PPO, A2C, SAC, DDPG, TD3, DQN):  # DDPG before TD3, whose names it shares until it has its own
-        names = [f"{prefix}{kind}Policy" for prefix in ("Plastic", "CBP") for kind in ("Mlp", "Cnn", "MultiInput")]
-        refused = {name: _refusal(name, algorithm.__name__) for name in names}
-        algorithm.policy_aliases = {**refused, **algorithm.policy_aliases}
-    for supported in (PPO, A2C):
-        supported.policy_aliases.update({"PlasticMlpPolicy": PlasticMlpPolicy, "CBPMlpPolicy": CBPMlpPolicy})
-
-
-def _refusal(name: str, algorithm: str) -> type[BasePolicy]:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        _refuse(name, algorithm)
-
-    return type(name, (BasePolicy,), {"__new__": refuse})
-
-
-def _refuse(policy: str, algorithm: str) -> NoReturn:
-    raise NotImplementedError(
-        f"{policy} for {algorithm} is not supported yet; supported are CBPMlpPolicy and PlasticMlpPolicy for PPO and A2C"
-    )
+    """Makes the policies known by name to Stable-Baselines3's algorithms, and to sb3-contrib's where it is installed."""
+    name_policies(PPO, ON_POLICY)
+    name_policies(A2C, ON_POLICY)
+    name_policies(SAC, by_kind(SACPlasticMlpPolicy, SACPlasticCnnPolicy, SACPlasticMultiInputPolicy))
+    name_policies(DQN, by_kind(DQNPlasticMlpPolicy, DQNPlasticCnnPolicy, DQNPlasticMultiInputPolicy))
+    for algorithm in (TD3, DDPG):
+        name_policies(algorithm, by_kind(TD3PlasticMlpPolicy, TD3PlasticCnnPolicy, TD3PlasticMultiInputPolicy))
+    if importlib.util.find_spec("sb3_contrib") is not None:
+        importlib.import_module("agents.sb3.contrib").register()

@@ -14,6 +14,7 @@ from torch import nn
 
 from agents.sb3.arrays import norms_of
 from agents.sb3.networks import networks
+from agents.sb3.plastic import methods_of
 from agents.sb3.policies import CBPMlpPolicy, PlasticMlpPolicy
 from cbp.taps import ReceivedTap
 
@@ -101,7 +102,10 @@ def _about_optimizer(policy: ActorCriticPolicy) -> str | None:
 
 
 def _about_hooks(policy: ActorCriticPolicy) -> str | None:
-    own = 2 * (getattr(policy, "method", None) is not None)  # of the optimizer: the policy's hooks before and after its step
+    methods = len(methods_of(policy))
+    if methods > 1:
+        return f"the networks have {methods} methods, not one"
+    own = 2 * methods  # of the optimizer: the method's hooks before and after its step
     for module in policy.modules():
         before = list(module._forward_pre_hooks.values())
         if own and len(before) == 1 and isinstance(before[0], ReceivedTap):

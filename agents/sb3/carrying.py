@@ -1,0 +1,119 @@
+"""A method at work on an optimizer: it acts after each step, and its state is part of the optimizer's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+import cbp
+from cbp.replacing import are_same_units
+
+_KEY = "methods"  # in the optimizer's state
+_NO_OPTIONS = {"model", "optimizer", "seed", "layers", "example", "strict"}
+
+
+def options_of(method: type[cbp.Method]) -> list[str]:
+    """The names of a method's options, the seed and the layers left out."""
+    return [name for name in inspect.signature(method).parameters if name not in _NO_OPTIONS]
+
+
+class Carried:
+    """A method that acts around each step of an optimizer.
+
+    Args:
+        name: What its state is called within the optimizer's, which may carry several.
+        method: The method.
+        optimizer: Whose steps it follows. It may act on weights that others hold, too.
+        targets: For each module of the networks its like in their target networks, which receive each fresh unit at once; empty
+            where they are left alone.
+    """
+
+    def __init__(
+        self, name: str, method: cbp.Method, optimizer: Optimizer, targets: Mapping[nn.Module, nn.Module] | None = None
+    ) -> None:
+        self.name = name
+        self.method = method
+        self.optimizer = optimizer
+        self._targets = dict(targets or {})
+        self._handles: list[RemovableHandle] = []
+        self.attach()
+
+    def attach(self) -> None:
+        """Puts the hooks on the optimizer; copies and pickles of one come without."""
+        optimizer = self.optimizer
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_update),
+            optimizer.register_step_post_hook(self._after_update),
+            optimizer.register_state_dict_post_hook(self._add_state),
+            optimizer.register_load_state_dict_pre_hook(self._take_state),
+        ]
+
+    def detach(self) -> None:
+        """Takes the hooks off, and what the method watches the networks with."""
+        for handle in self._handles:
+            handle.remove()
+        if isinstance(self.method, cbp.ReplacingMethod):
+            self.method.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.attach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The method's state, and its options as they are now."""
+        options = {name: getattr(self.method, name, None) for name in options_of(type(self.method))}
+        kept = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
+        return {**self.method.state_dict(), "options": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`, or from one of the method alone."""
+        of_method = dict(state)
+        options = of_method.pop("options", {})
+        self.method.load_state_dict(of_method)
+        for name in options.keys() & set(options_of(type(self.method))):
+            if getattr(self.method, name, None) != options[name]:
+                setattr(self.method, name, options[name])
+
+    def take_over(self, other: Carried, *, all_the_same: bool) -> None:
+        """Goes on where another left off; unless all modules are the same, with those units alone that are."""
+        if all_the_same:
+            self.load_state_dict(other.state_dict())
+            return
+        before = {layer.name: layer for layer in other.method.layers}
+        for layer in self.method.layers:
+            if layer.name in before and are_same_units(layer.hidden, before[layer.name].hidden):
+                layer.take_over(before[layer.name])
+
+    def _before_update(self, *_: Any) -> None:
+        self.method.before_update()
+
+    @torch.no_grad()
+    def _after_update(self, *_: Any) -> None:
+        replaced = self.method.step()
+        if self._targets and isinstance(self.method, cbp.ReplacingMethod):
+            for layer, units in zip(self.method.layers, replaced, strict=True):
+                if len(units):
+                    self._copy_to_targets(layer.hidden, units)
+
+    def _copy_to_targets(self, hidden: cbp.Group, units: Tensor) -> None:
+        for slices in hidden.written():
+            if (target := self._targets.get(slices.module)) is not None:
+                slices.copy(units, to=replace(slices, module=target).tensor)
+
+    def _add_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:  # noqa: ARG002
+        state[_KEY] = {**state.get(_KEY, {}), self.name: self.state_dict()}
+
+    def _take_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:  # noqa: ARG002
+        saved = state.get(_KEY, {}).get(self.name)
+        if saved is not None:  # else it is that of an optimizer without a method: this one goes on as it is
+            self.load_state_dict(saved)

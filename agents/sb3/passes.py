@@ -1,0 +1,104 @@
+"""Forward passes of Stable-Baselines3's policies: one to find their layers by, one to measure them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor, nn
+
+import cbp
+
+_ROWS = 2
+
+
+def example_pass(policy: Any) -> None:
+    """A pass of all networks that are trained, as in training, on observations of zeros: what comes out is of no use."""
+    observations, actions = _zeros(policy.observation_space, policy), _zeros(policy.action_space, policy)
+    if isinstance(getattr(policy, "actor", None), nn.Module):
+        policy.actor(observations)
+        policy.critic(observations, actions.float())
+    elif hasattr(policy, "q_net"):
+        policy.q_net(observations)
+    elif hasattr(policy, "quantile_net"):
+        policy.quantile_net(observations)
+    elif hasattr(policy, "lstm_actor"):
+        states, starts = _states(policy, _ROWS), torch.zeros(_ROWS, device=policy.device)
+        policy.evaluate_actions(observations, actions, states, starts)
+    else:
+        policy.evaluate_actions(observations, actions)
+
+
+def _states(policy: Any, rows: int) -> Any:
+    """What a recurrent policy remembers at the beginning of episodes."""
+
+    def of(lstm: nn.LSTM) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros(lstm.num_layers, rows, lstm.hidden_size, device=policy.device)
+        return zeros, zeros.clone()
+
+    return SimpleNamespace(pi=of(policy.lstm_actor), vf=of(policy.lstm_critic or policy.lstm_actor))
+
+
+def _zeros(space: spaces.Space[Any], policy: BasePolicy) -> Any:
+    if isinstance(space, spaces.Dict):
+        return obs_as_tensor({key: _array(part) for key, part in space.spaces.items()}, policy.device)
+    return obs_as_tensor(_array(space), policy.device)
+
+
+def _array(space: spaces.Space[Any]) -> np.ndarray:
+    # The probabilities of binary actions are computed from floats.
+    kind = np.float32 if isinstance(space, spaces.MultiBinary) else space.dtype
+    return np.zeros((_ROWS, *(space.shape or ())), kind)
+
+
+@torch.no_grad()
+def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, actions: Tensor | None = None) -> list[Tensor]:
+    """What the layers behind each hidden layer receive: a list of ``(samples, units)``. Nothing is sampled.
+
+    Args:
+        policy: The policy.
+        layers: Hidden layers of the policy, see :func:`agents.sb3.networks.hidden_layers`. Of a channel of images it is the
+            mean over its positions.
+        observations: A tensor ``(samples, …)``, or a dictionary of such.
+        actions: What the critics of SAC and TD3 judge, in [−1, 1]: ``(samples, dimensions)``.
+    """
+    received: dict[int, Tensor] = {}
+    hooks = [_watch(layer.edges[0].place, received, i) for i, layer in enumerate(layers)]
+    try:
+        run(policy, observations, actions)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    of_images = [layer.fresh[0].tensor.ndim > 2 for layer in layers]
+    return [received[i].mean(dim=1) if of_image else received[i].flatten(1) for i, of_image in enumerate(of_images)]
+
+
+def _watch(place: Any, received: dict[int, Tensor], i: int) -> Any:
+    def keep(value: Any) -> None:
+        received[i] = place.as_batch(value)
+
+    if place.returned:
+        return place.module.register_forward_hook(
+            lambda _, __, output: keep(output if place.key is None else output[place.key])
+        )
+    return place.module.register_forward_pre_hook(lambda _, args: keep(args[place.key]))
+
+
+def run(policy: Any, observations: Any, actions: Tensor | None) -> None:
+    """Runs all networks of a policy without sampling."""
+    if isinstance(getattr(policy, "actor", None), nn.Module):
+        actor = policy.actor
+        getattr(actor, "get_action_dist_params", actor)(observations)
+        policy.critic(observations, actions)
+    elif hasattr(policy, "q_net"):
+        policy.q_net(observations)
+    elif hasattr(policy, "quantile_net"):
+        policy.quantile_net(observations)
+    else:
+        policy.get_distribution(observations)
+        policy.predict_values(observations)

@@ -1,0 +1,46 @@
+"""How many updates an algorithm makes of each network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+
+
+def updates_left(algorithm: BaseAlgorithm, networks: Collection[str] = ("policy", "value")) -> float:
+    """Updates of an optimizer between now and the end of the current ``learn()``.
+
+    Args:
+        algorithm: One of Stable-Baselines3 or sb3-contrib.
+        networks: Those that the optimizer trains: the one that is updated most often counts.
+
+    Returns:
+        Minibatch updates: of PPO epochs × minibatches a rollout, of SAC and DQN ``gradient_steps`` each ``train_freq`` from
+        ``learning_starts`` on, of the actor of TD3 one in ``policy_delay`` of them. Infinite where only the episodes' lengths
+        tell.
+    """
+    steps = algorithm._total_timesteps - algorithm.num_timesteps
+    if isinstance(algorithm, OffPolicyAlgorithm):
+        updates = _off_policy(algorithm, steps)
+        delay: int = getattr(algorithm, "policy_delay", 1)
+        return updates // delay if set(networks) == {"actor"} else updates
+    model: Any = algorithm
+    rollout: int = model.n_steps * model.n_envs
+    rollouts = math.ceil(steps / rollout)
+    # PPO and those like it; TRPO's policy has one update a rollout, its value network several.
+    epochs = getattr(model, "n_epochs", getattr(model, "n_critic_updates", None) if set(networks) != {"policy"} else None)
+    return rollouts if epochs is None else float(rollouts * epochs * math.ceil(rollout / model.batch_size))
+
+
+def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
+    steps = max(min(steps, algorithm._total_timesteps - algorithm.learning_starts), 0)
+    frequency: Any = algorithm.train_freq
+    if algorithm.gradient_steps < 0:
+        return steps
+    if frequency.unit is TrainFrequencyUnit.EPISODE:
+        return math.inf
+    return float(math.ceil(steps / (frequency.frequency * algorithm.n_envs)) * algorithm.gradient_steps)

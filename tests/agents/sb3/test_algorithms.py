@@ -1,0 +1,79 @@
+"""Every algorithm with every kind of policy: it trains, is stock without replacement, is saved and goes on."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plastic_cases import BUSY, CONTRIB, NEEDS_CONTRIB, SETTINGS, STEPS, STOCK, env_of, known, make, weights
+
+from agents.sb3.plastic import replaced_units
+from agents.sb3.policies import KINDS
+
+pytestmark = pytest.mark.filterwarnings("ignore:no unit:UserWarning")
+
+
+# All others are slow tests: what a kind of policy adds is the same for every algorithm.
+QUICK = [(name, "Mlp") for name in SETTINGS] + [("PPO", "Cnn"), ("SAC", "Cnn"), ("DQN", "Cnn"), ("SAC", "MultiInput")]
+
+
+def cases():
+    found = []
+    for name in SETTINGS:
+        for kind in ("Mlp",) if name == "CrossQ" else KINDS:
+            marks = [NEEDS_CONTRIB] * (name in CONTRIB) + [pytest.mark.slow] * ((name, kind) not in QUICK)
+            found.append(pytest.param(name, kind, marks=marks, id=f"{name}-{kind}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_without_replacement_each_policy_trains_as_its_stock_one_to_the_bit(name, kind):
+    results = []
+    for prefix, kwargs in ((None, {}), ("CBP", {"method_kwargs": {**BUSY, "replacement_rate": 0.0}})):
+        model = make(name, kind, prefix, **kwargs).learn(STEPS)
+        results.append((weights(model), torch.get_rng_state(), np.random.get_state()[1].tolist()))  # noqa: NPY002
+    (stock, torch_state, numpy_state), (plastic, other_torch_state, other_numpy_state) = results
+    assert torch.equal(stock, plastic)
+    assert torch.equal(torch_state, other_torch_state)
+    assert numpy_state == other_numpy_state
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_units_are_replaced_in_every_network_and_a_saved_model_goes_on_with_them(name, kind):
+    model = make(name, kind, method_kwargs=BUSY).learn(STEPS)
+    policy = model.policy
+    replaced = replaced_units(policy)
+    assert replaced.keys() == policy.methods.keys()
+    assert min(replaced.values()) > 0
+
+    file = io.BytesIO()
+    model.save(file)
+    loaded = type(model).load(file, env=env_of(name, kind), device="cpu")
+    assert known(loaded.policy) == known(policy)
+    alone = io.BytesIO()
+    policy.save(alone)
+    alone.seek(0)
+    by_itself = type(policy).load(alone, device="cpu")
+    assert known(by_itself) == known(policy)
+    assert torch.equal(weights(loaded), weights(model))
+    other = make(name, kind, settings={"seed": 7}, method_kwargs=BUSY)
+    other.set_parameters(copy.deepcopy(model.get_parameters()))
+    assert known(other.policy) == known(policy)
+
+    loaded.learn(STEPS, reset_num_timesteps=False)
+    assert all(total > replaced[network] for network, total in replaced_units(loaded.policy).items())
+
+
+def test_the_table_of_the_page_says_what_these_tests_run():
+    page = (Path(__file__).parents[3] / "docs" / "sb3.md").read_text(encoding="utf-8")
+    section = page.split("## What is supported")[1].split("## See plasticity")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")][1:]
+    said = {(row[0], kind) for row in rows for kind, cell in zip(KINDS, row[1:], strict=False) if cell == "yes"}
+    assert said == {(case.values[0], case.values[1]) for case in cases()}
+    for name, *_, methods in rows:
+        if name in STOCK:
+            assert list(make(name).policy.methods) == methods.split(", ")
