@@ -265,6 +265,11 @@ class ReplacingMethod(Method, Generic[LayerType]):
             self._watch.stale = True
         return passed_by
 
+    @property
+    def has_seen(self) -> bool:
+        """Whether a forward pass was seen since the last :meth:`step`: where one optimizer trains networks in turns."""
+        return any(layer.has_received for layer in self.layers)
+
     def _nothing_seen(self) -> str:
         if not self.layers:
             return (

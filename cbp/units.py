@@ -69,6 +69,11 @@ class TrackedLayer:
         for tap in self._taps:
             tap.received = h
 
+    @property
+    def has_received(self) -> bool:
+        """Whether something was received that was not taken yet."""
+        return any(tap.received is not None for tap in self._taps)
+
     def take_received(self) -> list[Tensor] | None:
         """What each edge received in the last forward pass, and forgets it.
 

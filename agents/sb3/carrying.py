@@ -31,16 +31,25 @@ class Carried:
         name: What its state is called within the optimizer's, which may carry several.
         method: The method.
         optimizer: Whose steps it follows. It may act on weights that others hold, too.
+        in_turns: Whether other networks have the same optimizer and methods of their own: its steps that follow no pass of this
+            one's networks are not its updates.
         targets: For each module of the networks its like in their target networks, which receive each fresh unit at once; empty
             where they are left alone.
     """
 
     def __init__(
-        self, name: str, method: cbp.Method, optimizer: Optimizer, targets: Mapping[nn.Module, nn.Module] | None = None
+        self,
+        name: str,
+        method: cbp.Method,
+        optimizer: Optimizer,
+        *,
+        in_turns: bool = False,
+        targets: Mapping[nn.Module, nn.Module] | None = None,
     ) -> None:
         self.name = name
         self.method = method
         self.optimizer = optimizer
+        self._in_turns = in_turns
         self._targets = dict(targets or {})
         self._handles: list[RemovableHandle] = []
         self.attach()
@@ -99,6 +108,8 @@ class Carried:
 
     @torch.no_grad()
     def _after_update(self, *_: Any) -> None:
+        if self._in_turns and isinstance(self.method, cbp.ReplacingMethod) and not self.method.has_seen:
+            return
         replaced = self.method.step()
         if self._targets and isinstance(self.method, cbp.ReplacingMethod):
             for layer, units in zip(self.method.layers, replaced, strict=True):

@@ -157,7 +157,8 @@ class Plastic(_Policy):
                 of_part = options[part[0]]
                 method = None if of_part is None else self._make(kind, part, module.optimizer, groups, of_part, number)
                 if method is not None:
-                    self._carried.append(Carried(part[0], method, module.optimizer, copies))
+                    in_turns = len(part) < len(networks)
+                    self._carried.append(Carried(part[0], method, module.optimizer, in_turns=in_turns, targets=copies))
                     self.methods |= dict.fromkeys(part, method)
                 number += 1
         if not self._carried and any(of_network is not None for of_network in options.values()):

@@ -206,7 +206,7 @@ class PlasticityCallback(BaseCallback):
         """Measures the gradients of those layers whose weights an optimizer holds; of all without one."""
         if held is None or self._before is not None:
             for layer in self._layers:
-                weight = layer.fresh[0].tensor
+                weight: Any = layer.fresh[0].tensor
                 if held is None or id(weight) in held:
                     self._gradients[layer.name] = measured = {}
                     if (norm := metrics.gradient_norm([weight])) is not None:

@@ -1,0 +1,390 @@
+"""What any plastic policy does: which updates its methods follow, what they notice, where their state is, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plastic_cases import BUSY, NEEDS_CONTRIB, STEPS, algorithm, env_of, known, make, weights
+from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+
+import agents
+import cbp
+from agents.sb3.plastic import replaced_units
+from agents.sb3.updates import updates_left
+
+pytestmark = pytest.mark.filterwarnings("ignore:no unit:UserWarning")
+OLD = {"maturity_threshold": 10**6}
+
+
+def clocks(policy):
+    return {network: {layer.clock for layer in method.layers} for network, method in policy.methods.items()}
+
+
+# Which updates
+
+
+def test_each_network_counts_the_updates_of_its_own_optimizer():
+    # Steps 9 to 40 come after learning_starts=8: 32 updates; TD3 updates its actor at every second.
+    assert clocks(make("SAC", method_kwargs=OLD).learn(STEPS).policy) == {"actor": {32}, "critic": {32}}
+    assert clocks(make("TD3", method_kwargs=OLD).learn(STEPS).policy) == {"actor": {16}, "critic": {32}}
+    assert clocks(make("DQN", method_kwargs=OLD).learn(STEPS).policy) == {"q_net": {32}}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "networks"),
+    [
+        ("SAC", {}, ["actor"]),
+        ("SAC", {"train_freq": 4, "gradient_steps": 2}, ["critic"]),
+        ("SAC", {"train_freq": (1, "episode"), "gradient_steps": -1, "learning_starts": 0}, ["critic"]),
+        ("TD3", {}, ["actor"]),
+        ("TD3", {}, ["critic"]),
+        ("PPO", {}, ["policy", "value"]),
+        ("A2C", {}, ["policy", "value"]),
+        pytest.param("TRPO", {}, ["policy"], marks=NEEDS_CONTRIB),
+        pytest.param("TRPO", {}, ["value"], marks=NEEDS_CONTRIB),
+        pytest.param("RecurrentPPO", {}, ["policy", "value"], marks=NEEDS_CONTRIB),
+    ],
+)
+def test_the_updates_of_a_run_are_known_before_it(name, settings, networks):
+    # 4 × 16 steps on-policy, 60 off-policy.
+    steps = 64 if name in ("PPO", "A2C", "TRPO", "RecurrentPPO") else 60
+    model = make(name, settings=settings, method_kwargs=dict.fromkeys(networks, OLD) if name == "TRPO" else OLD)
+    model._total_timesteps = steps
+    expected = updates_left(model, networks)
+    model.learn(steps)
+    assert clocks(model.policy)[networks[0]] == {expected}
+
+
+def test_critics_are_judged_by_what_they_received_before_their_own_update():
+    # η = 0: a unit's utility is its contribution in the last pass of the critic's own loss. The pass in the actor's loss, on
+    # other actions, comes later and would give other numbers.
+    model = make("SAC", settings={"learning_starts": STEPS - 1}, method_kwargs={**OLD, "decay_rate": 0.0})
+    batches = []
+    critic = model.policy.critic
+    critic.qf0[2].register_forward_pre_hook(lambda module, args: batches.append(args[0].detach().clone()))
+    model.learn(STEPS)
+    assert len(batches) == 2  # one update: the critic's loss, then the actor's
+    of_loss, of_actors_loss = (batch.abs().mean(dim=0) * critic.qf0[2].weight.abs().sum(dim=0) for batch in batches)
+    utility = model.policy.methods["critic"].layers[0].utility
+    assert torch.allclose(utility, of_loss, rtol=1e-4)
+    assert not torch.allclose(utility, of_actors_loss, rtol=1e-2)
+
+
+def test_twin_critics_get_different_newborns_and_so_does_the_actor():
+    methods = make("SAC").policy.methods
+    generators = [layer.generator.get_state() for method in methods.values() for layer in method.layers]
+    assert len({tuple(state.tolist()) for state in generators}) == 6
+    given = make("SAC", method_kwargs={"seed": 5}).policy.methods
+    assert [given[network].seed for network in ("actor", "critic")] == [5, 6]
+
+
+def test_the_last_layer_of_sacs_actor_feeds_its_spread_too_and_is_left_out_where_that_explores():
+    policy = make("SAC").policy
+    assert policy.methods["actor"].layers[-1].hidden.outgoing == (policy.actor.mu, policy.actor.log_std)
+    explores = make("SAC", settings={"use_sde": True}, method_kwargs=BUSY).learn(STEPS).policy
+    assert [layer.name for layer in explores.methods["actor"].layers] == ["actor/hidden1"]
+    assert "log_std" in explores.left_out[0]
+    assert replaced_units(explores)["actor"] > 0
+
+
+@pytest.mark.parametrize("name", ["SAC", "TD3"])
+def test_a_shared_features_extractor_is_treated_once_with_all_heads_and_moments(name):
+    model = make(name, "Cnn", share_features_extractor=True, method_kwargs=BUSY).learn(STEPS)
+    policy, actor = model.policy, model.policy.methods["actor"]
+    names = [layer.name for method in policy.methods.values() for layer in method.layers]
+    assert [layer for layer in names if "features" in layer] == ["actor/features1", "actor/features2"]
+    # 4 channels × 4 positions: the actor's first layer and those of both critics receive all 16.
+    heads = [edge.weights for edge in actor.layers[1].hidden.edges]
+    assert len(heads) == 3
+    assert [slices.per_unit for slices in heads] == [4, 4, 4]
+    assert actor.layers[1].replaced > 0
+    assert policy.critic.optimizer in actor.optimizers
+
+
+def test_exploration_of_dqn_draws_the_same_numbers_with_and_without_replaced_units():
+    states = []
+    for kwargs in ({"method": None}, {"method_kwargs": BUSY}):
+        make("DQN", prefix="Plastic", settings={"exploration_fraction": 1.0, "exploration_final_eps": 1.0}, **kwargs).learn(
+            STEPS
+        )
+        states.append(np.random.get_state()[1].tolist())  # noqa: NPY002
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_envs"),
+    [({"train_freq": 4, "gradient_steps": 3}, 1), ({"gradient_steps": -1}, 3), ({"learning_starts": 20}, 1)],
+)
+def test_other_schedules_of_updates_equal_stock_without_replacement(settings, n_envs):
+    def trained(prefix, **kwargs):
+        env = DummyVecEnv([lambda: env_of("SAC")] * n_envs)
+        return weights(make("SAC", prefix=prefix, settings=settings, env=env, **kwargs).learn(STEPS))
+
+    assert torch.equal(trained(None), trained("CBP", method_kwargs={**BUSY, "replacement_rate": 0.0}))
+
+
+@NEEDS_CONTRIB
+def test_a_replaced_unit_of_crossq_has_fresh_weights_in_its_renormalisation_and_no_effect():
+    model = make("CrossQ", method_kwargs={**BUSY, "replacement_rate": 0.5}).learn(STEPS)
+    layer = model.policy.methods["critic"].layers[1]
+    newborn = (layer.age == 0).nonzero().flatten()
+    assert len(newborn)
+    norm = model.policy.critic.qf0[6]
+    assert (norm.scale[newborn] == 1).all()
+    assert not norm.bias[newborn].any()
+    assert not layer.hidden.outgoing[0].weight[:, newborn].any()
+
+
+# By network
+
+
+def test_networks_may_have_options_of_their_own_or_none():
+    policy = make("SAC", method_kwargs={"actor": {"replacement_rate": 0.5}, "critic": None}).policy
+    assert list(policy.methods) == ["actor"]
+    assert policy.method.replacement_rate == 0.5
+    ppo = make("PPO", method_kwargs={"policy": {"replacement_rate": 0.5}}).policy
+    assert [ppo.methods[network].replacement_rate for network in ("policy", "value")] == [0.5, 1e-4]
+    model = make("PPO", method_kwargs={"policy": BUSY, "value": None}).learn(STEPS)
+    assert replaced_units(model.policy).keys() == {"policy"}
+
+
+def test_several_methods_are_not_mistaken_for_one():
+    ppo = make("PPO").policy
+    assert ppo.method is ppo.methods["policy"] is ppo.methods["value"]
+    policy = make("SAC").policy
+    with pytest.raises(
+        AttributeError, match=r"several methods, not one: policy.methods\['actor'\], policy.methods\['critic'\]"
+    ):
+        _ = policy.method
+    assert make("SAC", prefix="Plastic", method=None).policy.method is None
+
+
+@pytest.mark.parametrize("name", ["SAC", "DQN"])
+@pytest.mark.parametrize("method", ["l2-init", "shrink-perturb", "redo"])
+def test_other_methods_leave_target_networks_alone(name, method):
+    kwargs = {"shrink": 0.5} if method == "shrink-perturb" else {}
+    model = make(name, prefix="Plastic", settings={"tau": 0.0}, method=method, method_kwargs=kwargs)
+    target = model.policy.critic_target if name == "SAC" else model.policy.q_net_target
+    before = copy.deepcopy(target.state_dict())
+    model.learn(STEPS)
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+# Targets
+
+
+@pytest.mark.parametrize(("target_units", "equal"), [("copy", True), ("drift", False)])
+def test_a_fresh_unit_reaches_the_target_network_at_once_or_by_averaging(target_units, equal):
+    model = make(
+        "SAC", settings={"tau": 1e-6}, target_units=target_units, method_kwargs={**BUSY, "replacement_rate": 0.5}
+    ).learn(STEPS)
+    layer = model.policy.methods["critic"].layers[0]
+    newborn = (layer.age == 0).nonzero().flatten()
+    assert len(newborn)
+    online, target = model.policy.critic.qf0, model.policy.critic_target.qf0
+    # Averaging with τ = 1e-6 moves neither by itself.
+    assert torch.allclose(target[0].weight[newborn], online[0].weight[newborn], atol=1e-4) is equal
+    assert torch.allclose(target[2].weight[:, newborn], online[2].weight[:, newborn], atol=1e-4) is equal
+
+
+# Noticed
+
+
+def _train(policy, optimizer, updates=1):
+    policy.set_training_mode(True)
+    for _ in range(updates):
+        values, log_probabilities, _ = policy.evaluate_actions(torch.zeros(8, 3), torch.zeros(8, 2))
+        optimizer.zero_grad()
+        (values.sum() + log_probabilities.sum()).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("algorithm", [PPO, agents.PPO])
+def test_an_exchanged_optimizer_is_followed_and_what_is_known_of_the_units_kept(algorithm):
+    settings = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, "seed": 1, "device": "cpu"}
+    kwargs = {"net_arch": [6, 5], "method_kwargs": BUSY}
+    model = algorithm("CBPMlpPolicy", env_of("PPO"), **settings, policy_kwargs=kwargs).learn(STEPS)
+    before, replaced = clocks(model.policy)["policy"], replaced_units(model.policy)
+    model.policy.optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
+    model.learn(STEPS, reset_num_timesteps=False)
+    assert min(clocks(model.policy)["policy"]) > max(before)
+    assert all(total > replaced[network] for network, total in replaced_units(model.policy).items())
+    assert "methods" in model.policy.optimizer.state_dict()
+
+
+def test_an_optimizer_from_elsewhere_that_trains_the_policy_is_named():
+    policy = make("PPO").policy
+    other = torch.optim.SGD(policy.parameters(), lr=1e-3)
+    with pytest.warns(UserWarning, match="trained by another optimizer .SGD. than its own"):
+        _train(policy, other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _train(policy, other)
+    policy.optimizer = other
+    _train(policy, other, 3)
+    assert clocks(policy)["policy"] == {3}
+
+
+def test_exchanged_modules_are_found_and_others_keep_their_ages():
+    model = make("PPO", method_kwargs=BUSY).learn(STEPS)
+    policy = model.policy
+    before = max(clocks(policy)["policy"])
+    policy.mlp_extractor.value_net = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 5), nn.Tanh())
+    policy.optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+    with pytest.warns(UserWarning, match="exchanged or frozen: 4 hidden layers are treated now, of which 2 keep"):
+        model.learn(STEPS, reset_num_timesteps=False)
+    layers = {layer.name: layer for layer in policy.method.layers}
+    assert layers["value/hidden1"].hidden.units == 7
+    assert layers["policy/hidden1"].clock > before > 0
+    assert layers["value/hidden1"].clock == layers["policy/hidden1"].clock - before
+
+
+def test_frozen_layers_are_no_longer_replaced():
+    model = make("PPO", method_kwargs={**BUSY, "replacement_rate": 0.5})
+    frozen = model.policy.mlp_extractor.policy_net[0]
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    before = frozen.weight.clone()
+    with pytest.warns(UserWarning, match="left out: 'weight' of the Linear around layer 'policy/hidden1' is frozen"):
+        model.learn(STEPS)
+    assert torch.equal(frozen.weight, before)
+    assert [layer.name for layer in model.policy.method.layers] == ["policy/hidden2", "value/hidden1", "value/hidden2"]
+
+
+# State
+
+
+def test_a_plastic_model_and_a_stock_one_exchange_parameters():
+    for name in ("PPO", "SAC"):
+        plastic, stock = make(name, method_kwargs=BUSY).learn(STEPS), make(name, prefix=None, settings={"seed": 4})
+        assert plastic.policy.state_dict().keys() == stock.policy.state_dict().keys()
+        assert all(torch.is_tensor(value) for value in plastic.policy.state_dict().values())
+        before = known(plastic.policy)
+        plastic.set_parameters(copy.deepcopy(stock.get_parameters()))
+        assert torch.equal(weights(plastic), weights(stock))
+        assert known(plastic.policy) == before
+        stock.set_parameters(make(name).get_parameters())
+
+
+def test_options_that_were_set_while_training_are_saved():
+    model = make("SAC", method_kwargs=BUSY)
+    model.policy.methods["actor"].replacement_rate = 0.2
+    model.policy.methods["critic"].maturity_threshold = 7
+    file = io.BytesIO()
+    model.save(file)
+    loaded = SAC.load(file, device="cpu").policy.methods
+    assert loaded["actor"].replacement_rate == 0.2
+    assert loaded["critic"].maturity_threshold == 7
+    assert {layer.maturity_threshold for layer in loaded["critic"].layers} == {7}
+
+
+def test_a_model_of_the_first_release_brings_its_ages():
+    path = Path(__file__).parents[2] / "data" / "first_release.zip"
+    policy = PPO.load(path, device="cpu").policy
+    assert max(int(layer.age.max()) for layer in policy.method.layers) > 0
+
+
+def test_a_deep_copy_of_a_policy_with_two_methods_trains_by_itself():
+    original = make("SAC", method_kwargs=OLD).policy
+    clone = copy.deepcopy(original)
+    actions, _ = clone.actor.action_log_prob(torch.zeros(4, 3))
+    actions.sum().backward()
+    clone.actor.optimizer.step()
+    assert clocks(clone) == {"actor": {1}, "critic": {0}}
+    assert clocks(original) == {"actor": {0}, "critic": {0}}
+
+
+def test_models_without_a_seed_have_generators_of_their_own():
+    def generator(seed):
+        return make("PPO", settings={"seed": seed}).policy.method.layers[0].generator.get_state()
+
+    assert not torch.equal(generator(None), generator(None))
+    assert torch.equal(generator(3), generator(3))
+
+
+# Warned and refused
+
+
+def test_learning_in_chunks_warns_once():
+    model = make("SAC")
+    with pytest.warns(UserWarning, match="no unit of actor will be replaced: units mature after 10,000 updates") as first:
+        model.learn(10)
+    assert len(first) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(10, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG, DQN])
+def test_a_class_that_is_for_other_algorithms_is_refused_with_the_name_to_give(algorithm):
+    env = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
+    with pytest.raises(
+        NotImplementedError, match=rf"CBPMlpPolicy for {algorithm.__name__} is not supported; .* PlasticMlpPolicy"
+    ):
+        algorithm(agents.CBPMlpPolicy, env, buffer_size=10)
+
+
+@NEEDS_CONTRIB
+def test_algorithms_without_updates_or_such_a_policy_say_so():
+    with pytest.raises(NotImplementedError, match="CBPMlpPolicy for ARS is not supported: it searches without gradients"):
+        algorithm("ARS")("CBPMlpPolicy", "Pendulum-v1")
+    with pytest.raises(NotImplementedError, match=r"CBPCnnPolicy for CrossQ is not supported: .* vectors alone"):
+        algorithm("CrossQ")("CBPCnnPolicy", "Pendulum-v1")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"replacement_rate": 1e-3}, TypeError, r"option of the method 'cbp', .*method_kwargs=dict\(replacement_rate=0.001\)"),
+        (
+            {"method_kwargs": {"replacment_rate": 1e-3}},
+            TypeError,
+            "no option 'replacment_rate' .did you mean 'replacement_rate'",
+        ),
+        ({"method_kwargs": {"critics": None}}, ValueError, "networks are actor, critic; got 'critics' .did you mean 'critic'"),
+        ({"method_kwargs": {"actor": None, "seed": 1}}, TypeError, r"not both; got \['seed'\] beside \['actor'\]"),
+        ({"target_units": "keep"}, ValueError, "target_units must be 'drift' or 'copy'; got 'keep'"),
+        ({"net_arch": []}, cbp.LayerError, r"no hidden layer that can be treated .net_arch=\[\]"),
+    ],
+)
+def test_slips_are_answered_in_words(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        make("SAC", **kwargs)
+
+
+def test_numbers_of_numpy_are_options():
+    method = make(
+        "DQN", method_kwargs={"replacement_rate": np.float32(0.5), "maturity_threshold": np.int64(3), "seed": np.int64(2)}
+    )
+    assert (method.policy.method.replacement_rate, method.policy.method.maturity_threshold) == (0.5, 3)
+    assert make("DQN", method_kwargs={"maturity_threshold": 1e4}).policy.method.maturity_threshold == 10_000
+
+
+def test_hindsight_experience_replay_trains_with_its_dictionaries():
+    from stable_baselines3 import HerReplayBuffer
+    from stable_baselines3.common.envs import BitFlippingEnv
+
+    def trained(policy, **kwargs):
+        settings = {
+            "replay_buffer_class": HerReplayBuffer,
+            "learning_starts": 8,
+            "batch_size": 8,
+            "seed": 1,
+            "buffer_size": 100,
+        }
+        env = BitFlippingEnv(n_bits=3, continuous=False, max_steps=4)
+        return DQN(policy, env, **settings, train_freq=1, device="cpu", policy_kwargs={"net_arch": [6, 5], **kwargs}).learn(
+            STEPS
+        )
+
+    plastic = trained("CBPMultiInputPolicy", method_kwargs={**BUSY, "replacement_rate": 0.0})
+    assert torch.equal(weights(trained("MultiInputPolicy")), weights(plastic))
+    assert replaced_units(trained("CBPMultiInputPolicy", method_kwargs=BUSY).policy)["q_net"] > 0
