@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--schedule", metavar="NAME[,KEY=VALUE…]", action="append", help="as for agents.train; several are drawn in panels")
     add("--seeds", metavar="S", help="such as 0-4 or 0,1,5 (default: 0-2)")
     add("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="the picture (default: preview.png)")
-    parser.set_defaults(set=None, device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None)
+    parser.set_defaults(
+        algo=None, set=None, device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None
+    )
     return parser
 
 

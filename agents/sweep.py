@@ -15,11 +15,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.runs import presets
+from agents.runs.algorithms import METHODS, find_method
 from agents.runs.build import make_model, make_vec_env
 from agents.runs.commands import INTERRUPTED, Parser, add_shared_options, run_command
 from agents.runs.config import Config, RunConfig
-from agents.runs.errors import RunError, UserError, unknown
+from agents.runs.errors import RunError, UserError
 from agents.runs.options import CHANGE_OPTIONS, add_run_options, make_config
 from agents.runs.plan import Run, inspect, parse_seeds
 from agents.runs.run_folder import RunFolder
@@ -29,7 +29,10 @@ from agents.supervised.options import add_learning_options
 from agents.supervised.options import make_configs as make_learning_configs
 from agents.sweeping.workers import check_room, run_all, start_ray
 
-_OF_AGENTS = ("env", "imports", "env_kwargs", "preset", "timesteps", "n_envs", "normalize", *CHANGE_OPTIONS)
+_OF_AGENTS = (
+    *("env", "imports", "algo", "env_kwargs", "preset", "timesteps", "n_envs", "normalize", "keep_phases"),
+    *CHANGE_OPTIONS,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add_learning_options(parser)
     add_shared_options(parser, threads=1)
     add = parser.add_argument
-    add("--methods", metavar="NAMES", required=True, help=f"with commas between; with --env: {', '.join(presets.METHODS)}")
+    add("--methods", metavar="NAMES", required=True, help=f"with commas between; with --env: {', '.join(METHODS)}")
     add("--seeds", metavar="S", required=True, help="such as 0-4 or 0,1,5")
     add("--run-dir", metavar="DIR", type=Path, required=True, help="where the runs lie; on a cluster, a folder all nodes share")
     add("--address", metavar="A", help="a running Ray cluster, or auto (default: this machine's cores)")
@@ -90,8 +93,7 @@ def _plan(args: argparse.Namespace) -> list[Run]:
             if getattr(args, name) is not None:
                 raise UserError(f"--{name} is of supervised learning and goes with --problem, not with --env")
         for method in methods:
-            if method not in presets.METHODS:
-                raise unknown("method", method, presets.METHODS)
+            find_method(args.algo or "ppo", method)
         configs = [make_config(args, method, seed) for seed in seeds for method in methods]
     run_dir = args.run_dir.absolute()
     return [inspect(Run(RunFolder.below(run_dir, config, f"seed{config.seed}"), config)) for config in configs]

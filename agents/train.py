@@ -1,4 +1,4 @@
-"""Trains PPO, with or without a method against loss of plasticity, in a world that changes.
+"""Trains PPO, SAC, TD3 or DQN, with or without a method against loss of plasticity, in a world that changes.
 
 ``python -m agents.train --env ant-nonstationary``
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from agents.runs import presets
+from agents.runs.algorithms import METHODS
 from agents.runs.commands import Parser, add_shared_options, given, refuse_beside_resume, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run_options(parser)
     add_shared_options(parser)
     add = parser.add_argument
-    add("--method", metavar="NAME", help=f"{', '.join(presets.METHODS)} (default: cbp)")
+    add("--method", metavar="NAME", help=f"{', '.join(METHODS)} (default: cbp)")
     add("--seed", metavar="S", type=int, help="seed of everything (default: 0)")
     add("--run-dir", metavar="DIR", type=Path, help="run folder (default: runs/<env>/<method>/seed<S>-<time>)")
     add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, exactly where it stopped")

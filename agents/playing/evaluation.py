@@ -18,8 +18,9 @@ from agents.playing.episodes import MODES, Episode, episode_seeds, play
 from agents.playing.figure import draw_evaluation
 from agents.playing.held import HeldParameter
 from agents.runs.checkpoints import Trained, load_policy
+from agents.runs.checks import check_whole
 from agents.runs.commands import Parser, given, run_command
-from agents.runs.config import Config, check_whole
+from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.modules import import_modules
 from agents.runs.options import add_import_option

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
 import cbp
@@ -26,9 +26,11 @@ from agents.playing.trainability_figure import draw_trainability
 from agents.runs import checkpoint_files
 from agents.runs.build import make_env, make_model
 from agents.runs.checkpoints import Trained, trained_at
+from agents.runs.checks import check_whole
 from agents.runs.commands import progress_bar
-from agents.runs.config import Config, check_whole
+from agents.runs.config import Config
 from agents.runs.errors import UserError
+from agents.runs.presets import Hyperparameters
 from agents.runs.run_folder import RunFolder, write_atomically, write_json
 from agents.sb3.networks import inputs, networks
 from agents.sb3.threads import one_thread_each
@@ -65,7 +67,7 @@ class Settings:
         Raises:
             UserError: One is out of its range.
         """
-        rollout = config.hyperparameters.rollout_steps
+        rollout = _ppo(config).rollout_steps
         steps = ROLLOUTS * rollout if steps is None else steps
         check_whole("repetitions", repetitions, least=2)
         check_whole("updates", updates, least=POINTS)
@@ -80,6 +82,12 @@ class Settings:
         if value is not None and (config.param is None or not steps):
             raise UserError(f"--value is where agents learn to act anew while one parameter is held, got {value:g}")
         return cls(repetitions, updates, steps, value, seed)
+
+
+def _ppo(config: Config) -> Hyperparameters:
+    if not isinstance(config.hyperparameters, Hyperparameters):
+        raise UserError(f"trainability is measured of runs of ppo as yet; this is one of {config.algo}")
+    return config.hyperparameters
 
 
 def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
@@ -217,7 +225,7 @@ class _Learning:
 
     def _let_agent_learn(self, trained: Trained | None, repetition: int) -> tuple[float, float]:
         config = dataclasses.replace(self._config, seed=self._settings.seed + repetition)
-        rollout = config.hyperparameters.rollout_steps
+        rollout = _ppo(config).rollout_steps
         vec_env = ThreadedVecEnv([self._make_env] * config.n_envs)
         model = make_model(config, vec_env, with_method=False)
         model.set_logger(configure(None, []))
@@ -236,11 +244,11 @@ class _Learning:
         return Monitor(held.make_env(value))
 
 
-def _network(policy: ActorCriticPolicy, name: str) -> nn.Module:
+def _network(policy: BasePolicy, name: str) -> nn.Module:
     return nn.Sequential(*networks(policy)[name])
 
 
-def _give_hidden_layers(giver: ActorCriticPolicy, receiver: ActorCriticPolicy) -> None:
+def _give_hidden_layers(giver: BasePolicy, receiver: BasePolicy) -> None:
     for name, modules in networks(receiver).items():
         for own, theirs in zip(modules[:-1], networks(giver)[name][:-1], strict=True):
             own.load_state_dict(theirs.state_dict())

@@ -12,16 +12,22 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
 import cbp
 import envs
-from agents.runs import presets
+from agents.runs.algorithms import find_algorithm
 from agents.runs.config import Config
 from agents.runs.errors import UserError, unknown
 from agents.runs.modules import check_imported
+from agents.runs.off_policy import DQNHyperparameters, OffPolicyHyperparameters, SACHyperparameters, TD3Hyperparameters
+from agents.runs.presets import Hyperparameters
 from agents.sb3.buffers import NormalizedRolloutBuffer
 from agents.sb3.policies import PlasticMlpPolicy
 from agents.sb3.ppo import PPO
@@ -163,53 +169,116 @@ def nonstationary_wrappers(vec_env: VecEnv) -> list[envs.NonStationary[Any, Any]
     return [wrapper for wrapper in wrapped if wrapper is not None]
 
 
-def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> PPO:
-    """PPO as the configuration describes it; without the method that acts around each update, if that is left out.
+def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> BaseAlgorithm:
+    """The algorithm as the configuration describes it; without the method that acts around updates, if that is left out.
 
     Raises:
-        UserError: A value that PPO, the method or the device refuses.
+        UserError: A value that the algorithm, the method or the device refuses, or actions that the algorithm has none of.
     """
-    values = config.hyperparameters
-    preset = presets.METHODS[config.method]
-    per_rollout = values.normalize_advantage == "rollout"
-    counts_per_element = config.method_kwargs.get("reset_optimizer") == "moments_and_step"
-    optimizer_kwargs: dict[str, Any] = {
-        "betas": (values.beta1, values.beta2),
-        "eps": values.adam_eps,
-        "weight_decay": values.weight_decay,
-    }
+    kind, actions = find_algorithm(config.algo).actions, vec_env.action_space
+    if kind is not None and not isinstance(actions, kind):
+        needed, instead = ("discrete", "ppo, sac or td3") if kind is spaces.Discrete else ("continuous", "ppo or dqn")
+        raise UserError(f"{config.algo} needs {needed} actions, those of '{config.env}' are {actions}; take --algo {instead}")
+    values, method = config.hyperparameters, config.preset.method if with_method else None
     try:
-        return PPO(
-            PlasticMlpPolicy,
-            vec_env,
-            learning_rate=values.learning_rate,
-            n_steps=values.rollout_steps // config.n_envs,
-            batch_size=values.batch_size,
-            n_epochs=values.n_epochs,
-            gamma=values.gamma,
-            gae_lambda=values.gae_lambda,
-            clip_range=values.clip_range,
-            normalize_advantage=values.normalize_advantage == "batch",
-            ent_coef=values.ent_coef,
-            vf_coef=values.vf_coef,
-            clip_each_network=values.clip_each_network,
-            max_grad_norm=math.inf if values.max_grad_norm is None else values.max_grad_norm,
-            rollout_buffer_class=NormalizedRolloutBuffer if per_rollout else None,
-            policy_kwargs={
-                "net_arch": list(values.net_arch),
-                "activation_fn": _ACTIVATIONS[values.activation],
-                "weight_init": values.weight_init,
-                "padded_inputs": values.padded_inputs,
-                "ortho_init": values.weight_init == "sb3",
-                "log_std_init": values.log_std_init,
-                "optimizer_class": cbp.Adam if counts_per_element else torch.optim.Adam,
-                "optimizer_kwargs": optimizer_kwargs,
-                "method": preset.method if with_method else None,
-                "method_kwargs": config.method_kwargs,
-                **preset.policy_kwargs,
-            },
-            seed=config.seed,
-            device=config.device,
+        return (
+            _make_ppo(config, values, vec_env, method)
+            if isinstance(values, Hyperparameters)
+            else _make_off_policy(config, values, vec_env, method)
         )
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _make_ppo(config: Config, values: Hyperparameters, vec_env: VecEnv, method: str | None) -> PPO:
+    per_rollout = values.normalize_advantage == "rollout"
+    return PPO(
+        PlasticMlpPolicy,
+        vec_env,
+        learning_rate=values.learning_rate,
+        n_steps=values.rollout_steps // config.n_envs,
+        batch_size=values.batch_size,
+        n_epochs=values.n_epochs,
+        gamma=values.gamma,
+        gae_lambda=values.gae_lambda,
+        clip_range=values.clip_range,
+        normalize_advantage=values.normalize_advantage == "batch",
+        ent_coef=values.ent_coef,
+        vf_coef=values.vf_coef,
+        clip_each_network=values.clip_each_network,
+        max_grad_norm=math.inf if values.max_grad_norm is None else values.max_grad_norm,
+        rollout_buffer_class=NormalizedRolloutBuffer if per_rollout else None,
+        policy_kwargs={
+            **_networks_and_optimizers(config),
+            "weight_init": values.weight_init,
+            "padded_inputs": values.padded_inputs,
+            "ortho_init": values.weight_init == "sb3",
+            "log_std_init": values.log_std_init,
+            "method": method,
+            "method_kwargs": config.method_kwargs,
+            **config.preset.policy_kwargs,
+        },
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+def _make_off_policy(
+    config: Config, values: OffPolicyHyperparameters, vec_env: VecEnv, method: str | None
+) -> OffPolicyAlgorithm:
+    shared: dict[str, Any] = {
+        "policy": "PlasticMlpPolicy" if method else "MlpPolicy",
+        "env": vec_env,
+        "learning_rate": values.learning_rate,
+        "buffer_size": values.buffer_size,
+        "learning_starts": values.learning_starts,
+        "batch_size": values.batch_size,
+        "tau": values.tau,
+        "gamma": values.gamma,
+        "train_freq": values.train_freq,
+        "gradient_steps": values.gradient_steps,
+        "policy_kwargs": _networks_and_optimizers(config)
+        | ({"method": method, "method_kwargs": config.method_kwargs} if method else {}),
+        "seed": config.seed,
+        "device": config.device,
+    }
+    if isinstance(values, SACHyperparameters):
+        return SAC(
+            **shared,
+            ent_coef=values.ent_coef,
+            target_entropy=values.target_entropy,
+            target_update_interval=values.target_update_interval,
+        )
+    if isinstance(values, TD3Hyperparameters):
+        actions = vec_env.action_space.shape or (1,)
+        return TD3(
+            **shared,
+            action_noise=NormalActionNoise(np.zeros(actions), np.full(actions, values.noise_std)),
+            policy_delay=values.policy_delay,
+            target_policy_noise=values.target_policy_noise,
+            target_noise_clip=values.target_noise_clip,
+        )
+    assert isinstance(values, DQNHyperparameters)  # noqa: S101
+    return DQN(
+        **shared,
+        target_update_interval=values.target_update_interval,
+        exploration_fraction=values.exploration_fraction,
+        exploration_initial_eps=values.exploration_initial_eps,
+        exploration_final_eps=values.exploration_final_eps,
+        max_grad_norm=values.max_grad_norm,
+    )
+
+
+def _networks_and_optimizers(config: Config) -> dict[str, Any]:
+    values = config.hyperparameters
+    counts_per_element = config.method_kwargs.get("reset_optimizer") == "moments_and_step"
+    return {
+        "net_arch": list(values.net_arch),
+        "activation_fn": _ACTIVATIONS[values.activation],
+        "optimizer_class": cbp.Adam if counts_per_element else torch.optim.Adam,
+        "optimizer_kwargs": {
+            "betas": (values.beta1, values.beta2),
+            "eps": values.adam_eps,
+            "weight_decay": values.weight_decay,
+        },
+    }

@@ -2,7 +2,8 @@
 
 A checkpoint is one file ``checkpoints/<steps>-<checksum>.pt``: written to another name, flushed to the disk, then renamed, so
 that what has a checkpoint's name is whole. The checksum in the name tells damage. The file holds numbers, strings and tensors
-only and is read by ``torch.load(weights_only=True)``: one from a stranger runs no code.
+only and is read by ``torch.load(weights_only=True)``: one from a stranger runs no code. What is too large to be written
+each time lies in files beside it, in ``checkpoints/transitions/``, each written so; a checkpoint names those it needs.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import os
 import platform
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +28,28 @@ import torch
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder
 
+BESIDE = "transitions"
+"""The folder, among the checkpoints, of the files beside them; and what a checkpoint calls their names."""
+
 _KEPT = 3  # the newest, and those before it, should it be damaged
 _DIGITS = 16  # of the checksum
 _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)}
 
 
-def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint and drops the oldest beyond three.
+class NewFile(NamedTuple):
+    """A file that a checkpoint needs beside it, to be written before it."""
+
+    name: str
+    content: bytes
+
+    @classmethod
+    def of(cls, stem: str, ending: str, content: bytes) -> NewFile:
+        """A file with its checksum in its name."""
+        return cls(f"{stem}-{_checksum(content)}{ending}", content)
+
+
+def write(folder: RunFolder, steps: int, state: dict[str, Any], beside: NewFile | None = None) -> Path:
+    """Writes a checkpoint and drops the oldest beyond three, and the files beside them that none needs any more.
 
     On a full disk earlier ones make room, all but the last that is whole.
 
@@ -41,6 +57,8 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
         folder: The run.
         steps: How far it is.
         state: Numbers, strings, arrays and tensors. The global random generators, and what the rounding depends on, are added.
+            ``state["transitions"]``, where it is there, has the names of all files that are needed beside it.
+        beside: The file among them that is not written yet.
 
     Returns:
         The checkpoint.
@@ -53,6 +71,19 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
     content = stream.getvalue()
     path = folder.checkpoints / f"{steps:012d}-{_checksum(content)}.pt"
     folder.checkpoints.mkdir(exist_ok=True)
+    if beside is not None:
+        (folder.checkpoints / BESIDE).mkdir(exist_ok=True)
+        _write_with_room(folder, folder.checkpoints / BESIDE / beside.name, beside.content, state[BESIDE])
+    _write_with_room(folder, path, content, state.get(BESIDE, []))
+    same_step = [other for other in _all(folder) if steps_of(other) == steps and other != path]  # damaged
+    for old in same_step + _all(folder)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    _drop_unneeded(folder)
+    return path
+
+
+def _write_with_room(folder: RunFolder, path: Path, content: bytes, needed: list[str]) -> None:
+    """Writes a file; on a full disk earlier checkpoints make room, but none of the files that are needed beside this one."""
     while True:
         try:
             _write_whole(path, content)
@@ -62,10 +93,25 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any]) -> Path:
             if not spare:
                 raise
             spare[0].unlink()
-    same_step = [other for other in _all(folder) if steps_of(other) == steps and other != path]  # damaged
-    for old in same_step + _all(folder)[:-_KEPT]:
-        old.unlink(missing_ok=True)
-    return path
+            _drop_unneeded(folder, needed)
+
+
+def _drop_unneeded(folder: RunFolder, to_come: Sequence[str] = ()) -> None:
+    """Removes the files beside the checkpoints that none of them needs, nor the one to come."""
+    found = list((folder.checkpoints / BESIDE).glob("*-*.*"))
+    if found:
+        needed = {*to_come} | {name for path in _all(folder) for name in _needed_by(path)}
+        for path in found:
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
+
+
+def _needed_by(path: Path) -> list[str]:
+    """The files that a checkpoint needs; none if it is damaged."""
+    try:
+        return list(read(path).state.get(BESIDE, []))
+    except UserError:
+        return []
 
 
 def keep(folder: RunFolder, path: Path, ended: int) -> None:
@@ -128,6 +174,22 @@ class Checkpoint:
     path: Path
     state: dict[str, Any]
 
+    def beside(self) -> Iterator[bytes]:
+        """The contents of the files that it needs beside it, in their order.
+
+        Raises:
+            UserError: One is missing or damaged.
+        """
+        for name in self.state.get(BESIDE, []):
+            path = self.path.parent / BESIDE / Path(name).name
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"checkpoint '{self.path}' needs '{path}': {error.strerror}") from error
+            if not _fits_its_name(path, content):
+                raise UserError(f"checkpoint '{self.path}' needs '{path}', which is damaged: its checksum is another")
+            yield content
+
     @contextmanager
     def opened(self) -> Iterator[dict[str, Any]]:
         """Gives the state to whom it is loaded into.
@@ -174,8 +236,12 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
 
 
-def read_newest(folder: RunFolder) -> Checkpoint | None:
+def read_newest(folder: RunFolder, with_files: bool = False) -> Checkpoint | None:
     """The newest checkpoint that is whole; None where there is none at all.
+
+    Args:
+        folder: The run.
+        with_files: Whether the files beside it must be whole too.
 
     Warns:
         UserWarning: A checkpoint is damaged, and the one before it is taken.
@@ -186,7 +252,10 @@ def read_newest(folder: RunFolder) -> Checkpoint | None:
     found = _all(folder)
     for path in reversed(found):
         try:
-            return read(path)
+            found_whole = read(path)
+            for _ in found_whole.beside() if with_files else ():
+                pass
+            return found_whole
         except UserError as error:
             warnings.warn(f"{error}; it is passed over", stacklevel=3)
     if found:
@@ -211,9 +280,11 @@ def steps_of(path: Path) -> int:
 
 def _is_whole(path: Path) -> bool:
     try:
-        return _fits_its_name(path, path.read_bytes())
-    except OSError:
+        for _ in read(path).beside():
+            pass
+    except UserError:
         return False
+    return True
 
 
 def _fits_its_name(path: Path, content: bytes) -> bool:

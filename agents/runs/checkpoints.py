@@ -1,4 +1,4 @@
-"""Checkpoints of PPO, written between two rollouts: all that a stopped run needs to go on as if it had not stopped."""
+"""Checkpoints of a run, written before steps are collected: all that a stopped run needs to go on as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from torch.optim import Optimizer
 
 import envs
 from agents.runs import checkpoint_files, logs
 from agents.runs.build import make_env, make_model, make_vec_env
-from agents.runs.checkpoint_files import to_arrays
+from agents.runs.checkpoint_files import BESIDE, to_arrays
 from agents.runs.config import Config
 from agents.runs.errors import UserError
+from agents.runs.off_policy import OffPolicyHyperparameters
+from agents.runs.replay import ReplayFiles
 from agents.runs.run_folder import RunFolder
-from agents.sb3.ppo import PPO
 
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num")
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")  # the last two of DQN
 
 
 class Recorder(Protocol):
@@ -36,27 +42,79 @@ class Recorder(Protocol):
         """Goes on from a state."""
 
 
-def save(folder: RunFolder, model: PPO, recorders: Mapping[str, Recorder]) -> Path:
-    """Writes a checkpoint between two rollouts and drops the oldest beyond three.
+class Checkpoints:
+    """The checkpoints of a run.
 
     Args:
         folder: The run.
-        model: The model, with its environments and logger.
         recorders: The callbacks that have a state, by name.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        OSError: It cannot be written; the last whole one before it is as it was.
     """
-    state = {
-        "model": _save_model(model),
-        "environments": _save_environments(model),
-        "callbacks": {name: recorder.state_dict() for name, recorder in recorders.items()},
-        "logs": logs.save_state(model.logger, folder),
-    }
-    return checkpoint_files.write(folder, model.num_timesteps, state)
+
+    def __init__(self, folder: RunFolder, recorders: Mapping[str, Recorder]) -> None:
+        self._folder = folder
+        self._recorders = recorders
+        self._replay = ReplayFiles()
+
+    def save(self, model: BaseAlgorithm) -> Path:
+        """Writes a checkpoint, where an algorithm is about to collect steps, and drops the oldest beyond three.
+
+        Args:
+            model: The model, with its environments and logger.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            OSError: It cannot be written; the last whole one before it is as it was.
+        """
+        state: dict[str, Any] = {
+            "model": _save_model(model),
+            "environments": _save_environments(model),
+            "callbacks": {name: recorder.state_dict() for name, recorder in self._recorders.items()},
+            "logs": logs.save_state(model.logger, self._folder),
+        }
+        if not isinstance(model, OffPolicyAlgorithm):
+            return checkpoint_files.write(self._folder, model.num_timesteps, state)
+        assert model.replay_buffer is not None  # noqa: S101
+        new, names = self._replay.new(model.replay_buffer, _rows(model))
+        state[BESIDE] = names
+        path = checkpoint_files.write(self._folder, model.num_timesteps, state, new)
+        self._replay.wrote(names)
+        return path
+
+    def load(self, config: Config) -> BaseAlgorithm:
+        """The model, its environments and its logger as they were at the newest whole checkpoint; random generators too.
+
+        Logs are cut back to it. A run that was stopped before its first checkpoint begins anew.
+
+        Warns:
+            UserWarning: A checkpoint is damaged, and the one before it is taken; or the run had another machine, number of
+                threads or version of a package, so that it goes on with other rounding.
+
+        Raises:
+            UserError: Every checkpoint is damaged, or belongs to another run.
+        """
+        folder = self._folder
+        found = checkpoint_files.read_newest(folder, with_files=True)
+        model = make_model(config, make_vec_env(config))
+        if found is None:
+            logs.cut(folder, timesteps=0, sizes={})
+            model.set_logger(logs.make_logger(folder))
+            return model
+        with found.going_on() as state:
+            logged = to_arrays(state["logs"])
+            _load_model(model, state["model"])
+            if isinstance(model, OffPolicyAlgorithm):
+                assert model.replay_buffer is not None  # noqa: S101
+                self._replay.wrote(state[BESIDE])
+                self._replay.fill(model.replay_buffer, found.beside(), _rows(model))
+            _load_environments(model, to_arrays(state["environments"]))
+            for name, recorder in self._recorders.items():
+                recorder.load_state_dict(to_arrays(state["callbacks"][name]))
+            logs.cut(folder, model.num_timesteps, logged["sizes"])
+            model.set_logger(logs.make_logger(folder))
+            logs.load_state(model.logger, logged)
+        return model
 
 
 def check_environment(config: Config) -> None:
@@ -77,36 +135,6 @@ def check_environment(config: Config) -> None:
         env.close()
 
 
-def load(folder: RunFolder, config: Config, recorders: Mapping[str, Recorder]) -> PPO:
-    """The model, its environments and its logger as they were at the newest checkpoint that is whole; random generators too.
-
-    Logs are cut back to it. A run that was stopped before its first checkpoint begins anew.
-
-    Warns:
-        UserWarning: A checkpoint is damaged, and the one before it is taken; or the run had another machine, number of threads
-            or version of a package, so that it goes on with other rounding.
-
-    Raises:
-        UserError: Every checkpoint is damaged, or belongs to another run.
-    """
-    found = checkpoint_files.read_newest(folder)
-    model = make_model(config, make_vec_env(config))
-    if found is None:
-        logs.cut(folder, timesteps=0, sizes={})
-        model.set_logger(logs.make_logger(folder))
-        return model
-    with found.going_on() as state:
-        logged = to_arrays(state["logs"])
-        _load_model(model, state["model"])
-        _load_environments(model, to_arrays(state["environments"]))
-        for name, recorder in recorders.items():
-            recorder.load_state_dict(to_arrays(state["callbacks"][name]))
-        logs.cut(folder, model.num_timesteps, logged["sizes"])
-        model.set_logger(logs.make_logger(folder))
-        logs.load_state(model.logger, logged)
-    return model
-
-
 @dataclass(frozen=True)
 class Trained:
     """A policy as it was at a checkpoint, with what it met there.
@@ -119,7 +147,7 @@ class Trained:
         values: Of each parameter that changes, in that phase.
     """
 
-    policy: ActorCriticPolicy
+    policy: BasePolicy
     normalize: Callable[[NDArray[Any]], NDArray[Any]]
     steps: int
     phase: int | None
@@ -150,6 +178,8 @@ def trained_at(checkpoint: checkpoint_files.Checkpoint, config: Config) -> Train
         UserError: The checkpoint belongs to another run.
     """
     config = replace(config, n_envs=1, device="cpu")
+    if isinstance(config.hyperparameters, OffPolicyHyperparameters):  # no replay buffer is needed
+        config = replace(config, hyperparameters=replace(config.hyperparameters, buffer_size=1))
     vec_env: VecEnv = DummyVecEnv([partial(make_env, config)])
     if config.normalize:
         vec_env = VecNormalize(vec_env, training=False)
@@ -172,29 +202,58 @@ def trained_at(checkpoint: checkpoint_files.Checkpoint, config: Config) -> Train
         )
 
 
-def _save_model(model: PPO) -> dict[str, Any]:
-    return {
-        "counters": {name: getattr(model, name) for name in _COUNTERS},
+def _rows(model: OffPolicyAlgorithm) -> int:
+    """How many rows were ever added to the replay buffer: one for each step of all environments."""
+    return model.num_timesteps // model.n_envs
+
+
+def _optimizers(model: BaseAlgorithm) -> dict[str, Optimizer]:
+    """The optimizers: ``optimizer`` of the policy, or ``actor.optimizer`` and what else an algorithm has."""
+    names, _ = model._get_torch_save_params()
+    return {name.removeprefix("policy."): recursive_getattr(model, name) for name in names if name != "policy"}
+
+
+def _save_model(model: BaseAlgorithm) -> dict[str, Any]:
+    state = {
+        "counters": {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)},
         "policy": model.policy.state_dict(),
-        "optimizer": model.policy.optimizer.state_dict(),
+        **{name: optimizer.state_dict() for name, optimizer in _optimizers(model).items()},
         "last_observations": model._last_obs,
         "last_episode_starts": model._last_episode_starts,
         "episodes": list(model.ep_info_buffer or []),
     }
+    if isinstance(model, OffPolicyAlgorithm):
+        _, tensors = model._get_torch_save_params()
+        state |= {name: getattr(model, name).detach() for name in tensors if getattr(model, name) is not None}
+        # Before learning starts, actions are drawn by it.
+        state["action_space"] = dict(model.action_space.np_random.bit_generator.state)
+        state["last_original_observations"] = model._last_original_obs
+    return state
 
 
-def _load_model(model: PPO, state: dict[str, Any]) -> None:
+def _load_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     model.policy.load_state_dict(state["policy"])
-    model.policy.optimizer.load_state_dict(state["optimizer"])
-    for name in _COUNTERS:
-        setattr(model, name, state["counters"][name])
+    for name, optimizer in _optimizers(model).items():
+        optimizer.load_state_dict(state[name])
+    for name, value in state["counters"].items():
+        if name not in _COUNTERS:
+            raise KeyError(name)
+        setattr(model, name, value)
     model._last_obs = to_arrays(state["last_observations"])
     model._last_episode_starts = to_arrays(state["last_episode_starts"])
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    if isinstance(model, OffPolicyAlgorithm):
+        _, tensors = model._get_torch_save_params()
+        with torch.no_grad():
+            for name in tensors:
+                if getattr(model, name) is not None:
+                    getattr(model, name).copy_(state[name])
+        model.action_space.np_random.bit_generator.state = to_arrays(state["action_space"])
+        model._last_original_obs = to_arrays(state["last_original_observations"])
 
 
-def _save_environments(model: PPO) -> dict[str, Any]:
+def _save_environments(model: BaseAlgorithm) -> dict[str, Any]:
     vec_env = model.get_env()
     state: dict[str, Any] = {"each": [envs.save_state(env) for env in _each(vec_env)]}
     if isinstance(vec_env, VecNormalize):
@@ -206,7 +265,7 @@ def _save_environments(model: PPO) -> dict[str, Any]:
     return state
 
 
-def _load_environments(model: PPO, state: dict[str, Any]) -> None:
+def _load_environments(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     vec_env = model.get_env()
     for env, saved in zip(_each(vec_env), state["each"], strict=True):
         envs.load_state(env, saved)

@@ -11,34 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
 import envs
-from agents.runs import presets
+from agents.runs.algorithms import ALGORITHMS, METHODS, AnyHyperparameters, find_algorithm, find_method
+from agents.runs.checks import check_hyperparameters, check_number, check_whole
 from agents.runs.errors import UserError, unknown
-from agents.runs.presets import Hyperparameters
+from agents.runs.presets import Hyperparameters, MethodPreset
 from envs.parameters import find_parameter
-
-# Of each number: least value, whether that value itself is allowed, greatest value (allowed).
-_RANGES: dict[str, tuple[float, bool, float]] = {
-    "gamma": (0, True, 1),
-    "gae_lambda": (0, True, 1),
-    "clip_range": (0, False, math.inf),
-    "vf_coef": (0, True, math.inf),
-    "ent_coef": (-math.inf, False, math.inf),
-    "max_grad_norm": (0, False, math.inf),
-    "learning_rate": (0, True, math.inf),
-    "beta1": (0, True, math.nextafter(1, 0)),
-    "beta2": (0, True, math.nextafter(1, 0)),
-    "adam_eps": (0, True, math.inf),
-    "weight_decay": (0, True, math.inf),
-    "log_std_init": (-math.inf, False, math.inf),
-}
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "normalize_advantage": ("rollout", "batch", "none"),
-    "activation": ("relu", "tanh", "crelu"),
-    "weight_init": ("sb3", "lecun"),
-}
 
 _KINDS: dict[str, type] = {
     "env": str,
+    "algo": str,
     "method": str,
     "normalize": bool,
     "keep_phases": bool,
@@ -156,7 +137,7 @@ class Config(RunConfig):
 
     Attributes:
         env: A registered Gymnasium id.
-        method: A name of :data:`agents.runs.presets.METHODS`.
+        method: A name for ``--method``, of the algorithm's.
         timesteps: Environment steps, over all environments.
         period: Steps between two changes, over all environments; None for a stationary environment.
         param: What changes, as the ``parameter`` of :class:`envs.NonStationary`; None for a stationary environment.
@@ -171,7 +152,8 @@ class Config(RunConfig):
         env_kwargs: Further keyword arguments of the environment.
         imports: Modules that register the environment. They are imported only where a command names them.
         method_kwargs: Keyword arguments of the method that acts around each update; empty where none does.
-        hyperparameters: PPO, networks and optimizer.
+        hyperparameters: Those of the algorithm, its networks and its optimizers.
+        algo: A name of :data:`agents.runs.algorithms.ALGORITHMS`.
 
     Raises:
         UserError: A value out of its range.
@@ -192,19 +174,21 @@ class Config(RunConfig):
     change: dict[str, Any] = field(default_factory=dict)
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     method_kwargs: dict[str, Any] = field(default_factory=dict)
-    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    hyperparameters: AnyHyperparameters = field(default_factory=Hyperparameters)
     imports: list[str] = field(default_factory=list)
+    algo: str = "ppo"
 
     command: ClassVar[str] = "agents.train"
     known_by: ClassVar[str] = "env"
-    of_world: ClassVar[tuple[str, ...]] = ("env", "env_kwargs", "param", "change", "period", "timesteps", "n_envs", "normalize")
+    of_world: ClassVar[tuple[str, ...]] = (
+        *("env", "env_kwargs", "param", "change", "period", "timesteps", "n_envs", "normalize", "algo"),
+    )
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
             if not isinstance(getattr(self, name), kind):
                 raise UserError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
-        if self.method not in presets.METHODS:
-            raise unknown("method", self.method, presets.METHODS)
+        find_method(self.algo, self.method)
         check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
         check_whole("timesteps", self.timesteps, least=1)
         check_whole("n-envs", self.n_envs, least=1)
@@ -214,12 +198,9 @@ class Config(RunConfig):
         if self.seed >= 2**32:
             raise UserError(f"seed must be less than 2^32, got {self.seed}")
         self._check_change()
-        _check_hyperparameters(self.hyperparameters)
-        if self.hyperparameters.rollout_steps % self.n_envs:
-            raise UserError(
-                f"n-envs must divide rollout_steps ({self.hyperparameters.rollout_steps}) so that every environment takes as "
-                f"many; got {self.n_envs}"
-            )
+        if not isinstance(self.hyperparameters, find_algorithm(self.algo).hyperparameters):
+            raise UserError(f"hyperparameters must be those of {self.algo}, got {type(self.hyperparameters).__name__}")
+        check_hyperparameters(self.hyperparameters, self.n_envs)
 
     def _check_change(self) -> None:
         if self.param is not None and not isinstance(self.param, str | dict):
@@ -232,7 +213,7 @@ class Config(RunConfig):
                 raise UserError(
                     f"period must be at least one step for each of the {self.n_envs} environments, got {self.period}"
                 )
-        if self.param is None and presets.METHODS[self.method].needs_signal:
+        if self.param is None and self.preset.needs_signal:
             raise UserError(f"method '{self.method}' acts where a phase begins and needs an env that changes, got '{self.env}'")
 
     @property
@@ -257,21 +238,33 @@ class Config(RunConfig):
         return phase < phases - 1 if "times" in self.change else steps >= (self.period or self.timesteps)
 
     @property
+    def preset(self) -> MethodPreset:
+        """What the method's name stands for."""
+        return find_method(self.algo, self.method)
+
+    @property
+    def networks(self) -> tuple[str, str]:
+        """What the network is called that acts, and the one that judges; the same where one does both."""
+        return ALGORITHMS[self.algo].networks
+
+    @property
     def world(self) -> str:
-        """The environment without its version."""
-        return re.sub(r"-v\d+$", "", self.env).replace("/", "-")
+        """The environment without its version; behind it the algorithm, where that is not PPO."""
+        env = re.sub(r"-v\d+$", "", self.env).replace("/", "-")
+        return env if self.algo == "ppo" else f"{env}-{self.algo}"
 
     @property
     def place(self) -> int:
         """Where the method comes in the order of methods."""
-        return list(presets.METHODS).index(self.method)
+        return METHODS.index(self.method)
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
         """The configuration in what :meth:`to_json` wrote."""
         parameters = dict(values["hyperparameters"])
         parameters["net_arch"] = tuple(parameters["net_arch"])
-        return cls(**{**values, "hyperparameters": Hyperparameters(**parameters)})
+        algorithm = find_algorithm(values.get("algo", "ppo"))  # which the first releases did not write
+        return cls(**{**values, "hyperparameters": algorithm.hyperparameters(**parameters)})
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -282,12 +275,15 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[Hyperparameters, dict[str, Any]]:
+def with_overrides(
+    method: str, overrides: Iterable[tuple[str, Any]], algo: str = "ppo"
+) -> tuple[AnyHyperparameters, dict[str, Any]]:
     """The method's preset with some values replaced.
 
     Args:
-        method: A name of :data:`agents.runs.presets.METHODS`.
-        overrides: Names of :class:`Hyperparameters` or of the method's own keyword arguments, with their values.
+        method: A name for ``--method``, of the algorithm's.
+        overrides: Names of hyperparameters or of the method's own keyword arguments, with their values.
+        algo: A name of :data:`agents.runs.algorithms.ALGORITHMS`.
 
     Returns:
         The hyperparameters and the method's keyword arguments.
@@ -295,10 +291,8 @@ def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[H
     Raises:
         UserError: An unknown method, or a name that the method does not have.
     """
-    if method not in presets.METHODS:
-        raise unknown("method", method, presets.METHODS)
-    preset = presets.METHODS[method]
-    names = [f.name for f in dataclasses.fields(Hyperparameters)]
+    preset, kind = find_method(algo, method), find_algorithm(algo).hyperparameters
+    names = [f.name for f in dataclasses.fields(kind)]
     changes, method_kwargs = dict(preset.changes), dict(preset.method_kwargs)
     for name, value in overrides:
         if name in method_kwargs:
@@ -307,7 +301,7 @@ def with_overrides(method: str, overrides: Iterable[tuple[str, Any]]) -> tuple[H
             changes[name] = tuple(value) if name == "net_arch" and isinstance(value, list) else value
         else:
             raise unknown(f"setting of method '{method}'", name, [*method_kwargs, *names])
-    return Hyperparameters(**changes), method_kwargs
+    return kind(**changes), method_kwargs
 
 
 def _check_parameter(name: str) -> None:
@@ -315,47 +309,3 @@ def _check_parameter(name: str) -> None:
         find_parameter(name)
     except envs.ParameterError:
         raise unknown("parameter", name, envs.PARAMETERS) from None
-
-
-def _check_hyperparameters(values: Hyperparameters) -> None:
-    for name, bounds in _RANGES.items():
-        if name != "max_grad_norm" or values.max_grad_norm is not None:
-            check_number(name, getattr(values, name), *bounds)
-    for name, allowed in _CHOICES.items():
-        if getattr(values, name) not in allowed:
-            raise unknown(name, getattr(values, name), allowed)
-    for name in ("rollout_steps", "batch_size"):
-        check_whole(name, getattr(values, name), least=2)
-    check_whole("n_epochs", values.n_epochs, least=1)
-    if values.padded_inputs is not None:
-        check_whole("padded_inputs", values.padded_inputs, least=1)
-    if values.batch_size > values.rollout_steps:
-        raise UserError(f"batch_size must be at most rollout_steps ({values.rollout_steps}), got {values.batch_size}")
-    if not isinstance(values.net_arch, tuple) or not values.net_arch:
-        raise UserError(
-            f"net_arch must be a list of units, one for each hidden layer, such as [256,256]; got {values.net_arch!r}"
-        )
-    for units in values.net_arch:
-        check_whole("each number of net_arch", units, least=1)
-
-
-def check_number(name: str, value: object, least: float, inclusive: bool, greatest: float) -> None:
-    """Refuses what is no finite number above ``least`` (which is allowed itself if ``inclusive``) and up to ``greatest``."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not (abs(number) < math.inf and (number > least or (inclusive and number == least)) and number <= greatest):
-        raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}, got {value!r}")
-
-
-def _words(least: float, inclusive: bool, greatest: float) -> str:
-    words = [] if least == -math.inf else [f"{'>=' if inclusive else '>'} {least:g}"]
-    if greatest < 1:
-        words.append("< 1")
-    elif greatest < math.inf:
-        words.append(f"<= {greatest:g}")
-    return "".join(f" {word}" for word in " and ".join(words).split())
-
-
-def check_whole(name: str, value: object, *, least: int) -> None:
-    """Refuses what is no whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{name} must be a whole number >= {least}, got {value!r}")

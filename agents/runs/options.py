@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import envs
-from agents.runs import presets
+from agents.runs.algorithms import ALGORITHMS, find_algorithm
 from agents.runs.build import find_spec, is_nonstationary
 from agents.runs.commands import check_device, given, parse_override
 from agents.runs.config import Config, with_overrides
@@ -17,6 +18,9 @@ from agents.runs.errors import UserError, unknown
 from agents.runs.modules import import_modules
 from envs.schedules import make_schedule
 from envs.sequence import CHANGE_AT
+
+PRESETS = "; ".join(f"{algo}: {', '.join(algorithm.runs)}" for algo, algorithm in ALGORITHMS.items())
+"""The names for ``--preset``, by algorithm."""
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +32,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="ant-nonstationary, any registered Gymnasium id, or MODULE:ID of one that a module registers",
     )
     add_import_option(parser)
+    add("--algo", metavar="NAME", help=f"{', '.join(ALGORITHMS)} (default: ppo)")
     add("--env-kwargs", metavar="KEY=VALUE", action="append", help="of the environment, such as frame_skip=2; VALUE as in JSON")
-    add("--preset", metavar="NAME", help=f"{', '.join(presets.RUNS)} (default: quick)")
+    add("--preset", metavar="NAME", help=f"{PRESETS}; default: quick")
     add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
     add_change_options(parser)
     add("--n-envs", metavar="K", type=int, help="number of environments")
@@ -162,10 +167,11 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         raise UserError("--env is missing, for example: --env ant-nonstationary")
     name, modules = import_named(args.env, args.imports)
     spec = find_spec(name)
-    preset_name = args.preset or "quick"
-    if preset_name not in presets.RUNS:
-        raise unknown("preset", preset_name, presets.RUNS)
-    preset = presets.RUNS[preset_name]
+    algo, preset_name = args.algo or "ppo", args.preset or "quick"
+    algorithm = find_algorithm(algo)
+    if preset_name not in algorithm.runs:
+        raise unknown("preset" if algo == "ppo" else f"preset of {algo}", preset_name, algorithm.runs)
+    preset = algorithm.runs[preset_name]
     if preset.env_kwargs and not is_nonstationary(spec) and spec.id not in preset.stationary:
         raise UserError(
             f"preset '{preset_name}' is that of the registered environments: one that changes, or "
@@ -181,7 +187,9 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     default = spec.kwargs.get("parameter", "friction")
     settings = dict(map(parse_override, args.set or []))
     of_env = preset.in_env.get(spec.id, {}) if settings.get("weight_init", "lecun") == "lecun" else {}
-    hyperparameters, method_kwargs = with_overrides(method, {**preset.changes, **of_env, **settings}.items())
+    of_env = of_env | algorithm.tuned.get(re.sub(r"-v\d+$", "", spec.kwargs.get("base", spec.id)), {})
+    overrides = {**preset.changes, **of_env, **settings}.items()
+    hyperparameters, method_kwargs = with_overrides(method, overrides, algo)
     return Config(
         env=spec.id,
         method=method,
@@ -200,6 +208,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         method_kwargs=method_kwargs,
         hyperparameters=hyperparameters,
         imports=modules,
+        algo=algo,
     )
 
 

@@ -18,6 +18,8 @@ from agents.sb3.phases import PhaseCallback
 from agents.sb3.plasticity import EVERY, RANKS_EVERY, PlasticityCallback
 from agents.sb3.policies import replaced_units
 
+_LOG_EVERY = 2048  # ours: a rollout of the paper's PPO
+
 
 class VerdictCallback(BaseCallback):
     """Says at the end of each phase of the first environment whether the agent shows signs of loss of plasticity.
@@ -111,6 +113,38 @@ class ProgressCallback(BaseCallback):
         self._bar.close()
 
 
+class LogCallback(BaseCallback):
+    """Writes what an off-policy algorithm has logged, a row every 2,048 steps, in short phases more often, and at the end.
+
+    Stable-Baselines3 does so after every so many episodes: rows would be as far apart as episodes are long.
+
+    Args:
+        config: The run.
+    """
+
+    every_step = False
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._every = _at_most(_LOG_EVERY, config)
+
+    def _on_rollout_start(self) -> None:
+        self._before = self.num_timesteps
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        over = self.num_timesteps >= self.model._total_timesteps
+        if over or self._before // self._every < self.num_timesteps // self._every:
+            self.model.dump_logs()
+
+
+def _at_most(steps: int, config: Config, share: int = 4) -> int:
+    """Steps from one record to the next, so that also a short phase has some."""
+    return max(1, min(steps, (config.period or config.timesteps) // share))
+
+
 class Recorders(NamedTuple):
     """What records a run, in the order in which it is called."""
 
@@ -121,9 +155,7 @@ class Recorders(NamedTuple):
     @classmethod
     def of(cls, folder: RunFolder, config: Config) -> Recorders:
         """Those of a run; they write into its folder."""
-        phase = config.period or config.timesteps
-        # Also a short phase has some records, of several rollouts.
-        every, ranks_every = max(1, min(EVERY, phase // 4)), max(1, min(RANKS_EVERY, phase // 2))
+        every, ranks_every = _at_most(EVERY, config), _at_most(RANKS_EVERY, config, share=2)
         phases = PhaseCallback(config.params, folder.episodes)
         plasticity = PlasticityCallback(every, ranks_every, folder.probe)
         return cls(phases, plasticity, VerdictCallback(phases, plasticity, config.method))

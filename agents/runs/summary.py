@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 import cbp
 from agents.runs.config import Config
@@ -16,7 +17,6 @@ from agents.runs.run_folder import RunFolder, write_json
 from agents.runs.verdict import PhaseEnd, and_list, judge
 from agents.sb3.phases import PhaseCallback
 from agents.sb3.policies import replaced_units
-from agents.sb3.ppo import PPO
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numba", "scipy")
 
@@ -38,7 +38,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_summary(folder: RunFolder, config: Config, model: PPO, phases: PhaseCallback, seconds: float) -> dict[str, Any]:
+def write_summary(
+    folder: RunFolder, config: Config, model: BaseAlgorithm, phases: PhaseCallback, seconds: float
+) -> dict[str, Any]:
     """Writes and returns the summary.
 
     Args:

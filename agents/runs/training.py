@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from agents.runs import checkpoint_files, checkpoints, presets
+from agents.runs import checkpoint_files
 from agents.runs.build import make_model, make_vec_env
+from agents.runs.checkpoints import Checkpoints, check_environment
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.figure import draw_run
 from agents.runs.logs import make_logger
-from agents.runs.recording import ProgressCallback, Recorders
+from agents.runs.recording import LogCallback, ProgressCallback, Recorders
 from agents.runs.run_folder import RunFolder
 from agents.runs.running import Pauses, carry_out, use_threads
 from agents.runs.summary import is_complete, write_summary
 from agents.sb3 import dashboard
 from agents.sb3.phases import ChangeCallback, FreshNetworkCallback, PhaseCallback
-from agents.sb3.ppo import PPO
 
 
 def start(path: Path, config: Config) -> int:
@@ -38,12 +41,13 @@ def start(path: Path, config: Config) -> int:
         RunError: Training broke off.
     """
     use_threads(config)
-    checkpoints.check_environment(config)
+    check_environment(config)
     model = make_model(config, make_vec_env(config))
     folder = RunFolder.create(path, config)
     with folder.locked():
         model.set_logger(make_logger(folder))
-        return _Training(folder, config, model, Recorders.of(folder, config)).carry_out()
+        recorders = Recorders.of(folder, config)
+        return _Training(folder, config, model, recorders, Checkpoints(folder, recorders._asdict())).carry_out()
 
 
 def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int:
@@ -64,10 +68,11 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
     with folder.locked():
         use_threads(config)
         recorders = Recorders.of(folder, config)
-        model = checkpoints.load(folder, config, recorders._asdict())
+        checkpoints = Checkpoints(folder, recorders._asdict())
+        model = checkpoints.load(config)
         if export is not None:
             return _export(model, export)
-        training = _Training(folder, config, model, recorders)
+        training = _Training(folder, config, model, recorders, checkpoints)
         if model.num_timesteps >= config.timesteps:
             if not is_complete(folder):  # it was killed between its last checkpoint and its summary
                 training.finish(seconds=0)
@@ -76,14 +81,14 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         return training.carry_out()
 
 
-def _export(model: PPO, path: Path) -> int:
+def _export(model: BaseAlgorithm, path: Path) -> int:
     if path.exists():
         raise UserError(f"'{path}' exists already")
     try:
         model.save(path)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}") from error
-    print(f"{path}: the model at {model.num_timesteps:,} steps, for stable_baselines3.PPO.load")
+    print(f"{path}: the model at {model.num_timesteps:,} steps, for stable_baselines3.{type(model).__name__}.load")
     return 0
 
 
@@ -107,13 +112,16 @@ class _PauseCallback(BaseCallback):
 class _Training:
     """A run as a :class:`agents.runs.running.Job`."""
 
-    def __init__(self, folder: RunFolder, config: Config, model: PPO, recorders: Recorders) -> None:
+    def __init__(
+        self, folder: RunFolder, config: Config, model: BaseAlgorithm, recorders: Recorders, checkpoints: Checkpoints
+    ) -> None:
         self.folder = folder
         self.minutes = config.checkpoint_minutes
         self.go_on = f"python -m agents.train --resume {folder.path}"
         self._config = config
         self._model = model
         self._recorders = recorders
+        self._checkpoints = checkpoints
 
     def carry_out(self) -> int:
         print(self._first_line(), flush=True)
@@ -130,18 +138,23 @@ class _Training:
     def train(self, pauses: Pauses) -> None:
         progress = ProgressCallback(self._config.timesteps, self._recorders.phases)
         callbacks: list[BaseCallback] = [*self._recorders, progress]
-        preset = presets.METHODS[self._config.method]
+        if isinstance(self._model, OffPolicyAlgorithm):
+            callbacks.append(LogCallback(self._config))
+        preset = self._config.preset
         if preset.needs_signal:
             callbacks.append(FreshNetworkCallback() if preset.method is None else ChangeCallback())
         # The last, so that what the others do between two rollouts is in a checkpoint.
         callbacks.append(_PauseCallback(pauses, self._recorders.phases))
         try:
-            self._model.learn(self._config.timesteps - self._model.num_timesteps, callbacks, reset_num_timesteps=False)
+            # Of an off-policy algorithm the callback logs, at steps that do not depend on the lengths of episodes.
+            log_interval: Any = None if isinstance(self._model, OffPolicyAlgorithm) else 1
+            left = self._config.timesteps - self._model.num_timesteps
+            self._model.learn(left, callbacks, log_interval, reset_num_timesteps=False)
         finally:
             progress.close()
 
     def save(self) -> Path:
-        path = checkpoints.save(self.folder, self._model, self._recorders._asdict())
+        path = self._checkpoints.save(self._model)
         if self._config.keep_phases:
             is_over = self._model.num_timesteps >= self._config.timesteps
             try:
@@ -168,4 +181,5 @@ class _Training:
         at = f" from step {steps:,}" if steps else ""
         environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
         length = f"{config.timesteps:,} steps of {environments}{at}{change}"
-        return f"{config.env}, method {config.method}, seed {config.seed}: {length}; writing to {self.folder.path}"
+        method = config.method if config.algo == "ppo" else f"{config.method} of {config.algo}"
+        return f"{config.env}, method {method}, seed {config.seed}: {length}; writing to {self.folder.path}"

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, get_args
 
-from agents.runs.config import RunConfig, check_number, check_whole
+from agents.runs.checks import check_number, check_whole
+from agents.runs.config import RunConfig
 from agents.runs.errors import UserError, unknown
 from agents.supervised.presets import PROBLEMS, AtTask, Method, Preset, Settings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
 import io
@@ -17,14 +16,13 @@ import sys
 import termios
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import processes
 import pytest
 import stable_baselines3
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from same_runs import assert_same_run, curves, newest
 
 from agents.callbacks import ProgressCallback
 from agents.runs import checkpoint_files
@@ -36,93 +34,6 @@ SMALL = ["--set", "rollout_steps=256", "--set", "batch_size=64", "--set", "n_epo
 BUSY = ["--set", "maturity_threshold=10", "--set", "replacement_rate=0.02"]
 ALWAYS = ["--checkpoint-minutes", 0]
 ANT = ["--env", "ant-nonstationary", "--timesteps", 2048, "--period", 600, *SMALL]
-
-
-def rows(path):
-    """A CSV file's rows, without what a clock says."""
-    with path.open(newline="") as file:
-        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
-
-
-def newest(folder):
-    return max((folder / "checkpoints").glob("*.pt"))
-
-
-def differences(one, other, place=""):
-    """Where two states differ, but for sizes of files and what a clock says."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        clocks = ("t", "t_start", "episode_times", "sizes")
-        return [text for key in one if key not in clocks for text in differences(one[key], other[key], f"{place}/{key}")]
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return [text for i, (a, b) in pairs for text in differences(a, b, f"{place}[{i}]")]
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
-    else:
-        same = one == other
-    return [] if same else [f"{place}: {one} {other}"]
-
-
-def assert_same_run(folder, other):
-    """To the bit: the last checkpoint with all states and weights, logs, curves, summary."""
-    states = [torch.load(newest(path), weights_only=True) for path in (folder, other)]
-    assert differences(*states) == []
-    assert newest(folder).name[:12] == newest(other).name[:12]
-    assert rows(folder / "progress.csv") == rows(other / "progress.csv")
-    assert (folder / "episodes.csv").read_text() == (other / "episodes.csv").read_text()
-    summaries = [json.loads((path / "summary.json").read_text()) for path in (folder, other)]
-    assert all(summary.pop("time") for summary in summaries)
-    assert summaries[0] == summaries[1]
-    assert curves(folder) == curves(other)
-
-
-def curves(folder):
-    """What TensorBoard shows, by name."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0})
-    events.Reload()
-    names = [name for name in events.Tags()["scalars"] if not name.startswith("time/")]
-    shown = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
-    for steps in ([step for step, _ in points] for points in shown.values()):
-        assert steps == sorted(steps)
-    return shown | {name: [event.step for event in events.Histograms(name)] for name in events.Tags()["histograms"]}
-
-
-def wait_for_next_second(folder):
-    """TensorBoard puts files in the order of the seconds in their names."""
-    newest_second = max((int(path.name.split(".")[3]) for path in folder.glob("events.*")), default=0)
-    while time.time() < newest_second + 1:
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def command(command):
-    """The command; a run goes on in another second than it stopped in."""
-
-    def train(*arguments):
-        if arguments[0] == "--resume":
-            wait_for_next_second(Path(arguments[1]))
-        return command(*arguments)
-
-    return train
-
-
-@pytest.fixture
-def interrupted(command, monkeypatch):
-    """Trains until a step and is then gone at once, as by a second Ctrl-C."""
-
-    def train(*arguments, until):
-        rollout_end = ProgressCallback._on_rollout_end
-
-        def leave(callback):
-            if callback.num_timesteps >= until:
-                raise KeyboardInterrupt
-            rollout_end(callback)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(ProgressCallback, "_on_rollout_end", leave)
-            assert command(*arguments) == 130
-
-    return train
 
 
 STOPPED = {
