@@ -123,7 +123,7 @@ def _first_line(config: Config, trained: Trained, held: HeldParameter) -> str:
     others = [f"{name} stays at {value:.3g}" for name, value in trained.values.items() if name != held.name]
     phase = "" if trained.phase is None else f", phase {trained.phase}"
     now = "" if held.current is None else f" with {held.shown(held.current)}"
-    run = f"{config.env}, method {config.method}, seed {config.seed}, at step {trained.steps:,}{phase}{now}"
+    run = f"{config.env}, method {config.method_words}, seed {config.seed}, at step {trained.steps:,}{phase}{now}"
     return "; ".join([run, *others])
 
 

@@ -59,5 +59,5 @@ def draw_evaluation(episodes: list[Episode], config: Config, trained: Trained, h
     axis.set_ylabel("episode return")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.suptitle(f"{config.env}   method {config.method}   seed {config.seed}   {trained.steps:,} steps", fontsize=11)
+    figure.suptitle(f"{config.env}   method {config.method_words}   seed {config.seed}   {trained.steps:,} steps", fontsize=11)
     figure.savefig(path, dpi=120)

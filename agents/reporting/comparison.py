@@ -15,7 +15,6 @@ import numpy as np
 import scipy.stats
 
 from agents.reporting.results import BINS, RETURN, AgentResult, Array, LearningResult, RunResult
-from agents.runs import presets
 from agents.runs.config import Config
 from agents.runs.errors import UserError, unknown
 from agents.runs.verdict import IDLE_UNITS, PhaseEnd
@@ -196,21 +195,21 @@ def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
     curve = fill(result.curve[RETURN][phase])
     final = _final_return(result, phase)
     best = curve.max()
-    networks = ("policy", "value")
+    networks = dict(zip(("policy", "value"), result.config.networks, strict=True))
     return {
         "area": float(curve.mean()),
         "final_return": final,
         "drop": _final_return(result, phase - 1) - float(curve[0]) if phase else np.nan,
         "steps_to_recover": steps_to_recover(curve, final, result.phase_length),
         "collapsed": float(best - final > _COLLAPSED * abs(best)) if np.isfinite(best - final) else np.nan,
-        **{f"dormant_{network}": 100 * _last(result, phase, network, "dormant_fraction") for network in networks},
+        **{f"dormant_{network}": 100 * _last(result, phase, name, "dormant_fraction") for network, name in networks.items()},
         **{
-            f"gradient_dormant_{network}": 100 * _last(result, phase, network, "gradient_dormant_fraction")
-            for network in networks
+            f"gradient_dormant_{network}": 100 * _last(result, phase, name, "gradient_dormant_fraction")
+            for network, name in networks.items()
         },
-        **{f"rank_{network}": _last(result, phase, network, "stable_rank") for network in networks},
-        **{f"kernel_{network}": _last(result, phase, network, "probe_ntk_effective_rank") for network in networks},
-        **{f"weight_{network}": _last(result, phase, network, "weight_magnitude") for network in networks},
+        **{f"rank_{network}": _last(result, phase, name, "stable_rank") for network, name in networks.items()},
+        **{f"kernel_{network}": _last(result, phase, name, "probe_ntk_effective_rank") for network, name in networks.items()},
+        **{f"weight_{network}": _last(result, phase, name, "weight_magnitude") for network, name in networks.items()},
     }
 
 
@@ -219,7 +218,7 @@ def phase_ends(result: AgentResult, phases: Iterable[int]) -> list[PhaseEnd]:
     ends = []
     for number in phases:
         phase = result.phases[number]
-        of_policy = {name: _last(result, number, "policy", name) for name in (*IDLE_UNITS, "stable_rank")}
+        of_policy = {name: _last(result, number, result.config.networks[0], name) for name in (*IDLE_UNITS, "stable_rank")}
         ends.append(
             PhaseEnd(
                 number,
@@ -288,7 +287,7 @@ def other_settings(comparison: Comparison) -> list[str]:
     if isinstance(comparison.config, LearningConfig):
         return names  # labels tell
     for config in configs[1:]:
-        of_methods = {**presets.METHODS[config.method].changes, **presets.METHODS[configs[0].method].changes}
+        of_methods = {**config.preset.changes, **configs[0].preset.changes}
         for name, *_ in config.differences(configs[0]):
             kind, _, setting = name.partition(".")
             if kind == "hyperparameters" and setting not in of_methods:

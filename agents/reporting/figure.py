@@ -43,7 +43,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
 
     Phases of different runs are laid over each other, each as long as the period. With five seeds or more a line is the
     statistic over seeds in its interval; with fewer it lies between the single runs, drawn thinly. The measures of units are
-    those of the policy, averaged over its layers.
+    those of the network that acts, averaged over its layers.
 
     Args:
         comparison: The runs.
@@ -54,11 +54,11 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
     merged, first, factor = 1, 0.0, 1.0
     if isinstance(config, Config):
         network, length, label, curve, parts = (
-            "policy",
+            config.networks[0],
             config.period or config.timesteps,
             "episode return",
             RETURN,
-            ",\npolicy",
+            f",\n{config.networks[0]}",
         )
         width = length / BINS
     else:
@@ -88,7 +88,8 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
             shade(axis, spans, config.params, labelled=i == 0)
         axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
         axes[-1].set_xlim(0, spans[-1].end)
-        title = f"{config.env}   {_what_is_drawn(comparison, statistic)}"
+        algo = "" if config.algo == "ppo" else f"   {config.algo}"
+        title = f"{config.env}{algo}   {_what_is_drawn(comparison, statistic)}"
     else:
         each = f", means of {merged} tasks" if merged > 1 else ""
         axes[-1].set_xlabel(("examples" if config.examples else "task") + each)

@@ -243,6 +243,11 @@ class Config(RunConfig):
         return find_method(self.algo, self.method)
 
     @property
+    def method_words(self) -> str:
+        """The method, and of which algorithm, where that is not PPO: ``"cbp of sac"``."""
+        return self.method if self.algo == "ppo" else f"{self.method} of {self.algo}"
+
+    @property
     def networks(self) -> tuple[str, str]:
         """What the network is called that acts, and the one that judges; the same where one does both."""
         return ALGORITHMS[self.algo].networks

@@ -53,7 +53,7 @@ def draw_run(folder: RunFolder, config: Config) -> None:
     axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
     axes[-1].xaxis.set_major_formatter(FuncFormatter(short_number))
     axes[-1].set_xlim(0, steps[-1])
-    figure.suptitle(f"{config.env}   method {config.method}   seed {config.seed}", fontsize=11)
+    figure.suptitle(f"{config.env}   method {config.method_words}   seed {config.seed}", fontsize=11)
     figure.savefig(folder.figure, dpi=120)
 
 
@@ -77,11 +77,11 @@ def _draw_returns(axis: Axes, episodes: dict[str, NDArray[np.float64]]) -> None:
 def _draw_layers(
     axis: Axes, progress: dict[str, NDArray[np.float64]], steps: NDArray[np.float64], measure: str, scale: float
 ) -> None:
-    colours = {"policy": "tab:blue", "value": "tab:red"}
+    colours = {"policy": "tab:blue", "value": "tab:red", "actor": "tab:blue", "critic": "tab:red", "q_net": "tab:blue"}
     for name, column in sorted(progress.items()):
         group, *path, last = name.split("/")
         if group in ("cbp", "plasticity") and last == measure:
-            style = "-" if path[-1] == "hidden1" else "--"
+            style = "-" if path[-1].endswith("hidden1") else "--"
             drawn = np.where(column > 0, scale * column, np.nan) if measure == "mean_utility" else scale * column
             recorded = np.isfinite(column)  # units are recorded after every few rollouts
             axis.plot(steps[recorded], drawn[recorded], style, color=colours.get(path[0]), linewidth=1.2, label=" ".join(path))

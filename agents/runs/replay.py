@@ -8,6 +8,7 @@ checkpoints are, whole or not at all, and a checkpoint names those that it needs
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -126,5 +127,6 @@ def _unpack(buffer: ReplayBuffer, content: bytes, rows: _Rows, oldest: int) -> N
 
 def _differ(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
     """Where two arrays ``(rows, environments, …)`` are not the same to the bit."""
-    flat = [np.ascontiguousarray(array).reshape(*array.shape[:2], -1) for array in (one, other)]
-    return np.asarray((flat[0].view(np.uint8) != flat[1].view(np.uint8)).any(axis=-1))
+    size = math.prod(one.shape[2:]) * one.itemsize
+    as_bytes = [np.ascontiguousarray(array).view(np.uint8).reshape(*one.shape[:2], size) for array in (one, other)]
+    return np.asarray((as_bytes[0] != as_bytes[1]).any(axis=-1))

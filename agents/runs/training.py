@@ -181,5 +181,4 @@ class _Training:
         at = f" from step {steps:,}" if steps else ""
         environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
         length = f"{config.timesteps:,} steps of {environments}{at}{change}"
-        method = config.method if config.algo == "ppo" else f"{config.method} of {config.algo}"
-        return f"{config.env}, method {method}, seed {config.seed}: {length}; writing to {self.folder.path}"
+        return f"{config.env}, method {config.method_words}, seed {config.seed}: {length}; writing to {self.folder.path}"

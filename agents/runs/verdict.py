@@ -42,6 +42,9 @@ IDLE_UNITS = ("dormant_fraction", "saturated_fraction")
 
 Sign = Literal["units", "rank", "return", "control"]
 
+_POLICIES = ("policy", "actor", "q_net")
+"""What the network that acts is called, by algorithm."""
+
 _ADVICE = ("l2", "redo", "cbp")
 
 
@@ -102,9 +105,9 @@ def and_list(parameters: Sequence[str]) -> str | None:
 
 def policy_measures(latest: Mapping[str, float]) -> dict[str, float]:
     """The measures of a :class:`PhaseEnd`, out of those recorded last, by their names in TensorBoard and in forward order."""
-    found = {}
+    found, prefixes = {}, tuple(f"plasticity/{network}/" for network in _POLICIES)
     for name in (*IDLE_UNITS, "stable_rank"):
-        layers = [value for key, value in latest.items() if key.startswith("plasticity/policy/") and key.endswith(f"/{name}")]
+        layers = [value for key, value in latest.items() if key.startswith(prefixes) and key.endswith(f"/{name}")]
         if layers:
             found[name] = layers[-1] if name == "stable_rank" else sum(layers) / len(layers)
     return found

@@ -93,3 +93,19 @@ def test_no_checkpoint_goes_for_an_error_that_room_does_not_mend(folder, monkeyp
     with pytest.raises(OSError, match="Input/output error"):
         checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
     assert kept(folder) == [0, 1, 2]
+
+
+def test_transitions_that_are_still_needed_make_no_room(folder):
+    size = checkpoint_files.newest(folder).stat().st_size
+    old, new = (checkpoint_files.NewFile.of(stem, ".npz", bytes(size // 4)) for stem in ("0-1", "1-2"))
+    checkpoint_files.write(folder, 3, {"transitions": [old.name], "numbers": np.full(100_000, 3)}, old)
+    (folder.path / "events").write_bytes(bytes(3 * size // 2))  # two and a half fit beside it
+    checkpoint_files.write(folder, 4, {"transitions": [old.name, new.name], "numbers": np.full(100_000, 4)}, new)
+    files = folder.checkpoints / "transitions"
+    assert {path.name for path in files.iterdir()} == {old.name, new.name}
+    assert checkpoint_files.read_newest(folder, with_files=True).state["numbers"].unique().tolist() == [4]
+    checkpoint_files.write(folder, 5, {"transitions": [new.name]})
+    assert {path.name for path in files.iterdir()} == {old.name, new.name}  # the checkpoint before needs the first still
+    for steps in (6, 7, 8):
+        checkpoint_files.write(folder, steps, {"transitions": [new.name]})
+    assert {path.name for path in files.iterdir()} == {new.name}

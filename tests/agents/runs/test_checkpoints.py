@@ -438,9 +438,16 @@ def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, whole,
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path):
-    arguments = ["--env", "ant-nonstationary", "--timesteps", 20_480, "--period", 5000, "--set", "rollout_steps=1024", *BUSY]
-    arguments += ["--checkpoint-minutes", 0.005]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--timesteps", 20_480, "--set", "rollout_steps=1024", *BUSY],
+        ["--algo", "sac", "--method", "backprop", "--timesteps", 10_240, "--set", "train_freq=32", "--set", "gradient_steps=4"],
+    ],
+    ids=["ppo", "sac"],
+)
+def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path, arguments):
+    arguments = ["--env", "ant-nonstationary", "--period", 5000, *arguments, "--checkpoint-minutes", 0.005]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     unbroken = process(*arguments, "--run-dir", whole)
     _, err = unbroken.communicate()

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.callbacks import PhaseCallback, PlasticityCallback
-from agents.runs import checkpoints
 from agents.runs.build import make_model, make_vec_env
+from agents.runs.checkpoints import Checkpoints
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder
@@ -93,7 +93,7 @@ def check_checkpoint(finished, tmp_path, data):
         warnings.simplefilter("ignore")
         try:
             recorders = {"phases": PhaseCallback("friction"), "plasticity": PlasticityCallback()}
-            model = checkpoints.load(copy, config, recorders)
+            model = Checkpoints(copy, recorders).load(config)
         except UserError as error:
             assert "\n" not in str(error)  # noqa: PT017
         else:
