@@ -6,7 +6,7 @@ import math
 
 from agents.runs.algorithms import AnyHyperparameters
 from agents.runs.errors import UserError, unknown
-from agents.runs.off_policy import SACHyperparameters
+from agents.runs.off_policy import OffPolicyHyperparameters, SACHyperparameters
 from agents.runs.presets import Hyperparameters
 
 # Of each number: least value, whether that value itself is allowed, greatest value (allowed).
@@ -81,8 +81,15 @@ def check_hyperparameters(values: AnyHyperparameters, n_envs: int) -> None:
         check_whole("each number of net_arch", units, least=1)
     if isinstance(values, Hyperparameters):
         _check_rollouts(values, n_envs)
-    elif values.gradient_steps != -1:
+    else:
+        _check_off_policy(values)
+
+
+def _check_off_policy(values: OffPolicyHyperparameters) -> None:
+    if values.gradient_steps != -1:
         check_whole("gradient_steps", values.gradient_steps, least=1)
+    if values.activation not in ("relu", "tanh"):  # Stable-Baselines3's networks have layers as wide as what comes before them
+        raise unknown("activation", values.activation, ("relu", "tanh"))
 
 
 def _check_rollouts(values: Hyperparameters, n_envs: int) -> None:

@@ -186,7 +186,9 @@ def _with(method: str, **changes: Any) -> MethodPreset:
     """A method with the defaults of its class, some of them changed."""
     options = inspect.signature(cbp.METHODS[method]).parameters.values()
     left_to_the_policy = ("model", "optimizer", "layers", "example", "strict", "seed")
-    return MethodPreset(method, {o.name: o.default for o in options if o.name not in left_to_the_policy} | changes)
+    defaults = {o.name: o.default for o in options if o.name not in left_to_the_policy}
+    as_in_json = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+    return MethodPreset(method, as_in_json | changes)
 
 
 # One update a step, where the paper's PPO makes 160 in 2,048: ρ for as many replaced units a step.
