@@ -42,7 +42,7 @@ def test_the_recipe_trains_a_plastic_policy_in_a_changing_world_and_records_it(r
     events = EventAccumulator(str(file))
     events.Reload()
     assert events.Scalars("cbp/policy/replaced")[-1].value > 0
-    assert "plasticity/policy/hidden1/dormant_fraction" in events.Tags()["scalars"]
+    assert "plasticity/policy/hidden1/saturated_fraction" in events.Tags()["scalars"]
 
 
 def test_optuna_searches_over_the_methods_options(rl_zoo3):
