@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import processes
