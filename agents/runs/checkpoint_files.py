@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,8 +107,9 @@ def _drop_unneeded(folder: RunFolder, to_come: Sequence[str] = ()) -> None:
                 path.unlink(missing_ok=True)
 
 
+@lru_cache(maxsize=4 * _KEPT)
 def _needed_by(path: Path) -> list[str]:
-    """The files that a checkpoint needs; none if it is damaged."""
+    """The files that a checkpoint needs; none if it is damaged. Read once: what a checkpoint says is in its name."""
     try:
         return list(read(path).state.get(BESIDE, []))
     except UserError:

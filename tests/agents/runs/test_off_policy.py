@@ -29,13 +29,13 @@ SMALL += ["--set", "net_arch=[12,10]", "--checkpoint-minutes", 0, "--timesteps",
 HOPPER = ["--env", "hopper-nonstationary", "--period", 400]
 CARTPOLE = ["--env", "CartPole-v1", "--param", "observation_noise", "--period", 400]
 RUNS = {
-    "sac": ["--algo", "sac", "--method", "backprop", *HOPPER],
+    "sac": ["--algo", "sac", "--method", "cbp", *HOPPER, "--set", "maturity_threshold=5", "--set", "replacement_rate=0.01"],
     "td3": ["--algo", "td3", "--method", "l2", *HOPPER, "--n-envs", 2, "--normalize", "--set", "train_freq=32"],
     "dqn": [
         "--algo",
         "dqn",
         "--method",
-        "backprop",
+        "reset-all",
         *CARTPOLE,
         "--set",
         "buffer_size=500",
@@ -65,6 +65,8 @@ def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, 
     interrupted("--resume", stopped, until=832)  # the buffer of the last is full
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
+    replaced = json.loads((whole / "summary.json").read_text())["units_replaced"]
+    assert (sum(replaced.values()) > 5) == (name == "sac")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def finished(of_dqn, tmp_path):
 
 def test_a_run_writes_what_one_of_ppo_writes(of_dqn):
     config = Config.from_json((of_dqn / "config.json").read_text())
-    assert (config.algo, config.method, config.hyperparameters.buffer_size) == ("dqn", "backprop", 500)
+    assert (config.algo, config.method, config.hyperparameters.buffer_size) == ("dqn", "reset-all", 500)
     summary = json.loads((of_dqn / "summary.json").read_text())
     assert summary["complete"]
     assert len(summary["phases"]) == 3
