@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from cbp.discovery.calls import Call, aligned, mix, unknown
-from cbp.discovery.following import Follower, Value, merged
+from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, compress, concatenated, has_units, reshaped, uniform
+from cbp.discovery.memory import Value, merged
 from cbp.discovery.pointwise import combine
 from cbp.discovery.weights import Weights
 
@@ -23,9 +24,9 @@ def rearrange(follower: Follower, call: Call) -> list[Value]:
     weights = follower.storages.find(tensor)
     if weights is not None:
         return _rearrange_parameter(follower, call, weights)
-    value = follower.value(tensor)
+    value = follower.memory.value(tensor)
     for other in others:  # what is selected by is no unit
-        if has_units(follower.value(other).labels):
+        if has_units(follower.memory.value(other).labels):
             return unknown(follower, call)
     if others and any(value.labels.shape[axis] > 1 for axis in _selected_axes(call)):
         return mix(follower, call, f"are selected by numbers in '{call.name}', which may be others in the next pass")
@@ -78,9 +79,9 @@ def _selected_axes(call: Call) -> list[int]:
 def add_at(follower: Follower, call: Call) -> list[Value]:
     """Sums into positions by number, such as those over the edges of a graph."""
     into, index, source = call["self"], call["index"], call["source" if "source" in call.arguments else "src"]
-    if any(follower.storages.find(tensor) for tensor in (into, source)) or has_units(follower.value(index).labels):
+    if any(follower.storages.find(tensor) for tensor in (into, source)) or has_units(follower.memory.value(index).labels):
         return unknown(follower, call)
-    values = [follower.value(into), follower.value(source)]
+    values = [follower.memory.value(into), follower.memory.value(source)]
     if any(value.labels.shape[call["dim"]] > 1 for value in values):
         return unknown(follower, call)
     return [Value(combine(follower, *(value.labels for value in values), added=True), merged(values, None))]
@@ -92,7 +93,7 @@ def copy(follower: Follower, call: Call) -> list[Value]:
     weights = follower.storages.find(source)
     if weights is not None or follower.storages.find(written) is not None:
         return unknown(follower, call)
-    value = follower.value(source)
+    value = follower.memory.value(source)
     return [Value(aligned(value.labels, written.ndim), dict(value.paths))]
 
 
@@ -101,7 +102,7 @@ def concatenate(follower: Follower, call: Call) -> list[Value]:
     parts, values = [], []
     for tensor in call.tensors:
         weights = follower.storages.find(tensor)
-        value = Value(uniform(CONSTANT, tensor.ndim)) if weights else follower.value(tensor)
+        value = Value(uniform(CONSTANT, tensor.ndim)) if weights else follower.memory.value(tensor)
         if weights:
             follower.otherwise.setdefault(weights.name, call.name)
         if tensor.ndim == 1 and tensor.numel() == 0 and call.name == "cat":  # torch lets it pass

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cbp.discovery.following import Follower, Value, merged
+from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, uniform
+from cbp.discovery.memory import Value, merged
 
 
 @dataclass
@@ -63,8 +64,8 @@ def mix(follower: Follower, call: Call, reason: str) -> list[Value]:
             computed.add(weights.name)
             meets = True
         else:
-            values.append(follower.value(tensor))
-            follower.leave_out(values[-1].labels, reason)
+            values.append(follower.memory.value(tensor))
+            follower.units.leave_out(values[-1].labels, reason)
             computed |= values[-1].computed
     if meets:
         follower.meet_weight(*values)

@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cbp.discovery.following import Follower, Key, Path, Seen, Use
+from cbp.discovery.following import Follower, Key, Seen, Use
 from cbp.discovery.labels import varying
+from cbp.discovery.memory import Path
 from cbp.discovery.recording import Arguments, Example, record, unwrapped
 from cbp.groups import Edge, Group, LayerError, Place, Slices
 
@@ -160,14 +161,14 @@ class _Builder:
     def build(self) -> tuple[list[Group], list[str]]:
         follower = self._follower
         self._leave_out_shared()
-        roots, _ = follower.members()
+        roots, _ = follower.units.members()
         self._whole: dict[int, list[int]] = {}  # the members of each unit
         for number, root in enumerate(roots.tolist(), start=1):
             self._whole.setdefault(root, []).append(number)
         slices_of = self._slices_by_unit()
         signatures: dict[tuple[object, ...], list[int]] = {}
         for root, of_unit in slices_of.items():
-            if follower.reason(root) is None:
+            if follower.units.reason(root) is None:
                 signature = tuple((kind, key, len(indices)) for (kind, key), indices in of_unit.items())
                 signatures.setdefault(signature, []).append(root)
         groups: list[Group] = []
@@ -205,7 +206,7 @@ class _Builder:
             if how or twice or _overlap([key for kind, key, _ in parts if kind == "column"]):
                 reason = f"have weights in '{name}', which is used {f'in {how!r} too' if how else 'in two ways'}"
                 for _, _, labels in parts:
-                    follower.leave_out(labels, reason)
+                    follower.units.leave_out(labels, reason)
 
     def _slices_by_unit(self) -> dict[int, dict[tuple[str, Key], list[int]]]:
         """For each unit, in the order of their first rows, the indices of its slices of every kind."""
@@ -216,7 +217,7 @@ class _Builder:
         tables += [("edge", key, use.columns) for key, use in follower.uses.items()]
         for kind, key, labels in tables:
             indices = (labels > 0).nonzero().flatten()
-            for root, index in zip(follower.root_of(labels[indices]).tolist(), indices.tolist(), strict=True):
+            for root, index in zip(follower.units.root_of(labels[indices]).tolist(), indices.tolist(), strict=True):
                 if kind == "fresh" or root in found:
                     found.setdefault(root, {}).setdefault((kind, key), []).append(index)
         return found
@@ -256,7 +257,7 @@ class _Builder:
 
     def _producers_of(self, units: list[int]) -> list[int]:
         members = torch.tensor([member for unit in units for member in self._whole[unit]])
-        return self._follower.producers_of(members)
+        return self._follower.units.producers_of(members)
 
     def _path(self, units: list[int], use: Use) -> Path:
         paths = [use.seen[number][2] for number in self._producers_of(units) if number in use.seen]
@@ -280,12 +281,12 @@ class _Builder:
     def _stays(self, border: Seen) -> bool:
         """Whether what passes a border last is the same in every pass: that is what can be watched there."""
         where = border.module, border.returned, border.key
-        last = [self._follower.roots(of_pass[where].labels) for of_pass in self._follower.last_at if where in of_pass]
-        labels = self._follower.roots(border.labels)
+        last = [self._follower.units.roots(of_pass[where].labels) for of_pass in self._follower.last_at if where in of_pass]
+        labels = self._follower.units.roots(border.labels)
         return all(torch.equal(other, labels) for other in last)
 
     def _place(self, units: list[int], border: Seen, weights: Slices) -> Place | None:
-        labels = torch.where(border.labels > 0, self._follower.root_of(border.labels.clamp_min(0)), border.labels)
+        labels = torch.where(border.labels > 0, self._follower.units.root_of(border.labels.clamp_min(0)), border.labels)
         places = torch.isin(labels, torch.tensor(units)).nonzero()
         axes = (
             [axis for axis in varying(labels) if len(units) > 1 and len(torch.unique(places[:, axis])) > 1]
@@ -328,7 +329,7 @@ class _Builder:
                 reasons.setdefault(producer.reason, []).append(name)
                 continue
             for unit in producer.rows[producer.rows > 0].tolist():
-                reason = follower.reason(unit)
+                reason = follower.units.reason(unit)
                 if reason and name not in reasons.setdefault(reason, []):
                     reasons[reason].append(name)
         quoted = {reason: ", ".join(f"'{name}'" for name in names) for reason, names in reasons.items()}

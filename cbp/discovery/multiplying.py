@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from cbp.discovery.calls import Call, aligned, mix
-from cbp.discovery.following import ADDED, Follower, Path, Value, merged
+from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, has_units, uniform, varying
+from cbp.discovery.memory import Path, Value, merged
 from cbp.discovery.pointwise import combine, own
+from cbp.discovery.uniting import ADDED
 from cbp.discovery.weights import Weights
 
 
@@ -21,8 +23,8 @@ def matmul(follower: Follower, call: Call) -> list[Value]:
     if vector:
         column = b.unsqueeze(1)
         if follower.storages.find(b) is None:
-            known = follower.value(b)
-            follower.put(column, replace(known, labels=known.labels.unsqueeze(1)))
+            known = follower.memory.value(b)
+            follower.memory.put(column, replace(known, labels=known.labels.unsqueeze(1)))
         b = column
     value = _product(follower, a, b, call)
     if vector:
@@ -34,7 +36,7 @@ def matmul(follower: Follower, call: Call) -> list[Value]:
     if weights is not None:
         own(follower, weights, value.labels, 0.0)
         return [value]
-    other = follower.value(bias)
+    other = follower.memory.value(bias)
     labels = combine(follower, value.labels, aligned(other.labels, value.labels.ndim), added=True)
     return [Value(labels, merged([value, other]))]
 
@@ -43,12 +45,12 @@ def _product(follower: Follower, a: Tensor, b: Tensor, call: Call) -> Value:
     """``(…, n, k) @ (…, k, m)``."""
     of_a, of_b = follower.storages.find(a), follower.storages.find(b)
     if of_b is not None and of_a is None:
-        return _times_weight(follower, follower.value(a), of_b, call, rows=-2, inner=(-1, -2), columns=-1)
+        return _times_weight(follower, follower.memory.value(a), of_b, call, rows=-2, inner=(-1, -2), columns=-1)
     if of_a is not None and of_b is None:
-        return _times_weight(follower, follower.value(b), of_a, call, rows=-1, inner=(-2, -1), columns=-2)
+        return _times_weight(follower, follower.memory.value(b), of_a, call, rows=-1, inner=(-2, -1), columns=-2)
     if of_a is not None and of_b is not None:
         return mix(follower, call, "")[0]
-    first, second = follower.value(a), follower.value(b)
+    first, second = follower.memory.value(a), follower.memory.value(b)
     for value, other, columns in ((first, second, -1), (second, first, -2)):
         if value.computed:
             return _times_computed(follower, other, value, call, columns)
@@ -57,7 +59,7 @@ def _product(follower: Follower, a: Tensor, b: Tensor, call: Call) -> Value:
 
 def _times_computed(follower: Follower, value: Value, weight: Value, call: Call, columns: int) -> Value:
     names = "', '".join(sorted(weight.computed))
-    follower.leave_out(value.labels, f"meet weights that are computed from '{names}' before they are used")
+    follower.units.leave_out(value.labels, f"meet weights that are computed from '{names}' before they are used")
     follower.meet_weight(value)
     for name in weight.computed:
         follower.otherwise.setdefault(name, call.name)
@@ -108,7 +110,7 @@ def _same_in_rows(follower: Follower, rows: Tensor, name: str) -> Tensor:
     along = torch.where((rows == CONSTANT).all(dim=0), CONSTANT, least)
     mixed = ((rows != along) & (rows != CONSTANT)).any(dim=0)
     if bool(mixed.any()):
-        follower.leave_out(rows[:, mixed], f"meet the weight '{name}' along two axes")
+        follower.units.leave_out(rows[:, mixed], f"meet the weight '{name}' along two axes")
     return along.masked_fill(mixed, DATA)
 
 
@@ -116,7 +118,7 @@ def _meet(
     follower: Follower, along: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1, blocks: int = 1
 ) -> None:
     if bool((along <= FIRST_STATISTIC).any()):
-        follower.leave_out(along[along <= FIRST_STATISTIC], "are summed up before they meet a weight")
+        follower.units.leave_out(along[along <= FIRST_STATISTIC], "are summed up before they meet a weight")
         along = along.masked_fill(along <= FIRST_STATISTIC, DATA)
     follower.consume(along, weights, axis, value, prefer, blocks)
 
@@ -148,9 +150,9 @@ def convolution(follower: Follower, call: Call) -> list[Value]:
     weights = follower.storages.find(weight)
     if follower.storages.find(maps) is not None:
         return mix(follower, call, "")
-    value = follower.value(maps)
+    value = follower.memory.value(maps)
     if weights is None:
-        known = follower.value(weight)
+        known = follower.memory.value(weight)
         if known.computed:
             return [_times_computed(follower, value, known, call, 1)]
         return mix(follower, call, "meet the weights of a convolution that are no parameter")
@@ -188,11 +190,11 @@ def _depthwise(follower: Follower, weights: Weights, bias: Tensor | None, along:
     geometry = weights.locate(0)
     produced, paths = follower.produce(weights, 0)
     if geometry is None:
-        follower.leave_out(labels, f"meet the depthwise weight '{weights.name}' in a way that is not followed")
+        follower.units.leave_out(labels, f"meet the depthwise weight '{weights.name}' in a way that is not followed")
     else:
         both = (labels > 0) & (produced > 0)
-        follower.unite(labels[both], produced[both], added=False)
-        follower.leave_out(produced[~both & (produced > 0)], ADDED)
-    out = follower.roots(labels).reshape(1, -1, *[1] * (ndim - 2))
+        follower.units.unite(labels[both], produced[both], added=False)
+        follower.units.leave_out(produced[~both & (produced > 0)], ADDED)
+    out = follower.units.roots(labels).reshape(1, -1, *[1] * (ndim - 2))
     _own_bias(follower, bias, out)
     return Value(compress(out), merged([value, Value(out, paths)], None))

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from cbp.discovery.calls import Call, normed, unknown
-from cbp.discovery.following import Follower, Value
+from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, uniform, varying
+from cbp.discovery.memory import Value
 from cbp.discovery.pointwise import own
 
 
 def batch_norm(follower: Follower, call: Call) -> list[Value]:
     """Each channel is normalised by itself."""
-    value = follower.value(call["input"])
+    value = follower.memory.value(call["input"])
     if any(axis != 1 for axis in varying(value.labels)):
         return unknown(follower, call)
     labels = value.labels
@@ -26,7 +27,7 @@ def batch_norm(follower: Follower, call: Call) -> list[Value]:
 
 def layer_norm(follower: Follower, call: Call) -> list[Value]:
     """Units are normalised together, unless the norm goes over positions alone."""
-    value = follower.value(call["input"])
+    value = follower.memory.value(call["input"])
     labels, axes = value.labels, len(call["normalized_shape"])
     for name, fresh in (("weight", 1.0), ("bias", 0.0)):
         _own_of_norm(follower, call.arguments.get(name), labels, fresh)
@@ -37,7 +38,7 @@ def layer_norm(follower: Follower, call: Call) -> list[Value]:
 
 def group_norm(follower: Follower, call: Call) -> list[Value]:
     """The units of each group are normalised together; of groups of one, each by itself."""
-    value = follower.value(call["input"])
+    value = follower.memory.value(call["input"])
     labels = value.labels
     if any(axis != 1 for axis in varying(labels)):
         return unknown(follower, call)

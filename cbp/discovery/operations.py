@@ -10,8 +10,9 @@ from functools import partial
 
 from cbp.discovery.arranging import COPIES, VIEWS, add_at, concatenate, constants, copy, look_up, rearrange
 from cbp.discovery.calls import Call, Operation, unknown, without_units
-from cbp.discovery.following import UNCHANGED, Follower, Value
+from cbp.discovery.following import Follower
 from cbp.discovery.labels import has_units
+from cbp.discovery.memory import UNCHANGED, Value
 from cbp.discovery.multiplying import convolution, matmul
 from cbp.discovery.norms import batch_norm, group_norm, layer_norm
 from cbp.discovery.pointwise import elu, hardtanh, pointwise
@@ -23,7 +24,7 @@ def follow(follower: Follower, call: Call) -> list[Value]:
     if OPERATIONS.get(call.name) is constants:
         return constants(follower, call)
     weights = [follower.storages.find(tensor) for tensor in call.tensors]
-    values = [follower.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
+    values = [follower.memory.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
     times_computed = call.name in _MULTIPLYING and any(value.computed for value in values)
     if any(weights) or times_computed or any(has_units(value.labels) for value in values):
         if call.name in OPERATIONS:

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from cbp.discovery.calls import Call, aligned, normed
-from cbp.discovery.following import ADDED, UNCHANGED, Follower, Value, merged
+from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform, varying
+from cbp.discovery.memory import UNCHANGED, Value, merged
+from cbp.discovery.uniting import ADDED
 from cbp.discovery.weights import Geometry, Weights
 
 
 def pointwise(follower: Follower, call: Call, *, activation: str | None, added: bool = False) -> list[Value]:
     """One or several tensors, element by element. ``added``: what is not zero in one stays, whatever the other is."""
     weights = [follower.storages.find(tensor) for tensor in call.tensors]
-    values = [follower.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
+    values = [follower.memory.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in call.tensors))  # type: ignore[no-untyped-call]
     labels = uniform(CONSTANT, len(shape))
     for value in values:
@@ -60,17 +62,17 @@ def combine(follower: Follower, a: Tensor, b: Tensor, *, added: bool) -> Tensor:
     _meet_statistics(follower, a, b)
     _meet_statistics(follower, b, a)
     if added:
-        follower.leave_out(
+        follower.units.leave_out(
             torch.cat([a[(b == DATA) & (a > 0)], b[(a == DATA) & (b > 0)]]) if not follower.recurrent else a[:0], ADDED
         )
-    a, b = follower.roots(a), follower.roots(b)
+    a, b = follower.units.roots(a), follower.units.roots(b)
     statistics = (a <= FIRST_STATISTIC) | (b <= FIRST_STATISTIC)
     merged = torch.where((a > 0) | (b == CONSTANT), a, torch.where((b > 0) | (a == CONSTANT), b, DATA))
     only = statistics & ~((a > 0) | (b > 0))
     if bool(only.any()):
         met = torch.stack([a, b])[:, only]
         alone = torch.unique(met[met <= FIRST_STATISTIC])
-        merged = torch.where(only, int(alone[0]) if len(alone) == 1 else follower.statistic(met), merged)
+        merged = torch.where(only, int(alone[0]) if len(alone) == 1 else follower.units.statistic(met), merged)
     return compress(merged)
 
 
@@ -83,11 +85,11 @@ def _unite(follower: Follower, pairs: Tensor, *, added: bool) -> None:
     units, partners = torch.unique(pairs, return_counts=True)
     beside_several = torch.isin(pairs, units[partners > 1])
     alone = ~beside_several.any(dim=0)
-    follower.unite(*pairs[:, alone], added=added)
+    follower.units.unite(*pairs[:, alone], added=added)
     if added:
-        follower.leave_out(pairs[:, ~alone], ADDED)
+        follower.units.leave_out(pairs[:, ~alone], ADDED)
     else:
-        follower.leave_out(pairs[beside_several], "scale several units of others")
+        follower.units.leave_out(pairs[beside_several], "scale several units of others")
 
 
 def _meet_statistics(follower: Follower, units: Tensor, statistics: Tensor) -> None:
@@ -95,10 +97,10 @@ def _meet_statistics(follower: Follower, units: Tensor, statistics: Tensor) -> N
     met = (units > 0) & (statistics <= FIRST_STATISTIC)
     for number in torch.unique(statistics[met]).tolist():
         its_units = torch.unique(units[met & (statistics == number)])
-        if follower.is_of(number, its_units):
+        if follower.units.is_of(number, its_units):
             follower.couple(its_units, follower.module)
         else:
-            follower.leave_out(torch.tensor([number]), "reach units of others through a sum or mean over units")
+            follower.units.leave_out(torch.tensor([number]), "reach units of others through a sum or mean over units")
 
 
 def own(follower: Follower, weights: Weights, labels: Tensor, value: float | None, axis: int | None = None) -> None:

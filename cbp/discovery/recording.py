@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from cbp.discovery.calls import Call
-from cbp.discovery.following import Follower, Value
+from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, uniform
+from cbp.discovery.memory import Value
 from cbp.discovery.operations import follow
 from cbp.groups import LayerError
 
@@ -97,7 +98,7 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
         follower.storages.add(name, parameter)
     for name, buffer in duplicate.named_buffers():
         follower.buffers.add(name, buffer)
-        follower.put(buffer, Value(uniform(CONSTANT, buffer.ndim)))
+        follower.memory.put(buffer, Value(uniform(CONSTANT, buffer.ndim)))
     with ExitStack() as stack:
         stack.enter_context(_undisturbed(duplicate))
         stack.enter_context(_watched(duplicate, follower))
@@ -236,7 +237,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if returned:
             self._note(func, was, {id(tensor) for tensor in given}, returned)
         elif func is torch.ops.aten._local_scalar_dense.default and given[0].is_floating_point():
-            self._follower.leave_out(self._follower.value(given[0]).labels, "are read as a number, whose use is not followed")
+            labels = self._follower.memory.value(given[0]).labels
+            self._follower.units.leave_out(labels, "are read as a number, whose use is not followed")
         return out
 
     def _note(self, func: Any, was: tuple[Any, Any], given: set[int], returned: list[Tensor]) -> None:
@@ -244,17 +246,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [tensor for tensor in tree_leaves(was) if isinstance(tensor, Tensor)]
         if not all(map(_is_followed, [*tensors, *returned])):
             for tensor in filter(_is_followed, tensors):
-                follower.leave_out(follower.value(tensor).labels, f"reach '{func}', which is not followed")
+                follower.units.leave_out(follower.memory.value(tensor).labels, f"reach '{func}', which is not followed")
             return
         call = Call(func.overloadpacket.__name__.removesuffix("_"), func, _bound(func, *was), tensors, returned)
         for tensor, value in zip(returned, follow(follower, call), strict=True):
             if not (func._schema.is_mutable and id(tensor) in given):
-                follower.put(tensor, value)
+                follower.memory.put(tensor, value)
                 continue
             if (name := follower.storages.parameter(tensor)) is not None:
                 follower.otherwise.setdefault(name, call.name)
                 follower.storages.drop_copy(tensor)
-            follower.overwritten(tensor, value)
+            follower.memory.overwritten(tensor, value)
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

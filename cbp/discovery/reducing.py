@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from cbp.discovery.calls import Call, unknown
-from cbp.discovery.following import Follower, Value, merged
+from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, compress, uniform
+from cbp.discovery.memory import Value, merged
 from cbp.discovery.pointwise import combine
 
 
@@ -15,7 +16,7 @@ def over_axes(follower: Follower, call: Call) -> list[Value]:
     tensor = call.tensors[0]
     if follower.storages.find(tensor) is not None:
         return unknown(follower, call)
-    value = follower.value(tensor)
+    value = follower.memory.value(tensor)
     axes = call.arguments.get("dim", None)
     if axes is None or axes == []:
         axes = list(range(tensor.ndim))
@@ -23,7 +24,7 @@ def over_axes(follower: Follower, call: Call) -> list[Value]:
     labels = value.labels
     if tensor.ndim and any(labels.shape[axis] > 1 for axis in axes):
         kept = labels.amax(dim=axes, keepdim=True)
-        labels = uniform(follower.statistic(labels), tensor.ndim).expand(kept.shape)
+        labels = uniform(follower.units.statistic(labels), tensor.ndim).expand(kept.shape)
     keeps = call.returned[0].ndim == tensor.ndim
     if not keeps:
         labels = labels.reshape([size for axis, size in enumerate(labels.shape) if axis not in axes])
@@ -34,7 +35,7 @@ def along_axis(follower: Follower, call: Call) -> list[Value]:
     """Softmax, sorting, cumulative sums: along an axis on which units vary they mix them."""
     if follower.storages.find(call.tensors[0]) is not None:
         return unknown(follower, call)
-    value = follower.value(call.tensors[0])
+    value = follower.memory.value(call.tensors[0])
     axis = call.arguments.get("dim", -1)
     if value.labels.ndim and value.labels.shape[axis] > 1:
         return unknown(follower, call)
@@ -43,7 +44,7 @@ def along_axis(follower: Follower, call: Call) -> list[Value]:
 
 def glu(follower: Follower, call: Call) -> list[Value]:
     """The first half of an axis times a function of the second."""
-    value = follower.value(call.tensors[0])
+    value = follower.memory.value(call.tensors[0])
     axis = call.arguments.get("dim", -1)
     labels = value.labels
     halves = labels.chunk(2, dim=axis) if labels.shape[axis] > 1 else (labels, labels)
@@ -54,7 +55,7 @@ def positions(follower: Follower, call: Call, *, axes: int) -> list[Value]:
     """Pooling, padding and resizing of maps: they act on the last axes, the same for every unit."""
     if follower.storages.find(call.tensors[0]) is not None:
         return unknown(follower, call)
-    value = follower.value(call.tensors[0])
+    value = follower.memory.value(call.tensors[0])
     labels = value.labels
     if any(size > 1 for size in labels.shape[-axes:]):
         return unknown(follower, call)
@@ -64,7 +65,7 @@ def positions(follower: Follower, call: Call, *, axes: int) -> list[Value]:
 def pad(follower: Follower, call: Call) -> list[Value]:
     """Padding of positions, or with a constant along any axis."""
     axes = len(call["pad" if "pad" in call.arguments else "padding"]) // 2
-    value = None if follower.storages.find(call.tensors[0]) else follower.value(call.tensors[0])
+    value = None if follower.storages.find(call.tensors[0]) else follower.memory.value(call.tensors[0])
     if value is not None and call.name == "constant_pad_nd" and any(n > 1 for n in value.labels.shape[-axes:]):
         full = value.labels.expand(call.tensors[0].shape)
         return [Value(compress(torch.constant_pad_nd(full, call["pad"], CONSTANT)), dict(value.paths))]
@@ -75,9 +76,9 @@ def attention(follower: Follower, call: Call) -> list[Value]:
     """Queries and keys are mixed, values are weighed by position."""
     query, key, value = (call[name] for name in ("query", "key", "value"))
     for tensor in (query, key):
-        follower.leave_out(follower.value(tensor).labels, "decide in attention how positions are weighed")
-    known = follower.value(value)
+        follower.units.leave_out(follower.memory.value(tensor).labels, "decide in attention how positions are weighed")
+    known = follower.memory.value(value)
     rest = [Value(uniform(DATA, tensor.ndim)) for tensor in call.returned[1:]]
     if known.labels.shape[-2] > 1:
         return unknown(follower, call)
-    return [Value(known.labels, merged([follower.value(t) for t in (query, key, value)], None)), *rest]
+    return [Value(known.labels, merged([follower.memory.value(t) for t in (query, key, value)], None)), *rest]

@@ -443,7 +443,7 @@ def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, whole,
     "arguments",
     [
         ["--timesteps", 20_480, "--set", "rollout_steps=1024", *BUSY],
-        ["--algo", "sac", "--method", "backprop", "--timesteps", 10_240, "--set", "train_freq=32", "--set", "gradient_steps=4"],
+        ["--algo", "sac", "--method", "backprop", "--timesteps", 10_240, "--set", "train_freq=32", "--set", "net_arch=[16,16]"],
     ],
     ids=["ppo", "sac"],
 )

@@ -1,0 +1,135 @@
+"""What is known of each tensor of a pass, by where it lies in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cbp.discovery.labels import DATA, compress, uniform
+from cbp.discovery.uniting import Units
+
+UNCHANGED = "unchanged"  # an activation that is that of the input
+_NOT_WRITTEN = torch.iinfo(torch.int64).min
+
+
+@dataclass(frozen=True)
+class Path:
+    """What units have gone through since they were born.
+
+    Attributes:
+        activation: The last one's name.
+        norms: The modules of norms.
+    """
+
+    activation: str | None = None
+    norms: frozenset[str] = frozenset()
+
+
+@dataclass
+class Value:
+    """What is known of a tensor.
+
+    Attributes:
+        labels: See :mod:`cbp.discovery.labels`.
+        paths: The producers whose units have come here in any way, with what they went through.
+        identity: Equal for tensors that hold the same elements in another arrangement.
+        computed: The parameters that it is computed from, where it is computed from nothing else.
+        mask: Whether it is made of random numbers, as dropout's.
+    """
+
+    labels: Tensor
+    paths: dict[int, Path] = field(default_factory=dict)
+    identity: int = 0
+    computed: frozenset[str] = frozenset()
+    mask: bool = False
+
+
+def merged(values: Sequence[Value], activation: str | None = UNCHANGED) -> dict[int, Path]:
+    """The producers whose units are in any of the values, with a new activation if one is given."""
+    paths: dict[int, Path] = {}
+    for value in values:
+        for number, path in value.paths.items():
+            known = paths.get(number, path)
+            same = known.activation == path.activation
+            paths[number] = Path(path.activation if same else None, known.norms | path.norms)
+    if activation != UNCHANGED:
+        paths = {number: replace(path, activation=activation) for number, path in paths.items()}
+    return paths
+
+
+class Memory:
+    """The tensors of a pass.
+
+    Args:
+        units: The units that they hold.
+    """
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+        self._identities = count(1)
+        self._values: dict[int, dict[_View, Value]] = {}
+        self._kept: list[Tensor] = []  # so that no memory is used twice
+
+    def clear(self) -> None:
+        """Nothing is known of any tensor."""
+        self._values.clear()
+        self._kept.clear()
+
+    def put(self, tensor: Tensor, value: Value) -> None:
+        """Says what a tensor is."""
+        if value.identity == 0:
+            value.identity = next(self._identities)
+        self._kept.append(tensor)
+        self._values.setdefault(tensor.untyped_storage()._cdata, {})[_key(tensor)] = value
+
+    def value(self, tensor: Tensor) -> Value:
+        """What a tensor is; one that the pass did not make counts as data."""
+        known = self._values.get(tensor.untyped_storage()._cdata, {}).get(_key(tensor))
+        if known is None:
+            known = Value(uniform(DATA, tensor.ndim))
+            self.put(tensor, known)
+        known.labels = self._units.roots(known.labels)
+        return known
+
+    def overwritten(self, tensor: Tensor, value: Value) -> None:
+        """A tensor was written in place, and with it what other views of its memory hold."""
+        self.put(tensor, value)
+        views = self._values[tensor.untyped_storage()._cdata]
+        if len(views) == 1:
+            return
+        written = torch.full((tensor.untyped_storage().nbytes() // tensor.element_size(),), _NOT_WRITTEN)
+        own = _key(tensor)
+        written.as_strided(own.shape, own.stride, own.offset).copy_(value.labels.expand(own.shape))
+        for key, old in list(views.items()):
+            if key.element_size != own.element_size:
+                self._units.leave_out(old.labels, "lie in memory that is written as another type")
+            elif key != own:
+                now = written.as_strided(key.shape, key.stride, key.offset)
+                kept = now == _NOT_WRITTEN
+                if not bool(kept.any()):
+                    views[key] = Value(compress(now), dict(value.paths), value.identity if now.numel() == tensor.numel() else 0)
+                elif not bool(kept.all()):
+                    views[key] = Value(compress(torch.where(kept, self._units.roots(old.labels), now)), merged([old, value]))
+                views[key].identity = views[key].identity or self.new_identity()
+
+    def new_identity(self) -> int:
+        """A number for a tensor of new elements."""
+        return next(self._identities)
+
+
+class _View(NamedTuple):
+    """Where in its memory a tensor lies."""
+
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    element_size: int
+
+
+def _key(tensor: Tensor) -> _View:
+    return _View(int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), tensor.element_size())
