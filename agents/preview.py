@@ -109,8 +109,8 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
     wrappers = [wrapper for each in configs if (wrapper := envs.NonStationary.of(make_env(each))) is not None]
     forecasts, edges = [], []
     for wrapper in wrappers:
-        drawn = 4 * phases + _SHOWN if "times" in config.change else phases  # so that they reach to the end of the run
-        begins = [begin * config.n_envs for begin in wrapper.forecast_steps(drawn)] if "times" in config.change else None
+        drawn = 4 * phases + _SHOWN if config.phases_differ else phases  # so that they reach to the end of the run
+        begins = [begin * config.n_envs for begin in wrapper.forecast_steps(drawn)] if config.phases_differ else None
         begins = begins or [phase * config.period for phase in range(phases)]
         begins = [begin for begin in begins if begin < config.timesteps]
         forecasts.append(wrapper.forecast(drawn)[: len(begins)])

@@ -200,7 +200,7 @@ def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
         "area": float(curve.mean()),
         "final_return": final,
         "drop": _final_return(result, phase - 1) - float(curve[0]) if phase else np.nan,
-        "steps_to_recover": steps_to_recover(curve, final, result.phase_length),
+        "steps_to_recover": steps_to_recover(curve, final, result.phase_lengths[phase]),
         "collapsed": float(best - final > _COLLAPSED * abs(best)) if np.isfinite(best - final) else np.nan,
         **{f"dormant_{network}": 100 * _last(result, phase, name, "dormant_fraction") for network, name in networks.items()},
         **{

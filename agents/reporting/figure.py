@@ -41,9 +41,9 @@ _POINTS = 60  # of a curve of tasks; where there are more, some in a row are ave
 def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterable[Path]) -> None:
     """Draws return or score, dormant units, rank and mean |w| of each method over environment steps, examples or tasks.
 
-    Phases of different runs are laid over each other, each as long as the period. With five seeds or more a line is the
-    statistic over seeds in its interval; with fewer it lies between the single runs, drawn thinly. The measures of units are
-    those of the network that acts, averaged over its layers.
+    Phases of different runs are laid over each other, all equally wide, also where some last longer than others. With five
+    seeds or more a line is the statistic over seeds in its interval; with fewer it lies between the single runs, drawn thinly.
+    The measures of units are those of the network that acts, averaged over its layers.
 
     Args:
         comparison: The runs.
@@ -55,7 +55,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
     if isinstance(config, Config):
         network, length, label, curve, parts = (
             config.networks[0],
-            config.period or config.timesteps,
+            1 if config.phases_differ else config.period or config.timesteps,
             "episode return",
             RETURN,
             f",\n{config.networks[0]}",
@@ -86,7 +86,8 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         spans = _spans(comparison, length)
         for i, axis in enumerate(axes):
             shade(axis, spans, config.params, labelled=i == 0)
-        axes[-1].set_xlabel("environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else ""))
+        steps = "environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else "")
+        axes[-1].set_xlabel(f"phases of {config.period:,} {steps} on average" if config.phases_differ else steps)
         axes[-1].set_xlim(0, spans[-1].end)
         algo = "" if config.algo == "ppo" else f"   {config.algo}"
         title = f"{config.env}{algo}   {_what_is_drawn(comparison, statistic)}"

@@ -69,9 +69,9 @@ class AgentResult(RunResult):
     phases: list[dict[str, Any]]
 
     @property
-    def phase_length(self) -> int:
-        """Steps that a phase lasts: the period, or the whole run in a world that does not change."""
-        return self.config.period or self.config.timesteps
+    def phase_lengths(self) -> list[int]:
+        """Steps that each phase lasts."""
+        return _phase_lengths(self.config, self.phases)
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,14 @@ def read_run(path: Path) -> RunResult:
         if not summary["complete"]:
             progress = f"{_steps_so_far(folder):,} of {config.timesteps:,} steps"
             return AgentResult(path, config, progress, False, {}, {}, [])
-        length, phases = config.period or config.timesteps, summary["phases"]
+        phases = summary["phases"]
         _check_phases(phases)
         recorded = path / "curve.csv"
-        curve = _read_curve(recorded, len(phases)) if recorded.exists() else _make_curve(folder, phases, length)
+        curve = (
+            _read_curve(recorded, len(phases))
+            if recorded.exists()
+            else _make_curve(folder, phases, _phase_lengths(config, phases))
+        )
         return AgentResult(path, config, f"{summary['timesteps']:,} steps", True, summary["versions"], curve, phases)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
         raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
@@ -193,10 +197,10 @@ def time_in_phase(steps: Array, envs: Array, phases: Array) -> Array:
     return times
 
 
-def part_of_phase(times: Array, length: int) -> NDArray[np.int64]:
-    """Which of the :data:`BINS` parts of a phase of this length each time falls in; what is later is in the last.
+def part_of_phase(times: Array, length: int | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the :data:`BINS` parts of its phase each time falls in; what is later is in the last.
 
-    Part b reaches from just after b/BINS of the length to (b + 1)/BINS.
+    The length is that of all phases, or of the phase of each time. Part b reaches from just after b/BINS of it to (b + 1)/BINS.
     """
     parts: NDArray[np.int64] = np.clip(np.ceil(times * BINS / length) - 1, 0, BINS - 1).astype(np.int64)
     return parts
@@ -213,8 +217,15 @@ def _check_phases(phases: list[dict[str, Any]]) -> None:
             raise ValueError(f"summary.json has a final return of {final!r}")
 
 
-def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], length: int) -> dict[str, Array]:
+def _phase_lengths(config: Config, phases: list[dict[str, Any]]) -> list[int]:
+    """Steps that each phase lasts: the period, or what it lasted where phases differ; without changes the whole run."""
+    period = config.period or config.timesteps
+    return [max(1, phase["steps"]) if config.phases_differ else period for phase in phases]
+
+
+def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], lengths: list[int]) -> dict[str, Array]:
     episodes, progress, phases = read_columns(folder.episodes), read_columns(folder.progress), len(of_summary)
+    length = np.array(lengths)
     ended = np.bincount(episodes["phase"].astype(int), minlength=phases).tolist() if episodes else [0] * phases
     if ended != [phase["episodes"] for phase in of_summary]:
         raise ValueError(f"episodes.csv has {ended} episodes by phase, summary.json {[p['episodes'] for p in of_summary]}")
@@ -223,19 +234,20 @@ def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], length: int
         if not np.isfinite(episodes["return"]).all():
             raise ValueError("episodes.csv has a return that is no finite number")
         times = time_in_phase(episodes["step"], episodes["env"], episodes["phase"])
-        cells = episodes["phase"].astype(int) * BINS + part_of_phase(times, length)
+        of_episodes = episodes["phase"].astype(int)
+        cells = of_episodes * BINS + part_of_phase(times, length[of_episodes])
         counts = np.bincount(cells, minlength=phases * BINS).reshape(phases, BINS)
         sums = np.bincount(cells, weights=episodes["return"], minlength=phases * BINS).reshape(phases, BINS)
         np.divide(sums, counts, out=curve[RETURN], where=counts > 0)
     steps = progress["time/total_timesteps"]
-    phase = progress.get("env/phase", np.zeros_like(steps))
+    phase = progress.get("env/phase", np.zeros_like(steps)).astype(int)
     # A row tells of the rollout that ends at its step, and of the phase of the first environment there.
-    parts = part_of_phase(time_in_phase(steps, np.zeros_like(steps), phase), length)
+    parts = part_of_phase(time_in_phase(steps, np.zeros_like(steps), phase), length[phase])
     for name in sorted(progress):
         if name.split("/")[-1] in _MEASURES:
             curve[name] = np.full((phases, BINS), np.nan)
             recorded = np.isfinite(progress[name])
-            curve[name][phase[recorded].astype(int), parts[recorded]] = progress[name][recorded]
+            curve[name][phase[recorded], parts[recorded]] = progress[name][recorded]
     return curve
 
 

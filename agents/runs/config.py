@@ -224,7 +224,7 @@ class Config(RunConfig):
     @property
     def change_words(self) -> str:
         """What changes, and how often: ``"friction changes every 60,000"``."""
-        often = f"{self.period:,}" + (f" ({self.change['times']['name']})" if "times" in self.change else "")
+        often = f"{self.period:,}" + (f" ({self.change['times']['name']})" if self.phases_differ else "")
         return f"{' and '.join(self.params)} {'changes' if len(self.params) == 1 else 'change'} every {often}"
 
     def is_whole(self, phase: int, phases: int, steps: int) -> bool:
@@ -235,7 +235,12 @@ class Config(RunConfig):
             phases: How many have begun.
             steps: That it has lasted.
         """
-        return phase < phases - 1 if "times" in self.change else steps >= (self.period or self.timesteps)
+        return phase < phases - 1 if self.phases_differ else steps >= (self.period or self.timesteps)
+
+    @property
+    def phases_differ(self) -> bool:
+        """Whether some phases last longer than others, as changes at random times and bursts make them."""
+        return "times" in self.change
 
     @property
     def preset(self) -> MethodPreset:

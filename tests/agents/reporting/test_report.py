@@ -110,6 +110,28 @@ def test_several_episodes_in_a_part_are_averaged(tmp_path):
     assert np.isfinite(curve).sum() == 4
 
 
+def test_where_some_phases_last_longer_each_is_cut_into_parts_of_its_own_length(tmp_path):
+    config = config_for(change={**config_for().change, "times": {"name": "exponential"}})
+    # 1,000 steps: parts of 50; 3,000: parts of 150.
+    episodes = [
+        (50, 0, 0, 1.0),
+        (100, 0, 0, 3.0),
+        (1_000, 0, 0, 9.0),
+        (1_150, 0, 1, 4.0),
+        (1_151, 0, 1, 6.0),
+        (4_000, 0, 1, 7.0),
+    ]
+    measure = "plasticity/policy/hidden1/dormant_fraction"
+    progress = [(900, 0, measure, 0.25), (1_300, 1, measure, 0.5)]
+    result = read_run(write(tmp_path / "run", config, episodes, progress, steps=(1_000, 3_000)))
+    curve = result.curve[RETURN]
+    assert [curve[0, part] for part in (0, 1, 19)] == [1, 3, 9]
+    assert [curve[1, part] for part in (0, 1, 19)] == [4, 6, 7]
+    assert np.isfinite(curve).sum() == 6
+    assert (result.curve[measure][0, 17], result.curve[measure][1, 1]) == (0.25, 0.5)
+    assert result.phase_lengths == [1_000, 3_000]
+
+
 # Measures of a phase
 
 
