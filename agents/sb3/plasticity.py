@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 import cbp
@@ -103,6 +103,8 @@ class PlasticityCallback(BaseCallback):
         self._probe_path = probe_path
         self.recorded_at: int | None = None
         self._ranked_at: int | None = None
+        self._modules: list[nn.Module] = []  # of the policy, when its layers were found
+        self._layers: list[cbp.Group] = []
         self._window: deque[dict[str, Any]] = deque()  # of the last steps of all environments, as the probe
         self._initial: dict[str, Tensor] = {}
         self._before: tuple[list[Tensor], Tensor] | None = None  # weights and probed actions, while updates are watched
@@ -134,11 +136,16 @@ class PlasticityCallback(BaseCallback):
                 f"PlasticityCallback cannot measure a {type(policy).__name__}: what its units do depends on states of before, "
                 "which are not kept; policy.methods has what a method knows of them"
             )
-        self._layers = hidden_layers(policy)
+        modules = list(policy.modules())
+        if modules != self._modules:  # else an earlier training has found its layers
+            self._layers, self._modules, self._before = hidden_layers(policy), modules, None
         if not self._layers:
             raise ValueError(f"the networks of this {type(policy).__name__} have no hidden layers to measure")
         for layer in self._layers:
-            self._initial.setdefault(layer.name, layer.fresh[0].tensor.detach().clone())
+            weight = layer.fresh[0].tensor.detach()
+            known = self._initial.get(layer.name)
+            if known is None or known.shape != weight.shape:  # of a layer that was exchanged
+                self._initial[layer.name] = weight.clone()
         self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
         self._judges_actions = hasattr(policy, "critic")
         self._in_buffer = isinstance(model, OnPolicyAlgorithm) and isinstance(model.observation_space, spaces.Box)

@@ -530,3 +530,13 @@ def test_churn_of_several_binary_actions_is_a_fraction_of_states():
 def test_norms_between_layers_are_known():
     model = PPO("PlasticMlpPolicy", "Pendulum-v1", policy_kwargs={"method": None, "layer_norm": True}, device="cpu")
     assert [len(layer.norms) for layer in hidden_layers(model.policy)] == [1, 1, 1, 1]
+
+
+def test_layers_that_were_exchanged_between_two_trainings_are_found_anew():
+    model, callback = make("PPO", n_steps=1024), PlasticityCallback(every=1)
+    learn(model, 1024, callback)
+    network = model.policy.mlp_extractor.policy_net
+    network[0], network[2] = nn.Linear(3, 5), nn.Linear(5, 7)
+    learn(model, 1024, callback)
+    assert callback.latest["plasticity/policy/hidden1/weight_magnitude"] == network[0].weight.abs().mean().item()
+    assert callback.latest["plasticity/policy/hidden1/distance_from_init"] == 0  # the optimizer holds the old ones
