@@ -40,4 +40,6 @@ def test_a_loop_of_ones_own_learns_through_several_phases(tmp_path):
 
 
 def test_every_example_is_run():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(re.findall(r'run\("(\S+\.py)"', Path(__file__).read_text()))
+    elsewhere = {"rl_zoo3_search.py"}  # by test_rl_zoo3.py
+    here = set(re.findall(r'run\("(\S+\.py)"', Path(__file__).read_text()))
+    assert {path.name for path in EXAMPLES.glob("*.py")} == here | elsewhere
