@@ -18,8 +18,10 @@ import csv
 import math
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +35,10 @@ from agents.reporting.comparison import bootstrap_interval, estimate
 from agents.runs.verdict import PhaseEnd, judge
 from cbp import metrics
 
-LABELS = ("loses", "keeps")
 SEEDS = 5
 TASKS = 60
 LAST = 10  # tasks, over which the compared values are averaged
 INPUTS, WIDTH, CLASSES, EXAMPLES, EPOCHS, BATCH = 16, 64, 8, 256, 40, 32
-LEARNING_RATE = 1e-3
-STRENGTH = 3e-3  # of L2Init
 UPDATES = EPOCHS * EXAMPLES // BATCH  # of a task
 PROBE = 1000  # samples
 
@@ -61,29 +60,53 @@ EXPECTED = {
     "churn": 0,
 }
 EXPECTED |= {f"probe_{name}": sign for name, sign in EXPECTED.items() if name.endswith(("_fraction", "_rank"))}
+EXPECTED |= {"gradient_dormant_fraction": +1, "probe_ntk_effective_rank": -1}
+KERNEL = 64  # samples of the probe batch
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a network is trained.
+
+    Attributes:
+        method: One of :data:`cbp.METHODS`, or None.
+        options: Of the method.
+        learning_rate: Of Adam.
+        betas: Of Adam.
+        norm: Whether each hidden layer is normalised.
+    """
+
+    method: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    norm: bool = False
+
+    def network(self) -> nn.Sequential:
+        """A fresh network."""
+        hidden = ([nn.Linear(size, WIDTH), *[nn.LayerNorm(WIDTH)] * self.norm, nn.ReLU()] for size in (INPUTS, WIDTH))
+        return nn.Sequential(*(module for modules in hidden for module in modules), nn.Linear(WIDTH, CLASSES))
+
+
+SETTINGS = {"loses": Setting(), "keeps": Setting("l2-init", {"strength": 3e-3})}
+LABELS = tuple(SETTINGS)
 
 Rows = dict[tuple[str, int], NDArray[np.float64]]  # of each run (tasks, measures), in the order of EXPECTED
 
 
-def make_network() -> nn.Sequential:
-    """A fresh network."""
-    layers = [nn.Linear(INPUTS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)]
-    return nn.Sequential(*layers)
-
-
-def train(run: tuple[str, int]) -> NDArray[np.float64]:
+def train(setting: Setting, seed: int) -> NDArray[np.float64]:
     """Trains one network on all tasks and measures it at the end of each: ``(tasks, measures)``."""
-    label, seed = run
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    network = make_network()
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    method = cbp.L2Init(network, optimizer, strength=STRENGTH) if label == "keeps" else None
-    draws = torch.Generator().manual_seed(seed)  # the same tasks for both labels
+    network = setting.network()
+    optimizer = torch.optim.Adam(network.parameters(), lr=setting.learning_rate, betas=setting.betas)
+    make: Any = cbp.METHODS.get(setting.method or "")
+    method: cbp.Method | None = make and make(network, optimizer, **setting.options)
+    draws = torch.Generator().manual_seed(seed)  # the same tasks for all settings
     probe = torch.randn(PROBE, INPUTS, generator=draws)
-    trainability = cbp.Trainability(make_network, probe[:EXAMPLES], 3, UPDATES, BATCH, seed=seed)
+    trainability = cbp.Trainability(setting.network, probe[:EXAMPLES], 3, UPDATES, BATCH, seed=seed)
     score = math.nan
-    hidden, weight = network[:4], network[2].weight
+    hidden, weight = network[:-1], [module for module in network if isinstance(module, nn.Linear)][-2].weight
     initial = weight.detach().clone()
     rows = []
     for task in range(TASKS):
@@ -98,8 +121,11 @@ def train(run: tuple[str, int]) -> NDArray[np.float64]:
                 if method:
                     method.before_update()
                 optimizer.step()
+                if method:
+                    method.step()
+        measured = {"probe_ntk_effective_rank": metrics.ntk_effective_rank(network, probe[:KERNEL])}
         with torch.no_grad():
-            measured = {"accuracy": (network(inputs).argmax(dim=1) == labels).double().mean().item()}
+            measured["accuracy"] = (network(inputs).argmax(dim=1) == labels).double().mean().item()
             score = trainability(network).score if task % LAST == 0 else score
             measured["trainability"] = score
             for prefix, batch in (("", inputs), ("probe_", probe)):
@@ -111,17 +137,19 @@ def train(run: tuple[str, int]) -> NDArray[np.float64]:
             measured["distance_from_init"] = metrics.weight_distance([weight], [initial])
             measured["weight_change"] = metrics.weight_distance([weight], [before])
             measured["gradient_norm"] = metrics.gradient_norm([weight]) or 0.0
+            measured["gradient_dormant_fraction"] = metrics.gradient_dormant_fraction(weight.grad)
             measured["churn"] = metrics.policy_churn(actions, network(probe).argmax(dim=1))
         rows.append([measured[name] for name in EXPECTED])
     return np.array(rows)
 
 
-def measure_all(path: Path | None) -> Rows:
+def measure_all(path: Path | None, settings: dict[str, Setting] = SETTINGS) -> Rows:
     """Every run; those that the file has are taken from there, the others are added to it."""
     rows = read(path) if path and path.exists() else {}
-    missing = [run for run in product(LABELS, range(SEEDS)) if run not in rows]
+    missing = [run for run in product(settings, range(SEEDS)) if run not in rows]
     with ProcessPoolExecutor(2) as pool:
-        for run, measured in tqdm(zip(missing, pool.map(train, missing), strict=True), total=len(missing), unit=" runs"):
+        trained = pool.map(train, [settings[label] for label, _ in missing], [seed for _, seed in missing])
+        for run, measured in tqdm(zip(missing, trained, strict=True), total=len(missing), unit=" runs"):
             rows[run] = measured
             if path:
                 write(path, rows)
