@@ -143,6 +143,7 @@ class Trainability:
         if outputs.shape != new.shape:
             raise ValueError(f"the network's output must be that of fresh ones, {tuple(new.shape)}, got {tuple(outputs.shape)}")
         targets = outputs + new
+        at_first = (outputs - targets).square().mean().item()  # 1 but for rounding
         optimizer = self._make_optimizer([parameter for parameter in network.parameters() if parameter.requires_grad])
         generator = torch.Generator().manual_seed(seed)
         batches = _minibatches(len(self._inputs), self._batch_size, generator)
@@ -158,7 +159,7 @@ class Trainability:
             optimizer.step()
             if update in marks:
                 error = (_outputs(network, self._inputs) - targets).square().mean().item()
-                learned += max(0.0, 1.0 - error)  # a NaN counts as nothing learned
+                learned += max(0.0, 1.0 - error / at_first)  # a NaN counts as nothing learned
         return learned / POINTS
 
 
