@@ -36,8 +36,9 @@ _SILENT = ("csv", "stdout", "log", "json")  # outputs that take no histograms
 class PlasticityCallback(BaseCallback):
     """Records how plastic the networks are: units, ranks, weights, and what a method does to them.
 
-    Works on Stable-Baselines3's PPO, A2C, SAC, TD3, DDPG and DQN with networks of Linear layers (stock ``MlpPolicy``), with and
-    without a method. It draws no random number and changes nothing in the training. Each measure is a function of
+    Works on Stable-Baselines3's PPO, A2C, SAC, TD3, DDPG and DQN, and on sb3-contrib's algorithms but RecurrentPPO, with and
+    without a method, on vectors, images and dictionaries of both. A channel of images is a unit whose activation is the mean
+    over its positions. It draws no random number and changes nothing in the training. Each measure is a function of
     :mod:`cbp.metrics`; for each hidden layer it logs ``plasticity/<network>/<layer>/…``:
 
     - ``dormant_fraction`` and ``dead_fraction`` (ReLU), ``saturated_fraction`` (tanh), ``tau_dormant_fraction``;
@@ -77,8 +78,8 @@ class PlasticityCallback(BaseCallback):
 
     Raises:
         ValueError: A number of steps below 1; at the start of training, a policy without hidden layers.
-        NotImplementedError: At the start of training, an algorithm whose policies are not known.
-        cbp.LayerError: At the start of training, networks that are made of something else than Linear layers.
+        NotImplementedError: At the start of training, a recurrent policy, or one without an optimizer.
+        cbp.LayerError: At the start of training, networks whose forward pass cannot be followed.
 
     Example:
         >>> from agents.callbacks import PlasticityCallback

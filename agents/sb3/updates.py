@@ -27,13 +27,13 @@ def updates_left(algorithm: BaseAlgorithm, networks: Collection[str] = ("policy"
     if isinstance(algorithm, OffPolicyAlgorithm):
         updates = _off_policy(algorithm, steps)
         delay: int = getattr(algorithm, "policy_delay", 1)
-        return updates // delay if set(networks) == {"actor"} else updates
+        return updates // delay if set(networks) == {"actor"} and updates < math.inf else updates
     model: Any = algorithm
     rollout: int = model.n_steps * model.n_envs
     rollouts = math.ceil(steps / rollout)
     # PPO and those like it; TRPO's policy has one update a rollout, its value network several.
     epochs = getattr(model, "n_epochs", getattr(model, "n_critic_updates", None) if set(networks) != {"policy"} else None)
-    return rollouts if epochs is None else float(rollouts * epochs * math.ceil(rollout / model.batch_size))
+    return rollouts if epochs is None else rollouts * epochs * math.ceil(rollout / model.batch_size)
 
 
 def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
@@ -43,4 +43,5 @@ def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
         return steps
     if frequency.unit is TrainFrequencyUnit.EPISODE:
         return math.inf
-    return float(math.ceil(steps / (frequency.frequency * algorithm.n_envs)) * algorithm.gradient_steps)
+    times: int = math.ceil(steps / (frequency.frequency * algorithm.n_envs))
+    return times * algorithm.gradient_steps

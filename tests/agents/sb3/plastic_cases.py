@@ -13,6 +13,8 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from agents.sb3.policies import KINDS
+
 BUSY = {"replacement_rate": 0.05, "maturity_threshold": 3, "init": "lecun"}
 STEPS = 40
 _OFF_POLICY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq": 1}
@@ -35,6 +37,25 @@ STOCK = {"PPO": PPO, "A2C": A2C, "SAC": SAC, "TD3": TD3, "DDPG": DDPG, "DQN": DQ
 NEEDS_CONTRIB = pytest.mark.skipif(importlib.util.find_spec("sb3_contrib") is None, reason="sb3-contrib is not installed")
 CONTRIB = [name for name in SETTINGS if name not in STOCK]
 DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
+
+# What the tests show of each algorithm with each kind of policy; the README's table is compared with it.
+CASES = {
+    (name, kind): ("trains", "saves", "resumes", *(() if name == "RecurrentPPO" else ("measured",)))
+    for name in SETTINGS
+    for kind in (("Mlp",) if name == "CrossQ" else KINDS)
+}
+# All others are slow tests: what a kind of policy adds is the same for every algorithm.
+QUICK = [(name, "Mlp") for name in SETTINGS] + [("PPO", "Cnn"), ("SAC", "Cnn"), ("DQN", "Cnn"), ("SAC", "MultiInput")]
+
+
+def cases(shown):
+    """The algorithms and kinds of policies of which something is shown, for ``pytest.mark.parametrize``."""
+    found = []
+    for (name, kind), all_shown in CASES.items():
+        if shown in all_shown:
+            marks = [NEEDS_CONTRIB] * (name in CONTRIB) + [pytest.mark.slow] * ((name, kind) not in QUICK)
+            found.append(pytest.param(name, kind, marks=marks, id=f"{name}-{kind}"))
+    return found
 
 
 class Small(gymnasium.Env):
@@ -104,6 +125,8 @@ def make(name, kind="Mlp", prefix="CBP", settings=None, env=None, **policy_kwarg
         policy_kwargs = {"features_extractor_class": extractors[kind], **policy_kwargs}
     if name == "RecurrentPPO":
         policy_kwargs = {"lstm_hidden_size": 4, **policy_kwargs}
+    if name == "QRDQN":
+        policy_kwargs = {"n_quantiles": 5, **policy_kwargs}
     stock = f"{kind}LstmPolicy" if name == "RecurrentPPO" else f"{kind}Policy"
     return algorithm(name)(
         stock if prefix is None else f"{prefix}{kind}Policy",

@@ -9,28 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plastic_cases import BUSY, CONTRIB, NEEDS_CONTRIB, SETTINGS, STEPS, STOCK, env_of, known, make, weights
+from plastic_cases import BUSY, CASES, NEEDS_CONTRIB, SETTINGS, STEPS, STOCK, cases, env_of, known, make, weights
+from stable_baselines3.common.vec_env import DummyVecEnv
 
+from agents.callbacks import PlasticityCallback
+from agents.sb3.networks import hidden_layers
 from agents.sb3.plastic import replaced_units
 from agents.sb3.policies import KINDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:no unit:UserWarning")
 
 
-# All others are slow tests: what a kind of policy adds is the same for every algorithm.
-QUICK = [(name, "Mlp") for name in SETTINGS] + [("PPO", "Cnn"), ("SAC", "Cnn"), ("DQN", "Cnn"), ("SAC", "MultiInput")]
-
-
-def cases():
-    found = []
-    for name in SETTINGS:
-        for kind in ("Mlp",) if name == "CrossQ" else KINDS:
-            marks = [NEEDS_CONTRIB] * (name in CONTRIB) + [pytest.mark.slow] * ((name, kind) not in QUICK)
-            found.append(pytest.param(name, kind, marks=marks, id=f"{name}-{kind}"))
-    return found
-
-
-@pytest.mark.parametrize(("name", "kind"), cases())
+@pytest.mark.parametrize(("name", "kind"), cases("trains"))
 def test_without_replacement_each_policy_trains_as_its_stock_one_to_the_bit(name, kind):
     results = []
     for prefix, kwargs in ((None, {}), ("CBP", {"method_kwargs": {**BUSY, "replacement_rate": 0.0}})):
@@ -42,7 +32,7 @@ def test_without_replacement_each_policy_trains_as_its_stock_one_to_the_bit(name
     assert numpy_state == other_numpy_state
 
 
-@pytest.mark.parametrize(("name", "kind"), cases())
+@pytest.mark.parametrize(("name", "kind"), cases("saves"))
 def test_units_are_replaced_in_every_network_and_a_saved_model_goes_on_with_them(name, kind):
     model = make(name, kind, method_kwargs=BUSY).learn(STEPS)
     policy = model.policy
@@ -68,12 +58,43 @@ def test_units_are_replaced_in_every_network_and_a_saved_model_goes_on_with_them
     assert all(total > replaced[network] for network, total in replaced_units(loaded.policy).items())
 
 
+@pytest.mark.parametrize(("name", "kind"), cases("measured"))
+def test_what_is_recorded_has_every_layer_and_unit(name, kind):
+    # 25 environments: few updates for the 1,000 steps that a record takes.
+    settings = {"buffer_size": 2000} if "buffer_size" in SETTINGS[name] else {}
+    settings |= {"batch_size": 100} if name in ("PPO", "MaskablePPO", "TRPO") else {}
+    env = DummyVecEnv([lambda: env_of(name, kind)] * 25)
+    model = make(name, kind, env=env, settings=settings, method_kwargs=BUSY)
+    layers = hidden_layers(model.policy)
+    recorded = PlasticityCallback(every=1, ranks_every=1)
+    model.learn(1300, recorded)
+    names = {key.removeprefix("plasticity/").rsplit("/", 1)[0] for key in recorded.latest if key.endswith("/weight_magnitude")}
+    assert names == {layer.name for layer in layers}
+    for layer in layers:
+        for measure in ("tau_dormant_fraction", "probe_effective_rank", "distance_from_init"):
+            assert np.isfinite(recorded.latest[f"plasticity/{layer.name}/{measure}"])
+    treated = [layer.name for method in model.policy.methods.values() for layer in method.layers]
+    assert {f"cbp/{name}/mean_utility" for name in treated} <= recorded.latest.keys()
+    for network, total in replaced_units(model.policy).items():
+        assert 0 < recorded.latest[f"cbp/{network}/replaced"] <= total
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param(*case, marks=NEEDS_CONTRIB) for case, shown in CASES.items() if "measured" not in shown]
+)
+def test_what_cannot_be_recorded_is_refused_in_words(name, kind):
+    with pytest.raises(
+        NotImplementedError, match=r"PlasticityCallback cannot measure a Recurrent.*: what its units do depends"
+    ):
+        make(name, kind).learn(16, PlasticityCallback())
+
+
 def test_the_table_of_the_page_says_what_these_tests_run():
     page = (Path(__file__).parents[3] / "docs" / "sb3.md").read_text(encoding="utf-8")
     section = page.split("## What is supported")[1].split("## See plasticity")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")][1:]
     said = {(row[0], kind) for row in rows for kind, cell in zip(KINDS, row[1:], strict=False) if cell == "yes"}
-    assert said == {(case.values[0], case.values[1]) for case in cases()}
+    assert said == {(case.values[0], case.values[1]) for case in cases("trains")}
     for name, *_, methods in rows:
         if name in STOCK:
             assert list(make(name).policy.methods) == methods.split(", ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import warnings
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def test_the_updates_of_a_run_are_known_before_it(name, settings, networks):
     expected = updates_left(model, networks)
     model.learn(steps)
     assert clocks(model.policy)[networks[0]] == {expected}
+
+
+def test_of_episodes_of_unknown_length_the_updates_are_not_known():
+    model = make("TD3", settings={"train_freq": (1, "episode")})
+    model._total_timesteps = 60
+    assert updates_left(model, ["actor"]) == updates_left(model, ["critic"]) == math.inf
 
 
 def test_critics_are_judged_by_what_they_received_before_their_own_update():
@@ -315,7 +322,7 @@ def test_models_without_a_seed_have_generators_of_their_own():
 
 def test_learning_in_chunks_warns_once():
     model = make("SAC")
-    with pytest.warns(UserWarning, match="no unit of actor will be replaced: units mature after 10,000 updates") as first:
+    with pytest.warns(UserWarning, match="no unit of actor .* after 10,000 updates, and this run has 2;") as first:
         model.learn(10)
     assert len(first) == 2
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from measures_by_hand import measured_by_hand
 from recorder import Recorder
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
@@ -108,27 +109,6 @@ def kernel_ranks_by_hand(model, observations, actions):
         p = np.linalg.svd(kernel, compute_uv=False) / np.trace(kernel)
         ranks[f"{name}/probe_ntk_effective_rank"] = math.exp(-sum(x * math.log(x) for x in p if x > 0))
     return ranks
-
-
-def measured_by_hand(h, activation):
-    """The measures of one layer's activations, as plain as can be."""
-    samples, units = h.shape
-    active = [sum(h[s, i] > 0 for s in range(samples)) for i in range(units)]
-    mean = [sum(abs(h[s, i]) for s in range(samples)) / samples for i in range(units)]
-    values = {"tau_dormant_fraction": sum(m <= 0.1 * sum(mean) / units for m in mean) / units}
-    if activation is nn.ReLU:
-        values["dormant_fraction"] = sum(a <= 0.01 * samples for a in active) / units
-        values["dead_fraction"] = sum(a == 0 for a in active) / units
-    if activation is nn.Tanh:
-        beyond = [sum(abs(h[s, i]) > 0.9 for s in range(samples)) for i in range(units)]
-        values["saturated_fraction"] = sum(b >= 0.99 * samples for b in beyond) / units
-    sigma = np.linalg.svd(h, compute_uv=False)
-    p = sigma / sigma.sum()
-    values["stable_rank"] = next(k for k in range(1, units + 1) if p[:k].sum() > 0.99)
-    values["true_stable_rank"] = (sigma**2).sum() / sigma[0] ** 2
-    values["effective_rank"] = math.exp(-sum(x * math.log(x) for x in p if x > 0))
-    values["feature_rank"] = sum(sigma / math.sqrt(samples) > 0.01)
-    return values
 
 
 class Compare(BaseCallback):
