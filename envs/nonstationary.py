@@ -155,6 +155,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             self.observation_space = _with_values(env, self.changes)  # type: ignore[assignment]
         self._force.hold(self._sequence, self)
         self._listens = True
+        self._holds = False
         self._step = self._episode_began = 0
         self._lost = (0, 0)  # steps or episodes, and restarts, in a row without a change
         self._said: set[str] = set()
@@ -315,10 +316,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._check_episode()
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)
-            self._warn_of_seeds()
-            self._restart(seed if self._seed is None else self._seed)
+            if not self._holds:
+                self._warn_of_seeds()
+                self._restart(seed if self._seed is None else self._seed)
             self._acting.restart(seed)
-        elif self._sequence.begin_episode(self._step, ended=self._step > self._episode_began):
+        elif not self._holds and self._sequence.begin_episode(self._step, ended=self._step > self._episode_began):
             self._put_into_force(began=self._step)
         self._episode_began = self._step
         self._acting.begin_episode()
@@ -364,7 +366,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             began: The step before which the phase began.
         """
         self._began = began
-        self._end = int(min(self._sequence.end, _NEVER))
+        self._end = _NEVER if self._holds else int(min(self._sequence.end, _NEVER))
         self._phase = self._sequence.phase
         self._values = self._sequence.values
         if self._observes:
@@ -432,13 +434,19 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         if not fits:
             raise ParameterError(f"state must be that of {' and '.join(self._values)}, got one of another environment")
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, hold: bool = False) -> None:
         """Goes on from where :meth:`state_dict` was called; the simulation itself stays as it is.
+
+        Args:
+            state: What it returned.
+            hold: Stay in its phase until another state is loaded, however many steps and resets follow, and whatever their
+                seeds: to judge in the world of another environment, which trains.
 
         Raises:
             envs.ParameterError: The state is that of other parameters, schedules or clocks. Nothing is changed then.
         """
         self.check_state_dict(state)
+        self._holds = checks.boolean("hold", hold)
         self._step = 0
         self._sequence.load_state_dict(state, self._step)
         self._episode_began = -state["steps_in_episode"]

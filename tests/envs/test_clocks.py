@@ -190,6 +190,28 @@ def test_a_phase_without_a_step_takes_the_value():
     assert env.unwrapped.data.contact[0].friction[0] == 4.0
 
 
+@pytest.mark.parametrize("options", [{"change_at": "now"}, {}, {"count": "episodes"}])
+def test_a_state_that_is_held_stays_in_its_phase_whatever_follows(options):
+    env, other = (envs.NonStationary(World(box()), "friction", period=3, seed=seed, **options) for seed in (0, 1))
+    for _ in range(6):
+        env.reset()
+        for _ in range(4):
+            info = env.step(None)[4]
+    assert info["phase"] >= 1
+    other.load_state_dict(env.state_dict(), hold=True)
+    infos = []
+    for episode in range(5):
+        infos.append(other.reset(seed=episode if episode % 2 else None)[1])
+        infos += [other.step(None)[4] for _ in range(9)]
+    assert {(info["phase"], info["friction"]) for info in infos} == {(env.phase, env.value)}
+    assert other.unwrapped.data.contact[0].friction[0] == pytest.approx(env.value)
+    other.load_state_dict(env.state_dict())  # goes on from here
+    for _ in range(5):
+        other.step(None)
+        phase = other.reset()[1]["phase"]
+    assert phase > env.phase
+
+
 def test_a_value_that_is_set_survives_resets_and_states():
     env, other = (envs.NonStationary(World(box()), {"friction": {}, "mass": {}}, period=10, seed=0) for _ in range(2))
     env.reset()
