@@ -28,7 +28,9 @@ class Tap:
         return (type(self), (self._key,))
 
     def _keep(self, value: Any) -> None:
-        # What vmap and its like pass is no tensor of its own.
+        # What vmap and its like pass is no tensor of its own, and what an export passes no training.
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            return
         if torch.compiler.is_compiling() or not _is_transformed(value):
             self.received = value.detach()
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +61,82 @@ def test_units_are_replaced_in_every_network_and_a_saved_model_goes_on_with_them
 
     loaded.learn(STEPS, reset_num_timesteps=False)
     assert all(total > replaced[network] for network, total in replaced_units(loaded.policy).items())
+
+
+@pytest.mark.parametrize(("name", "kind"), cases("saves"))
+def test_stock_and_plastic_models_exchange_parameters_in_both_directions(name, kind):
+    plastic, stock = make(name, kind, method_kwargs=BUSY).learn(STEPS), make(name, kind, prefix=None, settings={"seed": 4})
+    of_stock, method = weights(stock), known(plastic.policy)
+    assert plastic.policy.state_dict().keys() == stock.policy.state_dict().keys()
+    assert all(torch.is_tensor(value) for value in plastic.policy.state_dict().values())
+    of_plastic = copy.deepcopy(plastic.get_parameters())
+    plastic.set_parameters(copy.deepcopy(stock.get_parameters()), exact_match=True)
+    assert torch.equal(weights(plastic), of_stock)
+    assert known(plastic.policy) == method  # a stock model says nothing of it
+    stock.set_parameters(of_plastic, exact_match=True)
+    assert not torch.equal(weights(stock), of_stock)
+    plastic.set_parameters(stock.get_parameters(), exact_match=True)
+    assert torch.equal(weights(plastic), weights(stock))
+
+
+def go_on(model, name, kind):
+    """Learns on in a new environment with a new seed: what SB3 does not save is the same for all models."""
+    model.set_env(env_of(name, kind))
+    model.set_random_seed(7)
+    return weights(model.learn(STEPS, reset_num_timesteps=False)), str(known(model.policy))
+
+
+@pytest.mark.parametrize(("name", "kind"), cases("resumes"))
+def test_a_loaded_model_trains_on_exactly_as_the_one_that_was_saved(name, kind, tmp_path):
+    model = make(name, kind, method_kwargs=BUSY).learn(STEPS)
+    loaded = saved_and_loaded(model, tmp_path)
+    (here, known_here), (there, known_there) = go_on(model, name, kind), go_on(loaded, name, kind)
+    assert torch.equal(here, there)
+    assert known_here == known_there
+
+
+def saved_and_loaded(model, folder):
+    """By a file, replay buffers by one of their own."""
+    model.save(folder / "model")
+    loaded = type(model).load(folder / "model", device="cpu")
+    if hasattr(model, "replay_buffer"):
+        model.save_replay_buffer(folder / "buffer")
+        loaded.load_replay_buffer(folder / "buffer")
+    return loaded
+
+
+FRESH = """
+    import importlib, sys, torch
+    from pathlib import Path
+    found = {}
+    loaded = {}
+    for path in sorted(Path(sys.argv[1]).glob("*.zip")):
+        package, name = path.stem.split("-")
+        loaded[name] = getattr(importlib.import_module(package), name).load(path, device="cpu")
+        if path.with_suffix(".pkl").exists():
+            loaded[name].load_replay_buffer(path.with_suffix(".pkl"))
+    from test_algorithms import go_on
+    torch.save({name: go_on(model, name, "Mlp") for name, model in loaded.items()}, sys.argv[2])
+"""
+
+
+def test_a_fresh_process_that_imports_no_package_of_ours_loads_and_trains_on(tmp_path):
+    names = [name for name in SETTINGS if name in STOCK or importlib.util.find_spec("sb3_contrib")]
+    models = {name: make(name, method_kwargs=BUSY).learn(STEPS) for name in names}
+    for name, model in models.items():
+        path = tmp_path / f"{type(model).__module__.split('.')[0]}-{name}"
+        model.save(path)
+        if hasattr(model, "replay_buffer"):
+            model.save_replay_buffer(path.with_suffix(".pkl"))
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", textwrap.dedent(FRESH), str(tmp_path), str(tmp_path / "found.pt")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path}, capture_output=True)
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert found.keys() == models.keys()
+    for name, (there, known_there) in found.items():
+        here, known_here = go_on(models[name], name, "Mlp")
+        assert torch.equal(here, there), name
+        assert known_here == known_there, name
 
 
 @pytest.mark.parametrize(("name", "kind"), cases("measured"))

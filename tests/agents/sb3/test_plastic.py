@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plastic_cases import BUSY, NEEDS_CONTRIB, STEPS, algorithm, env_of, known, make, weights
+from plastic_cases import BUSY, NEEDS_CONTRIB, STEPS, algorithm, env_of, make, weights
 from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
@@ -267,18 +267,6 @@ def test_frozen_layers_are_no_longer_replaced():
 
 
 # State
-
-
-def test_a_plastic_model_and_a_stock_one_exchange_parameters():
-    for name in ("PPO", "SAC"):
-        plastic, stock = make(name, method_kwargs=BUSY).learn(STEPS), make(name, prefix=None, settings={"seed": 4})
-        assert plastic.policy.state_dict().keys() == stock.policy.state_dict().keys()
-        assert all(torch.is_tensor(value) for value in plastic.policy.state_dict().values())
-        before = known(plastic.policy)
-        plastic.set_parameters(copy.deepcopy(stock.get_parameters()))
-        assert torch.equal(weights(plastic), weights(stock))
-        assert known(plastic.policy) == before
-        stock.set_parameters(make(name).get_parameters())
 
 
 def test_options_that_were_set_while_training_are_saved():

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import gymnasium
@@ -116,37 +113,6 @@ def test_the_methods_seed_follows_the_algorithms():
 
 
 # Saved, loaded, copied
-
-
-CONTINUE = """
-    import copy, sys, gymnasium, torch
-    from stable_baselines3 import PPO
-    model = PPO.load(sys.argv[1], env=gymnasium.make("Pendulum-v1"), device="cpu")
-    before = copy.deepcopy(model.policy.state_dict())
-    optimizer = copy.deepcopy(model.policy.optimizer.state_dict())
-    model.learn(256, reset_num_timesteps=False)
-    torch.save([before, optimizer, model.policy.state_dict()], sys.argv[2])
-"""
-
-
-def test_a_saved_model_goes_on_in_a_fresh_process_as_it_does_here(tmp_path):
-    model = make(PPO, "CBPMlpPolicy", method_kwargs=BUSY).learn(640)
-    model.save(tmp_path / "model")
-    saved = model.policy.state_dict()
-    slots = model.policy.optimizer.state_dict()
-    command = [sys.executable, "-c", textwrap.dedent(CONTINUE), str(tmp_path / "model"), str(tmp_path / "result.pt")]
-    subprocess.run(command, check=True)
-    before, optimizer, after = torch.load(tmp_path / "result.pt", weights_only=True)
-    here = PPO.load(tmp_path / "model", env=gymnasium.make("Pendulum-v1"), device="cpu")
-    here.learn(256, reset_num_timesteps=False)
-
-    assert any(layer["replaced"] for layer in slots["methods"]["policy"]["layers"])
-    for expected, found in ((saved, before), (here.policy.state_dict(), after)):
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert str(slots["methods"]) == str(optimizer["methods"])
-    for index, slot in slots["state"].items():
-        assert all(torch.equal(torch.as_tensor(slot[name]), torch.as_tensor(optimizer["state"][index][name])) for name in slot)
 
 
 def test_a_policy_saved_alone_comes_back_with_its_method_and_every_argument(tmp_path):
