@@ -29,7 +29,7 @@ class Tap:
 
     def _keep(self, value: Any) -> None:
         # What vmap and its like pass is no tensor of its own, and what an export passes no training.
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if torch._C._is_tracing() or torch.compiler.is_exporting():
             return
         if torch.compiler.is_compiling() or not _is_transformed(value):
             self.received = value.detach()

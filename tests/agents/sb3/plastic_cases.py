@@ -38,12 +38,14 @@ NEEDS_CONTRIB = pytest.mark.skipif(importlib.util.find_spec("sb3_contrib") is No
 CONTRIB = [name for name in SETTINGS if name not in STOCK]
 DISCRETE = ("DQN", "QRDQN", "MaskablePPO")
 
-# What the tests show of each algorithm with each kind of policy; the README's table is compared with it.
+SHOWN = ("trains", "saves", "resumes", "measured")
+# What the tests show of each algorithm with each kind of policy; other policies are refused.
 CASES = {
-    (name, kind): ("trains", "saves", "resumes", *(() if name == "RecurrentPPO" else ("measured",)))
+    (name, kind): SHOWN[:3] if name == "RecurrentPPO" else SHOWN
     for name in SETTINGS
     for kind in (("Mlp",) if name == "CrossQ" else KINDS)
 }
+ASKED = set()  # of what is shown, that for which there is a test
 # All others are slow tests: what a kind of policy adds is the same for every algorithm.
 QUICK = [(name, "Mlp") for name in SETTINGS] + [("PPO", "Cnn"), ("SAC", "Cnn"), ("DQN", "Cnn"), ("SAC", "MultiInput")]
 
@@ -51,11 +53,22 @@ QUICK = [(name, "Mlp") for name in SETTINGS] + [("PPO", "Cnn"), ("SAC", "Cnn"), 
 def cases(shown):
     """The algorithms and kinds of policies of which something is shown, for ``pytest.mark.parametrize``."""
     found = []
+    ASKED.add(shown)
     for (name, kind), all_shown in CASES.items():
         if shown in all_shown:
             marks = [NEEDS_CONTRIB] * (name in CONTRIB) + [pytest.mark.slow] * ((name, kind) not in QUICK)
             found.append(pytest.param(name, kind, marks=marks, id=f"{name}-{kind}"))
     return found
+
+
+def table():
+    """The README's table; algorithms with the same cells share a row."""
+    rows = {}
+    for name in (*SETTINGS, "ARS"):
+        cells = tuple(", ".join(CASES.get((name, kind), ["refused"])) for kind in KINDS)
+        rows.setdefault((cells, name in STOCK), []).append(name)
+    lines = [f"| | {' | '.join(f'`Plastic{kind}Policy`' for kind in KINDS)} |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {', '.join(names)} | {' | '.join(cells)} |" for (cells, _), names in rows.items())])
 
 
 class Small(gymnasium.Env):

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plastic_cases import BUSY, CASES, NEEDS_CONTRIB, SETTINGS, STEPS, STOCK, cases, env_of, known, make, weights
+from plastic_cases import (
+    ASKED,
+    BUSY,
+    CASES,
+    CONTRIB,
+    NEEDS_CONTRIB,
+    SETTINGS,
+    SHOWN,
+    STEPS,
+    STOCK,
+    algorithm,
+    cases,
+    env_of,
+    known,
+    make,
+    table,
+    weights,
+)
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.callbacks import PlasticityCallback
@@ -22,14 +40,26 @@ from agents.sb3.networks import hidden_layers
 from agents.sb3.plastic import replaced_units
 from agents.sb3.policies import KINDS
 
+ROOT = Path(__file__).parents[3]
+
 pytestmark = pytest.mark.filterwarnings("ignore:no unit:UserWarning")
 
 
 @pytest.mark.parametrize(("name", "kind"), cases("trains"))
 def test_without_replacement_each_policy_trains_as_its_stock_one_to_the_bit(name, kind):
+    train_both(name, kind, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[NEEDS_CONTRIB] * (name in CONTRIB)) for name in SETTINGS])
+def test_several_hundred_updates_are_those_of_the_stock_policy_too(name):
+    train_both(name, "Mlp", 340 if hasattr(algorithm(name), "load_replay_buffer") else 1300)
+
+
+def train_both(name, kind, steps):
     results = []
     for prefix, kwargs in ((None, {}), ("CBP", {"method_kwargs": {**BUSY, "replacement_rate": 0.0}})):
-        model = make(name, kind, prefix, **kwargs).learn(STEPS)
+        model = make(name, kind, prefix, **kwargs).learn(steps)
         results.append((weights(model), torch.get_rng_state(), np.random.get_state()[1].tolist()))  # noqa: NPY002
     (stock, torch_state, numpy_state), (plastic, other_torch_state, other_numpy_state) = results
     assert torch.equal(stock, plastic)
@@ -170,12 +200,25 @@ def test_what_cannot_be_recorded_is_refused_in_words(name, kind):
         make(name, kind).learn(16, PlasticityCallback())
 
 
-def test_the_table_of_the_page_says_what_these_tests_run():
-    page = (Path(__file__).parents[3] / "docs" / "sb3.md").read_text(encoding="utf-8")
-    section = page.split("## What is supported")[1].split("## See plasticity")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")][1:]
-    said = {(row[0], kind) for row in rows for kind, cell in zip(KINDS, row[1:], strict=False) if cell == "yes"}
-    assert said == {(case.values[0], case.values[1]) for case in cases("trains")}
-    for name, *_, methods in rows:
-        if name in STOCK:
-            assert list(make(name).policy.methods) == methods.split(", ")
+def test_the_table_in_the_readme_is_what_these_tests_show():
+    assert {*SHOWN} == ASKED
+    assert table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@NEEDS_CONTRIB
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in (*SETTINGS, "ARS") for kind in KINDS if (name, kind) not in CASES]
+)
+@pytest.mark.parametrize("prefix", ["Plastic", "CBP"])
+def test_a_policy_that_the_table_calls_refused_says_why(name, kind, prefix):
+    with pytest.raises(NotImplementedError, match=f"{prefix}{kind}Policy for {name} is not supported: "):
+        algorithm(name)(f"{prefix}{kind}Policy", env_of(name, kind))
+
+
+def test_the_page_names_the_networks_of_every_algorithm():
+    page = (ROOT / "docs" / "sb3.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^- ((?:`\w+`(?:, )?)+): ([\w, ]+)$", page, re.MULTILINE)
+    said = {name: re.findall(r"\w+", networks) for networks, names in lines for name in names.split(", ")}
+    assert said.keys() == SETTINGS.keys()
+    for name in STOCK:
+        assert list(make(name).policy.methods) == said[name]

@@ -328,7 +328,7 @@ def test_a_class_that_is_for_other_algorithms_is_refused_with_the_name_to_give(a
 
 
 @NEEDS_CONTRIB
-def test_algorithms_without_updates_or_such_a_policy_say_so():
+def test_algorithms_without_updates_or_such_a_policy_say_why():
     with pytest.raises(NotImplementedError, match="CBPMlpPolicy for ARS is not supported: it searches without gradients"):
         algorithm("ARS")("CBPMlpPolicy", "Pendulum-v1")
     with pytest.raises(NotImplementedError, match=r"CBPCnnPolicy for CrossQ is not supported: .* vectors alone"):
