@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from sb3_contrib.common.maskable import policies as maskable
 from sb3_contrib.common.recurrent import policies as recurrent
+from sb3_contrib.common.torch_layers import BatchRenorm
 from sb3_contrib.crossq.policies import CrossQPolicy
 from sb3_contrib.qrdqn import policies as qrdqn
 from sb3_contrib.tqc import policies as tqc
 
+import cbp
 from agents.sb3.plastic import Plastic
 from agents.sb3.policies import (
     ACTOR_CRITIC_OPTIONS,
@@ -45,11 +49,24 @@ class TQCPlasticMultiInputPolicy(Plastic, tqc.MultiInputPolicy):
 class CrossQPlasticMlpPolicy(Plastic, CrossQPolicy):
     """``MlpPolicy`` of CrossQ, kept plastic.
 
-    A replaced unit's weights in a batch renormalisation begin anew; its running mean and variance follow by themselves.
+    A replaced unit begins anew in its batch renormalisation, too: weights, running mean and variance. The averages of a unit
+    that died say that it hardly varies, and what a fresh one gives would be divided by that for a hundred updates.
     """
 
     algorithms = (CrossQ,)
     default_options = ACTOR_CRITIC_OPTIONS
+
+    def _find(self) -> tuple[list[cbp.Group], list[str]]:
+        groups, reasons = super()._find()
+        return [_with_averages(group) for group in groups], reasons
+
+
+def _with_averages(group: cbp.Group) -> cbp.Group:
+    """A group that has the running averages of its units' renormalisations among what begins anew with a unit."""
+    scales = [slices for slices, _ in group.fixed if isinstance(slices.module, BatchRenorm) and slices.attribute == "scale"]
+    means = [(replace(scale, attribute="ra_mean"), 0.0) for scale in scales]
+    variances = [(replace(scale, attribute="ra_var"), 1.0) for scale in scales]
+    return replace(group, fixed=(*group.fixed, *means, *variances))
 
 
 class QRDQNPlasticMlpPolicy(Plastic, qrdqn.QRDQNPolicy):

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plastic_cases import BUSY, NEEDS_CONTRIB, STEPS, algorithm, env_of, make, weights
+from gymnasium import spaces
+from plastic_cases import BUSY, NEEDS_CONTRIB, STEPS, Small, algorithm, env_of, make, spaces_of, weights
 from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
@@ -139,7 +140,7 @@ def test_other_schedules_of_updates_equal_stock_without_replacement(settings, n_
 
 
 @NEEDS_CONTRIB
-def test_a_replaced_unit_of_crossq_has_fresh_weights_in_its_renormalisation_and_no_effect():
+def test_a_replaced_unit_of_crossq_begins_anew_in_its_renormalisation_and_has_no_effect():
     model = make("CrossQ", method_kwargs={**BUSY, "replacement_rate": 0.5}).learn(STEPS)
     layer = model.policy.methods["critic"].layers[1]
     newborn = (layer.age == 0).nonzero().flatten()
@@ -147,7 +148,30 @@ def test_a_replaced_unit_of_crossq_has_fresh_weights_in_its_renormalisation_and_
     norm = model.policy.critic.qf0[6]
     assert (norm.scale[newborn] == 1).all()
     assert not norm.bias[newborn].any()
+    # No pass in training mode has followed: the actor's loss takes the critic in evaluation.
+    assert not norm.ra_mean[newborn].any()
+    assert (norm.ra_var[newborn] == 1).all()
+    assert norm.ra_mean.any()
     assert not layer.hidden.outgoing[0].weight[:, newborn].any()
+
+
+@NEEDS_CONTRIB
+def test_masked_actions_are_never_taken_while_units_are_replaced():
+    taken = []
+
+    class Masked(Small):
+        def step(self, action):
+            taken.append(bool(self.action_masks()[action]))
+            return super().step(action)
+
+    env = Masked(spaces_of("Mlp"), spaces.Discrete(3))
+    model = make("MaskablePPO", env=env, method_kwargs=BUSY).learn(100)
+    assert replaced_units(model.policy)["policy"] > 0
+    assert len(taken) >= 100
+    assert all(taken)
+    observations = env.observation_space.sample()
+    for allowed in range(3):
+        assert model.predict(observations, action_masks=np.arange(3) == allowed)[0] == allowed
 
 
 # By network
