@@ -20,6 +20,7 @@ _ROWS = 2
 def example_pass(policy: Any) -> None:
     """A pass of all networks that are trained, as in training, on observations of zeros: what comes out is of no use."""
     observations, actions = _zeros(policy.observation_space, policy), _zeros(policy.action_space, policy)
+    actions = actions.flatten(1) if isinstance(policy.action_space, spaces.Box) else actions
     if isinstance(getattr(policy, "actor", None), nn.Module):
         policy.actor(observations)
         policy.critic(observations, actions.float())
@@ -65,7 +66,7 @@ def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, 
         layers: Hidden layers of the policy, see :func:`agents.sb3.networks.hidden_layers`. Of a channel of images it is the
             mean over its positions.
         observations: A tensor ``(samples, …)``, or a dictionary of such.
-        actions: What the critics of SAC and TD3 judge, in [−1, 1]: ``(samples, dimensions)``.
+        actions: What the critics of SAC and TD3 judge, in [−1, 1]: ``(samples, …)``.
     """
     received: dict[int, Tensor] = {}
     hooks = [_watch(layer.edges[0].place, received, i) for i, layer in enumerate(layers)]
@@ -94,7 +95,8 @@ def run(policy: Any, observations: Any, actions: Tensor | None) -> None:
     if isinstance(getattr(policy, "actor", None), nn.Module):
         actor = policy.actor
         getattr(actor, "get_action_dist_params", actor)(observations)
-        policy.critic(observations, actions)
+        assert actions is not None  # noqa: S101
+        policy.critic(observations, actions.flatten(1))
     elif hasattr(policy, "q_net"):
         policy.q_net(observations)
     elif hasattr(policy, "quantile_net"):
