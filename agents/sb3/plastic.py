@@ -10,7 +10,6 @@ import copy
 import inspect
 import sys
 import warnings
-import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -21,24 +20,17 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import get_device
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import cbp
 from agents.sb3.carrying import Carried
+from agents.sb3.following import Following
 from agents.sb3.method_options import by_network, check_method, refuse_misplaced
 from agents.sb3.networks import find, modules_of, network_names, network_of, owners, targets
-from agents.sb3.updates import updates_left
-from cbp.optimizers import holds, untrained
-
-if TYPE_CHECKING:
-    _Policy = BasePolicy
-else:
-    _Policy = object  # the class of the policy comes behind this one among the bases
-
-_alive: weakref.WeakSet[Plastic] = weakref.WeakSet()
+from agents.sb3.updates import none_matures
+from cbp.optimizers import untrained
 
 
-class Plastic(_Policy):
+class Plastic(Following):
     """Makes a policy plastic: the first of the bases of a new class, before the policy's own.
 
     Each optimizer of the policy has a method, which acts after each of its steps: PPO and DQN have one, SAC and TD3 those of
@@ -78,8 +70,6 @@ class Plastic(_Policy):
     default_options: ClassVar[dict[str, dict[str, Any]]] = {}
     """Options of methods where they differ from the methods' own defaults, by the methods' names."""
 
-    methods: dict[str, cbp.Method]
-    left_out: list[str]
     if TYPE_CHECKING:
         method: cbp.Method | None
 
@@ -113,10 +103,8 @@ class Plastic(_Policy):
         self._policy_kwargs = dict(kwargs)
         self._seed = _seed()
         self._carried: list[Carried] = []
-        self._carries: Any = None
         self._checked_timesteps: int | None = None
         self._has_warned = False
-        self._foreign: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self.methods = {}
         self.left_out = []
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -138,7 +126,6 @@ class Plastic(_Policy):
 
     def _carry(self) -> None:
         """Makes the methods and puts them to work."""
-        self._carries = self._signature()
         self.methods, self._carried, self.left_out = {}, [], []
         if self._method_name is None:
             return
@@ -164,7 +151,7 @@ class Plastic(_Policy):
         if not self._carried and any(of_network is not None for of_network in options.values()):
             why = "; ".join(self.left_out) or f"net_arch={self._policy_kwargs.get('net_arch')!r}"
             raise cbp.LayerError(f"{type(self).__name__} has no hidden layer that can be treated ({why}); take method=None")
-        _alive.add(self)
+        self._begin_to_follow()
 
     def _make(
         self,
@@ -198,60 +185,7 @@ class Plastic(_Policy):
 
     def _find(self) -> tuple[list[cbp.Group], list[str]]:
         """The hidden layers to treat, and a line for each reason why others are left out."""
-        carried, methods, self._carried, self.methods = self._carried, self.methods, [], {}
-        try:
-            return find(self)  # by a copy, which needs no methods
-        finally:
-            self._carried, self.methods = carried, methods
-
-    def _signature(self) -> tuple[Any, ...]:
-        """What tells whether other optimizers, other modules or other parameters are trained."""
-        owned = list(owners(self).values())
-        modules = [module for owner in owned for module in owner.modules()]
-        trained = [parameter.requires_grad for owner in owned for parameter in owner.parameters()]
-        return [id(owner.optimizer) for owner in owned], list(map(id, modules)), trained
-
-    def _follow(self) -> None:
-        """Makes the methods anew where others are trained than they were made for; units that are the same go on."""
-        before, now = self._carries, self._signature()
-        if now == before or self._method_name is None:
-            return
-        carried = self._carried
-        for old in carried:
-            old.detach()
-        self._carry()
-        for new in self._carried:
-            for old in carried:
-                if old.name == new.name:
-                    new.take_over(old, all_the_same=now[1:] == before[1:])
-        if now[1:] != before[1:]:
-            layers = [layer for method in dict.fromkeys(self.methods.values()) for layer in method.layers]
-            kept = sum(layer.clock > 0 for layer in layers)
-            left_out = f"; left out: {'; '.join(self.left_out)}" if self.left_out else ""
-            warnings.warn(
-                f"modules of this {type(self).__name__} were exchanged or frozen: {len(layers)} hidden layers are treated now, "
-                f"of which {kept} keep their ages and utilities{left_out}",
-                stacklevel=3,
-            )
-
-    def _notice(self, optimizer: Optimizer) -> None:
-        """Takes note of a step of any optimizer."""
-        if any(optimizer is carried.optimizer for carried in self._carried) or optimizer in self._foreign:
-            return
-        own = [owner.optimizer for owner in owners(self).values()]
-        if any(optimizer is one for one in own):
-            if id(optimizer) not in self._carries[0]:
-                self._follow()
-            return
-        self._foreign.add(optimizer)
-        methods = list(dict.fromkeys(self.methods.values()))
-        weights = [slices.tensor for method in methods for layer in method.layers for slices in layer.hidden.fresh]
-        if any(holds([optimizer], weight) for weight in weights or self.parameters()):
-            warnings.warn(
-                f"this {type(self).__name__} is trained by another optimizer ({type(optimizer).__name__}) than its own, after "
-                "whose steps alone its method acts; make it the policy's: policy.optimizer = …",
-                stacklevel=3,
-            )
+        return find(self)
 
     def set_training_mode(self, mode: bool) -> None:
         """As in SB3; at the start of training also refuses unsupported algorithms and warns of a run too short."""
@@ -262,8 +196,6 @@ class Plastic(_Policy):
             if self._carried:
                 self._check_algorithm(caller)
                 self._warn_if_short(caller)
-        if mode:
-            self._follow()
         super().set_training_mode(mode)
 
     @classmethod
@@ -277,22 +209,10 @@ class Plastic(_Policy):
         raise NotImplementedError(f"{cls.__name__} for {name} is not supported; it is for {served}{instead}")
 
     def _warn_if_short(self, algorithm: BaseAlgorithm) -> None:
-        short = []
-        for carried in [] if self._has_warned else self._carried:
-            method = carried.method
-            if isinstance(method, cbp.ContinualBackprop) and method.layers:
-                networks = [network for network, of_network in self.methods.items() if of_network is method]
-                reached = max(int(layer.age.max()) for layer in method.layers) + updates_left(algorithm, networks)
-                if reached <= method.maturity_threshold:
-                    short.append((networks, method.maturity_threshold, reached))
-        for networks, threshold, reached in short:
-            where = "" if len(self._carried) == 1 else f" of {' and '.join(networks)}"
-            warnings.warn(
-                f"no unit{where} will be replaced: units mature after {threshold:,} updates, and this run has {reached:,}; "
-                "train longer or lower maturity_threshold",
-                stacklevel=4,
-            )
-        self._has_warned |= bool(short)
+        lines = [] if self._has_warned else none_matures(algorithm, self.methods)
+        for line in lines:
+            warnings.warn(line, stacklevel=4)
+        self._has_warned |= bool(lines)
 
     # Saved, loaded, copied
 
@@ -326,18 +246,12 @@ class Plastic(_Policy):
             self._carried[0].load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_foreign": weakref.WeakSet()}
+        state = super().__getstate__()
         if "action_dist" in state:
             # SB3 leaves the distribution of the last forward pass, with its graph, there; it cannot be copied.
             state["action_dist"] = copy.copy(state["action_dist"])
             state["action_dist"].distribution = None
         return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._carries = None if self._method_name is None else self._signature()
-        if self._carried:
-            _alive.add(self)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -361,14 +275,6 @@ def _seed() -> int:
         return torch.initial_seed()
     seeded.set_state(here)
     return int(torch.randint(2**63 - 1, (), generator=seeded))
-
-
-def _after_any_step(optimizer: Optimizer, *_: Any) -> None:
-    for policy in list(_alive):
-        policy._notice(optimizer)
-
-
-register_optimizer_step_post_hook(_after_any_step)
 
 
 def methods_of(policy: BasePolicy) -> list[cbp.Method]:

@@ -1,14 +1,16 @@
-"""How many updates an algorithm makes of each network."""
+"""How many updates an algorithm makes of each network, and whether units mature in that time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+
+import cbp
 
 
 def updates_left(algorithm: BaseAlgorithm, networks: Collection[str] = ("policy", "value")) -> float:
@@ -45,3 +47,25 @@ def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
         return math.inf
     times: int = math.ceil(steps / (frequency.frequency * algorithm.n_envs))
     return times * algorithm.gradient_steps
+
+
+def none_matures(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> list[str]:
+    """A line for each method whose units are all too young to be replaced in the current ``learn()``.
+
+    Args:
+        algorithm: As for :func:`updates_left`.
+        methods: By the networks that they treat.
+    """
+    lines = []
+    each = list(dict.fromkeys(methods.values()))
+    for method in each:
+        if isinstance(method, cbp.ContinualBackprop) and method.layers:
+            networks = [network for network, of_network in methods.items() if of_network is method]
+            reached = max(int(layer.age.max()) for layer in method.layers) + updates_left(algorithm, networks)
+            if reached <= method.maturity_threshold:
+                where = "" if len(each) == 1 else f" of {' and '.join(networks)}"
+                lines.append(
+                    f"no unit{where} will be replaced: units mature after {method.maturity_threshold:,} updates, and this run "
+                    f"has {reached:,}; train longer or lower maturity_threshold"
+                )
+    return lines
