@@ -16,7 +16,7 @@ import platform
 import random
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -72,10 +72,15 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any], beside: NewFile 
     content = stream.getvalue()
     path = folder.checkpoints / f"{steps:012d}-{_checksum(content)}.pt"
     folder.checkpoints.mkdir(exist_ok=True)
-    if beside is not None:
-        (folder.checkpoints / BESIDE).mkdir(exist_ok=True)
-        _write_with_room(folder, folder.checkpoints / BESIDE / beside.name, beside.content, state[BESIDE])
-    _write_with_room(folder, path, content, state.get(BESIDE, []))
+    try:
+        if beside is not None:
+            (folder.checkpoints / BESIDE).mkdir(exist_ok=True)
+            _write_with_room(folder, folder.checkpoints / BESIDE / beside.name, beside.content, state[BESIDE])
+        _write_with_room(folder, path, content, state.get(BESIDE, []))
+    except OSError:
+        with suppress(OSError):
+            _drop_unneeded(folder)  # such as the file beside it, which would take the room that the next one needs
+        raise
     same_step = [other for other in _all(folder) if steps_of(other) == steps and other != path]  # damaged
     for old in same_step + _all(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
@@ -186,8 +191,9 @@ class Checkpoint:
             path = self.path.parent / BESIDE / Path(name).name
             try:
                 content = path.read_bytes()
-            except OSError as error:
-                raise UserError(f"checkpoint '{self.path}' needs '{path}': {error.strerror}") from error
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise UserError(f"checkpoint '{self.path}' needs '{path}': {reason}") from error
             if not _fits_its_name(path, content):
                 raise UserError(f"checkpoint '{self.path}' needs '{path}', which is damaged: its checksum is another")
             yield content
@@ -233,7 +239,11 @@ def read(path: Path) -> Checkpoint:
         content = path.read_bytes()
         if not _fits_its_name(path, content):
             raise ValueError("its checksum is another")
-        return Checkpoint(path, torch.load(io.BytesIO(content), weights_only=True))
+        state = torch.load(io.BytesIO(content), weights_only=True)
+        beside = state.get(BESIDE, []) if isinstance(state, dict) else None
+        if not isinstance(beside, list) or not all(isinstance(name, str) for name in beside):
+            raise TypeError("it holds something else than a state")
+        return Checkpoint(path, state)
     except Exception as error:  # whatever damage, or what is not allowed in such a file, makes torch raise
         raise UserError(f"checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from agents.runs import checkpoint_files
 from agents.runs.run_folder import RunFolder
@@ -109,3 +111,22 @@ def test_transitions_that_are_still_needed_make_no_room(folder):
     for steps in (6, 7, 8):
         checkpoint_files.write(folder, steps, {"transitions": [new.name]})
     assert {path.name for path in files.iterdir()} == {new.name}
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_none_of_its_transitions(folder):
+    size = checkpoint_files.newest(folder).stat().st_size
+    (folder.path / "events").write_bytes(bytes(3 * size))  # one and a half fit beside it
+    new = checkpoint_files.NewFile.of("0-1", ".npz", bytes(size // 4))
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint_files.write(folder, 3, {"transitions": [new.name], "numbers": np.full(100_000, 3)}, new)
+    assert list((folder.checkpoints / "transitions").iterdir()) == []
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"transitions": 1}, {"transitions": [1]}, {"transitions": ["\0.npz"]}])
+def test_a_checkpoint_that_holds_something_else_is_passed_over(tmp_path, state):
+    folder, stream = RunFolder(tmp_path), io.BytesIO()
+    checkpoint_files.write(folder, 0, {"numbers": np.zeros(1)})
+    torch.save(state, stream)
+    (folder.checkpoints / f"000000000001-{checkpoint_files._checksum(stream.getvalue())}.pt").write_bytes(stream.getvalue())
+    with pytest.warns(UserWarning, match="passed over"):
+        assert "numbers" in checkpoint_files.read_newest(folder, with_files=True).state
