@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agents.runs.algorithms import METHODS, find_method
 from agents.runs.build import make_model, make_vec_env
-from agents.runs.commands import INTERRUPTED, Parser, add_shared_options, run_command
+from agents.runs.commands import INTERRUPTED, Parser, add_shared_options, given, run_command
 from agents.runs.config import Config, RunConfig
 from agents.runs.errors import RunError, UserError
 from agents.runs.options import CHANGE_OPTIONS, add_run_options, make_config
@@ -93,7 +93,7 @@ def _plan(args: argparse.Namespace) -> list[Run]:
             if getattr(args, name) is not None:
                 raise UserError(f"--{name} is of supervised learning and goes with --problem, not with --env")
         for method in methods:
-            find_method(args.algo or "ppo", method)
+            find_method(given(args.algo, "ppo"), method)
         configs = [make_config(args, method, seed) for seed in seeds for method in methods]
     run_dir = args.run_dir.absolute()
     return [inspect(Run(RunFolder.below(run_dir, config, f"seed{config.seed}"), config)) for config in configs]

@@ -140,6 +140,7 @@ def make_vec_env(config: Config) -> VecEnv:
     """The run's environments, each with SB3's ``Monitor``; normalised where the configuration says so."""
     check_imported(config.imports)
     _warn_of_short_phases(config)
+    _warn_of_no_learning(config)
     vec_env: VecEnv = ThreadedVecEnv([partial(_make_monitored, config)] * config.n_envs)
     if config.normalize:
         vec_env = VecNormalize(vec_env, gamma=config.hyperparameters.gamma)
@@ -163,6 +164,20 @@ def _warn_of_short_phases(config: Config) -> None:
         )
 
 
+def _warn_of_no_learning(config: Config) -> None:
+    values = config.hyperparameters
+    if not isinstance(values, OffPolicyHyperparameters):
+        return
+    cycle = values.train_freq * config.n_envs
+    steps = -(-config.timesteps // cycle) * cycle  # a run ends with a whole cycle
+    if steps <= values.learning_starts:
+        warnings.warn(
+            f"no network learns: learning_starts is {values.learning_starts:,}, and this run has {steps:,} steps; "
+            "train longer or lower learning_starts",
+            stacklevel=2,
+        )
+
+
 def nonstationary_wrappers(vec_env: VecEnv) -> list[envs.NonStationary[Any, Any]]:
     """The wrapper of each environment that changes; empty where none does."""
     wrapped = [envs.NonStationary.of(env) for env in vec_env.unwrapped.envs]  # type: ignore[attr-defined]
@@ -179,6 +194,9 @@ def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> 
     if kind is not None and not isinstance(actions, kind):
         needed, instead = ("discrete", "ppo, sac or td3") if kind is spaces.Discrete else ("continuous", "ppo or dqn")
         raise UserError(f"{config.algo} needs {needed} actions, those of '{config.env}' are {actions}; take --algo {instead}")
+    for what, space in (("actions", actions), ("observations", vec_env.observation_space)):
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
+            raise UserError(f"{what} of '{config.env}' are {space}; Stable-Baselines3 takes only those that are counted from 0")
     values, method = config.hyperparameters, config.preset.method if with_method else None
     try:
         return (
@@ -188,6 +206,9 @@ def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> 
         )
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
         raise UserError(" ".join(str(error).split())) from error
+    except MemoryError as error:
+        size = "rollout_steps" if isinstance(values, Hyperparameters) else "buffer_size"
+        raise UserError(f"{size} {getattr(values, size):,} is more than memory holds: {error}") from error
 
 
 def _make_ppo(config: Config, values: Hyperparameters, vec_env: VecEnv, method: str | None) -> PPO:

@@ -221,6 +221,7 @@ def _save_model(model: BaseAlgorithm) -> dict[str, Any]:
         "last_observations": model._last_obs,
         "last_episode_starts": model._last_episode_starts,
         "episodes": list(model.ep_info_buffer or []),
+        "successes": list(model.ep_success_buffer or []),
     }
     if isinstance(model, OffPolicyAlgorithm):
         _, tensors = model._get_torch_save_params()
@@ -242,7 +243,8 @@ def _load_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     model._last_obs = to_arrays(state["last_observations"])
     model._last_episode_starts = to_arrays(state["last_episode_starts"])
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
-    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    successes = state.get("successes", [])  # which the first releases did not write
+    model.ep_success_buffer = deque(successes, maxlen=model._stats_window_size)
     if isinstance(model, OffPolicyAlgorithm):
         _, tensors = model._get_torch_save_params()
         with torch.no_grad():

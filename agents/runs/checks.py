@@ -40,7 +40,6 @@ _WORDS: dict[tuple[type, str], str | None] = {
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "normalize_advantage": ("rollout", "batch", "none"),
-    "activation": ("relu", "tanh", "crelu"),
     "weight_init": ("sb3", "lecun"),
 }
 _LEAST: dict[str, int] = {
@@ -68,7 +67,7 @@ def check_hyperparameters(values: AnyHyperparameters, n_envs: int) -> None:
     for name, value in vars(values).items():
         key = (type(values), name)
         if name in _RANGES and not (key in _WORDS and value == _WORDS[key]):
-            check_number(name, value, *_RANGES[name])
+            check_number(name, value, *_RANGES[name], otherwise=f" or {_WORDS[key] or 'null'}" if key in _WORDS else "")
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise unknown(name, value, _CHOICES[name])
         elif name in _LEAST:
@@ -87,12 +86,18 @@ def check_hyperparameters(values: AnyHyperparameters, n_envs: int) -> None:
 
 def _check_off_policy(values: OffPolicyHyperparameters) -> None:
     if values.gradient_steps != -1:
-        check_whole("gradient_steps", values.gradient_steps, least=1)
-    if values.activation not in ("relu", "tanh"):  # Stable-Baselines3's networks have layers as wide as what comes before them
-        raise unknown("activation", values.activation, ("relu", "tanh"))
+        check_whole("gradient_steps", values.gradient_steps, least=1, otherwise=" or -1")
+    # No crelu: Stable-Baselines3's networks have layers as wide as what comes before them.
+    _check_activation(values, "relu", "tanh")
+
+
+def _check_activation(values: AnyHyperparameters, *known: str) -> None:
+    if values.activation not in known:
+        raise unknown("activation", values.activation, known)
 
 
 def _check_rollouts(values: Hyperparameters, n_envs: int) -> None:
+    _check_activation(values, "relu", "tanh", "crelu")
     if values.padded_inputs is not None:
         check_whole("padded_inputs", values.padded_inputs, least=1)
     if values.batch_size > values.rollout_steps:
@@ -103,11 +108,14 @@ def _check_rollouts(values: Hyperparameters, n_envs: int) -> None:
         )
 
 
-def check_number(name: str, value: object, least: float, inclusive: bool, greatest: float) -> None:
-    """Refuses what is no finite number above ``least`` (which is allowed itself if ``inclusive``) and up to ``greatest``."""
+def check_number(name: str, value: object, least: float, inclusive: bool, greatest: float, *, otherwise: str = "") -> None:
+    """Refuses what is no finite number above ``least`` (which is allowed itself if ``inclusive``) and up to ``greatest``.
+
+    ``otherwise`` says what else is allowed, such as ``" or null"``.
+    """
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     if not (abs(number) < math.inf and (number > least or (inclusive and number == least)) and number <= greatest):
-        raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}, got {value!r}")
+        raise UserError(f"{name} must be a finite number{_words(least, inclusive, greatest)}{otherwise}, got {value!r}")
 
 
 def _words(least: float, inclusive: bool, greatest: float) -> str:
@@ -119,7 +127,7 @@ def _words(least: float, inclusive: bool, greatest: float) -> str:
     return "".join(f" {word}" for word in " and ".join(words).split())
 
 
-def check_whole(name: str, value: object, *, least: int) -> None:
-    """Refuses what is no whole number of at least ``least``."""
+def check_whole(name: str, value: object, *, least: int, otherwise: str = "") -> None:
+    """Refuses what is no whole number of at least ``least``; ``otherwise`` says what else is allowed, such as ``" or -1"``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{name} must be a whole number >= {least}, got {value!r}")
+        raise UserError(f"{name} must be a whole number >= {least}{otherwise}, got {value!r}")

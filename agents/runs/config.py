@@ -310,7 +310,8 @@ def with_overrides(
         elif name in names:
             changes[name] = tuple(value) if name == "net_arch" and isinstance(value, list) else value
         else:
-            raise unknown(f"setting of method '{method}'", name, [*method_kwargs, *names])
+            of_algo = "" if algo == "ppo" else f" of {algo}"
+            raise unknown(f"setting of method '{method}'{of_algo}", name, [*method_kwargs, *names])
     return kind(**changes), method_kwargs
 
 

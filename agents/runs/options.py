@@ -167,7 +167,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         raise UserError("--env is missing, for example: --env ant-nonstationary")
     name, modules = import_named(args.env, args.imports)
     spec = find_spec(name)
-    algo, preset_name = args.algo or "ppo", args.preset or "quick"
+    algo, preset_name = given(args.algo, "ppo"), given(args.preset, "quick")
     algorithm = find_algorithm(algo)
     if preset_name not in algorithm.runs:
         raise unknown("preset" if algo == "ppo" else f"preset of {algo}", preset_name, algorithm.runs)

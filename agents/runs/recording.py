@@ -109,8 +109,9 @@ class ProgressCallback(BaseCallback):
         self._bar.set_postfix_str(", ".join(words), refresh=False)
 
     def close(self) -> None:
-        """Leaves the bar on the screen as it is."""
-        self._bar.close()
+        """Leaves the bar on the screen as it is; there is none where training broke off at its start."""
+        if hasattr(self, "_bar"):
+            self._bar.close()
 
 
 class LogCallback(BaseCallback):

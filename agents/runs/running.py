@@ -105,7 +105,7 @@ def carry_out(job: Job) -> int:
                 job.train(pauses)
             checkpoint = job.save()
             complete = job.finish(time.monotonic() - start)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         raise _broken(job, error) from error
     if not complete:
         print(f"Stopped at {job.position}, saved in {checkpoint}; to go on: {job.go_on}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,23 @@ class _PauseCallback(BaseCallback):
         self._pauses.here(max(1, len(self._phases.phases)))
 
 
+class _LossCallback(BaseCallback):
+    """Breaks off where a loss of an off-policy algorithm is no number any more, before a checkpoint of that is written."""
+
+    every_step = False
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        for name, value in self.logger.name_to_value.items():
+            if name.startswith("train/") and name.endswith("loss") and not math.isfinite(value):
+                raise ValueError("a loss is not a finite number: check rewards, observations and the learning rate")
+
+    def _on_training_end(self) -> None:
+        self._on_rollout_start()
+
+
 class _Training:
     """A run as a :class:`agents.runs.running.Job`."""
 
@@ -139,7 +157,7 @@ class _Training:
         progress = ProgressCallback(self._config.timesteps, self._recorders.phases)
         callbacks: list[BaseCallback] = [*self._recorders, progress]
         if isinstance(self._model, OffPolicyAlgorithm):
-            callbacks.append(LogCallback(self._config))
+            callbacks = [_LossCallback(), *callbacks, LogCallback(self._config)]
         preset = self._config.preset
         if preset.needs_signal:
             callbacks.append(FreshNetworkCallback() if preset.method is None else ChangeCallback())

@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 
+import gymnasium
 import numpy as np
 import processes
 import pytest
 import stable_baselines3
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from same_runs import assert_same_run, newest, rows
 from stable_baselines3.common.buffers import ReplayBuffer
 
@@ -45,6 +46,41 @@ RUNS = {
 }
 
 
+class Telling(gymnasium.Wrapper):
+    """Tells at the end of an episode whether it was a success."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            info["is_success"] = bool(abs(observation[0]) < 0.1)
+        return observation, reward, terminated, truncated, info
+
+
+class Breaking(gymnasium.Wrapper):
+    """Can be reset only once in a process, which is when a run is checked."""
+
+    resets = 0
+
+    def reset(self, **options):
+        type(self).resets += 1
+        if self.resets > 1:
+            raise RuntimeError("the door is shut")
+        return self.env.reset(**options)
+
+
+class FromFive(gymnasium.Wrapper):
+    """Counts its actions from 5."""
+
+    action_space = Discrete(2, start=5)
+
+    def step(self, action):
+        return self.env.step(action - 5)
+
+
+for wrapper in (Telling, Breaking, FromFive):
+    gymnasium.register(f"{wrapper.__name__}-v0", lambda wrapper=wrapper: wrapper(gymnasium.make("CartPole-v1").env))
+
+
 def options(name):
     return [*RUNS[name][:2], *SMALL, *RUNS[name][2:]]
 
@@ -60,13 +96,15 @@ def told(capsys):
 @pytest.mark.parametrize("name", ["sac", "dqn", pytest.param("td3", marks=pytest.mark.slow)])
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, name):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    interrupted(*options(name), "--run-dir", stopped, until=128)  # actions are still drawn at random
-    assert command(*options(name), "--run-dir", whole) == 0
+    of_run = ["Telling-v0" if option == "CartPole-v1" else option for option in options(name)]
+    interrupted(*of_run, "--run-dir", stopped, until=128)  # actions are still drawn at random
+    assert command(*of_run, "--run-dir", whole) == 0
     interrupted("--resume", stopped, until=832)  # the buffer of the last is full
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
     replaced = json.loads((whole / "summary.json").read_text())["units_replaced"]
     assert (sum(replaced.values()) > 5) == (name == "sac")
+    assert ("rollout/success_rate" in rows(whole / "progress.csv")[-1]) == (name == "dqn")
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +224,49 @@ def refused(command, capsys, *arguments):
         (["--algo", "sac", "--env", "Hopper-v5", "--method", "ppo"], "unknown method of sac 'ppo'"),
         (["--algo", "td3", "--env", "Hopper-v5", "--preset", "paper"], "unknown preset of td3 'paper'"),
         (["--algo", "sac", "--env", "Hopper-v5", "--set", "clip_range=0.1"], "unknown setting of method"),
-        (["--algo", "sac", "--env", "Hopper-v5", "--set", "ent_coef=much"], "ent_coef must be a finite number, got 'much'"),
-        (["--algo", "td3", "--env", "Hopper-v5", "--set", "gradient_steps=0"], "gradient_steps must be a whole number >= 1"),
+        (
+            ["--algo", "sac", "--env", "Hopper-v5", "--set", "ent_coef=much"],
+            "a finite number or auto, got 'much'",
+        ),
+        (
+            ["--algo", "td3", "--env", "Hopper-v5", "--set", "gradient_steps=0"],
+            "must be a whole number >= 1 or -1, got 0",
+        ),
+        (["--algo", "sac", "--env", "Hopper-v5", "--set", "activation=elu"], "did you mean 'relu'?; known: relu, tanh"),
+        (
+            ["--algo", "sac", "--env", "Hopper-v5", "--set", f"buffer_size={10**12}"],
+            "is more than memory holds",
+        ),
+        (["--algo", "td3", "--env", "Hopper-v5", "--set", "ent_coef=1"], "setting of method 'backprop' of td3 'ent_coef'"),
+        (["--algo", "", "--env", "Hopper-v5"], "unknown algo ''"),
+        (["--algo", "dqn", "--env", "FromFive-v0"], "actions of 'FromFive-v0' are Discrete(2, start=5)"),
         (["--algo", "dqn", "--env", "CartPole-v1", "--set", "max_grad_norm=null"], "max_grad_norm must be a finite number > 0"),
     ],
 )
 def test_what_an_algorithm_does_not_take_is_refused_in_one_line(command, capsys, arguments, words):
     method = [] if "--method" in arguments else ["--method", "backprop"]
     assert words in refused(command, capsys, *arguments, *method)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["--set", "learning_rate=1e30"], "a loss is not a finite number"),
+        (["--set", f"batch_size={10**12}"], "Unable to allocate"),
+        (["--env", "Breaking-v0"], "the door is shut"),
+    ],
+)
+def test_what_breaks_a_run_is_said_in_one_line(command, capsys, tmp_path, changes, words):
+    assert command(*options("dqn"), *changes, "--run-dir", tmp_path / "run") == 1
+    line = told(capsys)[-1]
+    assert line.startswith("error: training broke off at step ")
+    assert words in line
+    assert (tmp_path / "run" / "error.log").exists()
+
+
+def test_a_run_that_ends_before_learning_starts_is_warned_of(command, capsys, tmp_path):
+    assert command(*options("dqn"), "--timesteps", 65, "--set", "learning_starts=128", "--run-dir", tmp_path / "run") == 0
+    assert any("no network learns: learning_starts is 128, and this run has 128 steps" in line for line in told(capsys))
 
 
 def test_a_configuration_of_an_earlier_release_is_one_of_ppo():
