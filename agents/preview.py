@@ -26,6 +26,7 @@ from agents.runs.errors import UserError
 from agents.runs.options import add_change_options, add_import_option, make_config
 from agents.runs.plan import parse_seeds
 from envs.changes import Change
+from envs.tasks import TASK
 
 _MOST_PHASES = 100_000
 _SHOWN = 10  # phases that are printed
@@ -103,6 +104,8 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
     config = configs[0]
     if config.period is None:
         raise UserError(f"environment '{config.env}' does not change; --period or --param makes it change")
+    if config.param == TASK:
+        raise UserError(f"in '{config.env}' no value changes: its tasks come in the order in which they are given")
     phases = -(-config.timesteps // config.period)
     if phases > _MOST_PHASES:
         raise UserError(f"timesteps must be at most {_MOST_PHASES:,} periods, got {phases:,}")

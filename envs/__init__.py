@@ -12,6 +12,7 @@ from envs.parameters import PARAMETERS
 from envs.published import HealthyRewardOnFall, TerminateAfter, UnclippedActions
 from envs.schedules import SCHEDULES, Schedule
 from envs.state import load_state, save_state
+from envs.tasks import TaskSequence
 from envs.verification import Verified, verify
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Parameter",
     "ParameterError",
     "Schedule",
+    "TaskSequence",
     "TerminateAfter",
     "UnclippedActions",
     "Verified",

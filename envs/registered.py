@@ -15,12 +15,14 @@ from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 from envs.ant import Ant
 from envs.nonstationary import DEFAULT_PERIOD, NonStationary
 from envs.published import HealthyRewardOnFall, TerminateAfter, UnclippedActions, pays_health
+from envs.tasks import TaskSequence
 
 EPISODE = 1000
 """Steps after which an episode is cut off: Gymnasium's own limit of all of them, and that of the published experiments."""
 
 NONSTATIONARY = "envs.registered:make_nonstationary"
 STATIONARY = "envs.registered:make_stationary"
+SEQUENCE = "envs.registered:make_sequence"
 
 # In the MuJoCo of the published experiments contact forces were never filled in: observation and cost of them were always 0.
 _WITHOUT_CONTACT_FORCES = {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0}
@@ -135,6 +137,15 @@ def make_stationary(
     return env if terminate_after is None else TerminateAfter(env, terminate_after)
 
 
+def make_sequence(**kwargs: Any) -> TaskSequence:
+    """Makes what ``gymnasium.make("task-sequence-v0", tasks=[…])`` returns: an :class:`envs.TaskSequence`.
+
+    Args:
+        **kwargs: As for the class.
+    """
+    return TaskSequence(**kwargs)
+
+
 def _make(base: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     kind, defaults = _BASES[base]
     return kind(**(defaults | kwargs))
@@ -152,3 +163,5 @@ def register() -> None:
     for name, (entry_point, kwargs) in environments.items():
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=entry_point, kwargs=kwargs, max_episode_steps=EPISODE)
+    if "task-sequence-v0" not in gymnasium.registry:
+        gymnasium.register("task-sequence-v0", entry_point=SEQUENCE)  # each task has a time limit of its own

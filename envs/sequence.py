@@ -44,7 +44,7 @@ class Sequence:
     """
 
     def __init__(self, subject: Subject, parameter: object, given: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        shared = _make_clock(timing)
+        shared = make_clock(timing)
         own: dict[str, dict[str, Any]] = {}
         options = _options(parameter, given)
         for name, of_one in options.items():
@@ -55,7 +55,7 @@ class Sequence:
         ]
         self.check(subject)
         self._clocks = [(shared, [change for change in self.changes if not own[change.name]])] if not all(own.values()) else []
-        self._clocks += [(_make_clock({**timing, **own[change.name]}), [change]) for change in self.changes if own[change.name]]
+        self._clocks += [(make_clock({**timing, **own[change.name]}), [change]) for change in self.changes if own[change.name]]
         self._simple = len(self._clocks) == 1 and isinstance(shared.times, Every)  # phase, steps and episodes say all
         self.phase = 0
         described = {change.name: change.options | _described(own[change.name]) for change in self.changes}
@@ -228,7 +228,12 @@ def _names(state: Mapping[str, Any]) -> str:
     return " and ".join(names) if all(names) else f"that of {len(names)} parameters"
 
 
-def _make_clock(timing: Mapping[str, Any]) -> Clock:
+def make_clock(timing: Mapping[str, Any]) -> Clock:
+    """The clock that ``period``, ``change_at`` and ``count`` describe.
+
+    Raises:
+        ParameterError: One of them cannot be used, or not beside the others.
+    """
     times = make_times(timing["period"])
     change_at = checks.choice("change_at", timing["change_at"], CHANGE_AT)
     count = checks.choice("count", timing["count"], COUNTS)

@@ -12,6 +12,7 @@ from envs.checks import ParameterError, env_name
 from envs.memory import Memory
 from envs.nonstationary import NonStationary
 from envs.simulation import find_data, look_for_model
+from envs.tasks import TaskSequence
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
@@ -31,8 +32,8 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
 
     It has the attributes of environment and wrappers, and of the objects that these are made of, as far as they are numbers,
     strings, arrays, random generators, or lists and dictionaries of such; of the MuJoCo simulation its state and what an
-    environment may have written into the model; and of :class:`NonStationary` what its ``state_dict`` holds. Spaces, functions
-    and renderers are no state.
+    environment may have written into the model; and of :class:`NonStationary` what its ``state_dict`` holds; of a
+    :class:`TaskSequence` the same and the state of its task. Spaces, functions and renderers are no state.
 
     Args:
         env: Any environment.
@@ -61,22 +62,24 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
 
     Raises:
         envs.ParameterError: The state is of an environment of other classes, another size, or other changes. Nothing is changed
-            then.
+            then; but where the state of a task is refused, its sequence has gone on to that task.
     """
     layers = _layers(env)
     names, expected = [saved.get("class") for saved in state], [type(layer).__name__ for layer in layers]
     if names != expected:
         raise ParameterError(f"state must be that of {' around '.join(expected)}, got {' around '.join(map(str, names))}")
     for layer, saved in zip(layers, state, strict=True):
-        if isinstance(layer, NonStationary):
+        if isinstance(layer, NonStationary | TaskSequence):
             layer.check_state_dict(saved["schedule"])
     _Simulation.of(env).check(state[-1])
     memory = Memory(())
     if not all(memory.knows(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)):
         env.reset()  # some parts are made by the first reset only
     for layer, saved in zip(layers, state, strict=True):
-        if isinstance(layer, NonStationary):
+        if isinstance(layer, NonStationary | TaskSequence):
             layer.load_state_dict(saved["schedule"])
+            if isinstance(layer, TaskSequence):
+                load_state(layer.env, saved["of_task"])
         else:
             memory.load(layer, saved["values"])
     _Simulation.of(env).load(state[-1])
@@ -176,6 +179,8 @@ def _save_layer(layer: gymnasium.Env[Any, Any], memory: Memory) -> dict[str, Any
     saved: dict[str, Any] = {"class": type(layer).__name__}
     if isinstance(layer, NonStationary):
         return saved | {"schedule": layer.state_dict()}
+    if isinstance(layer, TaskSequence):
+        return saved | {"schedule": layer.state_dict(), "of_task": save_state(layer.env)}
     return saved | {"values": memory.save(layer)}
 
 

@@ -14,8 +14,10 @@ from gymnasium.wrappers import TransformObservation
 import envs
 from agents.runs.build import find_spec, make_env
 from agents.runs.config import Config
+from agents.runs.errors import UserError
 from envs.changes import OPTIONS, Change
 from envs.parameters import find_parameter
+from envs.tasks import TASK
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class HeldParameter:
         Raises:
             UserError: An environment without that parameter, or a range that it cannot have.
         """
+        if config.param == TASK:
+            raise UserError(f"no parameter is held at a value in a run in '{config.env}', where tasks come one after the other")
         own = _changes(make_env(config))
         name = name or next(iter(own), find_spec(config.env).kwargs.get("parameter", "friction"))
         options: dict[str, Any] = dict(own[name].options) if name in own else {}

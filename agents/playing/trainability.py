@@ -36,6 +36,7 @@ from agents.sb3.networks import inputs, networks
 from agents.sb3.threads import one_thread_each
 from agents.sb3.vec_env import ThreadedVecEnv
 from cbp.trainability import POINTS, Score
+from envs.tasks import TASK
 
 ROLLOUTS = 30  # of an agent that learns to act anew; ours: in as many a fresh one of the default run learns to stand
 COLUMNS = ("checkpoint", "phase", "steps", "kind", "score", "low", "high")
@@ -75,13 +76,21 @@ class Settings:
         check_whole("steps", steps, least=0)
         if 0 < steps < 2 * rollout:
             raise UserError(f"steps must be 0 or at least two rollouts of {rollout}, got {steps}")
-        if steps and (config.normalize or len(config.params) > 1):
-            why = "the run normalises what it sees" if config.normalize else "several parameters change in the run"
+        if steps and (why := _why_not_anew(config)):
             warnings.warn(f"no agent learns to act anew: {why}", stacklevel=2)
             steps = 0
         if value is not None and (config.param is None or not steps):
             raise UserError(f"--value is where agents learn to act anew while one parameter is held, got {value:g}")
         return cls(repetitions, updates, steps, value, seed)
+
+
+def _why_not_anew(config: Config) -> str | None:
+    """Why no agent can learn to act anew in the run's environment; None where one can."""
+    if config.normalize:
+        return "the run normalises what it sees"
+    if config.param == TASK:
+        return "tasks come one after the other in the run"
+    return "several parameters change in the run" if len(config.params) > 1 else None
 
 
 def _ppo(config: Config) -> Hyperparameters:

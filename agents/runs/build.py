@@ -32,7 +32,8 @@ from agents.sb3.buffers import NormalizedRolloutBuffer
 from agents.sb3.policies import PlasticMlpPolicy
 from agents.sb3.ppo import PPO
 from agents.sb3.vec_env import ThreadedVecEnv
-from envs.registered import NONSTATIONARY
+from envs.registered import NONSTATIONARY, SEQUENCE
+from envs.tasks import TASK
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "crelu": cbp.CReLU}
 _EPISODES_PER_PHASE = 5  # fewer of the longest episodes in a phase of one environment bring a warning
@@ -62,6 +63,11 @@ def is_nonstationary(spec: gymnasium.envs.registration.EnvSpec) -> bool:
     return spec.entry_point == NONSTATIONARY
 
 
+def is_sequence(spec: gymnasium.envs.registration.EnvSpec) -> bool:
+    """Whether the environment is an :class:`envs.TaskSequence`."""
+    return spec.entry_point == SEQUENCE
+
+
 def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """One environment of a run. Its period is its share of the run's, its sequence of values that of the run's seed.
 
@@ -79,6 +85,9 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         change = {"parameter": config.param, "seed": config.seed, **config.change}
         change["period"] = _own_period(config.period, config.n_envs, change.pop("times", None))
     try:
+        if config.param == TASK:
+            del change["parameter"]
+            return _with_a_vector(gymnasium.make(spec.id, **change, **config.env_kwargs, **kwargs))
         if is_nonstationary(spec):
             return gymnasium.make(spec.id, **change, **config.env_kwargs, **kwargs)
         env = _with_a_vector(gymnasium.make(spec.id, **config.env_kwargs, **kwargs))

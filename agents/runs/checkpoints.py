@@ -28,6 +28,7 @@ from agents.runs.errors import UserError
 from agents.runs.off_policy import OffPolicyHyperparameters
 from agents.runs.replay import ReplayFiles
 from agents.runs.run_folder import RunFolder
+from envs.tasks import TASK
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")  # the last two of DQN
 
@@ -189,10 +190,12 @@ def trained_at(checkpoint: checkpoint_files.Checkpoint, config: Config) -> Train
         environments = to_arrays(state["environments"])
         if isinstance(vec_env, VecNormalize):
             _load_statistics(vec_env, environments["normalizer"])
-        of_first = [layer["schedule"] for layer in environments["each"][0] if layer["class"] == "NonStationary"]
-        values = {
-            name: change["value"] for each in of_first for name, change in zip(config.params, each["changes"], strict=True)
-        }
+        of_first = [layer["schedule"] for layer in environments["each"][0] if "schedule" in layer]
+        values: dict[str, float] = {}
+        if config.param == TASK:
+            values = {TASK: of_first[0][TASK]}
+        elif config.params:
+            values = {name: each["value"] for name, each in zip(config.params, of_first[0]["changes"], strict=True)}
         return Trained(
             policy=model.policy,
             normalize=vec_env.normalize_obs if isinstance(vec_env, VecNormalize) else np.asarray,  # type: ignore[arg-type]

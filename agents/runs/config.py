@@ -16,6 +16,7 @@ from agents.runs.checks import check_hyperparameters, check_number, check_whole
 from agents.runs.errors import UserError, unknown
 from agents.runs.presets import Hyperparameters, MethodPreset
 from envs.parameters import find_parameter
+from envs.tasks import TASK
 
 _KINDS: dict[str, type] = {
     "env": str,
@@ -140,7 +141,8 @@ class Config(RunConfig):
         method: A name for ``--method``, of the algorithm's.
         timesteps: Environment steps, over all environments.
         period: Steps between two changes, over all environments; None for a stationary environment.
-        param: What changes, as the ``parameter`` of :class:`envs.NonStationary`; None for a stationary environment.
+        param: What changes, as the ``parameter`` of :class:`envs.NonStationary`, or ``"task"`` in an
+            :class:`envs.TaskSequence`; None for a stationary environment.
         seed: Seed of everything: the same seed gives every method the same sequence of values.
         n_envs: Number of environments.
         normalize: Whether observations and rewards are normalised by running statistics (SB3's ``VecNormalize``).
@@ -148,7 +150,7 @@ class Config(RunConfig):
         threads: Threads of the run, as for ``torch.set_num_threads``; None for torch's default.
         checkpoint_minutes: Minutes between two checkpoints.
         keep_phases: Whether the checkpoint of the end of each phase is kept.
-        change: How it changes: further keyword arguments of :class:`envs.NonStationary`.
+        change: How it changes: further keyword arguments of that class.
         env_kwargs: Further keyword arguments of the environment.
         imports: Modules that register the environment. They are imported only where a command names them.
         method_kwargs: Keyword arguments of the method that acts around each update; empty where none does.
@@ -206,7 +208,8 @@ class Config(RunConfig):
         if self.param is not None and not isinstance(self.param, str | dict):
             raise unknown("parameter", self.param, envs.PARAMETERS)
         for name in self.params:
-            _check_parameter(name)
+            if self.param != TASK:
+                _check_parameter(name)
         if self.period is not None:
             check_whole("period", self.period, least=1)
             if self.period < self.n_envs:

@@ -10,7 +10,7 @@ import envs
 from agents.runs.build import find_spec, is_nonstationary
 from agents.runs.errors import UserError
 from envs.changes import fit_of
-from envs.registered import STATIONARY
+from envs.registered import SEQUENCE, STATIONARY
 
 
 def list_environments() -> list[str]:
@@ -22,6 +22,8 @@ def list_environments() -> list[str]:
             lines.append(f"{spec.id:<28} {spec.kwargs['base']}; by default {parameter.name} changes, {_range(parameter)}")
         elif spec.entry_point == STATIONARY:
             lines.append(f"{spec.id:<28} {spec.kwargs['base']} as in the paper; does not change")
+        elif spec.entry_point == SEQUENCE:
+            lines.append(f"{spec.id:<28} the environments of --env-kwargs 'tasks=[\"ID\", …]', one after the other")
     return sorted(lines)
 
 

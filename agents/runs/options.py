@@ -11,13 +11,14 @@ from typing import Any
 
 import envs
 from agents.runs.algorithms import ALGORITHMS, find_algorithm
-from agents.runs.build import find_spec, is_nonstationary
+from agents.runs.build import find_spec, is_nonstationary, is_sequence
 from agents.runs.commands import check_device, given, parse_override
 from agents.runs.config import Config, with_overrides
 from agents.runs.errors import UserError, unknown
 from agents.runs.modules import import_modules
 from envs.schedules import make_schedule
 from envs.sequence import CHANGE_AT
+from envs.tasks import TASK
 
 PRESETS = "; ".join(f"{algo}: {', '.join(algorithm.runs)}" for algo, algorithm in ALGORITHMS.items())
 """The names for ``--preset``, by algorithm."""
@@ -178,7 +179,10 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
             f"{', '.join(preset.stationary)}; got env '{args.env}'"
         )
     parameter, change = make_change(args)
-    changes = is_nonstationary(spec) or args.period is not None or args.param is not None
+    if is_sequence(spec):
+        _refuse_parameters(args)
+        parameter = TASK
+    changes = is_nonstationary(spec) or args.period is not None or parameter is not None
     if change and not changes:
         option = next(iter(change)).replace("_", "-")
         raise UserError(
@@ -210,6 +214,14 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         imports=modules,
         algo=algo,
     )
+
+
+def _refuse_parameters(args: argparse.Namespace) -> None:
+    """Refuses what says how values change where tasks do."""
+    for name in CHANGE_OPTIONS:
+        if getattr(args, name) is not None and name not in ("period", "times", "change_at"):
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is of a parameter that changes; in '{args.env}' tasks come one after the other")
 
 
 def _env_kwargs(given_kwargs: Sequence[str] | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from agents.sb3.phases import Phase
+from envs.tasks import TASK
 
 # All thresholds are ours; docs/plasticity.md says how they did on runs whose loss is known, and on a control that has none.
 LEAST_PHASES = 5
@@ -220,7 +221,8 @@ def _returns(phases: Sequence[PhaseEnd], parameter: str | None) -> _Check:
     if not known or known[-1][3] != phases[-1].number:
         return _Check(None)
     *earlier, (value, now, error, _) = known
-    like = [phase for phase in earlier if abs(phase[0] - value) <= LIKE * max(abs(phase[0]), abs(value))]
+    share = 0.0 if parameter == TASK else LIKE  # tasks with numbers close by are not alike
+    like = [phase for phase in earlier if abs(phase[0] - value) <= share * max(abs(phase[0]), abs(value))]
     if not like:
         return _Check(None)
     before = float(np.median([final for _, final, _, _ in like]))
