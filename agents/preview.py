@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", metavar="S", help="such as 0-4 or 0,1,5 (default: 0-2)")
     add("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="the picture (default: preview.png)")
     parser.set_defaults(
-        algo=None, set=None, device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None
+        algo=None, protocol=None, set=None, device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None
     )
     return parser
 

@@ -30,7 +30,7 @@ from agents.supervised.options import make_configs as make_learning_configs
 from agents.sweeping.workers import check_room, run_all, start_ray
 
 _OF_AGENTS = (
-    *("env", "imports", "algo", "env_kwargs", "preset", "timesteps", "n_envs", "normalize", "keep_phases"),
+    *("env", "imports", "algo", "env_kwargs", "preset", "protocol", "timesteps", "n_envs", "normalize", "keep_phases"),
     *CHANGE_OPTIONS,
 )
 

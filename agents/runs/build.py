@@ -87,6 +87,7 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     try:
         if config.param == TASK:
             del change["parameter"]
+            _refuse_modules(config.env_kwargs.get("tasks"))
             return _with_a_vector(gymnasium.make(spec.id, **change, **config.env_kwargs, **kwargs))
         if is_nonstationary(spec):
             return gymnasium.make(spec.id, **change, **config.env_kwargs, **kwargs)
@@ -94,6 +95,17 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         return envs.NonStationary(env, **change) if change else env
     except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
         raise UserError(f"environment '{spec.id}' cannot be made: {' '.join(str(error).split())}") from error
+
+
+def _refuse_modules(tasks: object) -> None:
+    """Refuses tasks whose modules Gymnasium would import: a configuration from a stranger runs no code.
+
+    Raises:
+        UserError: Such a task.
+    """
+    for task in tasks if isinstance(tasks, list) else ():
+        if ":" in str(task):
+            raise UserError(f"each task must be a registered id without a module, got '{task}'")
 
 
 def _own_period(period: int, n_envs: int, times: dict[str, Any] | None) -> Any:

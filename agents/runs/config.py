@@ -15,6 +15,7 @@ from agents.runs.algorithms import ALGORITHMS, METHODS, AnyHyperparameters, find
 from agents.runs.checks import check_hyperparameters, check_number, check_whole
 from agents.runs.errors import UserError, unknown
 from agents.runs.presets import Hyperparameters, MethodPreset
+from agents.runs.protocols import PROTOCOLS
 from envs.parameters import find_parameter
 from envs.tasks import TASK
 
@@ -32,7 +33,7 @@ _KINDS: dict[str, type] = {
 }
 
 
-_NO_DIFFERENCE = ("threads", "checkpoint_minutes", "keep_phases", "data")
+_NO_DIFFERENCE = ("threads", "checkpoint_minutes", "keep_phases", "data", "protocol")
 
 
 class RunConfig:
@@ -71,7 +72,7 @@ class RunConfig:
     def differences(self, other: RunConfig) -> list[tuple[str, Any, Any]]:
         """The settings in which two configurations are another run: name, own value, the other's.
 
-        The number of threads, which checkpoints there are, and the place of the data do not count.
+        The number of threads, which checkpoints there are, the place of the data and the name of a protocol do not count.
         """
         own, theirs = self.flat(), other.flat()
         names = [name for name in dict.fromkeys([*own, *theirs]) if name not in _NO_DIFFERENCE]
@@ -156,6 +157,8 @@ class Config(RunConfig):
         method_kwargs: Keyword arguments of the method that acts around each update; empty where none does.
         hyperparameters: Those of the algorithm, its networks and its optimizers.
         algo: A name of :data:`agents.runs.algorithms.ALGORITHMS`.
+        protocol: The name of :data:`agents.runs.protocols.PROTOCOLS` that the run was begun with; None for none. Options that
+            were given beside it override it, so what defines the run are the other values.
 
     Raises:
         UserError: A value out of its range.
@@ -179,6 +182,7 @@ class Config(RunConfig):
     hyperparameters: AnyHyperparameters = field(default_factory=Hyperparameters)
     imports: list[str] = field(default_factory=list)
     algo: str = "ppo"
+    protocol: str | None = None
 
     command: ClassVar[str] = "agents.train"
     known_by: ClassVar[str] = "env"
@@ -200,6 +204,8 @@ class Config(RunConfig):
         if self.seed >= 2**32:
             raise UserError(f"seed must be less than 2^32, got {self.seed}")
         self._check_change()
+        if self.protocol is not None and self.protocol not in PROTOCOLS:
+            raise unknown("protocol", self.protocol, PROTOCOLS)
         if not isinstance(self.hyperparameters, find_algorithm(self.algo).hyperparameters):
             raise UserError(f"hyperparameters must be those of {self.algo}, got {type(self.hyperparameters).__name__}")
         check_hyperparameters(self.hyperparameters, self.n_envs)
@@ -262,8 +268,8 @@ class Config(RunConfig):
 
     @property
     def world(self) -> str:
-        """The environment without its version; behind it the algorithm, where that is not PPO."""
-        env = re.sub(r"-v\d+$", "", self.env).replace("/", "-")
+        """The protocol, or the environment without its version; behind it the algorithm, where that is not PPO."""
+        env = self.protocol or re.sub(r"-v\d+$", "", self.env).replace("/", "-")
         return env if self.algo == "ppo" else f"{env}-{self.algo}"
 
     @property

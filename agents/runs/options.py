@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from gymnasium.envs.registration import EnvSpec
 
 import envs
 from agents.runs.algorithms import ALGORITHMS, find_algorithm
@@ -16,6 +19,9 @@ from agents.runs.commands import check_device, given, parse_override
 from agents.runs.config import Config, with_overrides
 from agents.runs.errors import UserError, unknown
 from agents.runs.modules import import_modules
+from agents.runs.presets import RunPreset
+from agents.runs.protocols import PROTOCOLS, Protocol
+from envs.changes import OPTIONS
 from envs.schedules import make_schedule
 from envs.sequence import CHANGE_AT
 from envs.tasks import TASK
@@ -36,10 +42,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--algo", metavar="NAME", help=f"{', '.join(ALGORITHMS)} (default: ppo)")
     add("--env-kwargs", metavar="KEY=VALUE", action="append", help="of the environment, such as frame_skip=2; VALUE as in JSON")
     add("--preset", metavar="NAME", help=f"{PRESETS}; default: quick")
+    add("--protocol", metavar="NAME", help=f"{', '.join(PROTOCOLS)}: in place of --env and --preset")
     add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
     add_change_options(parser)
     add("--n-envs", metavar="K", type=int, help="number of environments")
-    add("--normalize", action="store_true", default=None, help="normalise observations and rewards by running statistics")
+    add("--normalize", action=argparse.BooleanOptionalAction, help="normalise observations and rewards by running statistics")
     add("--keep-phases", action="store_true", default=None, help="keep the checkpoint of the end of each phase")
 
 
@@ -164,24 +171,25 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     Raises:
         UserError: An option that is missing, unknown or out of its range.
     """
-    if args.env is None:
+    protocol = _find_protocol(args)
+    if args.env is None and protocol is None:
         raise UserError("--env is missing, for example: --env ant-nonstationary")
-    name, modules = import_named(args.env, args.imports)
+    imports = [*(args.imports or []), *(protocol.imports if protocol else ())]
+    name, modules = import_named(args.env or protocol.env, imports)  # type: ignore[union-attr]
     spec = find_spec(name)
-    algo, preset_name = given(args.algo, "ppo"), given(args.preset, "quick")
+    algo = given(args.algo, "ppo")
     algorithm = find_algorithm(algo)
-    if preset_name not in algorithm.runs:
-        raise unknown("preset" if algo == "ppo" else f"preset of {algo}", preset_name, algorithm.runs)
-    preset = algorithm.runs[preset_name]
-    if preset.env_kwargs and not is_nonstationary(spec) and spec.id not in preset.stationary:
-        raise UserError(
-            f"preset '{preset_name}' is that of the registered environments: one that changes, or "
-            f"{', '.join(preset.stationary)}; got env '{args.env}'"
-        )
+    preset = protocol.run if protocol else _find_preset(args, algo, spec)
     parameter, change = make_change(args)
+    if protocol:
+        of_values = OPTIONS if parameter is not None else ()  # those of another parameter
+        change = {name: value for name, value in protocol.change.items() if name not in of_values} | change
+        parameter = given(parameter, protocol.param)
+    env_kwargs = (preset.env_kwargs if protocol or is_nonstationary(spec) else {}) | _env_kwargs(args.env_kwargs)
     if is_sequence(spec):
-        _refuse_parameters(args)
+        _refuse_parameters(args, spec.id)
         parameter = TASK
+        env_kwargs, modules = _import_tasks(env_kwargs, modules)
     changes = is_nonstationary(spec) or args.period is not None or parameter is not None
     if change and not changes:
         option = next(iter(change)).replace("_", "-")
@@ -202,26 +210,72 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         param=given(parameter, default) if changes else None,
         seed=seed,
         n_envs=given(args.n_envs, preset.n_envs),
-        normalize=bool(args.normalize),
+        normalize=given(args.normalize, protocol is not None and protocol.normalize),
         device=check_device(args.device or "cpu"),
         threads=args.threads,
         checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
         keep_phases=bool(args.keep_phases),
         change=change,
-        env_kwargs=(preset.env_kwargs if is_nonstationary(spec) else {}) | _env_kwargs(args.env_kwargs),
+        env_kwargs=env_kwargs,
         method_kwargs=method_kwargs,
         hyperparameters=hyperparameters,
         imports=modules,
         algo=algo,
+        protocol=args.protocol,
     )
 
 
-def _refuse_parameters(args: argparse.Namespace) -> None:
+def _find_protocol(args: argparse.Namespace) -> Protocol | None:
+    """What ``--protocol`` names; refuses what it is in place of."""
+    if args.protocol is None:
+        return None
+    if args.protocol not in PROTOCOLS:
+        raise unknown("protocol", args.protocol, PROTOCOLS)
+    protocol = PROTOCOLS[args.protocol]
+    if args.preset is not None:
+        raise UserError(f"--protocol {args.protocol} is a preset itself and takes no --preset, got '{args.preset}'")
+    if args.env is not None and find_spec(args.env).id != protocol.env:
+        raise UserError(f"--protocol {args.protocol} is in '{protocol.env}' and takes no other --env, got '{args.env}'")
+    if args.algo not in (None, "ppo"):
+        raise UserError(f"--protocol {args.protocol} is of ppo and takes no other --algo, got '{args.algo}'")
+    missing = [name for name in protocol.imports if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--protocol {args.protocol} needs '{missing[0]}': pip install 'continual-backprop[worlds]'")
+    return protocol
+
+
+def _find_preset(args: argparse.Namespace, algo: str, spec: EnvSpec) -> RunPreset:
+    """What ``--preset`` names."""
+    presets, name = find_algorithm(algo).runs, given(args.preset, "quick")
+    if name not in presets:
+        raise unknown("preset" if algo == "ppo" else f"preset of {algo}", name, presets)
+    preset = presets[name]
+    if preset.env_kwargs and not is_nonstationary(spec) and spec.id not in preset.stationary:
+        raise UserError(
+            f"preset '{name}' is that of the registered environments: one that changes, or "
+            f"{', '.join(preset.stationary)}; got env '{args.env}'"
+        )
+    return preset
+
+
+def _import_tasks(env_kwargs: dict[str, Any], modules: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Imports the modules that tasks name, which then are ids without."""
+    tasks = env_kwargs.get("tasks")
+    if not isinstance(tasks, list):
+        return env_kwargs, modules
+    names = []
+    for task in tasks:
+        name, modules = import_named(task, modules) if isinstance(task, str) else (task, modules)
+        names.append(name)
+    return env_kwargs | {"tasks": names}, modules
+
+
+def _refuse_parameters(args: argparse.Namespace, env: str) -> None:
     """Refuses what says how values change where tasks do."""
     for name in CHANGE_OPTIONS:
         if getattr(args, name) is not None and name not in ("period", "times", "change_at"):
             option = name.replace("_", "-")
-            raise UserError(f"--{option} is of a parameter that changes; in '{args.env}' tasks come one after the other")
+            raise UserError(f"--{option} is of a parameter that changes; in '{env}' tasks come one after the other")
 
 
 def _env_kwargs(given_kwargs: Sequence[str] | None) -> dict[str, Any]:

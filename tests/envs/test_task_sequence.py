@@ -125,7 +125,7 @@ def test_a_task_that_comes_again_goes_on_alike_whether_it_was_kept_or_made_anew(
     made, kept = rewards(Counting, Counting, 3), rewards(Counting(), Counting(), 3)
     assert made == kept
     assert made != rewards(Counting, Counting, 4)
-    assert made[:7] != made[14:21]  # the same task, phases later
+    assert made[14:21] != made[28:35]  # the same task, two phases later
 
 
 def test_a_seed_of_reset_begins_anew_and_none_does_not():
@@ -178,6 +178,14 @@ def test_tasks_may_be_worlds_that_change_and_sequences_themselves():
     other = make()
     envs.load_state(other, envs.save_state(env))
     assert play(other, 40, action) == play(env, 40, action)
+
+
+def test_an_episode_that_went_on_from_a_state_counts():
+    env, other = (envs.TaskSequence([Counting, Counting], period=1, count="episodes") for _ in range(2))
+    env.reset(seed=0)
+    play(env, 2)
+    envs.load_state(other, envs.save_state(env))
+    assert [each.reset()[1]["task"] for each in (env, other)] == [1, 1]
 
 
 def test_the_state_of_other_tasks_is_refused():

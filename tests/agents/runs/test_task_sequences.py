@@ -84,12 +84,15 @@ def test_tasks_with_numbers_close_by_are_not_alike():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--param", "gravity"], "--param is of a parameter that changes; in 'task-sequence' tasks come one after the other"),
-        (["--schedule", "sine"], "--schedule is of a parameter that changes; in 'task-sequence' tasks"),
+        (
+            ["--param", "gravity"],
+            "--param is of a parameter that changes; in 'task-sequence-v0' tasks come one after the other",
+        ),
+        (["--schedule", "sine"], "--schedule is of a parameter that changes; in 'task-sequence-v0' tasks"),
         (["--observe"], "--observe is of a parameter that changes"),
         (["--env-kwargs", 'tasks=["Ant-v5","Hopper-v5"]'], "cannot be made: tasks must have one observation_space, got"),
         (["--env-kwargs", 'tasks=["Nowhere-v5"]'], "'task-sequence-v0' cannot be made: Environment `Nowhere` doesn't"),
-        (["--env-kwargs", 'tasks=["no_such_package:Nowhere-v5"]'], "No module named 'no_such_package'"),
+        (["--env-kwargs", 'tasks=["no_such_package:Nowhere-v5"]'], "module 'no_such_package' cannot be imported"),
         (["--env-kwargs", "tasks=[]"], r"tasks must be a list of length 1 or more"),
     ],
 )
