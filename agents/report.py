@@ -1,6 +1,8 @@
 """Compares methods: a figure and tables over all complete runs below some folders.
 
 ``python -m agents.report DIR [DIR …] --output OUT``
+
+With ``--leaderboard FILE`` it writes a page with a table for each protocol instead, over the runs of any.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from agents.reporting.comparison import Comparison, compare
 from agents.reporting.figure import draw_comparison
+from agents.reporting.leaderboard import leaderboard, read_runs_of_agents, sort_runs
 from agents.reporting.results import find_runs, read_run, record
 from agents.reporting.tables import csv_table, left_out, markdown_table
 from agents.runs.commands import Parser, run_command
@@ -28,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.report", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     add = parser.add_argument
     add("folders", metavar="DIR", nargs="+", type=Path, help="runs are looked for in it at any depth")
-    add("--output", metavar="OUT", type=Path, required=True, help="where report.png, report.svg, table.md and table.csv go")
+    add("--output", metavar="OUT", type=Path, help="where report.png, report.svg, table.md and table.csv go")
     add("--statistic", choices=("mean", "iqm"), default="mean", help="over seeds: mean, or interquartile mean (default: mean)")
     add(
         "--baseline",
@@ -36,10 +39,15 @@ def _parser() -> argparse.ArgumentParser:
         help="the method that differences are taken from (default: ppo or backprop, or else the first)",
     )
     add("--record", metavar="FOLDER", type=Path, help="also write what this report needs of each run, some 20 kB, to FOLDER")
+    add("--leaderboard", metavar="FILE", type=Path, help="in place of --output: a page with a table for each protocol")
     return parser
 
 
 def _report(args: argparse.Namespace) -> int:
+    if (args.output is None) == (args.leaderboard is None):
+        raise UserError("--output OUT, or --leaderboard FILE in its place, says what is made")
+    if args.leaderboard is not None:
+        return _write_leaderboard(args)
     comparison = compare([read_run(path) for path in find_runs(args.folders)])
     usual = [label for label in comparison.runs if label in ("ppo", "backprop")]
     baseline = args.baseline or (usual or list(comparison.runs))[0]
@@ -57,6 +65,23 @@ def _report(args: argparse.Namespace) -> int:
         raise UserError(f"cannot write to '{error.filename or args.output}': {error.strerror}") from error
     number = sum(map(len, comparison.runs.values()))
     print(f"{number} runs of {', '.join(comparison.runs)}: {args.output / 'report.png'}, report.svg, table.md and table.csv")
+    return 0
+
+
+def _write_leaderboard(args: argparse.Namespace) -> int:
+    for option in ("record", "baseline"):
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option} goes with --output, not with --leaderboard")
+    boards, others = sort_runs(read_runs_of_agents(args.folders))
+    for line in others:
+        print(f"warning: {line}", file=sys.stderr)
+    path: Path = args.leaderboard
+    try:
+        page = path.read_text(encoding="utf-8") if path.exists() else ""
+        write_atomically(path, leaderboard(page, boards, args.statistic))
+    except OSError as error:
+        raise UserError(f"cannot write '{error.filename or args.leaderboard}': {error.strerror}") from error
+    print(f"{args.leaderboard}: {', '.join(boards) or 'no runs of a protocol'}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ BINS = 20
 """Parts of equal length that a phase is cut into."""
 
 RETURN = "return"
+TRAINABILITY = "trainability.csv"
+_KIND = "policy-targets"  # of the kinds of learning there, the one that every run has
 _DIGITS = 5  # of what is recorded of supervised runs
 _MEASURES = (
     *("dormant_fraction", "saturated_fraction", "gradient_dormant_fraction"),
@@ -63,10 +66,15 @@ class AgentResult(RunResult):
 
     Attributes:
         phases: The ``phases`` of its ``summary.json``; empty while it is not complete.
+        cost: Microseconds of wall-clock time per environment step, since the start or the last resume; NaN where it was not
+            recorded.
+        trainability: Of the policy at the newest checkpoint that was measured, a fresh network's being 1; NaN where none was.
     """
 
     config: Config
     phases: list[dict[str, Any]]
+    cost: float = math.nan
+    trainability: float = math.nan
 
     @property
     def phase_lengths(self) -> list[int]:
@@ -123,9 +131,24 @@ def read_run(path: Path) -> RunResult:
             if recorded.exists()
             else _make_curve(folder, phases, _phase_lengths(config, phases))
         )
-        return AgentResult(path, config, f"{summary['timesteps']:,} steps", True, summary["versions"], curve, phases)
+        cost, trainability = _cost(summary["time"]), _trainability(path / TRAINABILITY)
+        progress = f"{summary['timesteps']:,} steps"
+        return AgentResult(path, config, progress, True, summary["versions"], curve, phases, cost, trainability)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
         raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _cost(time: dict[str, Any]) -> float:
+    seconds, steps = time.get("seconds", 0), time.get("steps", 0)  # which runs recorded earlier do not have
+    return 1e6 * seconds / steps if steps else math.nan
+
+
+def _trainability(path: Path) -> float:
+    if not path.exists():
+        return math.nan
+    with path.open(newline="", encoding="utf-8") as file:
+        of_policy = [row for row in csv.DictReader(file) if row["kind"] == _KIND]
+    return float(max(of_policy, key=lambda row: int(row["steps"]))["score"]) if of_policy else math.nan
 
 
 def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
@@ -156,9 +179,13 @@ def _record_learning(result: LearningResult, folder: Path) -> None:
 
 
 def record(result: RunResult, folder: Path) -> None:
-    """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all."""
+    """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all.
+
+    And ``trainability.csv``, where it was measured.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "summary.json"):
+    measured = [TRAINABILITY] if (result.path / TRAINABILITY).exists() else []
+    for name in ("config.json", "summary.json", *measured):
         write_atomically(folder / name, (result.path / name).read_text(encoding="utf-8"))
     if isinstance(result, LearningResult):
         _record_learning(result, folder)

@@ -12,6 +12,7 @@ import numpy as np
 from agents.reporting.comparison import (
     CONFIDENCE,
     LEAST_SEEDS,
+    MEASURES,
     RESAMPLES,
     Comparison,
     Estimate,
@@ -27,6 +28,7 @@ from agents.reporting.comparison import (
 )
 from agents.reporting.results import AgentResult
 from agents.runs.config import Config
+from agents.runs.protocols import PROTOCOLS, protocol_of
 from agents.runs.verdict import LEAST_PHASES, Sign, and_list, judge
 from agents.supervised.config import LearningConfig
 
@@ -95,8 +97,8 @@ def markdown_table(comparison: Comparison, statistic: Statistic, baseline: str) 
         *([*missing, ""] if missing else []),
         "## Methods",
         "",
-        _row(["", *(f"{method} ({len(by_seed)})" for method, by_seed in comparison.runs.items())]),
-        _row(["---"] * (1 + len(comparison.runs))),
+        row(["", *(f"{method} ({len(by_seed)})" for method, by_seed in comparison.runs.items())]),
+        row(["---"] * (1 + len(comparison.runs))),
     ]
     of_methods = {
         method: [run_measures(run, comparison.phases) for run in by_seed.values()]
@@ -105,17 +107,18 @@ def markdown_table(comparison: Comparison, statistic: Statistic, baseline: str) 
     for name, words in comparison.measures.items():
         estimates = [estimate([row[name] for row in rows], statistic) for rows in of_methods.values()]
         if any(each.each for each in estimates):
-            lines.append(_row([words, *map(_cell, estimates)]))
+            lines.append(row([words, *map(cell, estimates)]))
     others = [method for method in comparison.runs if method != baseline]
     if others:
         differences = {method: paired_differences(comparison, method, baseline, statistic) for method in others}
-        lines += ["", f"## Minus {baseline}, paired by seed", "", _row(["", *others]), _row(["---"] * (1 + len(others)))]
+        lines += ["", f"## Minus {baseline}, paired by seed", "", row(["", *others]), row(["---"] * (1 + len(others)))]
         for name, words in comparison.measures.items():
             estimates = [differences[method][name] for method in others]
             if any(each.each for each in estimates):
-                lines.append(_row([words, *(_cell(each, signed=True) for each in estimates)]))
+                lines.append(row([words, *(cell(each, signed=True) for each in estimates)]))
     config = comparison.config
     if isinstance(config, Config):
+        lines += _of_protocol(comparison, config, statistic)
         lines += ["", "## Signs of loss of plasticity", "", *_signs(comparison, config)]
         lines += ["", "## Final return by phase", "", *_by_phase(comparison, statistic), ""]
     else:
@@ -142,6 +145,21 @@ def _heading(comparison: Comparison, over: str) -> list[str]:
     ]
 
 
+def _of_protocol(comparison: Comparison, config: Config, statistic: Statistic) -> list[str]:
+    """What the source of a protocol reports, of runs of one: a row for each method."""
+    name = protocol_of(config)
+    if name is None or not PROTOCOLS[name].table:
+        return []
+    protocol = PROTOCOLS[name]
+    lines = ["", f"## As its source reports `{name}`", "", protocol.source, ""]
+    lines += [row(["", *(MEASURES[measure] for measure in protocol.table)]), row(["---"] * (1 + len(protocol.table)))]
+    for method, by_seed in comparison.runs.items():
+        measures = [run_measures(run, comparison.phases) for run in by_seed.values()]
+        cells = [cell(estimate([of_run[measure] for of_run in measures], statistic)) for measure in protocol.table]
+        lines.append(row([f"{method} ({len(by_seed)})", *cells]))
+    return lines
+
+
 _SIGNS: dict[Sign, str] = {
     "units": "dormant or saturated units",
     "rank": "falling rank",
@@ -161,11 +179,11 @@ def _signs(comparison: Comparison, config: Config) -> list[str]:
         ]
         for method, by_seed in comparison.runs.items()
     }
-    lines = [_row(["seeds with the sign after the last phase", *verdicts]), _row(["---"] * (1 + len(verdicts)))]
+    lines = [row(["seeds with the sign after the last phase", *verdicts]), row(["---"] * (1 + len(verdicts)))]
     for sign, words in _SIGNS.items():
         judged = [[verdict for verdict in of_method if sign in verdict.judged] for of_method in verdicts.values()]
         cells = [f"{sum(sign in verdict.signs for verdict in each)} of {len(each)}" if each else "–" for each in judged]
-        lines.append(_row([words, *cells]))
+        lines.append(row([words, *cells]))
     if len(phases) < LEAST_PHASES:
         lines += ["", f"With {len(phases)} phases it is too early to tell; {LEAST_PHASES} are needed."]
     if fresh:
@@ -176,35 +194,37 @@ def _signs(comparison: Comparison, config: Config) -> list[str]:
 
 
 def _by_phase(comparison: Comparison, statistic: Statistic) -> list[str]:
-    lines = [_row(["phase", *comparison.runs]), _row(["---"] * (1 + len(comparison.runs)))]
+    lines = [row(["phase", *comparison.runs]), row(["---"] * (1 + len(comparison.runs)))]
     for phase in comparison.phases:
         finals = [
             [phase_measures(run, phase)["final_return"] for run in by_seed.values()] for by_seed in comparison.runs.values()
         ]
-        lines.append(_row([str(phase), *(_cell(estimate(of_method, statistic)) for of_method in finals)]))
+        lines.append(row([str(phase), *(cell(estimate(of_method, statistic)) for of_method in finals)]))
     return lines
 
 
 def _by_tenth(comparison: Comparison, statistic: Statistic) -> list[str]:
-    lines = [_row(["tasks", *comparison.runs]), _row(["---"] * (1 + len(comparison.runs)))]
+    lines = [row(["tasks", *comparison.runs]), row(["---"] * (1 + len(comparison.runs)))]
     for tasks in np.array_split(comparison.phases, min(_TENTHS, len(comparison.phases))):
         cells = [
-            _cell(
+            cell(
                 estimate(
                     [float(np.mean([phase_measures(run, task)[run.config.score] for task in tasks])) for run in runs], statistic
                 )
             )
             for runs in (by_seed.values() for by_seed in comparison.runs.values())
         ]
-        lines.append(_row([f"{tasks[0]}–{tasks[-1]}" if len(tasks) > 1 else f"{tasks[0]}", *cells]))
+        lines.append(row([f"{tasks[0]}–{tasks[-1]}" if len(tasks) > 1 else f"{tasks[0]}", *cells]))
     return lines
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A row of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(value: Estimate, *, signed: bool = False) -> str:
+def cell(value: Estimate, *, signed: bool = False) -> str:
+    """A statistic with its interval; without one, with the values of the seeds."""
     if not value.each:
         return "–"
     sign = "+" if signed else ""

@@ -27,7 +27,7 @@ class Protocol:
         change: How it changes, likewise.
         normalize: Whether observations and rewards are normalised by running statistics.
         imports: Modules that register the environment, of the extra ``worlds``.
-        table: Measures that the source reports, by their names in ``agents.reporting.comparison``.
+        table: Measures that the source reports, by their names in ``agents.reporting.comparison``; none where it is ours.
     """
 
     source: str
@@ -119,10 +119,11 @@ PROTOCOLS: dict[str, Protocol] = {
         table=("area", "dormant_policy", "rank_policy", "weight_policy"),
     ),
     "quick-ant": Protocol(
-        "Ours: the default preset for ten phases, an hour on two cores.",
+        "Ours: the default preset, with ten longer phases.",
         env="ant-nonstationary-v0",
         run=replace(RUNS["quick"], timesteps=2_000_000, period=200_000),
         param="friction",
+        table=(),
     ),
     "slippery-humanoid": Protocol(
         "The code of [LucMc/continual-learning](https://github.com/LucMc/continual-learning) (2026): phases, their number and "
@@ -146,3 +147,15 @@ PROTOCOLS: dict[str, Protocol] = {
     "continual-quadruped": _continual("quadruped", "walk", "run", steps=3_000_000),
     "continual-dog": _continual("dog", "stand", "walk", "run", "trot", steps=4_000_000),
 }
+
+
+def protocol_of(config: object) -> str | None:
+    """The protocol that a run is of in all that its world is, whatever it was begun with; None where it is of none.
+
+    Args:
+        config: A :class:`agents.runs.config.Config`.
+    """
+    for name, protocol in PROTOCOLS.items():
+        if all(getattr(config, key) == value for key, value in protocol.world.items()):
+            return name
+    return None

@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 
 
 def write_summary(
-    folder: RunFolder, config: Config, model: BaseAlgorithm, phases: PhaseCallback, seconds: float
+    folder: RunFolder, config: Config, model: BaseAlgorithm, phases: PhaseCallback, seconds: float, steps: int
 ) -> dict[str, Any]:
     """Writes and returns the summary.
 
@@ -49,6 +49,7 @@ def write_summary(
         model: The model as it is now.
         phases: What happened in each phase.
         seconds: Wall-clock time since the start or the last resume.
+        steps: Environment steps taken in it.
     """
     returns = [value for phase in phases.phases.values() for value in phase.returns]
     begun = len(phases.phases)
@@ -79,7 +80,7 @@ def write_summary(
         "mean_return": float(np.mean(returns)) if returns else None,
         "units_replaced": replaced_units(model.policy),
         "versions": versions(),
-        "time": {"seconds": round(seconds, 1)},
+        "time": {"seconds": round(seconds, 1), "steps": steps},
     }
     write_json(folder.summary, summary)
     return summary

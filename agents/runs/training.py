@@ -138,6 +138,7 @@ class _Training:
         self.go_on = f"python -m agents.train --resume {folder.path}"
         self._config = config
         self._model = model
+        self._began = model.num_timesteps
         self._recorders = recorders
         self._checkpoints = checkpoints
 
@@ -183,7 +184,8 @@ class _Training:
 
     def finish(self, seconds: float) -> bool:
         folder, logger = self.folder, self._model.logger
-        summary = write_summary(folder, self._config, self._model, self._recorders.phases, seconds)
+        steps = self._model.num_timesteps - self._began
+        summary = write_summary(folder, self._config, self._model, self._recorders.phases, seconds, steps)
         draw_run(folder, self._config)
         dashboard.write_figure(logger, folder.figure, self._model.num_timesteps)
         logger.close()

@@ -1,0 +1,125 @@
+"""A page with a table for each protocol, drawn from recorded runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from agents.reporting.comparison import Comparison, Estimate, Statistic, compare, estimate, run_measures
+from agents.reporting.results import AgentResult, find_runs, read_run
+from agents.reporting.tables import cell, left_out, row
+from agents.runs.config import Config, flat, with_overrides
+from agents.runs.protocols import PROTOCOLS, protocol_of
+from agents.runs.run_folder import RunFolder
+from agents.supervised.config import LearningConfig
+
+Boards = Mapping[str, Sequence[Comparison]]
+"""Of each protocol, the runs that may be compared with one another: those with the same settings beside the method's."""
+
+COLUMNS = {
+    "area": "return",
+    "final_return": "final return",
+    "trainability": "trainability",
+    "dormant_policy": "dormant (%)",
+    "cost": "µs per step",
+}
+"""Measures, and what they are called at the head of the table."""
+
+MARK = "<!-- What follows is drawn from recorded runs by the command above. -->"
+"""The line of the page below which all is drawn anew."""
+
+
+def read_runs_of_agents(folders: Iterable[Path]) -> list[AgentResult]:
+    """What came of all runs of reinforcement learning below some folders.
+
+    Raises:
+        UserError: A folder without runs, or a run that cannot be read.
+    """
+    found = []
+    for path in find_runs(folders):
+        if isinstance(RunFolder.open(path, Config, LearningConfig)[1], Config):
+            result = read_run(path)
+            assert isinstance(result, AgentResult)  # noqa: S101
+            found.append(result)
+    return found
+
+
+def sort_runs(results: Iterable[AgentResult]) -> tuple[Boards, list[str]]:
+    """Runs by protocol, and within it by the settings in which they depart from it.
+
+    Returns:
+        The boards, in the order of protocols; and a line for each run that is on none.
+
+    Raises:
+        UserError: Runs of one method that differ, or a seed that met other worlds.
+    """
+    groups: dict[str, dict[str, list[AgentResult]]] = {}
+    others = []
+    for result in results:
+        name = protocol_of(result.config)
+        if name is None or not result.complete:
+            others.append(f"left out, {'of no protocol' if name is None else 'not complete'}: {result.path}, {result.progress}")
+        else:
+            groups.setdefault(name, {}).setdefault(departures(result.config, name), []).append(result)
+    return {name: [compare(group) for group in groups[name].values()] for name in PROTOCOLS if name in groups}, others
+
+
+def departures(config: Config, name: str) -> str:
+    """In which hyperparameters a run departs from those of its method in a protocol: ``"gamma=0.9, max_grad_norm=null"``."""
+    run = PROTOCOLS[name].run
+    hyperparameters, method_kwargs = with_overrides(config.method, {**run.changes, **run.in_env.get(config.env, {})}.items())
+    expected = flat({**dataclasses.asdict(hyperparameters), **method_kwargs})
+    own = flat({**dataclasses.asdict(config.hyperparameters), **config.method_kwargs})
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in own.items() if expected.get(key) != value)
+
+
+def leaderboard(page: str, boards: Boards, statistic: Statistic) -> str:
+    """The page, with what stands below its mark drawn anew.
+
+    Args:
+        page: As it was; empty where there is none yet.
+        boards: What :func:`sort_runs` returned.
+        statistic: What is taken over seeds.
+    """
+    lines = [page.partition(MARK)[0].strip() or "# Leaderboard", "", MARK, ""]
+    for name, comparisons in boards.items():
+        lines += [f"## {name}", "", PROTOCOLS[name].source, "", *_table(name, comparisons, statistic), ""]
+    if missing := [f"`{name}`" for name in PROTOCOLS if name not in boards]:
+        lines += ["## Without recorded runs", "", f"{', '.join(missing)}.", ""]
+    return "\n".join(lines)
+
+
+def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -> list[str]:
+    phases = sorted(set.intersection(*(set(comparison.phases) for comparison in comparisons)))
+    rows = []
+    for comparison in comparisons:
+        for method, by_seed in comparison.runs.items():
+            runs: list[AgentResult] = list(by_seed.values())
+            measures = [{**run_measures(run, phases), "trainability": run.trainability, "cost": run.cost} for run in runs]
+            estimates = [estimate([of_run[column] for of_run in measures], statistic) for column in COLUMNS]
+            rows.append((_name(runs[0].config, method, name), len(runs), estimates))
+    rows.sort(key=lambda of_row: -_or_last(of_row[2][0]))
+    environments = comparisons[0].config
+    assert isinstance(environments, Config)  # noqa: S101
+    counted = f"Phases {phases[0]} to {phases[-1]} of {environments.env}, {environments.change_words} steps." if phases else ""
+    notes = [f"- {line}" for comparison in comparisons for line in left_out(comparison)]
+    return [
+        counted,
+        "",
+        row(["method", "seeds", *COLUMNS.values()]),
+        row(["---"] * (2 + len(COLUMNS))),
+        *(row([label, str(seeds), *map(cell, estimates)]) for label, seeds, estimates in rows),
+        *(["", *notes] if notes else []),
+    ]
+
+
+def _or_last(value: Estimate) -> float:
+    return value.centre if math.isfinite(value.centre) else -math.inf
+
+
+def _name(config: Config, method: str, protocol: str) -> str:
+    other = departures(config, protocol)
+    return f"`{method}`{' †' if config.preset.needs_signal else ''}" + (f", {other}" if other else "")
