@@ -21,6 +21,7 @@ from agents.sb3.policies import (
 
 if TYPE_CHECKING:
     from agents.sb3.ppo import PPO
+    from agents.sb3.sac import SAC
     from agents.sb3.vec_env import ThreadedVecEnv
 
 keep_old_paths()
@@ -28,6 +29,7 @@ register()
 
 __all__ = [
     "PPO",
+    "SAC",
     "CBPCnnPolicy",
     "CBPMlpPolicy",
     "CBPMultiInputPolicy",
@@ -37,7 +39,7 @@ __all__ = [
     "ThreadedVecEnv",
 ]
 
-_WITH_MUJOCO = {"PPO": "agents.sb3.ppo", "ThreadedVecEnv": "agents.sb3.vec_env"}
+_WITH_MUJOCO = {"PPO": "agents.sb3.ppo", "SAC": "agents.sb3.sac", "ThreadedVecEnv": "agents.sb3.vec_env"}
 
 
 def __getattr__(name: str) -> Any:

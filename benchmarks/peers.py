@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 STEPS, ROLLOUTS, N_ENVS = 2048, 4, 16
+SAC_STEPS = 100  # of a measurement
 HERE = Path(__file__).parent
 NEEDS = {
     "envpool": ["envpool"],
@@ -140,6 +141,17 @@ def sbx() -> Callable[[], float]:
     return lambda: _timed(lambda: model.learn(ROLLOUTS * STEPS, reset_num_timesteps=False), ROLLOUTS * STEPS)
 
 
+def sbx_sac() -> Callable[[], float]:
+    """SBX's SAC with the settings of ``benchmarks/off_policy.py``, which has the environment's id in ``SAC_ENV``."""
+    import os
+
+    import sbx
+
+    model = sbx.SAC("MlpPolicy", os.environ["SAC_ENV"], learning_starts=100, buffer_size=100_000, seed=0)
+    model.learn(300)
+    return lambda: _timed(lambda: model.learn(SAC_STEPS, reset_num_timesteps=False), SAC_STEPS)
+
+
 def batch() -> Callable[[], float]:
     """Bare ``mujoco.batch`` on two threads: all Ants five steps of the simulation, again and again, under random controls."""
     import gymnasium
@@ -169,11 +181,13 @@ PEERS: dict[str, tuple[Callable[[], Callable[[], float]], str]] = {
     "batch": (batch, "mujoco"),
 }
 """The peers: how each is measured, and whose version it has."""
+OFF_POLICY = {"sbx-sac": (sbx_sac, "sbx-rl")}
+"""Those of ``benchmarks/off_policy.py``, in the virtual environment of ``sbx``."""
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))  # where `envs` is
-    make, package = PEERS[sys.argv[1]]
+    make, package = (PEERS | OFF_POLICY)[sys.argv[1]]
     measure = make()
     print(importlib.metadata.version(package), flush=True)
     for _ in sys.stdin:

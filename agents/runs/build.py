@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3 import DQN, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
@@ -31,6 +31,7 @@ from agents.runs.presets import Hyperparameters
 from agents.sb3.buffers import NormalizedRolloutBuffer
 from agents.sb3.policies import PlasticMlpPolicy
 from agents.sb3.ppo import PPO
+from agents.sb3.sac import SAC
 from agents.sb3.vec_env import ThreadedVecEnv
 from envs.registered import NONSTATIONARY, SEQUENCE
 from envs.tasks import TASK

@@ -58,8 +58,8 @@ class Carried:
         """Puts the hooks on the optimizer; copies and pickles of one come without."""
         optimizer = self.optimizer
         self._handles = [
-            optimizer.register_step_pre_hook(self._before_update),
-            optimizer.register_step_post_hook(self._after_update),
+            optimizer.register_step_pre_hook(self.before_update),
+            optimizer.register_step_post_hook(self.after_update),
             optimizer.register_state_dict_post_hook(self._add_state),
             optimizer.register_load_state_dict_pre_hook(self._take_state),
         ]
@@ -103,11 +103,13 @@ class Carried:
             if layer.name in before and are_same_units(layer.hidden, before[layer.name].hidden):
                 layer.take_over(before[layer.name])
 
-    def _before_update(self, *_: Any) -> None:
+    def before_update(self, *_: Any) -> None:
+        """What the method does before the optimizer's step."""
         self.method.before_update()
 
     @torch.no_grad()
-    def _after_update(self, *_: Any) -> None:
+    def after_update(self, *_: Any) -> None:
+        """What the method does after the optimizer's step."""
         if self._in_turns and isinstance(self.method, cbp.ReplacingMethod) and not self.method.has_seen:
             return
         replaced = self.method.step()

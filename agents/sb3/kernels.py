@@ -66,16 +66,16 @@ def compute_gradients(t: int, samples: Samples, settings: Settings, layers: Laye
     """Forward and backward pass of minibatch ``t``."""
     start, stop = samples.bounds[t], samples.bounds[t + 1]
     x = samples.observations[start:stop]
-    _pass_forward(x, layers)
+    pass_forward(x, layers)
     if len(layers.log_std):
         _policy_loss(start, stop, samples, settings, layers, losses)
     else:
         _value_loss(start, stop, samples, settings, layers, losses)
-    _pass_backward(x, layers)
+    pass_backward(x, layers)
 
 
 @compiled
-def _pass_forward(x: Array, layers: Layers) -> None:
+def pass_forward(x: Array, layers: Layers) -> None:
     """h_k = act(norm(W_k h_(k−1) + b_k)), norm where there is one; the last layer has neither."""
     last = len(layers.weights) - 1
     h = x
@@ -202,7 +202,7 @@ def _value_loss(start: int, stop: int, samples: Samples, settings: Settings, lay
 
 
 @compiled
-def _pass_backward(x: Array, layers: Layers) -> None:
+def pass_backward(x: Array, layers: Layers) -> None:
     """Gradients of weights and biases from the last layer's deltas: ∂W_k = δ_kᵀ h_(k−1), δ_(k−1) = δ_k W_k · act' · norm'."""
     for k in range(len(layers.weights) - 1, -1, -1):
         delta, bias_gradient = layers.deltas[k][: len(x)], layers.bias_gradients[k]

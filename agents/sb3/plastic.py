@@ -282,6 +282,11 @@ def methods_of(policy: BasePolicy) -> list[cbp.Method]:
     return list(dict.fromkeys(getattr(policy, "methods", {}).values()))
 
 
+def carried_by(policy: BasePolicy, optimizer: Optimizer) -> list[Carried]:
+    """What acts around the steps of one of a policy's optimizers; nothing for a stock policy."""
+    return [carried for carried in getattr(policy, "_carried", []) if carried.optimizer is optimizer]
+
+
 def replaced_units(policy: BasePolicy) -> dict[str, int]:
     """Units replaced so far in each network, ``policy`` and ``value``; empty where no method replaces units."""
     replaced: dict[str, int] = {}

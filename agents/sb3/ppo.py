@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,7 +38,7 @@ from agents.sb3.native import NativeEnvs, Policy, Steps, act_all
 from agents.sb3.networks import networks
 from agents.sb3.rollout import CompiledRollout, natives_of, sees_every_step, simulates
 from agents.sb3.support import unsupported
-from agents.sb3.threads import one_thread_each
+from agents.sb3.threads import one_thread_each, side_by_side
 
 CutOff = list[tuple[int, int, Any]]
 """Step, environment and last observation of episodes that hit a time limit."""
@@ -306,7 +305,7 @@ class PPO(stable_baselines3.PPO):
                         (t, samples, settings, network.layers, of_network)
                         for network, of_network in zip((actor, critic), losses[-1], strict=True)
                     ]
-                    _side_by_side(compute_gradients, of_both, pool if threads > 1 else None)
+                    side_by_side(compute_gradients, of_both, pool if threads > 1 else None)
                     divergence = losses[-1][0, KL]
                     if self.target_kl is not None and divergence > 1.5 * self.target_kl:
                         if self.verbose >= 1:
@@ -365,14 +364,3 @@ class PPO(stable_baselines3.PPO):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "slow_because", "stepped_in_python_because"]
-
-
-def _side_by_side(function: Callable[..., Any], arguments: list[tuple[Any, ...]], pool: ThreadPoolExecutor | None) -> None:
-    """Calls a function twice: where there is a pool, the second time on a thread of it."""
-    first, second = arguments
-    other = pool.submit(function, *second) if pool else None
-    function(*first)
-    if other:
-        other.result()
-    else:
-        function(*second)

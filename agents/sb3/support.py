@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
+
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.distributions import DiagGaussianDistribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
+from torch.optim import Optimizer
 
 from agents.sb3.arrays import norms_of
 from agents.sb3.networks import networks
@@ -26,17 +29,19 @@ def unsupported(model: PPO) -> str | None:
     """Why a model cannot take the fast path, in words; None where it can."""
     policy = model.policy
     return (
-        _about_spaces(model.observation_space)
+        about_spaces(model.observation_space)
         or _about_policy(policy)
-        or _about_networks(policy)
-        or _about_parameters(policy)
-        or _about_optimizer(policy)
-        or _about_hooks(policy)
+        or _about_extractors(policy)
+        or about_networks(networks(policy).values(), _BETWEEN)
+        or about_parameters(policy)
+        or about_optimizer(policy.optimizer, policy.parameters())
+        or about_hooks(policy, [policy.optimizer])
         or _about_buffer(model.rollout_buffer)
     )
 
 
-def _about_spaces(observation_space: spaces.Space[object]) -> str | None:
+def about_spaces(observation_space: spaces.Space[object]) -> str | None:
+    """What compiled code cannot do with observations."""
     if not isinstance(observation_space, spaces.Box) or is_image_space(observation_space):
         return f"the observation space is {observation_space}, not a Box of numbers"
     return None
@@ -50,22 +55,30 @@ def _about_policy(policy: ActorCriticPolicy) -> str | None:
     return None
 
 
-def _about_networks(policy: ActorCriticPolicy) -> str | None:
+def _about_extractors(policy: ActorCriticPolicy) -> str | None:
     for module, supported in ((policy.features_extractor, FlattenExtractor), (policy.mlp_extractor, MlpExtractor)):
         if type(module) is not supported:
             return f"observations pass a {type(module).__name__}, not a {supported.__name__}"
-    actor, critic = networks(policy).values()
-    if len({*actor, *critic}) < len(actor) + len(critic):
+    return None
+
+
+def about_networks(chains: Collection[Sequence[nn.Module]], between: Sequence[Sequence[type[nn.Module]]]) -> str | None:
+    """What compiled code cannot do with networks.
+
+    Args:
+        chains: The modules of each in forward order.
+        between: What a hidden layer may be made of.
+    """
+    if len({module for modules in chains for module in modules}) < sum(map(len, chains)):
         return "the networks share a module"
-    for modules in (actor, critic):
+    for modules in chains:
         if len(modules) == 1:
             return "a network has no hidden layer"
         kinds = [type(module) for module in modules]
-        if not any(kinds == [*between * (len(kinds) // len(between)), nn.Linear] for between in _BETWEEN):
-            return (
-                "a network is not made of Linear layers with ReLU or Tanh between, or with LayerNorm and ReLU or Tanh: "
-                f"{nn.Sequential(*modules)}"
-            )
+        if not any(kinds == [*layer] * (len(kinds) // len(layer)) + [nn.Linear] for layer in between):
+            normed = ", or with LayerNorm and ReLU or Tanh" if any(nn.LayerNorm in layer for layer in between) else ""
+            network = nn.Sequential(*modules)
+            return f"a network is not made of Linear layers with ReLU or Tanh between{normed}: {network}"
         linears, norms = [module for module in modules if isinstance(module, nn.Linear)], norms_of(modules)
         if any(layer.bias is None for layer in (*linears, *norms)):
             return "a Linear layer or a LayerNorm has no bias"
@@ -75,7 +88,8 @@ def _about_networks(policy: ActorCriticPolicy) -> str | None:
     return None
 
 
-def _about_parameters(policy: ActorCriticPolicy) -> str | None:
+def about_parameters(policy: BasePolicy) -> str | None:
+    """What compiled code cannot do with parameters."""
     for name, parameter in policy.named_parameters():
         if not parameter.requires_grad:
             return f"{name} is frozen"
@@ -86,12 +100,12 @@ def _about_parameters(policy: ActorCriticPolicy) -> str | None:
     return None
 
 
-def _about_optimizer(policy: ActorCriticPolicy) -> str | None:
-    optimizer = policy.optimizer
+def about_optimizer(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> str | None:
+    """What compiled code cannot do with an optimizer, which should hold these parameters."""
     if type(optimizer) is not torch.optim.Adam:
         return f"the optimizer is {type(optimizer).__module__}.{type(optimizer).__qualname__}, not torch.optim.Adam"
     held = [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
-    if [sorted(group) for group in held] != [sorted(id(parameter) for parameter in policy.parameters())]:
+    if [sorted(group) for group in held] != [sorted(id(parameter) for parameter in parameters)]:
         return "the optimizer does not hold the policy's parameters, and no others, in one group"
     for option in ("amsgrad", "maximize", "decoupled_weight_decay"):
         if optimizer.param_groups[0].get(option):
@@ -101,18 +115,19 @@ def _about_optimizer(policy: ActorCriticPolicy) -> str | None:
     return None
 
 
-def _about_hooks(policy: ActorCriticPolicy) -> str | None:
+def about_hooks(policy: BasePolicy, optimizers: Sequence[Optimizer]) -> str | None:
+    """Hooks that compiled code would not call: all but those of one method for each optimizer."""
     methods = len(methods_of(policy))
-    if methods > 1:
-        return f"the networks have {methods} methods, not one"
-    own = 2 * methods  # of the optimizer: the method's hooks before and after its step
+    if methods > len(optimizers):
+        return f"the networks have {methods} methods, not {'one' if len(optimizers) == 1 else len(optimizers)}"
     for module in policy.modules():
         before = list(module._forward_pre_hooks.values())
-        if own and len(before) == 1 and isinstance(before[0], ReceivedTap):
+        if methods and len(before) == 1 and isinstance(before[0], ReceivedTap):
             before = []
         if before or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
             return f"a {type(module).__name__} has hooks, which compiled code would not call"
-    if len(policy.optimizer._optimizer_step_pre_hooks) + len(policy.optimizer._optimizer_step_post_hooks) > own:
+    # Of the optimizer: the method's hooks before and after its step.
+    if sum(len(each._optimizer_step_pre_hooks) + len(each._optimizer_step_post_hooks) for each in optimizers) > 2 * methods:
         return "the optimizer has hooks, which compiled code would not call"
     return None
 

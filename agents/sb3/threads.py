@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import scipy.linalg.cython_blas  # noqa: F401  the BLAS of compiled code, which must be there when the controller looks
 import torch
@@ -31,3 +33,17 @@ def one_thread_each() -> Iterator[int]:
             yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+def side_by_side(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], pool: ThreadPoolExecutor | None
+) -> list[Any]:
+    """Calls a function several times, every second time on a thread of the pool if there is one; returns the results."""
+    others = [pool.submit(function, *each) for each in arguments[1::2]] if pool else []
+    results: list[Any] = [None] * len(arguments)
+    for k, each in enumerate(arguments):
+        if k % 2 == 0 or not pool:
+            results[k] = function(*each)
+    for k, other in enumerate(others):
+        results[2 * k + 1] = other.result()
+    return results

@@ -1,0 +1,204 @@
+"""Stable-Baselines3's SAC with faster updates: the same algorithm and draws, the same numbers up to float rounding.
+
+:meth:`SAC.train` makes the updates, :meth:`SAC._sample_action` acts. :mod:`agents.sb3.sac_arrays` prepares what the compiled
+mathematics of :mod:`agents.sb3.sac_kernels` works on. ``docs/performance.md`` has what each part takes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.noise import ActionNoise
+
+from agents.sb3.kernels import adam_step
+from agents.sb3.plastic import carried_by
+from agents.sb3.sac_arrays import ActorArrays, CriticArrays, Networks, halves
+from agents.sb3.sac_kernels import (
+    actor_gradients,
+    add,
+    critic_gradients,
+    draw,
+    follow,
+    judge_drawn,
+    look_ahead,
+    pass_to_actions,
+)
+from agents.sb3.sac_support import marks, unsupported
+from agents.sb3.threads import one_thread_each, side_by_side
+
+
+class SAC(stable_baselines3.SAC):
+    """Stable-Baselines3's ``SAC``, faster on a CPU. Constructor, callbacks, logger, ``save`` and ``load`` are the same.
+
+    The fast path is for networks made of Linear layers with ReLU or Tanh (``MlpPolicy``, ``PlasticMlpPolicy``,
+    ``CBPMlpPolicy``), trained by Adam in float32. Any other configuration takes Stable-Baselines3's own loop, with a warning
+    that says why. Random numbers come from the same generators in the same order, and results equal those of
+    Stable-Baselines3 up to float rounding. What either class saved, the other loads.
+
+    Up to two threads train, never more than ``torch.get_num_threads()``; their number does not change the result. Environments
+    are stepped as under Stable-Baselines3: those of :class:`agents.ThreadedVecEnv` by compiled code, one environment too.
+
+    Args:
+        *args: Those of Stable-Baselines3's ``SAC``.
+        **kwargs: Those of Stable-Baselines3's ``SAC``.
+
+    Attributes:
+        slow_because: Why Stable-Baselines3's own loop was taken; None where it was not.
+
+    Raises:
+        ValueError: From ``learn``, where a loss is no longer a finite number.
+
+    Example:
+        >>> from agents import SAC
+        >>> model = SAC("MlpPolicy", "Pendulum-v1", learning_starts=10, device="cpu").learn(20)
+        >>> model.slow_because is None
+        True
+    """
+
+    slow_because: str | None = None
+    _marks: list[int] | None = None
+    _networks: Networks | None = None
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Makes some updates, as in Stable-Baselines3."""
+        self.policy.set_training_mode(True)
+        networks = self._look_up(batch_size)
+        if networks is None:
+            super().train(gradient_steps, batch_size)
+            return
+        optimizers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
+        self._update_learning_rate([optimizer for optimizer in optimizers if optimizer is not None])
+        losses = []
+        with one_thread_each() as threads, torch.no_grad(), ThreadPoolExecutor(1, "networks") as pool:
+            for step in range(gradient_steps):
+                moves_targets = step % self.target_update_interval == 0
+                losses.append(self._update(networks, pool if threads > 1 else None, moves_targets=moves_targets))
+        self._n_updates += gradient_steps
+        means = np.mean(losses, axis=0)
+        if not np.isfinite(means).all():
+            raise ValueError("a loss is not a finite number: check rewards, observations and the learning rate")
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in zip(("ent_coef", "actor_loss", "critic_loss", "ent_coef_loss"), means, strict=True):
+            if name != "ent_coef_loss" or networks.ent_coef is not None:
+                self.logger.record(f"train/{name}", value)
+
+    def _update(self, networks: Networks, pool: ThreadPoolExecutor | None, *, moves_targets: bool) -> tuple[float, ...]:
+        """One update of all networks; returns the entropy coefficient and the losses of actor, critics and coefficient."""
+        batch, actor = networks.batch, networks.actor
+        sampled = self.replay_buffer.sample(len(batch.rewards), env=self._vec_normalize_env)  # type: ignore[union-attr]
+        batch.load(sampled, self.gamma)
+        actor.refresh()
+        side_by_side(draw, [(batch.now, actor.layers), (batch.later, networks.later)], pool)
+        ent_coef, ent_coef_loss = self._learn_ent_coef(networks)
+        critic_loss = self._learn_critics(networks, ent_coef, pool, moves_targets=moves_targets)
+        side_by_side(pass_to_actions, [(k, batch, critic.layers) for k, critic in enumerate(networks.critics)], pool)
+        return ent_coef, self._learn_actor(networks, ent_coef, pool), critic_loss, ent_coef_loss
+
+    def _learn_ent_coef(self, networks: Networks) -> tuple[float, float]:
+        """Returns the entropy coefficient as it is before this update, which is that of the losses, and its own loss."""
+        if networks.ent_coef is None or self.ent_coef_optimizer is None:
+            return float(self.ent_coef_tensor), 0.0
+        adam = networks.ent_coef.now(self.ent_coef_optimizer)
+        before = adam.parameters[0][0]
+        gradient = -np.mean(networks.batch.now.log_probs + np.float32(self.target_entropy))
+        adam.gradients[0][0] = gradient
+        adam_step(adam, adam.steps)
+        return float(np.exp(before)), float(before * gradient)
+
+    def _learn_critics(
+        self, networks: Networks, ent_coef: float, pool: ThreadPoolExecutor | None, *, moves_targets: bool
+    ) -> float:
+        """Trains the critics, which then judge what the actor drew; returns their loss."""
+        batch, critics, optimizer = networks.batch, networks.critics, self.critic.optimizer
+        adams = [critic.trained.now(optimizer) for critic in critics]
+        steps = [(adam, adam.steps) for adam in adams]
+        carried = carried_by(self.policy, optimizer)
+
+        def judge(k: int, critic: CriticArrays) -> None:
+            judge_drawn(k, batch, critic.layers)
+            if moves_targets:
+                follow(critic.parameters, critic.target_parameters, self.tau)
+
+        def at_once(k: int, critic: CriticArrays) -> float:
+            loss = critic_gradients(batch, ent_coef, critic.layers)
+            adam_step(*steps[k])
+            judge(k, critic)
+            return loss
+
+        numbered = list(enumerate(critics))
+        side_by_side(look_ahead, [(k, batch, critic.layers, critic.target) for k, critic in numbered], pool)
+        if not carried:
+            return float(sum(side_by_side(at_once, numbered, pool)))
+        losses = side_by_side(critic_gradients, [(batch, ent_coef, critic.layers) for critic in critics], pool)
+        for each in carried:
+            each.before_update()
+        side_by_side(adam_step, steps, pool)
+        for critic in critics:
+            _tell(critic)
+        for each in carried:
+            each.after_update()
+        side_by_side(judge, numbered, pool)
+        return float(sum(losses))
+
+    def _learn_actor(self, networks: Networks, ent_coef: float, pool: ThreadPoolExecutor | None) -> float:
+        """Trains the actor; returns its loss."""
+        batch, actor, optimizer = networks.batch, networks.actor, self.actor.optimizer
+        rows = halves(len(batch.rewards))
+        of_halves = [(r.start, r.stop, batch, ent_coef, layers) for r, layers in zip(rows, actor.halves, strict=True)]
+        losses = side_by_side(actor_gradients, of_halves, pool)
+        add(*actor.gradients)
+        carried = carried_by(self.policy, optimizer)
+        for each in carried:
+            each.before_update()
+        adam = actor.trained.now(optimizer)
+        adam_step(adam, adam.steps)
+        if carried:
+            _tell(actor)
+        for each in carried:
+            each.after_update()
+        return float(sum(losses))
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The actions of a step, and as they are kept in the replay buffer."""
+        networks = None if self.num_timesteps < learning_starts else self._look_up(self.batch_size)
+        if networks is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        self.policy.set_training_mode(False)
+        drawn = networks.steps
+        networks.actor.refresh()
+        drawn.observe(self._last_obs)
+        draw(drawn, networks.acting)
+        actions = drawn.judged[:, -networks.actor.dimensions :].reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+        scaled = self.policy.scale_action(self.policy.unscale_action(actions))
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise(), -1, 1)
+        return self.policy.unscale_action(scaled), scaled
+
+    def _look_up(self, batch_size: int) -> Networks | None:
+        """The networks' arrays, looked up anew where something has changed; None where there is no fast path."""
+        if [batch_size, *marks(self)] != self._marks:
+            before, self.slow_because = self.slow_because, unsupported(self) or _about_rows(batch_size)
+            self._networks = None if self.slow_because else Networks(self, batch_size)
+            self._marks = [batch_size, *marks(self)]
+            if self.slow_because and self.slow_because != before:
+                warnings.warn(f"training takes Stable-Baselines3's own, slower loop: {self.slow_because}", stacklevel=4)
+        return self._networks
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "slow_because", "_marks", "_networks"]
+
+
+def _about_rows(batch_size: int) -> str | None:
+    return None if batch_size > 1 else "minibatches have one transition"
+
+
+def _tell(network: ActorArrays | CriticArrays) -> None:
+    """Tells a method what its units gave in the pass of this update."""
+    for k, layer in network.hidden.items():
+        layer.receive(torch.from_numpy(network.layers.outputs[k]))

@@ -1,0 +1,81 @@
+"""Which models the fast path of ``agents.SAC`` can train, and what tells that a model is another than it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3 import SAC
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac.policies import Actor, SACPolicy
+from torch import nn
+
+from agents.sb3.networks import networks
+from agents.sb3.plastic import methods_of
+from agents.sb3.policies import SACPlasticMlpPolicy
+from agents.sb3.support import about_hooks, about_networks, about_optimizer, about_parameters, about_spaces
+
+_BETWEEN = [[nn.Linear, nn.ReLU], [nn.Linear, nn.Tanh]]
+
+
+def unsupported(model: SAC) -> str | None:
+    """Why a model cannot take the fast path, in words; None where it can."""
+    policy = model.policy
+    targets: list[Any] = policy.critic_target.q_networks
+    return (
+        about_spaces(model.observation_space)
+        or _about_policy(policy)
+        or about_networks([*networks(policy).values(), *([*target] for target in targets)], _BETWEEN)
+        or about_parameters(policy)
+        or about_optimizer(policy.actor.optimizer, policy.actor.parameters())
+        or about_optimizer(policy.critic.optimizer, policy.critic.parameters())
+        or _about_entropy(model)
+        or about_hooks(policy, [policy.actor.optimizer, policy.critic.optimizer])
+    )
+
+
+def _about_policy(policy: SACPolicy) -> str | None:
+    if type(policy) not in (SACPolicy, SACPlasticMlpPolicy):
+        return f"the policy is a {type(policy).__name__}, not an MlpPolicy, PlasticMlpPolicy or CBPMlpPolicy"
+    if policy.actor.use_sde:
+        return "exploration depends on the state (use_sde)"
+    for module, kind in ((policy.actor, Actor), (policy.critic, ContinuousCritic), (policy.critic_target, ContinuousCritic)):
+        if type(module) is not kind:
+            return f"a network is a {type(module).__name__}, not a {kind.__name__}"
+        if type(module.features_extractor) is not FlattenExtractor:
+            return f"observations pass a {type(module.features_extractor).__name__}, not a FlattenExtractor"
+    head: Any = policy.actor.log_std
+    if type(head) is not nn.Linear or head.bias is None:
+        return f"log σ comes from {head}, not from a Linear layer with a bias"
+    return None
+
+
+def _about_entropy(model: SAC) -> str | None:
+    if model.ent_coef_optimizer is None or model.log_ent_coef is None:
+        return None
+    optimizer = model.ent_coef_optimizer
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "the optimizer of the entropy coefficient has hooks, which compiled code would not call"
+    return about_optimizer(optimizer, [model.log_ent_coef])  # type: ignore[list-item]
+
+
+def marks(model: SAC) -> list[int]:
+    """Numbers that change where a model must be looked at anew: other modules, tensors, hooks, optimizers or methods."""
+    policy = model.policy
+    found = [id(policy), model.n_envs, *map(id, methods_of(policy))]
+    modules: list[Any] = [policy]
+    for module in modules:  # which its children are added to: policy.modules() takes twice as long
+        modules += filter(None, module._modules.values())
+        hooks = len(module._forward_pre_hooks) + len(module._forward_hooks)
+        found += id(module), hooks + len(module._backward_hooks) + len(module._backward_pre_hooks)
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                found += parameter.data_ptr(), parameter.requires_grad, id(parameter.grad), id(parameter._backward_hooks)
+    for optimizer in (policy.actor.optimizer, policy.critic.optimizer, model.ent_coef_optimizer):
+        if optimizer is not None:
+            found += id(optimizer), len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
+            for group in optimizer.param_groups:
+                found += len(group["params"]), bool(group.get("amsgrad")), bool(group.get("maximize"))
+            for state in optimizer.state.values():
+                found += [value.data_ptr() for value in state.values()]
+    return found

@@ -1,0 +1,309 @@
+"""`agents.SAC` trains what Stable-Baselines3's own SAC trains: the same draws, the same numbers up to float rounding."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+
+import agents
+import cbp
+from agents.sb3.policies import replaced_units
+
+BOTH = (stable_baselines3.SAC, agents.SAC)
+BUSY = {"replacement_rate": 0.02, "maturity_threshold": 8}
+
+
+class Tape(gymnasium.Env):
+    """What it shows and pays does not depend on the actions; some episodes terminate, others are cut off."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
+    action_space = spaces.Box(np.array([-1, -2, 0], np.float32), np.array([1, 3, 4], np.float32))
+
+    def __init__(self, seed):
+        self.numbers = np.random.default_rng(seed)
+
+    def observe(self):
+        return self.numbers.normal(size=(2, 3))
+
+    def reset(self, *, seed=None, options=None):
+        return self.observe(), {}
+
+    def step(self, action):
+        ends = self.numbers.random()
+        return self.observe(), self.numbers.normal(), ends < 0.03, bool(ends > 0.95), {}
+
+
+def tapes(n_envs=1):
+    return DummyVecEnv([lambda i=i: Monitor(Tape(i)) for i in range(n_envs)])
+
+
+def make(algorithm, vec_env=None, policy="MlpPolicy", policy_kwargs=None, **settings):
+    defaults = {"learning_rate": 1e-3, "learning_starts": 20, "buffer_size": 500, "batch_size": 33, "seed": 5, "device": "cpu"}
+    kwargs = {"net_arch": [16, 12], **(policy_kwargs or {})}
+    return algorithm(policy, vec_env or tapes(), policy_kwargs=kwargs, **(defaults | settings))
+
+
+class Recorder(BaseCallback):
+    """Keeps the actions, and what was logged of each time of learning."""
+
+    def __init__(self):
+        super().__init__()
+        self.actions, self.logged = [], []
+
+    def _on_step(self):
+        self.actions.append(self.locals["buffer_actions"])
+        return True
+
+    def _on_rollout_start(self):
+        self.logged.append({name: value for name, value in self.logger.name_to_value.items() if name.startswith("train/")})
+
+
+def states(model):
+    """Parameters, those of targets too, what the optimizers keep, and the entropy coefficient."""
+    found = dict(model.policy.state_dict())
+    for name in ("actor", "critic"):
+        for k, state in getattr(model.policy, name).optimizer.state_dict()["state"].items():
+            found |= {f"{name}.{k}.{key}": value for key, value in state.items()}
+    if model.log_ent_coef is not None:
+        found["log_ent_coef"] = model.log_ent_coef.detach()
+    return found
+
+
+def assert_close(ours, theirs):
+    expected = states(theirs)
+    found = states(ours)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].numpy(), value.numpy(), rtol=1e-3, atol=3e-5, err_msg=name)
+
+
+SETTINGS = {
+    "stock": {},
+    "a coefficient that is given, tanh, weight decay, a schedule": {
+        "ent_coef": 0.3,
+        "learning_rate": lambda left: 1e-3 * left,
+        "policy_kwargs": {"activation_fn": nn.Tanh, "optimizer_kwargs": {"weight_decay": 0.01, "betas": (0.8, 0.99)}},
+    },
+    "several updates, n-step returns, targets that wait": {
+        "train_freq": 4,
+        "gradient_steps": 3,
+        "target_update_interval": 2,
+        "n_steps": 3,
+    },
+    "three environments, normalised, with noise": {
+        "vec_env": lambda: VecNormalize(tapes(3)),
+        "action_noise": NormalActionNoise(np.zeros(3), np.full(3, 0.1)),
+    },
+    "one critic": {"policy_kwargs": {"n_critics": 1}},
+    "three critics": {"policy_kwargs": {"n_critics": 3}, "tau": 0.1},
+    "units that are replaced": {"policy": "CBPMlpPolicy", "policy_kwargs": {"method_kwargs": BUSY}},
+    "units that are copied to targets": {
+        "policy": "CBPMlpPolicy",
+        "policy_kwargs": {"method_kwargs": {**BUSY, "utility": "adaptable_contribution"}, "target_units": "copy"},
+    },
+    "another method, of the critic": {
+        "policy": "PlasticMlpPolicy",
+        "policy_kwargs": {"method": "l2-init", "method_kwargs": {"actor": None}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_is_learned_is_sb3s(name):
+    models, recorders, generators = [], [], []
+    for algorithm in BOTH:
+        settings = dict(SETTINGS[name])
+        if "vec_env" in settings:
+            settings["vec_env"] = settings["vec_env"]()
+        model, recorder = make(algorithm, **settings), Recorder()
+        models.append(model.learn(220 if name == "stock" else 120, callback=recorder))
+        recorders.append(recorder)
+        generators.append((torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()))  # noqa: NPY002
+    theirs, ours = models
+    assert ours.slow_because is None
+    assert generators[0] == generators[1]
+    assert ours._n_updates == theirs._n_updates >= 30
+    np.testing.assert_allclose(*[np.concatenate(recorder.actions) for recorder in recorders], atol=1e-4)
+    assert [logged.keys() for logged in recorders[0].logged] == [logged.keys() for logged in recorders[1].logged]
+    for a, b in zip(*[recorder.logged for recorder in recorders], strict=True):
+        np.testing.assert_allclose(list(b.values()), list(a.values()), rtol=1e-3, atol=1e-4)
+    assert_close(ours, theirs)
+    if "units" in name:
+        replaced = [replaced_units(model.policy) for model in models]
+        assert replaced[0] == replaced[1]
+        assert min(replaced[0].values()) > 0
+
+
+@pytest.mark.parametrize("updates", [1, 10])
+def test_the_first_updates_are_sb3s_to_the_last_digits(updates):
+    theirs, ours = (make(algorithm).learn(20 + updates) for algorithm in BOTH)
+    for name, value in states(theirs).items():
+        np.testing.assert_allclose(states(ours)[name].numpy(), value.numpy(), rtol=1e-4, atol=3e-6, err_msg=name)
+
+
+def test_a_rate_of_zero_changes_no_bit():
+    kwargs = {"method_kwargs": {"replacement_rate": 0, "maturity_threshold": 5}}
+    without = make(agents.SAC).learn(60)
+    with_method = make(agents.SAC, policy="CBPMlpPolicy", policy_kwargs=kwargs).learn(60)
+    for name, value in states(without).items():
+        assert torch.equal(states(with_method)[name], value), name
+
+
+def test_the_number_of_threads_changes_no_bit():
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(states(make(agents.SAC).learn(60)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
+
+
+@pytest.mark.parametrize(("first", "second"), [BOTH, BOTH[::-1]], ids=["from SB3", "to SB3"])
+def test_either_class_goes_on_where_the_other_stopped(first, second, tmp_path):
+    whole = make(first).learn(60)
+    saved = make(first).learn(40)
+    saved.save(tmp_path / "model")
+    saved.save_replay_buffer(tmp_path / "buffer")
+    generators = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    resumed = second.load(tmp_path / "model", env=saved.get_env(), device="cpu")
+    resumed.load_replay_buffer(tmp_path / "buffer")
+    assert not {"slow_because", "_marks", "_networks"} & vars(second.load(tmp_path / "model")).keys()
+    torch.set_rng_state(generators[0])
+    np.random.set_state(generators[1])  # noqa: NPY002
+    resumed._last_obs = saved._last_obs
+    resumed.learn(20, reset_num_timesteps=False)
+    assert_close(resumed, whole)
+
+
+def exchange_parameters(model):
+    model.set_parameters(make(type(model), seed=6).get_parameters())
+
+
+def exchange_a_module(model):
+    torch.manual_seed(3)
+    model.actor.latent_pi[0] = nn.Linear(6, 16)
+    model.actor.optimizer = torch.optim.Adam(model.actor.parameters(), lr=1e-3)
+
+
+def exchange_memory(model):
+    for parameter in model.policy.parameters():
+        parameter.data = parameter.data * 0.9
+        parameter.grad = None
+
+
+def change_options(model):
+    model.critic.optimizer.param_groups[0]["weight_decay"] = 0.1
+
+
+@pytest.mark.parametrize("change", [exchange_parameters, exchange_a_module, exchange_memory, change_options])
+def test_what_is_changed_between_updates_is_noticed(change):
+    models = []
+    for algorithm in BOTH:
+        model = make(algorithm).learn(40)
+        change(model)
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        models.append(model.learn(30, reset_num_timesteps=False))
+    assert models[1].slow_because is None
+    assert_close(models[1], models[0])
+
+
+class Trunk(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 4)
+        self.layer = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+        self.layer(torch.zeros(1, *observation_space.shape))
+
+    def forward(self, observations):
+        return self.layer(observations)
+
+
+def hook_a_module(model):
+    model.critic.qf0.register_forward_hook(lambda *_: None)
+
+
+def hook_an_optimizer(model):
+    model.critic.optimizer.register_step_post_hook(lambda *_: None)
+
+
+def hook_the_coefficients_optimizer(model):
+    model.ent_coef_optimizer.register_step_post_hook(lambda *_: None)
+
+
+def freeze(model):
+    model.actor.mu.bias.requires_grad = False
+
+
+UNSUPPORTED = {
+    "features": ({"policy_kwargs": {"features_extractor_class": Trunk}}, None, "pass a Trunk"),
+    "ELU": ({"policy_kwargs": {"activation_fn": nn.ELU}}, None, "with ReLU or Tanh between"),
+    "no hidden layer": ({"policy_kwargs": {"net_arch": []}}, None, "no hidden layer"),
+    "state-dependent exploration": ({"use_sde": True}, None, "use_sde"),
+    "SGD": ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, None, "torch.optim.sgd.SGD"),
+    "cbp.Adam": ({"policy_kwargs": {"optimizer_class": cbp.Adam}}, None, "cbp.adam.Adam"),
+    "amsgrad": ({"policy_kwargs": {"optimizer_kwargs": {"amsgrad": True}}}, None, "amsgrad"),
+    "one row": ({"batch_size": 1}, None, "one transition"),
+    "hooked module": ({}, hook_a_module, "Sequential has hooks"),
+    "hooked optimizer": ({}, hook_an_optimizer, "optimizer has hooks"),
+    "hooked optimizer of the coefficient": ({}, hook_the_coefficients_optimizer, "entropy coefficient has hooks"),
+    "frozen parameter": ({}, freeze, "actor.mu.bias is frozen"),
+}
+
+
+@pytest.mark.parametrize(("settings", "change", "reason"), UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_what_has_no_fast_path_takes_sb3s_and_says_so_once(settings, change, reason):
+    found, told = [], []
+    for algorithm in BOTH:
+        model = make(algorithm, **settings)
+        if change:
+            change(model)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.learn(40)
+        found.append(nn.utils.parameters_to_vector(model.policy.parameters()))
+        told.append([str(warning.message) for warning in caught])
+    assert torch.equal(*found)
+    assert told[0] == []
+    (line,) = told[1]
+    assert "slower loop" in line
+    assert reason in line
+    assert model.slow_because in line
+
+
+def test_dictionaries_take_sb3s_loop():
+    class Parts(Tape):
+        observation_space = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "speed": spaces.Box(-1, 1, (3,))})
+
+        def observe(self):
+            return self.observation_space.sample()
+
+    model = make(agents.SAC, DummyVecEnv([lambda: Parts(0)]), "MultiInputPolicy")
+    with pytest.warns(UserWarning, match="slower loop: the observation space is Dict"):
+        model.learn(30)
+
+
+def test_a_loss_that_is_not_finite_ends_training():
+    class Broken(Tape):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, math.nan, *rest
+
+    with pytest.raises(ValueError, match="loss is not a finite number"):
+        make(agents.SAC, DummyVecEnv([lambda: Broken(0)])).learn(40)
