@@ -97,6 +97,7 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         self.tasks = tuple(map(_name, self._tasks))
         self.task = 0
         self._step = self._episode_began = 0
+        self._holds = False
         self._entropy: Any = None
         self.env = self._make(0)
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
@@ -130,7 +131,8 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._tell(info, changed=self._step == self._clock.began)
         self._step += 1
-        return observation, reward, terminated, truncated or (self._step >= self._clock.end and not terminated), info
+        is_over = self._step >= self._clock.end and not self._holds
+        return observation, reward, terminated, truncated or (is_over and not terminated), info
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Resets the task in force, or the next one where a change is due.
@@ -147,8 +149,9 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         """
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)
-            self._restart(seed if self._seed is None else self._seed, seed)
-        else:
+            if not self._holds:
+                self._restart(seed if self._seed is None else self._seed, seed)
+        elif not self._holds:
             self._clock.episodes += self._step > self._episode_began
             if self._clock.due(self._step) or self._step >= self._clock.end:
                 self._clock.begin(self._clock.phase + 1, self._step)
@@ -189,13 +192,18 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         if state.get("tasks") != list(self.tasks):
             raise ParameterError(f"state must be that of tasks {', '.join(self.tasks)}, got that of {state.get('tasks')}")
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, hold: bool = False) -> None:
         """Goes on from where :meth:`state_dict` was called, with the task of then; what it simulates is still to be loaded.
+
+        Args:
+            state: What it returned.
+            hold: Stay in its phase until another state is loaded, as :class:`envs.NonStationary` does.
 
         Raises:
             envs.ParameterError: The state is that of other tasks. Nothing is changed then.
         """
         self.check_state_dict(state)
+        self._holds = checks.boolean("hold", hold)
         self._step, self._episode_began = 0, -state["steps_in_episode"]
         self._entropy = state["entropy"]
         self._clock.load_state_dict(state["clock"], self._step)

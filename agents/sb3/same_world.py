@@ -15,10 +15,10 @@ class SameWorldCallback(BaseCallback):
     """Lets every ``EvalCallback`` of a training judge in the training's world: its values, its phase.
 
     An evaluation environment has a clock of its own, so that it may be in another phase than training, and so are the best
-    model and whatever stops the training. This callback puts the state of :class:`envs.NonStationary` in the first training
-    environment into every evaluation environment, with each phase, and holds it there: the world does not change while it is
-    evaluated in. Stands before the ``EvalCallback`` in the list of callbacks, and finds it there by itself, those of rl-zoo3
-    included.
+    model and whatever stops the training. This callback puts the state of :class:`envs.NonStationary` or
+    :class:`envs.TaskSequence` in the first training environment into every evaluation environment, with each phase, and holds
+    it there: the world does not change while it is evaluated in. Stands before the ``EvalCallback`` in the list of callbacks,
+    and finds it there by itself, those of rl-zoo3 included.
 
     Raises:
         ValueError: At the start of training, there is no ``EvalCallback``, or an environment that does not change.
@@ -39,7 +39,10 @@ class SameWorldCallback(BaseCallback):
             raise ValueError("SameWorldCallback needs an EvalCallback among the callbacks of this training, got none")
         for name, vec_env in (("training", self.training_env), *(("evaluation", vec_env) for vec_env in self._eval_envs)):
             if not vec_env.has_attr("phase"):
-                raise ValueError(f"SameWorldCallback needs environments that change; that of {name} has no envs.NonStationary")
+                raise ValueError(
+                    f"SameWorldCallback needs environments that change; that of {name} has neither envs.NonStationary nor "
+                    "envs.TaskSequence"
+                )
 
     def _on_step(self) -> bool:
         phase = self.locals["infos"][0]["phase"]

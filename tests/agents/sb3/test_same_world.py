@@ -144,13 +144,37 @@ def test_the_fast_loop_and_off_policy_algorithms_evaluate_in_the_same_world():
     assert all(worlds == {training.worlds[step]} for step, worlds in found)
 
 
+def test_the_task_of_training_is_the_task_of_its_evaluation():
+    def tasks(period):
+        return Monitor(
+            envs.TaskSequence(["InvertedPendulum-v5", partial(gymnasium.make, "InvertedPendulum-v5")], period, "now")
+        )
+
+    evaluated, seen, trained = tasks(25), [], []
+
+    class Task(BaseCallback):
+        def __init__(self, worlds, info):
+            super().__init__()
+            self.worlds, self.info = worlds, info
+
+        def _on_step(self):
+            self.worlds.append(self.info(self))
+            return True
+
+    after = Task(seen, lambda _: (evaluated.get_wrapper_attr("task"), evaluated.get_wrapper_attr("phase")))
+    training = Task(trained, lambda own: (own.locals["infos"][0]["task"], own.locals["infos"][0]["phase"]))
+    evaluation = EvalCallback(evaluated, eval_freq=1, n_eval_episodes=4, callback_after_eval=after, verbose=0, warn=False)
+    ppo(tasks(40)).learn(100, [training, SameWorldCallback(), evaluation])
+    assert seen == trained == [(phase % 2, phase) for phase in [0] * 40 + [1] * 40 + [2] * 20]
+
+
 def test_what_cannot_be_the_same_world_is_refused_in_words():
     with pytest.raises(ValueError, match="needs an EvalCallback among the callbacks of this training, got none"):
         ppo(changing()).learn(50, SameWorldCallback())
     plain = Monitor(gymnasium.make("InvertedPendulum-v5"))
-    with pytest.raises(ValueError, match=r"that of evaluation has no envs\.NonStationary"):
+    with pytest.raises(ValueError, match=r"that of evaluation has neither envs\.NonStationary nor"):
         ppo(changing()).learn(50, [SameWorldCallback(), EvalCallback(plain, warn=False)])
-    with pytest.raises(ValueError, match=r"that of training has no envs\.NonStationary"):
+    with pytest.raises(ValueError, match=r"that of training has neither envs\.NonStationary nor"):
         ppo(plain).learn(50, [SameWorldCallback(), EvalCallback(changing(), warn=False)])
     other = Monitor(envs.NonStationary(gymnasium.make("InvertedPendulum-v5"), "damping", period=100))
     with pytest.raises(ParameterError, match="state must be that of damping, got gravity"):
