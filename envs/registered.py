@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -15,7 +15,7 @@ from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 from envs.ant import Ant
 from envs.nonstationary import DEFAULT_PERIOD, NonStationary
 from envs.published import HealthyRewardOnFall, TerminateAfter, UnclippedActions, pays_health
-from envs.tasks import TaskSequence
+from envs.tasks import Task, TaskSequence
 
 EPISODE = 1000
 """Steps after which an episode is cut off: Gymnasium's own limit of all of them, and that of the published experiments."""
@@ -137,13 +137,14 @@ def make_stationary(
     return env if terminate_after is None else TerminateAfter(env, terminate_after)
 
 
-def make_sequence(**kwargs: Any) -> TaskSequence:
+def make_sequence(*, tasks: Sequence[Task] = (), **kwargs: Any) -> TaskSequence:
     """Makes what ``gymnasium.make("task-sequence-v0", tasks=[…])`` returns: an :class:`envs.TaskSequence`.
 
     Args:
+        tasks: As for the class; none are refused there.
         **kwargs: As for the class.
     """
-    return TaskSequence(**kwargs)
+    return TaskSequence(tasks or [], **kwargs)
 
 
 def _make(base: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:

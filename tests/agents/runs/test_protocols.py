@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from agents import preview, sweep, train
+from agents import sweep, train
 from agents.reporting.comparison import MEASURES
 from agents.runs.build import make_env
 from agents.runs.config import Config
@@ -288,7 +288,11 @@ def test_the_page_has_every_protocol():
         assert f"\n| `{name}` | `{protocol.env}` | {steps} | {protocol.source} |\n" in page
 
 
-def test_the_values_of_a_protocol_are_not_an_option_of_preview(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert preview.main(["ant-nonstationary", "--protocol", "quick-ant"]) == 2
-    assert "unrecognized arguments: --protocol" in capsys.readouterr().err
+def test_a_sweep_has_its_runs_below_the_protocols_name(tmp_path):
+    options = ["--protocol", "eppo-slippery-ant", "--methods", "ppo,cbp", "--seeds", "3", "--run-dir", str(tmp_path)]
+    runs = sweep._plan(sweep._parser().parse_args(options))
+    assert [run.folder.path.relative_to(tmp_path).as_posix() for run in runs] == [
+        "eppo-slippery-ant/ppo/seed3",
+        "eppo-slippery-ant/cbp/seed3",
+    ]
+    assert {run.config.protocol for run in runs} == {"eppo-slippery-ant"}

@@ -106,6 +106,11 @@ def test_what_does_not_go_with_a_sequence_is_refused_in_one_line(command, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_a_sequence_without_tasks_says_what_is_missing(command, capsys, tmp_path):
+    assert command("--env", "task-sequence", "--run-dir", tmp_path / "run") == 2
+    assert "tasks must be a list of length 1 or more, got []" in capsys.readouterr().err
+
+
 def test_values_of_a_sequence_are_not_previewed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert preview.main([TWO[1], *TWO[2:]]) == 2
