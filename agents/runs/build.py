@@ -226,7 +226,7 @@ def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> 
             if isinstance(values, Hyperparameters)
             else _make_off_policy(config, values, vec_env, method)
         )
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError) as error:
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError, OverflowError) as error:
         raise UserError(" ".join(str(error).split())) from error
     except MemoryError as error:
         size = "rollout_steps" if isinstance(values, Hyperparameters) else "buffer_size"

@@ -216,6 +216,9 @@ class Config(RunConfig):
         for name in self.params:
             if self.param != TASK:
                 _check_parameter(name)
+        times = self.change.get("times")
+        if self.phases_differ and not (isinstance(times, dict) and isinstance(times.get("name"), str)):
+            raise UserError(f"times must be a dictionary with a name, got {times!r}")
         if self.period is not None:
             check_whole("period", self.period, least=1)
             if self.period < self.n_envs:

@@ -88,7 +88,7 @@ class ReplayFiles:
         reached = oldest
         for file, content in zip(self._files, contents, strict=True):
             if not file.first <= reached < file.last <= rows:
-                raise ValueError(f"transitions {reached} to {file.first} are in no file")
+                raise ValueError(f"transitions from {reached} on are in no file")
             _unpack(buffer, content, file, oldest)
             reached = file.last
         if reached != rows:

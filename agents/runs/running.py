@@ -18,7 +18,7 @@ import torch
 from agents.runs import checkpoint_files
 from agents.runs.commands import INTERRUPTED
 from agents.runs.config import RunConfig
-from agents.runs.errors import RunError
+from agents.runs.errors import RunError, UserError
 from agents.runs.run_folder import RunFolder
 
 _HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -83,9 +83,16 @@ class Pauses:
 
 
 def use_threads(config: RunConfig) -> None:
-    """Gives torch the run's number of threads."""
+    """Gives torch the run's number of threads.
+
+    Raises:
+        UserError: It cannot have as many.
+    """
     if config.threads is not None:
-        torch.set_num_threads(config.threads)
+        try:
+            torch.set_num_threads(config.threads)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"threads must be a number of threads that torch can have, got {config.threads}") from error
 
 
 def carry_out(job: Job) -> int:
@@ -105,7 +112,7 @@ def carry_out(job: Job) -> int:
                 job.train(pauses)
             checkpoint = job.save()
             complete = job.finish(time.monotonic() - start)
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
         raise _broken(job, error) from error
     if not complete:
         print(f"Stopped at {job.position}, saved in {checkpoint}; to go on: {job.go_on}")

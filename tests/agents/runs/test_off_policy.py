@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -21,6 +22,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from agents import evaluate, report, trainability
 from agents.runs.algorithms import ALGORITHMS, METHODS
 from agents.runs.config import Config
+from agents.runs.errors import UserError
 from agents.runs.logs import read_columns
 from agents.runs.replay import ReplayFiles
 
@@ -238,6 +240,11 @@ def refused(command, capsys, *arguments):
             "is more than memory holds",
         ),
         (["--algo", "td3", "--env", "Hopper-v5", "--set", "ent_coef=1"], "setting of method 'backprop' of td3 'ent_coef'"),
+        (["--algo", "td3", "--env", "Hopper-v5", "--set", f"learning_rate={10**400}"], "int too large"),
+        (
+            ["--algo", "td3", "--env", "Hopper-v5", "--threads", 10**12],
+            "threads must be a number of threads that torch can have",
+        ),
         (["--algo", "", "--env", "Hopper-v5"], "unknown algo ''"),
         (["--algo", "dqn", "--env", "FromFive-v0"], "actions of 'FromFive-v0' are Discrete(2, start=5)"),
         (["--algo", "dqn", "--env", "CartPole-v1", "--set", "max_grad_norm=null"], "max_grad_norm must be a finite number > 0"),
@@ -274,6 +281,13 @@ def test_a_configuration_of_an_earlier_release_is_one_of_ppo():
     values = json.loads(config.to_json())
     del values["algo"]
     assert Config.from_json(json.dumps(values)) == config
+
+
+@pytest.mark.parametrize("times", [None, 5, {}, {"name": [1]}])
+def test_a_configuration_with_times_that_there_are_not_is_refused(times):
+    config = Config("Hopper-v5", "cbp", 1000, 100, "friction", 0, 1, normalize=False, device="cpu")
+    with pytest.raises(UserError, match="times must be a dictionary with a name"):
+        replace(config, change={"times": times})
 
 
 def test_every_algorithm_has_its_own_order_of_methods_and_tuned_values():
