@@ -1,1 +1,1 @@
-"""What runs inside Stable-Baselines3 and is of use without our commands: policies, the fast PPO, callbacks that measure."""
+"""What runs inside Stable-Baselines3 and is of use without our commands: policies, fast PPO and SAC, callbacks that measure."""

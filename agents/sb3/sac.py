@@ -42,10 +42,6 @@ class SAC(stable_baselines3.SAC):
     Up to two threads train, never more than ``torch.get_num_threads()``; their number does not change the result. Environments
     are stepped as under Stable-Baselines3: those of :class:`agents.ThreadedVecEnv` by compiled code, one environment too.
 
-    Args:
-        *args: Those of Stable-Baselines3's ``SAC``.
-        **kwargs: Those of Stable-Baselines3's ``SAC``.
-
     Attributes:
         slow_because: Why Stable-Baselines3's own loop was taken; None where it was not.
 
