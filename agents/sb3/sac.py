@@ -42,6 +42,8 @@ class SAC(stable_baselines3.SAC):
     Up to two threads train, never more than ``torch.get_num_threads()``; their number does not change the result. Environments
     are stepped as under Stable-Baselines3: those of :class:`agents.ThreadedVecEnv` by compiled code, one environment too.
 
+    The critics' ``grad`` is that of their own loss; under Stable-Baselines3 the actor's loss adds to it after their step.
+
     Attributes:
         slow_because: Why Stable-Baselines3's own loop was taken; None where it was not.
 
