@@ -114,6 +114,7 @@ class PlasticityCallback(BaseCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """What it needs to go on between two rollouts: numbers and arrays."""
+        weights, actions = self._before or ([], torch.zeros(0))
         return {
             "recorded_at": self.recorded_at,
             "ranked_at": self._ranked_at,
@@ -121,6 +122,9 @@ class PlasticityCallback(BaseCallback):
             "probe": self.probe,
             "steps": len(self._window),
             "window": _joined(self._window) if self._window else None,
+            "weights": [weight.cpu().numpy() for weight in weights],
+            "actions": actions.cpu().numpy(),
+            "gradients": self._gradients,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -129,6 +133,9 @@ class PlasticityCallback(BaseCallback):
         self._initial = {name: torch.from_numpy(weight) for name, weight in state["initial"].items()}
         self.probe = state["probe"]
         self._window = deque(_split(state["window"], state["steps"]))
+        weights = [torch.from_numpy(weight) for weight in state.get("weights", ())]  # which earlier states lack
+        self._before = (weights, torch.from_numpy(state["actions"])) if weights else None
+        self._gradients = state.get("gradients", {})
 
     def _on_training_start(self) -> None:
         model, policy = self.model, self.model.policy
@@ -139,7 +146,8 @@ class PlasticityCallback(BaseCallback):
             )
         modules = list(policy.modules())
         if modules != self._modules:  # else an earlier training has found its layers
-            self._layers, self._modules, self._before = hidden_layers(policy), modules, None
+            self._before = None if self._modules else self._before  # that of other layers
+            self._layers, self._modules = hidden_layers(policy), modules
         if not self._layers:
             raise ValueError(f"the networks of this {type(policy).__name__} have no hidden layers to measure")
         for layer in self._layers:
@@ -203,11 +211,13 @@ class PlasticityCallback(BaseCallback):
         """What the updates since the last record changed, where the weights and the probed actions were these."""
         for layer, before in zip(self._layers, weights, strict=True):
             prefix = f"plasticity/{layer.name}"
-            self.logger.record(f"{prefix}/weight_change", metrics.weight_distance([layer.fresh[0].tensor], [before]))
+            now = layer.fresh[0].tensor
+            self.logger.record(f"{prefix}/weight_change", metrics.weight_distance([now], [before.to(now.device)]))
             for name, value in self._gradients.get(layer.name, {}).items():
                 self.logger.record(f"{prefix}/{name}", value)
         policy_network = network_names(self.model.policy)[0]
-        churn = metrics.policy_churn(actions, self._probed_actions())
+        probed = self._probed_actions()
+        churn = metrics.policy_churn(actions.to(probed.device), probed)
         self.logger.record(f"plasticity/{policy_network}/probe_churn", churn)
 
     def _keep_gradients(self, held: set[int] | None, *_: Any) -> None:

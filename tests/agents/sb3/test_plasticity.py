@@ -406,6 +406,36 @@ def test_a_callback_goes_on_where_another_stopped(n_envs, stop, tmp_path):
     assert sum(any("distance_from_init" in name for name in row) for row in measures[0]) == 8  # 1080, 1320, … 2760
 
 
+class Kept(PlasticityCallback):
+    def __init__(self, kept):
+        super().__init__(every=5, ranks_every=10_000)
+        self.kept = kept
+
+    def _record_changes(self, weights, actions):
+        super()._record_changes(weights, actions)
+        changes = {
+            name: value for name, value in self.logger.name_to_value.items() if name.endswith(("change", "norm", "churn"))
+        }
+        self.kept.append((self.num_timesteps, changes))
+
+
+def test_a_record_that_waits_for_a_delayed_actor_goes_on_waiting(tmp_path):
+    logged = [[], []]
+    for stops, kept in zip(((), (1036, 1037, 1038)), logged, strict=True):
+        model = make("TD3", learning_starts=10, train_freq=1, policy_delay=4)
+        model.set_logger(Recorder([]))
+        tested = Kept(kept)
+        for stop in stops:
+            with pytest.raises(InterruptedError):
+                model.learn(1050 - model.num_timesteps, [tested, StopBetweenRollouts(stop)], reset_num_timesteps=False)
+            state = through_a_file(tested.state_dict(), tmp_path / "state.pt")
+            tested = Kept(kept)
+            tested.load_state_dict(state)
+        model.learn(1050 - model.num_timesteps, tested, reset_num_timesteps=False)
+    assert len(logged[0]) == 8
+    assert logged[0] == logged[1]
+
+
 class OfTwoParts(gymnasium.Env):
     observation_space = gymnasium.spaces.Dict(
         {"a": gymnasium.spaces.Box(-1, 1, (2,), np.float32), "b": gymnasium.spaces.Discrete(3)}
