@@ -60,7 +60,7 @@ EXPECTED = {
     "churn": 0,
 }
 EXPECTED |= {f"probe_{name}": sign for name, sign in EXPECTED.items() if name.endswith(("_fraction", "_rank"))}
-EXPECTED |= {"gradient_dormant_fraction": +1, "probe_ntk_effective_rank": -1}
+EXPECTED |= {"gradient_dormant_fraction": +1, "probe_ntk_effective_rank": 0}
 KERNEL = 64  # samples of the probe batch
 
 

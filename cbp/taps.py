@@ -28,10 +28,10 @@ class Tap:
         return (type(self), (self._key,))
 
     def _keep(self, value: Any) -> None:
-        # What vmap and its like pass is no tensor of its own, and what an export passes no training.
-        if torch._C._is_tracing() or torch.compiler.is_exporting():
+        # What vmap and its like pass is no tensor of its own, and what a trace or an export passes no training.
+        if torch.compiler.is_exporting():
             return
-        if torch.compiler.is_compiling() or not _is_transformed(value):
+        if torch.compiler.is_compiling() or not (_is_transformed(value) or torch._C._is_tracing()):
             self.received = value.detach()
 
     @staticmethod

@@ -114,7 +114,7 @@ class PlasticityCallback(BaseCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """What it needs to go on between two rollouts: numbers and arrays."""
-        weights, actions = self._before or ([], torch.zeros(0))
+        weights, actions = self._before or ((), None)
         return {
             "recorded_at": self.recorded_at,
             "ranked_at": self._ranked_at,
@@ -123,7 +123,7 @@ class PlasticityCallback(BaseCallback):
             "steps": len(self._window),
             "window": _joined(self._window) if self._window else None,
             "weights": [weight.cpu().numpy() for weight in weights],
-            "actions": actions.cpu().numpy(),
+            "actions": None if actions is None else actions.cpu().numpy(),
             "gradients": self._gradients,
         }
 
@@ -133,8 +133,8 @@ class PlasticityCallback(BaseCallback):
         self._initial = {name: torch.from_numpy(weight) for name, weight in state["initial"].items()}
         self.probe = state["probe"]
         self._window = deque(_split(state["window"], state["steps"]))
-        weights = [torch.from_numpy(weight) for weight in state.get("weights", ())]  # which earlier states lack
-        self._before = (weights, torch.from_numpy(state["actions"])) if weights else None
+        if state.get("weights"):  # which earlier states lack
+            self._before = [torch.from_numpy(weight) for weight in state["weights"]], torch.from_numpy(state["actions"])
         self._gradients = state.get("gradients", {})
 
     def _on_training_start(self) -> None:

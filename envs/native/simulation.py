@@ -57,10 +57,12 @@ class Family(ABC):
         infos: Keys of the environment's ``info`` that :meth:`step` fills in, numbers all.
 
     Example:
-        >>> import gymnasium, numpy as np
+        >>> import numpy as np
         >>> from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
         >>> from envs import native
-        >>> @native.family(InvertedPendulumEnv)
+        >>> class Pendulum(InvertedPendulumEnv):
+        ...     pass
+        >>> @native.family(Pendulum)
         ... class InvertedPendulum(native.Family):
         ...     infos = ("reward_survive",)
         ...
@@ -71,7 +73,7 @@ class Family(ABC):
         ...         fallen = not np.isfinite(observation).all() or abs(observation[1]) > 0.2
         ...         info[0] = 0.0 if fallen else 1.0
         ...         return info[0], fallen
-        >>> native.unsupported(gymnasium.make("InvertedPendulum-v5")) is None
+        >>> native.unsupported(Pendulum()) is None
         True
     """
 

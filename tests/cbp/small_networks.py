@@ -75,6 +75,21 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
     optimizer.step()
 
 
+@torch.no_grad()
+def begin_alike(
+    model: nn.Module, optimizer: torch.optim.Optimizer, twin: nn.Module, twin_optimizer: torch.optim.Optimizer
+) -> None:
+    """Puts a twin that was found to be close where the model is, so that what rounding leaves does not grow step by step."""
+    pairs = [(model.state_dict(), twin.state_dict())]
+    for parameter, its_twin in zip(model.parameters(), twin.parameters(), strict=True):
+        pairs.append((optimizer.state.get(parameter, {}), twin_optimizer.state.get(its_twin, {})))
+    for ours, theirs in pairs:
+        for name, value in theirs.items():
+            if isinstance(value, Tensor):
+                assert torch.allclose(value, ours[name], rtol=1e-7, atol=1e-7), name
+                value.copy_(ours[name])
+
+
 def update(
     model: nn.Module, optimizer: torch.optim.Optimizer, method: cbp.ContinualBackprop, x: Tensor, y: Tensor
 ) -> list[list[int]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from oracle import GAINS, Layer, Oracle
-from small_networks import UTILITIES, Problem, by_hand, chain, learn, still, update
+from small_networks import UTILITIES, Problem, begin_alike, by_hand, chain, learn, still, update
 from torch import Tensor, nn
 
 import cbp
@@ -136,6 +136,7 @@ def follow(
         for known in oracle.layers:
             theirs += known.utility + [oracle.corrected_utility(known, i) for i in range(known.units)]
         assert_close(ours, torch.tensor(theirs, dtype=torch.float64))
+        begin_alike(model, model_optimizer, twin, twin_optimizer)
         total = [n + len(units) for n, units in zip(total, expected, strict=True)]
     assert min(total) >= at_least, f"too few units replaced to have tested much: {total}"
     assert [layer.replaced for layer in method.layers] == total

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from oracle import Layer, Oracle
-from small_networks import Problem, by_hand, chain, learn, still, update
+from small_networks import Problem, begin_alike, by_hand, chain, learn, still, update
 from torch import Tensor, nn
 
 import cbp
@@ -75,6 +75,7 @@ def test_redo_agrees_with_the_oracle_step_by_step(optimizer, reset_optimizer, ac
         for layer, known in zip(method.layers, oracle.layers, strict=True):
             assert torch.allclose(layer.utility, torch.tensor(known.utility, dtype=torch.float64), rtol=1e-8)
             assert layer.age.tolist() == known.age
+        begin_alike(model, model_optimizer, twin, twin_optimizer)
     assert total >= 10
     assert sum(layer.replaced for layer in method.layers) == total
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from oracle import Layer, Oracle
-from small_networks import Problem, by_hand, chain, learn, still, update
+from small_networks import Problem, begin_alike, by_hand, chain, learn, still, update
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -77,6 +77,7 @@ def test_resets_agree_with_the_oracle_step_by_step(rejection, reset_optimizer):
             assert layer.age.tolist() == known.age
         for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10)
+        begin_alike(model, model_optimizer, twin, twin_optimizer)
     assert total >= 20
 
 
