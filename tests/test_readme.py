@@ -21,6 +21,7 @@ from agents.playing import evaluation
 from agents.runs.options import make_config
 from agents.runs.plan import parse_seeds
 from agents.supervised.options import make_configs
+from envs.native import simulation
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
@@ -50,7 +51,7 @@ SMALLER = ('SAC("MlpPolicy", "Pendulum-v1", ', 'SAC("MlpPolicy", "Pendulum-v1", 
 def test_a_snippet_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = code.replace(*SMALLER)
-    with patch.dict(envs.PARAMETERS):  # an example adds one of its own
+    with patch.dict(envs.PARAMETERS), patch.dict(simulation._FAMILIES):  # examples add some of their own
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102
 
 
