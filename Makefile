@@ -16,7 +16,7 @@ train: .venv/train
 	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
 
 test: .venv/test
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not soak" $(ARGS)
 
 # The numeric tests under other instruction sets and numbers of threads than this machine's own.
 NUMERIC := tests/cbp tests/envs tests/agents/sb3 tests/agents/supervised tests/agents/runs/test_parity.py --deselect tests/agents/supervised/test_learn.py
@@ -26,11 +26,11 @@ arithmetics: .venv/test
 	    "OPENBLAS_CORETYPE=Prescott NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=" \
 	    "PYTEST_XDIST_AUTO_NUM_WORKERS=1 OMP_NUM_THREADS=2 MKL_CBWR=AVX2"; do \
 	    echo "$$arithmetic"; \
-	    env OMP_NUM_THREADS=1 $$arithmetic $(PYTEST) -q -m "not slow" $(NUMERIC) $(ARGS) || exit 1; \
+	    env OMP_NUM_THREADS=1 $$arithmetic $(PYTEST) -q -m "not slow and not soak" $(NUMERIC) $(ARGS) || exit 1; \
 	done
 
 slow: .venv/test
-	OMP_NUM_THREADS=1 $(PYTEST) -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -m "slow or soak" $(ARGS)
 
 lint: .venv/test
 	$(RUN) -m ruff check .

@@ -1,10 +1,10 @@
 """Measures what continual backpropagation costs under Stable-Baselines3's own ``PPO``.
 
-``python benchmarks/cost.py [--repeats N] [--output FILE.json]``. Epochs with and without it alternate within one process, and
-ratios are taken pair by pair, so that a machine whose speed drifts does not favour one; the median is printed, with the
-quartiles. Ratios are of processor time on one thread, which other processes disturb less than wall-clock time. Network and
-batch sizes are the paper's: two hidden layers of 256 units, minibatches of 128 samples. What it costs under ``agents.PPO`` is
-in ``throughput.py``.
+``python benchmarks/cost.py [--repeats N] [--output FILE.json]``. The updates of a rollout with and without it alternate within
+one process, and ratios are taken pair by pair, so that a machine whose speed drifts does not favour one; the median is printed,
+with the quartiles. Ratios are of processor time on one thread, which other processes disturb less than wall-clock time. Network
+and batch sizes are the paper's: two hidden layers of 256 units, minibatches of 128 samples. What it costs under
+``agents.PPO`` is in ``throughput.py``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import nn
 import agents  # noqa: F401  makes CBPMlpPolicy known
 import envs  # noqa: F401  makes ant-nonstationary-v0 known
 
-UPDATES_PER_EPOCH = 16
 ROLLOUT = 2048
+UPDATES = 160  # of a rollout: 10 epochs of minibatches of 128
 
 
 def make(policy: str, **method_kwargs: float) -> PPO:
@@ -36,7 +36,7 @@ def make(policy: str, **method_kwargs: float) -> PPO:
 
 
 def cpu_seconds(model: PPO) -> float:
-    """Processor time of one epoch of updates."""
+    """Processor time of the updates of one rollout."""
     start = time.process_time()
     model.train()
     return time.process_time() - start
@@ -45,13 +45,12 @@ def cpu_seconds(model: PPO) -> float:
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=100, help="measured pairs of epochs (default: 100)")
+    parser.add_argument("--repeats", type=int, default=20, help="measured pairs of 160 updates (default: 20)")
     parser.add_argument("--output", type=Path, help="also write the result to this JSON file")
     args = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for each other would count as work
     # Mature from the start, so that units are replaced as often as in a long run.
     plain, cbp = make("MlpPolicy"), make("CBPMlpPolicy", maturity_threshold=0)
-    plain.n_epochs = cbp.n_epochs = 1
     times: dict[PPO, list[float]] = {plain: [], cbp: []}
     for repeat in range(args.repeats):
         for model in (plain, cbp) if repeat % 2 == 0 else (cbp, plain):
@@ -60,8 +59,8 @@ def main() -> None:
     low, median, high = statistics.quantiles(extra, n=4)
     result = {
         "repeats": args.repeats,
-        "plain_ms_per_update": round(1e3 * statistics.median(times[plain]) / UPDATES_PER_EPOCH, 3),
-        "cbp_ms_per_update": round(1e3 * statistics.median(times[cbp]) / UPDATES_PER_EPOCH, 3),
+        "plain_ms_per_update": round(1e3 * statistics.median(times[plain]) / UPDATES, 3),
+        "cbp_ms_per_update": round(1e3 * statistics.median(times[cbp]) / UPDATES, 3),
         "cbp_costs_percent": {"median": round(median, 2), "lower_quartile": round(low, 2), "upper_quartile": round(high, 2)},
     }
     text = json.dumps(result, indent=2)

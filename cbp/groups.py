@@ -34,6 +34,7 @@ class Slices:
         blocks: How many groups a convolution is in. Its weight has in dimension 1 the inputs of one group alone; here they are
             counted through all groups, and each has the rows of its own.
         in_order: Whether the slices are all there are, unit by unit.
+        per_unit: How many slices each unit has.
     """
 
     module: nn.Module
@@ -43,6 +44,7 @@ class Slices:
     within: tuple[tuple[int, int, int], ...] = ()
     blocks: int = 1
     in_order: bool = field(init=False)
+    per_unit: int = field(init=False)
 
     @property
     def tensor(self) -> Tensor:
@@ -50,12 +52,8 @@ class Slices:
         tensor: Tensor = getattr(self.module, self.attribute)
         return tensor
 
-    @property
-    def per_unit(self) -> int:
-        """How many slices each unit has."""
-        return self.index.shape[1]
-
     def __post_init__(self) -> None:
+        object.__setattr__(self, "per_unit", self.index.shape[1])
         size = self.index.numel()
         in_order = size == self.tensor.shape[self.dim] * self.blocks and torch.equal(self.index.flatten(), torch.arange(size))
         object.__setattr__(self, "in_order", in_order)
@@ -138,25 +136,26 @@ class Place:
     within: tuple[tuple[int, int, int], ...] = ()
     size: int | None = None
     _in_order: bool = field(init=False, repr=False)
+    _shape: tuple[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_in_order", torch.equal(self.index.flatten(), torch.arange(self.index.numel())))
+        object.__setattr__(self, "_shape", tuple(self.index.shape))
 
     def as_batch(self, h: Tensor) -> Tensor | None:
         """What was seen there as ``(batch, units)``, or ``(batch, positions, units)`` where a unit has several positions.
 
         None if it is of another size than the units were found in.
         """
-        if self.size not in (None, h.shape[self.axis]):
+        size = h.shape[self.axis]
+        if self.size not in (None, size):
             return None
         for axis, start, length in self.within:
             h = h.narrow(axis, start, length)
-        units, k = self.index.shape
-        size = h.shape[self.axis]
+        units, k = self._shape
         whole = self._in_order and size == units * k
-        positions = h.shape[self.axis + 1 :].numel() if self.axis < -1 else 1
-        if positions > 1 or self.axis < -1:
-            h = h.reshape(-1, size, positions).transpose(1, 2)
+        if self.axis < -1:
+            h = h.reshape(-1, size, h.shape[self.axis + 1 :].numel()).transpose(1, 2)
         elif h.ndim != 2:
             h = h.reshape(-1, size)
         if not whole:

@@ -11,7 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "plasticity.py"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_measures_tell_what_loses_plasticity_from_what_keeps_it_and_not_the_other_way_round(tmp_path):
     def run(*options):
         command = [sys.executable, SCRIPT, "--data", tmp_path / "data.csv", *options]

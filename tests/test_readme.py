@@ -37,17 +37,21 @@ SHORTER = {
     "agents.train": ["--timesteps", "4096"],
     "agents.sweep": ["--timesteps", "8192", "--period", "2048", "--seeds", "0"],
     "agents.evaluate": ["--episodes", "1"],
+    "agents.trainability": ["--repetitions", "2", "--steps", "2048"],
     "slowly-changing-regression": ["--examples", "10000"],
     "permuted-images": ["--tasks", "2"],
     "continual-imagenet": ["--tasks", "2"],
-    "class-incremental-cifar": ["--tasks", "1"],
+    "class-incremental-cifar": ["--tasks", "1", "--set", "epochs=2"],
 }
 # It makes an update at each of the 1,200 steps that a record takes.
 SMALLER = ('SAC("MlpPolicy", "Pendulum-v1", ', 'SAC("MlpPolicy", "Pendulum-v1", batch_size=16, ')
 
 
 @pytest.mark.filterwarnings("ignore:no unit will be replaced:UserWarning")
-@pytest.mark.parametrize("code", SNIPPETS, ids=lambda code: code.splitlines()[0])
+@pytest.mark.parametrize(
+    "code",
+    [pytest.param(code, id=code.splitlines()[0], marks=[pytest.mark.slow] if "learn(" in code else []) for code in SNIPPETS],
+)
 def test_a_snippet_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = code.replace(*SMALLER)
@@ -115,6 +119,13 @@ def test_every_linked_file_exists():
     assert len(links) > 50
     missing = [(page, link) for page, link in links if not (ROOT / page).parent.joinpath(link).exists()]
     assert missing == []
+
+
+def test_every_test_that_a_page_names_exists():
+    named = {(page, name) for page, text in PAGES.items() for name in re.findall(r"`(test_\w+)`", text)}
+    assert len(named) > 20
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [(page, name) for page, name in named if f"\ndef {name}(" not in sources] == []
 
 
 @pytest.mark.slow

@@ -107,7 +107,6 @@ class Carried:
         """What the method does before the optimizer's step."""
         self.method.before_update()
 
-    @torch.no_grad()
     def after_update(self, *_: Any) -> None:
         """What the method does after the optimizer's step."""
         if self._in_turns and isinstance(self.method, cbp.ReplacingMethod) and not self.method.has_seen:
@@ -118,6 +117,7 @@ class Carried:
                 if len(units):
                     self._copy_to_targets(layer.hidden, units)
 
+    @torch.no_grad()
     def _copy_to_targets(self, hidden: cbp.Group, units: Tensor) -> None:
         for slices in hidden.written():
             if (target := self._targets.get(slices.module)) is not None:

@@ -61,6 +61,7 @@ def test_the_way_out_that_the_line_names_leads_out(python, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_folder_without_init_stands_in_the_way_of_an_editable_install_alone(python, installed, tmp_path):
     (tmp_path / "project" / "envs").mkdir()
     assert python("-m", "agents.train", "--list-envs").returncode == 0
@@ -95,6 +96,7 @@ def test_the_unknown_policy_is_explained(python, tmp_path):
     assert done.stderr.splitlines()[-1] == "ValueError: Policy CBPMlpPolicy unknown"
 
 
+@pytest.mark.slow
 def test_a_package_that_was_installed_over_ours_is_noticed_and_so_is_what_it_leaves(python, installed):
     init = installed / "agents" / "__init__.py"
     write(init, "from agents.agent import Agent\n")
@@ -106,6 +108,7 @@ def test_a_package_that_was_installed_over_ours_is_noticed_and_so_is_what_it_lea
         init.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_without_others_nothing_is_said_and_neither_by_cbp_alone(python, installed, tmp_path):
     code = "import agents, cbp, envs"
     assert python("-W", "error", "-c", "import cbp").stderr == ""
@@ -117,6 +120,7 @@ def test_without_others_nothing_is_said_and_neither_by_cbp_alone(python, install
     assert python("-W", "error", "-c", "import cbp").stderr == ""
 
 
+@pytest.mark.slow
 def test_nor_where_agents_and_envs_cannot_be_used(python, tmp_path):
     write(tmp_path / "project" / "envs.py")
     hide = "import sys; sys.modules['gymnasium'] = None; import cbp"

@@ -199,7 +199,9 @@ def test_tanh_units_are_not_called_dormant(command, tmp_path):
 # Stopped and resumed
 
 
-@pytest.mark.parametrize("extra", [[], ["--normalize"]], ids=["plain", "normalized"])
+@pytest.mark.parametrize(
+    "extra", [pytest.param([], id="plain"), pytest.param(["--normalize"], id="normalized", marks=pytest.mark.slow)]
+)
 def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
     folder = tmp_path / "run"
     arguments = [
@@ -390,7 +392,7 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
     assert method["utility"] == "contribution"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_default_run_changes_five_times_replaces_units_and_learns(tmp_path):
     folder = tmp_path / "run"
     subprocess.run([sys.executable, "-m", "agents.train", *ANT, "--run-dir", str(folder)], check=True)

@@ -330,7 +330,7 @@ def decode(film):
             return reader.get_meta_data()["fps"], [frame.astype(int) for frame in reader]
 
 
-@pytest.mark.parametrize("name", ["egl", "osmesa"])
+@pytest.mark.parametrize("name", ["egl", pytest.param("osmesa", marks=pytest.mark.slow)])
 def test_a_film_shows_an_episode_under_each_value_with_the_value_in_the_picture(name, run, tmp_path):
     if not renders(name):
         pytest.skip(f"{name} does not work here")

@@ -9,12 +9,14 @@ import json
 import os
 import pickle
 import resource
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import termios
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -34,14 +36,15 @@ from agents.runs.run_folder import RunFolder
 SMALL = ["--set", "rollout_steps=256", "--set", "batch_size=64", "--set", "n_epochs=2", "--set", "net_arch=[12,10]"]
 BUSY = ["--set", "maturity_threshold=10", "--set", "replacement_rate=0.02"]
 ALWAYS = ["--checkpoint-minutes", 0]
-ANT = ["--env", "ant-nonstationary", "--timesteps", 2048, "--period", 600, *SMALL]
+# Most of what a checkpoint takes here is the environments' state.
+ANT = ["--env", "ant-nonstationary", "--timesteps", 2048, "--period", 600, "--n-envs", 2, *SMALL]
 
 
 STOPPED = {
-    "cbp": BUSY,
+    "cbp": [*BUSY, "--n-envs", 8],
     "one env": [*BUSY, "--n-envs", 1],
     "normalised": [*BUSY, "--normalize"],
-    "ppo": ["--method", "ppo", "--n-envs", 2],
+    "ppo": ["--method", "ppo"],
     "redo": ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
     "reset-all": ["--method", "reset-all"],
     "SB3's loop": [*BUSY, "--set", "reset_optimizer=moments_and_step"],
@@ -458,6 +461,22 @@ def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path, argume
     assert_same_run(whole, killed)
 
 
+def kill_while_it_writes(run, unfinished):
+    """Kills when the first bytes of a checkpoint are written: into a pipe, which lets no more through."""
+    while True:
+        with suppress(FileExistsError):  # the one before is being written
+            os.mkfifo(unfinished)
+            break
+    pipe = os.open(unfinished, os.O_RDONLY | os.O_NONBLOCK)
+    wait_until(lambda: run.poll() is not None or select.select([pipe], [], [], 0)[0])
+    begun = os.read(pipe, 1000)
+    run.kill()
+    run.communicate()
+    os.close(pipe)
+    unfinished.unlink()
+    unfinished.write_bytes(begun)
+
+
 def kill_at_random_moments(folder, arguments, kills):
     """Runs to the end, killed so many times on the way, every third time while a checkpoint is being written."""
     numbers = np.random.default_rng()
@@ -466,9 +485,7 @@ def kill_at_random_moments(folder, arguments, kills):
         run = process("--resume", folder) if started else process(*arguments, "--run-dir", folder)
         time.sleep(numbers.uniform(1, 3))
         if kill % 3 == 2:
-            writing = folder / "checkpoints" / ".new"
-            while run.poll() is None and not writing.exists():
-                pass
+            kill_while_it_writes(run, folder / "checkpoints" / ".new")
         run.kill()
         _, err = run.communicate()
         assert run.returncode == -signal.SIGKILL, err

@@ -150,6 +150,7 @@ FRESH = """
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_that_imports_no_package_of_ours_loads_and_trains_on(tmp_path):
     names = [name for name in SETTINGS if name in STOCK or importlib.util.find_spec("sb3_contrib")]
     models = {name: make(name, method_kwargs=BUSY).learn(STEPS) for name in names}

@@ -93,7 +93,7 @@ def test_images_of_mnist_are_shown_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(method, marks=[] if method in ("cbp", "redo") else pytest.mark.slow)
+        pytest.param(method, marks=[] if method == "cbp" else pytest.mark.slow)
         for method in PROBLEMS["class-incremental-cifar"]["cifar100"].methods
     ],
 )
