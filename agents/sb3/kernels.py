@@ -58,7 +58,7 @@ def make_updates(
             clip_own_gradients(adam.gradients, settings.max_grad_norm)
         adam_step(adam, adam.steps + t + 1)
         if settings.decay_rate >= 0:
-            _average_utilities(samples.bounds[t + 1] - samples.bounds[t], layers, settings.decay_rate)
+            average_utilities(samples.bounds[t + 1] - samples.bounds[t], layers, settings.decay_rate)
 
 
 @compiled
@@ -275,7 +275,7 @@ def adam_step(adam: Adam, step: float) -> None:
 
 
 @compiled
-def _average_utilities(rows: int, layers: Layers, decay_rate: float) -> None:
+def average_utilities(rows: int, layers: Layers, decay_rate: float) -> None:
     """``ContinualBackprop(utility="contribution")`` while h is in the cache: u ← η·u + (1−η)·mean|h|·Σ_k|w_out,k|."""
     for k in range(len(layers.utilities)):
         utility, h, w_out = layers.utilities[k], layers.outputs[k], layers.weights[k + 1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import stable_baselines3
@@ -29,6 +29,7 @@ from agents.sb3.kernels import (
     KL,
     POLICY,
     adam_step,
+    average_utilities,
     clip_gradients,
     clip_own_gradients,
     compute_gradients,
@@ -230,11 +231,11 @@ class PPO(stable_baselines3.PPO):
             vf_coef=float(self.vf_coef),
             normalize_advantage=bool(self.normalize_advantage),
             max_grad_norm=float(self.max_grad_norm) if self.clip_each_network else math.inf,
-            decay_rate=method.decay_rate if type(method) is cbp.ContinualBackprop else -1.0,
+            decay_rate=method.decay_rate if _is_compiled(method) else -1.0,
         )
-        compiled = method is None or (type(method) is cbp.ContinualBackprop and method.utility == "contribution")
         clipped_together = math.isfinite(self.max_grad_norm) and not self.clip_each_network
-        coupled = clipped_together or self.target_kl is not None or not compiled
+        acts_alone = method is None or _is_compiled(method)
+        coupled = clipped_together or self.target_kl is not None or not acts_alone
         with one_thread_each() as threads, torch.no_grad():
             actor, critic = (
                 NetworkArrays(modules, log_std, self.policy.optimizer, self.batch_size, method)
@@ -268,7 +269,7 @@ class PPO(stable_baselines3.PPO):
         @torch.no_grad()  # which torch has for each thread
         def train(network: NetworkArrays, losses: Losses) -> None:
             # When units are due is known before their utilities are, so that the compiled loop runs on until then.
-            tracked = [layer for layer in network.hidden.values() if isinstance(layer, cbp.MaturingLayer)]
+            tracked = _maturing(network)
             due = [method.pass_updates(layer, updates) for layer in tracked] if method else []
             done = 0
             while done < updates:
@@ -317,11 +318,8 @@ class PPO(stable_baselines3.PPO):
                     for network in (actor, critic):
                         network.count(1)
                         adam_step(network.adam, float(network.states[0]["step"]))
-                        for k, layer in network.hidden.items():
-                            output = network.layers.outputs[k]
-                            layer.receive(torch.from_numpy(output[: samples.bounds[t + 1] - samples.bounds[t]]))
                     if method:
-                        method.step()
+                        _act(method, (actor, critic), samples.bounds[t + 1] - samples.bounds[t])
         return np.stack(losses, axis=1), t + 1
 
     def _clip(self, actor: NetworkArrays, critic: NetworkArrays) -> None:
@@ -364,3 +362,28 @@ class PPO(stable_baselines3.PPO):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "slow_because", "stepped_in_python_because"]
+
+
+def _is_compiled(method: cbp.Method | None) -> TypeGuard[cbp.ContinualBackprop]:
+    """Whether the method's utilities are averaged by compiled code."""
+    return type(method) is cbp.ContinualBackprop and method.utility == "contribution"
+
+
+def _maturing(network: NetworkArrays) -> list[cbp.MaturingLayer]:
+    return [layer for layer in network.hidden.values() if isinstance(layer, cbp.MaturingLayer)]
+
+
+def _act(method: cbp.Method, of_both: tuple[NetworkArrays, NetworkArrays], rows: int) -> None:
+    """What a method does after an update of both networks by a minibatch of so many rows."""
+    if not _is_compiled(method):
+        for network in of_both:
+            for k, layer in network.hidden.items():
+                layer.receive(torch.from_numpy(network.layers.outputs[k][:rows]))
+        method.step()
+        return
+    for network in of_both:
+        average_utilities(rows, network.layers, method.decay_rate)
+        for layer in _maturing(network):
+            _, due = method.pass_updates(layer, 1)
+            if due:
+                method.replace_least_useful(layer, due)
