@@ -29,6 +29,7 @@ def test_sac_learns_through_several_phases(tmp_path):
     assert len({value for _, value, _, _ in phases}) == 2
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_learns_through_several_phases(tmp_path):
     run("ppo_in_one_file.py", tmp_path, "--steps", 10_240, "--period", 2_400, "--log-dir", "log")
     events = EventAccumulator(str(tmp_path / "log"))

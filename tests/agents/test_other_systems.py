@@ -57,6 +57,7 @@ def run_as_on_windows(code, folder):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_all_is_imported_and_a_run_trained_resumed_and_kept_from_others_without_what_windows_lacks(tmp_path):
     code = """
     import importlib, pkgutil
@@ -79,6 +80,7 @@ def test_all_is_imported_and_a_run_trained_resumed_and_kept_from_others_without_
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["complete"]
 
 
+@pytest.mark.slow
 def test_what_a_pipe_of_windows_cannot_show_is_replaced(tmp_path):
     command = [sys.executable, "-m", "agents.train", "--list-parameters", "Hopper-v5"]
     listed = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False)

@@ -395,7 +395,7 @@ def test_where_egl_is_missing_osmesa_is_taken(tmp_path):
     ("environment", "words"),
     [
         ({"PYOPENGL_PLATFORM": "glx"}, "neither egl nor osmesa can draw off-screen here"),  # MuJoCo refuses both then
-        ({"MUJOCO_GL": "none"}, "MUJOCO_GL=none cannot draw off-screen here"),
+        pytest.param({"MUJOCO_GL": "none"}, "MUJOCO_GL=none cannot draw off-screen here", marks=pytest.mark.slow),
         ({"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "MUJOCO_GL=osmesa cannot draw off-screen here"),
     ],
 )

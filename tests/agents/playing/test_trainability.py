@@ -164,6 +164,7 @@ def test_an_agent_with_the_hidden_layers_of_a_fresh_one_is_as_able_as_new(run):
     assert (whole != first).all()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:training takes Stable-Baselines3")
 def test_a_stationary_run_with_discrete_actions_and_its_newest_checkpoint_alone(tmp_path, capsys):
     small = ["--env", "CartPole-v1", "--timesteps", 2048, "--n-envs", 2, "--method", "layer-norm", *SMALL]

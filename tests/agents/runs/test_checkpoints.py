@@ -42,14 +42,14 @@ ANT = ["--env", "ant-nonstationary", "--timesteps", 2048, "--period", 600, "--n-
 
 STOPPED = {
     "cbp": [*BUSY, "--n-envs", 8],
-    "one env": [*BUSY, "--n-envs", 1],
-    "normalised": [*BUSY, "--normalize"],
     "ppo": ["--method", "ppo"],
-    "redo": ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
-    "reset-all": ["--method", "reset-all"],
     "SB3's loop": [*BUSY, "--set", "reset_optimizer=moments_and_step"],
 }
 STOPPED_TOO = {
+    "one env": [*BUSY, "--n-envs", 1],
+    "normalised": [*BUSY, "--normalize"],
+    "redo": ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
+    "reset-all": ["--method", "reset-all"],
     "l2 normalised": ["--method", "l2", "--n-envs", 1, "--normalize"],
     "snr": ["--method", "snr", "--set", "rejection=0.2"],
     "l2-init": ["--method", "l2-init"],
@@ -102,20 +102,22 @@ def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
 @pytest.mark.parametrize(
     "change",
     [
-        ["--change-at", "now"],
-        [
-            "--param",
-            "observation_noise",
-            "--param",
-            "action_delay",
-            "--param",
-            "mass,schedule=random_walk",
-            "--observe",
-            "--change-at",
-            "now",
-        ],
+        pytest.param(["--change-at", "now"], id="in mid-episode", marks=pytest.mark.slow),
+        pytest.param(
+            [
+                "--param",
+                "observation_noise",
+                "--param",
+                "action_delay",
+                "--param",
+                "mass,schedule=random_walk",
+                "--observe",
+                "--change-at",
+                "now",
+            ],
+            id="several at once",
+        ),
     ],
-    ids=["in mid-episode", "several at once"],
 )
 def test_other_changes_go_on_too(command, interrupted, tmp_path, change):
     options = [*ANT, *BUSY, *ALWAYS, *change, "--period", 500]

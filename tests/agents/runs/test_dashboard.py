@@ -152,6 +152,7 @@ return find(document, 'tf-category-paginated-view').map(section => [
 """
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="Chromium is not installed")
 def test_a_browser_shows_sections_and_curves_under_the_printed_link(tensorboard, charts, tmp_path):

@@ -297,6 +297,7 @@ def test_the_coupling_of_the_weight_decay_shows():
     assert float((both.after[1] - flat(*theirs)).norm()) > 3e-3 * moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ppo", "l2"])
 def test_the_compiled_updates_are_those_of_the_published_algorithm_in_float64(method):
     both = Both(method)

@@ -115,7 +115,11 @@ def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
             id="permuted",
             marks=pytest.mark.slow,
         ),
-        pytest.param(["--problem", "continual-imagenet", "--tasks", "6", "--set", "epochs=8", "--seeds", "0"], id="binary"),
+        pytest.param(
+            ["--problem", "continual-imagenet", "--tasks", "6", "--set", "epochs=8", "--seeds", "0"],
+            id="binary",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["--problem", "class-incremental-cifar", "--tasks", "2", "--set", "epochs=4", "--seeds", "0"],
             id="incremental",

@@ -89,14 +89,9 @@ def test_images_of_mnist_are_shown_as_they_are(tmp_path):
     assert (sorted((255 * inputs[0]).round().tolist()), labels.tolist()) == (list(range(16)), [7])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(method, marks=[] if method == "cbp" else pytest.mark.slow)
-        for method in PROBLEMS["class-incremental-cifar"]["cifar100"].methods
-    ],
-)
+@pytest.mark.parametrize("method", PROBLEMS["class-incremental-cifar"]["cifar100"].methods)
 def test_resnet_18_learns_and_goes_on_with_every_method(cifar_folder, method):
     few = ["--set", "epochs=2", "--set", "batch_size=3", "--set", "validation=1", "--set", "classes_per_task=2"]
     one = config(method, "--problem", "class-incremental-cifar", "--data", cifar_folder, "--tasks", 2, *few)
