@@ -6,13 +6,14 @@ import os
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # it is 15, and the other worker of the tests would leave Ray's no core
 
-# The first two are each begun by one worker: one compiles the kernels and keeps them on disk, the other needs none yet.
+# The first three are each begun by one worker: one compiles the kernels and keeps them on disk, the others need none yet.
 FIRST = [
     f"test_{name}.py"
     for name in (
         *(
             "ppo",
             "learn",
+            "continual_backprop",
             "train",
             "sweep",
             "readme",

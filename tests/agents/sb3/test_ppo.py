@@ -226,7 +226,8 @@ SETTINGS = {
     "weight decay, betas, fused": {
         "policy_kwargs": {"optimizer_kwargs": {"weight_decay": 1e-2, "betas": (0.99, 0.99), "eps": 1e-8, "fused": True}}
     },
-    "networks of different shapes": {"net_arch": {"pi": [20, 12, 8], "vf": [9]}},
+    "networks of different shapes": {"net_arch": {"pi": [20, 12], "vf": [9]}},
+    "three hidden layers": {"net_arch": [20, 12, 8], "policy": "CBPMlpPolicy", "policy_kwargs": {"method_kwargs": BUSY}},
     "extractors not shared": {"policy_kwargs": {"share_features_extractor": False}},
     "schedules": {"learning_rate": lambda left: 3e-4 * left, "clip_range": lambda left: 0.1 + 0.2 * left},
     "layer norm, tanh": {
@@ -238,7 +239,14 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # Each depth is compiled by itself, which takes a while.
+        pytest.param(settings, id=name, marks=[pytest.mark.slow] if name == "three hidden layers" else [])
+        for name, settings in SETTINGS.items()
+    ],
+)
 def test_after_several_rollouts_parameters_are_those_of_sb3(settings):
     assert_equal(train_both(tapes, 6, **settings))
 
@@ -341,7 +349,7 @@ def test_units_are_replaced_as_under_sb3(rounding, reset_optimizer, max_grad_nor
 def test_units_of_every_layer_of_unequal_networks_are_replaced_as_under_sb3(activation_fn, max_grad_norm):
     optimizer_kwargs = {"weight_decay": 1e-2, "fused": True}
     policy_kwargs = {"method_kwargs": BUSY, "optimizer_kwargs": optimizer_kwargs, "share_features_extractor": False}
-    settings = {"activation_fn": activation_fn, "max_grad_norm": max_grad_norm, "net_arch": {"pi": [9], "vf": [20, 12, 8]}}
+    settings = {"activation_fn": activation_fn, "max_grad_norm": max_grad_norm, "net_arch": {"pi": [9], "vf": [20, 12]}}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*truncated mini-batch", UserWarning)
         # 128 rows are minibatches of 50, 50 and 28.
@@ -351,7 +359,6 @@ def test_units_of_every_layer_of_unequal_networks_are_replaced_as_under_sb3(acti
         "policy/hidden1",
         "value/hidden1",
         "value/hidden2",
-        "value/hidden3",
     ]
 
 
