@@ -39,14 +39,15 @@ def updates_left(algorithm: BaseAlgorithm, networks: Collection[str] = ("policy"
 
 
 def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
-    steps = max(min(steps, algorithm._total_timesteps - algorithm.learning_starts), 0)
     frequency: Any = algorithm.train_freq
-    if algorithm.gradient_steps < 0:
-        return steps
     if frequency.unit is TrainFrequencyUnit.EPISODE:
-        return math.inf
-    times: int = math.ceil(steps / (frequency.frequency * algorithm.n_envs))
-    return times * algorithm.gradient_steps
+        learning = max(min(steps, algorithm._total_timesteps - algorithm.learning_starts), 0)
+        return learning if algorithm.gradient_steps < 0 else math.inf
+    # It learns at the end of each cycle that ends after learning_starts; a run ends with a whole cycle.
+    cycle: int = frequency.frequency * algorithm.n_envs
+    begun = max(algorithm.num_timesteps, algorithm.learning_starts) // cycle
+    times = max(math.ceil(algorithm._total_timesteps / cycle) - begun, 0)
+    return times * (cycle if algorithm.gradient_steps < 0 else algorithm.gradient_steps)
 
 
 def none_matures(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> list[str]:

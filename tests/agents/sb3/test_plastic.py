@@ -45,6 +45,8 @@ def test_each_network_counts_the_updates_of_its_own_optimizer():
     [
         ("SAC", {}, ["actor"]),
         ("SAC", {"train_freq": 4, "gradient_steps": 2}, ["critic"]),
+        ("SAC", {"train_freq": 16, "gradient_steps": 2, "learning_starts": 31}, ["critic"]),  # after steps 32, 48 and 64
+        ("SAC", {"train_freq": 16, "gradient_steps": -1, "learning_starts": 31}, ["critic"]),
         ("SAC", {"train_freq": (1, "episode"), "gradient_steps": -1, "learning_starts": 0}, ["critic"]),
         ("TD3", {}, ["actor"]),
         ("TD3", {}, ["critic"]),
