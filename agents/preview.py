@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 import envs
+from agents.runs.algorithms import ALGORITHMS
 from agents.runs.build import make_env
 from agents.runs.commands import Parser, given, run_command
 from agents.runs.config import Config
 from agents.runs.drawing import short_number
 from agents.runs.errors import UserError
-from agents.runs.options import add_change_options, add_import_option, make_config
+from agents.runs.forecast import forecast_run
+from agents.runs.options import PRESETS, add_change_options, add_import_option, make_config
 from agents.runs.plan import parse_seeds
 from envs.changes import Change
 from envs.tasks import TASK
@@ -66,16 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_import_option(parser)
     add("--env-kwargs", metavar="KEY=VALUE", action="append", help="as for agents.train")
-    add("--preset", metavar="NAME", help="as for agents.train: quick or paper")
+    add(
+        "--algo",
+        metavar="NAME",
+        help=f"{', '.join(ALGORITHMS)}: also say how many updates a run of it makes, and when cbp first replaces a unit",
+    )
+    add("--set", metavar="KEY=VALUE", action="append", help="with --algo: another value for a setting of cbp")
+    add("--preset", metavar="NAME", help=f"as for agents.train: {PRESETS}")
     add("--timesteps", metavar="N", type=int, help="environment steps, over all environments")
     add("--n-envs", metavar="K", type=int, help="number of environments")
     add_change_options(parser)
     add("--schedule", metavar="NAME[,KEY=VALUE…]", action="append", help="as for agents.train; several are drawn in panels")
     add("--seeds", metavar="S", help="such as 0-4 or 0,1,5 (default: 0-2)")
     add("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="the picture (default: preview.png)")
-    parser.set_defaults(
-        algo=None, protocol=None, set=None, device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None
-    )
+    parser.set_defaults(protocol=None, device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None)
     return parser
 
 
@@ -83,18 +89,24 @@ def _preview(args: argparse.Namespace) -> int:
     if args.output.exists():
         raise UserError(f"'{args.output}' exists already; --output names another file")
     seeds = parse_seeds(given(args.seeds, "0-2"))
+    if args.set and args.algo is None:
+        raise UserError("--set is of what --algo says, for example: --algo ppo")
     schedules = args.schedule or [None]
-    courses = []
+    courses, runs = [], []
     for schedule in schedules:
         chosen = copy.copy(args)
         chosen.schedule = schedule
-        courses += _courses([make_config(chosen, "ppo", seed) for seed in seeds])
+        runs = [make_config(chosen, "cbp", seed) for seed in seeds]
+        courses += _courses(runs)
+    forecast = forecast_run(runs[0]) if args.algo is not None else []
     try:
         _draw(courses, seeds, args.output)
     except (OSError, ValueError) as error:  # matplotlib's for an ending it does not know
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"cannot write '{args.output}': {reason}") from error
     _print(courses)
+    for line in forecast:
+        print(f"{args.algo}: {line}")
     print(f"{args.output}: the values of seeds {', '.join(map(str, seeds))}")
     return 0
 

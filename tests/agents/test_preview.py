@@ -10,6 +10,8 @@ from matplotlib.image import imread
 
 import envs
 from agents import preview, train
+from agents.runs.build import make_model, make_vec_env
+from agents.runs.options import make_config
 
 SHORT = ["--timesteps", "100000", "--period", "8000", "--n-envs", "4"]
 
@@ -80,6 +82,8 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
         (["ant-nonstationary", "--param", "gravity,low=1,low=2"], "takes each key once"),
         (["ant-nonstationary", "--param", "mass:torsoo"], "did you mean 'torso'"),
         (["ant-nonstationary", "--low", "3"], "low must be at most high"),
+        (["ant-nonstationary", "--set", "net_arch=[8]"], "--set is of what --algo says"),
+        (["hopper-nonstationary", "--algo", "dqn"], "dqn needs discrete actions"),
         (["ant-nonstationary", "--change-at", "later"], "'episode_end', 'now'"),
         (["CartPole-v1", "--period", "1000"], "must be a MuJoCo environment, got CartPole-v1"),
         (["ant-nonstationary", "--timesteps", "100000000", "--period", "8"], "at most 100,000 periods"),
@@ -154,3 +158,67 @@ def test_random_times_are_drawn_where_they_are(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+
+
+# Of 16 units 1/64 each is due with every update after the 100th, so the first is replaced by the 104th.
+BUSY = [
+    *("--set", "net_arch=[16,16]", "--set", "maturity_threshold=100", "--set", "replacement_rate=0.015625"),
+    *("--set", 'rounding="counter"', "--timesteps", "4000", "--period", "1000", "--seeds", "0"),
+]
+OFF_POLICY = ["--set", "learning_starts=500", "--set", "train_freq=4", "--set", "gradient_steps=2"]
+
+
+@pytest.mark.filterwarnings("ignore:a phase is short")
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["CartPole-v1", "--param", "observation_noise", "--algo", "dqn", *OFF_POLICY],
+            ["dqn: q_net: 1,750 updates; the first unit is replaced by update 104, after step 708"],
+        ),
+        (
+            ["Hopper-v5", "--param", "friction", "--algo", "td3", *OFF_POLICY],
+            [
+                "td3: actor: 875 updates; the first unit is replaced by update 104, after step 916",
+                "td3: critic: 1,750 updates; the first unit is replaced by update 104, after step 708",
+            ],
+        ),
+        (
+            *[["Hopper-v5", "--param", "friction", "--algo", "ppo", "--n-envs", "4", "--set", "rollout_steps=200"]],
+            ["ppo: policy and value: 160 updates; the first unit is replaced by update 104, after step 2,600"],
+        ),
+    ],
+    ids=["dqn", "td3", "ppo"],
+)
+def test_updates_and_the_first_replacement_are_told_of_an_algorithm(arguments, lines, capsys):
+    batches = ["--set", "batch_size=50", "--set", "n_epochs=2"] if "ppo" in arguments else []
+    assert preview.main([*arguments, *batches, *BUSY]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("ppo:", "td3:", "dqn:"))]
+    assert told == lines
+
+
+@pytest.mark.filterwarnings("ignore:a phase is short")
+def test_a_forecast_agrees_with_the_run(tmp_path, capsys):
+    """The run before the step that is named has replaced no unit, the run to it has."""
+    arguments = ["CartPole-v1", "--param", "observation_noise", "--algo", "dqn", *OFF_POLICY, *BUSY]
+    assert preview.main(arguments) == 0
+    assert "after step 708" in capsys.readouterr().out
+    for steps, replaced in ((704, 0), (708, 2)):
+        config = make_config(preview._parser().parse_args([*arguments, "--timesteps", str(steps)]), "cbp", 0)
+        model = make_model(config, make_vec_env(config))
+        model.learn(steps)
+        assert sum(layer.replaced for layer in model.policy.method.layers) == replaced
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--set", "maturity_threshold=1750"], "1,750 updates; no unit is replaced, as units mature after 1,750"),
+        (["--set", "replacement_rate=0"], "1,750 updates; no unit is replaced"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:a phase is short")
+def test_a_run_that_replaces_no_unit_is_called_so(settings, words, capsys):
+    environment = ["CartPole-v1", "--param", "observation_noise", "--algo", "dqn"]
+    assert preview.main([*environment, *OFF_POLICY, *BUSY, *settings]) == 0
+    assert f"dqn: q_net: {words}" in capsys.readouterr().out.splitlines()
