@@ -134,7 +134,8 @@ def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, Ru
         if type(result) is not type(other):
             raise UserError(f"'{result.path}' and '{other.path}' are runs of different kinds")
         same_method = other.config.label == result.config.label
-        for name, own, theirs in result.config.differences(other.config):
+        differences = result.config.differences(other.config)
+        for name, own, theirs in sorted(differences, key=lambda difference: difference[0] != "algo"):  # which changes others
             if name == "seed" or not (same_method or name.split(".")[0] in result.config.of_world):
                 continue
             where = f"{own} in '{result.path}' and {theirs} in '{other.path}'"

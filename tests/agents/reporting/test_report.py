@@ -25,6 +25,7 @@ from agents.reporting.comparison import (
 )
 from agents.reporting.results import BINS, RETURN, part_of_phase, read_run, time_in_phase
 from agents.runs.commands import Parser, add_shared_options
+from agents.runs.off_policy import SACHyperparameters
 from agents.runs.options import add_run_options, make_config
 
 PERIOD = 2_000  # so that a part of a phase has 100 steps
@@ -297,6 +298,11 @@ def test_two_runs_of_a_second_method_must_agree_too(tmp_path, capsys):
 def test_worlds_that_differ_behind_another_difference_are_refused(tmp_path, capsys):
     changes = {"device": "cuda", "env_kwargs": {"terminate_after": 7}}
     mixed(tmp_path, capsys, method="cbp", seed=0, words=["env_kwargs.terminate_after", "7"], **changes)
+
+
+def test_another_algorithm_is_named_before_the_lengths_that_it_brings(tmp_path, capsys):
+    changes = {"algo": "sac", "hyperparameters": SACHyperparameters(), "timesteps": 5_000, "n_envs": 2}
+    mixed(tmp_path, capsys, method="cbp", seed=0, words=["algo is sac in", "and ppo in"], **changes)
 
 
 def test_methods_that_differ_in_more_than_the_method_are_named(tmp_path, capsys):
