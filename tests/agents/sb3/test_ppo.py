@@ -20,6 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tape import Tape, tapes
 from torch import nn
 
 import agents
@@ -30,30 +31,6 @@ from agents.sb3.networks import hidden_layers
 
 BOTH = (stable_baselines3.PPO, agents.PPO)
 BUSY = {"replacement_rate": 0.02, "maturity_threshold": 8, "init": "lecun"}
-
-
-class Tape(gymnasium.Env):
-    """What it shows and pays does not depend on the actions; some episodes terminate, others are cut off."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
-    action_space = spaces.Box(-1, 1, (3,), np.float32)
-
-    def __init__(self, seed):
-        self.numbers = np.random.default_rng(seed)
-
-    def observe(self):
-        return self.numbers.normal(size=(2, 3))
-
-    def reset(self, *, seed=None, options=None):
-        return self.observe(), {}
-
-    def step(self, action):
-        ends = self.numbers.random()
-        return self.observe(), self.numbers.normal(), ends < 0.03, bool(ends > 0.95), {"ends": ends}
-
-
-def tapes(n_envs):
-    return DummyVecEnv([lambda i=i: Monitor(Tape(i)) for i in range(n_envs)])
 
 
 def ants(n_envs):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 
-import gymnasium
 import numpy as np
 import pytest
 import stable_baselines3
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tape import Tape, tapes
 from torch import nn
 
 import agents
@@ -24,30 +23,6 @@ from agents.sb3.policies import replaced_units
 
 BOTH = (stable_baselines3.SAC, agents.SAC)
 BUSY = {"replacement_rate": 0.02, "maturity_threshold": 8}
-
-
-class Tape(gymnasium.Env):
-    """What it shows and pays does not depend on the actions; some episodes terminate, others are cut off."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (2, 3), np.float64)
-    action_space = spaces.Box(np.array([-1, -2, 0], np.float32), np.array([1, 3, 4], np.float32))
-
-    def __init__(self, seed):
-        self.numbers = np.random.default_rng(seed)
-
-    def observe(self):
-        return self.numbers.normal(size=(2, 3))
-
-    def reset(self, *, seed=None, options=None):
-        return self.observe(), {}
-
-    def step(self, action):
-        ends = self.numbers.random()
-        return self.observe(), self.numbers.normal(), ends < 0.03, bool(ends > 0.95), {}
-
-
-def tapes(n_envs=1):
-    return DummyVecEnv([lambda i=i: Monitor(Tape(i)) for i in range(n_envs)])
 
 
 def make(algorithm, vec_env=None, policy="MlpPolicy", policy_kwargs=None, **settings):
