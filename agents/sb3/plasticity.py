@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 import cbp
 from agents.sb3.dashboard import layout, write_layout
+from agents.sb3.gradient_hook import GradientHook
 from agents.sb3.networks import hidden_layers, inputs, network_names, network_of, owners
 from agents.sb3.passes import activations
 from agents.sb3.plastic import methods_of, replaced_units
@@ -159,14 +160,18 @@ class PlasticityCallback(BaseCallback):
         self._judges_actions = hasattr(policy, "critic")
         self._in_buffer = isinstance(model, OnPolicyAlgorithm) and isinstance(model.observation_space, spaces.Box)
         self._on_training_end()  # of an earlier training that broke off
-        # The critics' gradients are added to by the actor's loss; only their optimizer sees them as they were.
-        off_policy = isinstance(model, OffPolicyAlgorithm)
-        for optimizer in [owner.optimizer for owner in owners(policy).values()] if off_policy else []:
-            held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-            self._hooks.append(optimizer.register_step_pre_hook(partial(self._keep_gradients, held)))
+        if self._before is not None:
+            self._watch_gradients()
         names = dict.fromkeys(network_of(layer.name) for layer in self._layers)
         replaces = any(method.layers for method in methods_of(policy))
         write_layout(self.logger, layout(names, changes=self.training_env.has_attr("phase"), replaces=replaces))
+
+    def _watch_gradients(self) -> None:
+        """Sees the gradients in the next updates of an off-policy algorithm."""
+        # The critics' gradients are added to by the actor's loss; only their optimizer sees them as they were.
+        for owner in owners(self.model.policy).values() if isinstance(self.model, OffPolicyAlgorithm) else ():
+            held = {id(parameter) for group in owner.optimizer.param_groups for parameter in group["params"]}
+            self._hooks.append(owner.optimizer.register_step_pre_hook(GradientHook(partial(self._keep_gradients, held))))
 
     def _on_training_end(self) -> None:
         for hook in self._hooks:
@@ -204,6 +209,7 @@ class PlasticityCallback(BaseCallback):
         elif len(self._gradients) < len(self._layers):
             return  # TD3 updates its actor at every other time only
         (weights, actions), self._before = self._before, None
+        self._on_training_end()
         self._record_changes(weights, actions)
 
     @one_thread_each()
@@ -220,16 +226,15 @@ class PlasticityCallback(BaseCallback):
         churn = metrics.policy_churn(actions.to(probed.device), probed)
         self.logger.record(f"plasticity/{policy_network}/probe_churn", churn)
 
-    def _keep_gradients(self, held: set[int] | None, *_: Any) -> None:
+    def _keep_gradients(self, held: set[int] | None) -> None:
         """Measures the gradients of those layers whose weights an optimizer holds; of all without one."""
-        if held is None or self._before is not None:
-            for layer in self._layers:
-                weight: Any = layer.fresh[0].tensor
-                if held is None or id(weight) in held:
-                    self._gradients[layer.name] = measured = {}
-                    if (norm := metrics.gradient_norm([weight])) is not None:
-                        measured["gradient_norm"] = norm
-                        measured["gradient_dormant_fraction"] = metrics.gradient_dormant_fraction(weight.grad)
+        for layer in self._layers:
+            weight: Any = layer.fresh[0].tensor
+            if held is None or id(weight) in held:
+                self._gradients[layer.name] = measured = {}
+                if (norm := metrics.gradient_norm([weight])) is not None:
+                    measured["gradient_norm"] = norm
+                    measured["gradient_dormant_fraction"] = metrics.gradient_dormant_fraction(weight.grad)
 
     def _record(self, with_ranks: bool) -> None:
         self.latest, self._gradients = {}, {}
@@ -259,6 +264,7 @@ class PlasticityCallback(BaseCallback):
             self._log(f"{prefix}/distance_from_init", metrics.weight_distance([weight], [initial]))
         self._record_methods()
         self._before = [layer.fresh[0].tensor.detach().clone() for layer in self._layers], self._probed_actions()
+        self._watch_gradients()
 
     def _record_kernels(self, probe: dict[str, Any]) -> None:
         of_kernel = _map(lambda rows: rows[:: len(rows) // KERNEL_SAMPLES][:KERNEL_SAMPLES], probe)

@@ -14,6 +14,7 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.noise import ActionNoise
 
+from agents.sb3.gradient_hook import gradient_hooks
 from agents.sb3.kernels import adam_step
 from agents.sb3.plastic import carried_by
 from agents.sb3.sac_arrays import ActorArrays, CriticArrays, Networks, halves
@@ -114,7 +115,7 @@ class SAC(stable_baselines3.SAC):
         batch, critics, optimizer = networks.batch, networks.critics, self.critic.optimizer
         adams = [critic.trained.now(optimizer) for critic in critics]
         steps = [(adam, adam.steps) for adam in adams]
-        carried = carried_by(self.policy, optimizer)
+        carried, looking = carried_by(self.policy, optimizer), gradient_hooks(optimizer)
 
         def judge(k: int, critic: CriticArrays) -> None:
             judge_drawn(k, batch, critic.layers)
@@ -129,13 +130,15 @@ class SAC(stable_baselines3.SAC):
 
         numbered = list(enumerate(critics))
         side_by_side(look_ahead, [(k, batch, critic.layers, critic.target) for k, critic in numbered], pool)
-        if not carried:
+        if not carried and not looking:
             return float(sum(side_by_side(at_once, numbered, pool)))
         losses = side_by_side(critic_gradients, [(batch, ent_coef, critic.layers) for critic in critics], pool)
         for each in carried:
             each.before_update()
+        for look in looking:
+            look()
         side_by_side(adam_step, steps, pool)
-        for critic in critics:
+        for critic in critics if carried else ():
             _tell(critic)
         for each in carried:
             each.after_update()
@@ -152,6 +155,8 @@ class SAC(stable_baselines3.SAC):
         carried = carried_by(self.policy, optimizer)
         for each in carried:
             each.before_update()
+        for look in gradient_hooks(optimizer):
+            look()
         adam = actor.trained.now(optimizer)
         adam_step(adam, adam.steps)
         if carried:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from agents.sb3.arrays import norms_of
+from agents.sb3.gradient_hook import gradient_hooks
 from agents.sb3.networks import networks
 from agents.sb3.plastic import methods_of
 from agents.sb3.policies import CBPMlpPolicy, PlasticMlpPolicy
@@ -116,7 +117,7 @@ def about_optimizer(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) ->
 
 
 def about_hooks(policy: BasePolicy, optimizers: Sequence[Optimizer]) -> str | None:
-    """Hooks that compiled code would not call: all but those of one method for each optimizer."""
+    """Hooks that compiled code would not call: all but those of one method for each optimizer, and those that only look."""
     methods = len(methods_of(policy))
     if methods > len(optimizers):
         return f"the networks have {methods} methods, not {'one' if len(optimizers) == 1 else len(optimizers)}"
@@ -126,8 +127,9 @@ def about_hooks(policy: BasePolicy, optimizers: Sequence[Optimizer]) -> str | No
             before = []
         if before or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
             return f"a {type(module).__name__} has hooks, which compiled code would not call"
-    # Of the optimizer: the method's hooks before and after its step.
-    if sum(len(each._optimizer_step_pre_hooks) + len(each._optimizer_step_post_hooks) for each in optimizers) > 2 * methods:
+    # Of the optimizer: the method's hooks before and after its step, and those that only look.
+    allowed = 2 * methods + sum(len(gradient_hooks(each)) for each in optimizers)
+    if sum(len(each._optimizer_step_pre_hooks) + len(each._optimizer_step_post_hooks) for each in optimizers) > allowed:
         return "the optimizer has hooks, which compiled code would not call"
     return None
 

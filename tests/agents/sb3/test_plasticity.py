@@ -19,6 +19,7 @@ from torch import nn
 import agents  # noqa: F401  (makes the policies known)
 from agents.callbacks import PhaseCallback, PlasticityCallback, VerdictCallback
 from agents.runs import checkpoint_files
+from agents.sb3 import plasticity
 from agents.sb3.networks import hidden_layers
 
 ALGORITHMS = {
@@ -504,12 +505,30 @@ def test_the_window_has_as_many_steps_as_it_takes_for_a_thousand_samples():
     assert len(tested._window) == 334  # of 3 samples each
 
 
-def test_a_training_that_broke_off_leaves_no_hooks_behind():
-    model, tested = make("SAC"), PlasticityCallback()
-    for _ in range(2):
+def test_gradients_are_seen_in_the_updates_after_a_record_only(monkeypatch):
+    monkeypatch.setattr(plasticity, "SAMPLES", 64)
+    model, tested, counts = make("SAC"), PlasticityCallback(), []
+
+    class Hooks(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            counts.append(len(model.actor.optimizer._optimizer_step_pre_hooks))
+
+    learn(model, 300, [tested, Hooks()])
+    assert len(counts) > 50
+    assert sum(counts) == 1
+
+
+def test_a_training_that_broke_off_leaves_no_hooks_behind(monkeypatch):
+    monkeypatch.setattr(plasticity, "SAMPLES", 64)
+    model, tested = make("SAC"), PlasticityCallback(every=1)
+    stop = StopBetweenRollouts(0)
+    for stop.at in (200, 250):
         with pytest.raises(InterruptedError):
-            learn(model, 500, [tested, StopBetweenRollouts(model.num_timesteps + 50)])
-    assert len(model.actor.optimizer._optimizer_step_pre_hooks) == 1
+            learn(model, 500, [stop, tested])
+        assert len(model.actor.optimizer._optimizer_step_pre_hooks) == 1
     model.learn(10, tested)
     assert len(model.actor.optimizer._optimizer_step_pre_hooks) == 0
 

@@ -19,6 +19,8 @@ from torch import nn
 
 import agents
 import cbp
+from agents.callbacks import PlasticityCallback
+from agents.sb3 import plasticity
 from agents.sb3.policies import replaced_units
 
 BOTH = (stable_baselines3.SAC, agents.SAC)
@@ -120,6 +122,38 @@ def test_what_is_learned_is_sb3s(name):
         replaced = [replaced_units(model.policy) for model in models]
         assert replaced[0] == replaced[1]
         assert min(replaced[0].values()) > 0
+
+
+class Gradients(PlasticityCallback):
+    """Keeps what was measured of gradients, and the steps at which that was."""
+
+    def __init__(self):
+        super().__init__(every=15, ranks_every=10_000)
+        self.measured = []
+
+    def _record_changes(self, *before):
+        of_layers = {(layer, name): value for layer, each in self._gradients.items() for name, value in each.items()}
+        self.measured.append((self.num_timesteps, of_layers))
+        super()._record_changes(*before)
+
+
+@pytest.mark.parametrize("name", ["stock", "units that are replaced"])
+def test_gradients_are_measured_in_compiled_updates_too(name, monkeypatch):
+    monkeypatch.setattr(plasticity, "SAMPLES", 64)
+    callbacks = [Gradients(), Gradients()]
+    for algorithm, callback in zip(BOTH, callbacks, strict=True):
+        model = make(algorithm, **SETTINGS[name])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.learn(130, callback=callback)
+        assert len(model.critic.optimizer._optimizer_step_pre_hooks) == (name != "stock")  # the method's
+    assert model.slow_because is None
+    theirs, ours = [callback.measured for callback in callbacks]
+    assert [step for step, _ in ours] == [step for step, _ in theirs] == [84, 99, 114, 129]
+    for (_, expected), (_, found) in zip(theirs, ours, strict=True):
+        assert found.keys() == expected.keys()
+        assert len(found) == 2 * 6  # two measures of two layers of three networks
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("updates", [1, 10])
