@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from agents.runs.errors import UserError
 from agents.supervised.config import LearningConfig
 from agents.supervised.online import OnlineLearner, OnlineSettings
+from agents.supervised.online_plain import PlainLearner
 from agents.supervised.presets import Settings
 from agents.supervised.task_learner import TaskLearner
 from envs import ParameterError, streams
@@ -22,7 +23,7 @@ from envs.streams.augmentation import flip_crop_rotate, jitter
 _CHUNK = 1_000  # ours: examples from one point where a run can be stopped to the next
 _TEST_SHARE = 0.25  # ours: of the digits
 _OF_MINIBATCHES = (
-    "network", "momentum", "batch_size", "epochs", "lr_drops", "lr_drop_factor", "at_task", "restore_best", "augment",
+    "network", "momentum", "batch_size", "epochs", "lr_drops", "lr_drop_factor", "restore_best", "augment",
 )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ class OnlineTasks:
 
     unit = "example"
 
-    def __init__(self, learner: OnlineLearner, score: str, tasks: int, examples: int) -> None:
+    def __init__(self, learner: OnlineLearner | PlainLearner, score: str, tasks: int, examples: int) -> None:
         self.examples = 0
         self.total = tasks * examples
         self._learner = learner
@@ -83,6 +84,8 @@ class OnlineTasks:
 
     def advance(self) -> list[dict[str, float]] | None:
         """Learns from up to 1,000 examples; at the end of a task, tells what was measured in each run."""
+        if self.examples and self.examples % self._of_task == 0:
+            self._learner.begin_task()
         number = min(_CHUNK, self._of_task - self.examples % self._of_task)
         self._sum += number * self._learner.learn(number)[self._score]
         self.examples += number
@@ -112,7 +115,7 @@ class OnlineTasks:
 
 def together(config: LearningConfig) -> Any:
     """What must be equal in runs that learn together; None for a run that learns by itself."""
-    if config.examples is None:
+    if config.examples is None or not OnlineLearner.knows(_online_settings(config)):
         return None
     settings = config.settings
     kwargs = {name: value for name, value in config.method_kwargs.items() if name not in OnlineLearner.PER_RUN}
@@ -138,35 +141,41 @@ def _make_online(configs: Sequence[LearningConfig]) -> OnlineTasks:
     of_runs: list[Any]
     if first.problem == "slowly-changing-regression":
         of_runs = [streams.SlowlyChangingRegression(c.seed, period=first.examples, **c.stream) for c in configs]
-        inputs, outputs, loss = of_runs[0].inputs, 1, "squared_error"
+        inputs, outputs = of_runs[0].inputs, 1
     else:
         images = datasets.mnist(Path(first.data)) if first.data else datasets.digits()
         augment = None if first.data else jitter
         of_runs = [streams.PermutedImages(images, c.seed, first.examples, augment=augment) for c in configs]
-        inputs, outputs, loss = images.images[0].size, 10, "cross_entropy"
-    settings = [_online_settings(config, loss) for config in configs]
+        inputs, outputs = images.images[0].size, 10
+    settings = [_online_settings(config) for config in configs]
     seeds = [config.seed for config in configs]
-    learner = OnlineLearner(of_runs, settings, seeds, inputs, outputs, device=first.device)
+    learner: OnlineLearner | PlainLearner
+    if OnlineLearner.knows(settings[0]):
+        learner = OnlineLearner(of_runs, settings, seeds, inputs, outputs, device=first.device)
+    else:
+        learner = PlainLearner(of_runs[0], settings[0], seeds[0], inputs, outputs, device=first.device)
     return OnlineTasks(learner, first.score, first.tasks, first.examples)
 
 
-def _online_settings(config: LearningConfig, loss: Any) -> OnlineSettings:
+def _online_settings(config: LearningConfig) -> OnlineSettings:
     settings = config.settings
-    for name in _OF_MINIBATCHES:
-        value, only = getattr(settings, name), getattr(Settings(), name)
-        if value != only:
+    allowed = {name: (getattr(Settings(), name),) for name in _OF_MINIBATCHES} | {"at_task": ("keep", "fresh_network")}
+    for name, values in allowed.items():
+        if getattr(settings, name) not in values:
             raise UserError(
-                f"problem '{config.problem}' learns from single examples, each once: {name} must be {json.dumps(only)}, "
-                f"got {json.dumps(value)}"
+                f"problem '{config.problem}' learns from single examples, each once: {name} must be "
+                f"{' or '.join(map(json.dumps, values))}, got {json.dumps(getattr(settings, name))}"
             )
     return OnlineSettings(
         settings.net_arch,
         settings.activation,
-        loss,
+        "squared_error" if config.score == "error" else "cross_entropy",
         settings.learning_rate,
         settings.weight_decay,
         config.acts,
         config.method_kwargs,
+        settings.layer_norm,
+        settings.at_task == "fresh_network",
     )
 
 

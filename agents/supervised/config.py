@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, get_args
 
+import cbp
 from agents.runs.checks import check_number, check_whole
 from agents.runs.config import RunConfig
 from agents.runs.errors import UserError, unknown
-from agents.supervised.presets import PROBLEMS, AtTask, Method, Preset, Settings
+from agents.supervised.presets import PROBLEMS, AtTask, Preset, Settings
 
 _RANGES: dict[str, tuple[float, bool, float]] = {
     "learning_rate": (0, True, math.inf),
@@ -28,7 +29,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "stream": (dict,),
     "method_kwargs": (dict,),
 }
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish")
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish", "crelu")
 _NETWORKS = ("mlp", "conv", "resnet", "linear")
 
 
@@ -86,7 +87,7 @@ class LearningConfig(RunConfig):
         if self.seed >= 2**32:
             raise UserError(f"seed must be less than 2^32, got {self.seed}")
         if self.method not in self.preset.methods:
-            raise _unknown_method(self.problem, self.method, self.preset.methods)
+            raise unknown(f"method of problem '{self.problem}'", self.method, self.preset.methods)
         if (self.examples is None) != (self.preset.examples is None):
             raise UserError(f"problem '{self.problem}' {'has' if self.preset.examples else 'takes no'} examples of a task")
         if (self.data is None) != (self.dataset == next(iter(PROBLEMS[self.problem]))):
@@ -106,6 +107,11 @@ class LearningConfig(RunConfig):
     def acts(self) -> str | None:
         """The name in :data:`cbp.METHODS` of the method that acts around each update."""
         return self.preset.methods[self.method].method
+
+    @property
+    def replaces(self) -> bool:
+        """Whether that method replaces units."""
+        return self.acts is not None and issubclass(cbp.METHODS[self.acts], cbp.ReplacingMethod)
 
     @property
     def score(self) -> str:
@@ -167,7 +173,7 @@ def with_overrides(
         UserError: An unknown method, or a name that the method does not have.
     """
     if method not in preset.methods:
-        raise _unknown_method(problem, method, preset.methods)
+        raise unknown(f"method of problem '{problem}'", method, preset.methods)
     names = [f.name for f in dataclasses.fields(Settings)]
     changes, kwargs = dict(preset.methods[method].changes), dict(preset.methods[method].method_kwargs)
     stream = dict(preset.stream)
@@ -183,15 +189,6 @@ def with_overrides(
     return dataclasses.replace(preset.settings, **changes), kwargs, stream
 
 
-def _unknown_method(problem: str, method: str, methods: Mapping[str, Method]) -> UserError:
-    if method == "redo" and method not in methods:
-        return UserError(
-            f"method 'redo' judges units by a minibatch, and problem '{problem}' is learned from single examples; methods "
-            f"that apply: {', '.join(methods)}"
-        )
-    return unknown(f"method of problem '{problem}'", method, methods)
-
-
 def _check_settings(settings: Settings) -> None:
     for name, bounds in _RANGES.items():
         check_number(name, getattr(settings, name), *bounds)
@@ -200,7 +197,7 @@ def _check_settings(settings: Settings) -> None:
             raise unknown(name, getattr(settings, name), allowed)
     for name in ("batch_size", "epochs"):
         check_whole(name, getattr(settings, name), least=1)
-    for name in ("restore_best", "augment"):
+    for name in ("restore_best", "augment", "layer_norm"):
         if not isinstance(getattr(settings, name), bool):
             raise UserError(f"{name} must be true or false, got {getattr(settings, name)!r}")
     _check_lists(settings)

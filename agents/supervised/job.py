@@ -117,9 +117,7 @@ class _Learning:
         for config, logger in zip(self._configs, self._loggers, strict=True):
             dashboard.write_hyperparameters(logger, config.flat())
             task = {"Task": {f"{config.score} of each task": dashboard.chart(f"task/{config.score}")}}
-            dashboard.write_layout(
-                logger, task | dashboard.network_sections(["network"], replaces=config.acts in ("cbp", "redo"))
-            )
+            dashboard.write_layout(logger, task | dashboard.network_sections(["network"], replaces=config.replaces))
         print(self._first_line(), flush=True)
         return carry_out(self)
 

@@ -86,6 +86,8 @@ def make_network(settings: Settings, shape: tuple[int, int, int], outputs: int, 
     """
     if settings.activation != "relu":
         raise UserError(f"networks that learn by minibatches have ReLU: activation must be relu, got {settings.activation}")
+    if settings.layer_norm:
+        raise UserError("networks that learn by minibatches have the norms of their kind: layer_norm must be false, got true")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.network == "resnet":

@@ -8,7 +8,6 @@ does not depend, to the bit, on which runs learn with it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agents.supervised.mlp import MODULES, draw_weights, measure_units
 from agents.supervised.online_methods import Replacing, make_regularizer, make_replacing
 from cbp import metrics
 
-_SAMPLES = 1000  # paper: of the measures of units
+SAMPLES = 1000  # paper: of the measures of units
 
 
 class Stream(Protocol):
@@ -47,12 +47,14 @@ class OnlineSettings:
 
     Attributes:
         net_arch: Units of the hidden layers.
-        activation: Of the hidden layers: a key of :data:`ACTIVATIONS`.
+        activation: Of the hidden layers: a key of :data:`agents.supervised.mlp.MODULES`.
         loss: Squared error of one output, or cross-entropy of labels.
         learning_rate: Of plain stochastic gradient descent.
         weight_decay: Coupled L2 penalty on every parameter, as in ``torch.optim.SGD``.
-        method: A name of :data:`cbp.METHODS`: ``"cbp"``, ``"shrink-perturb"`` or ``"l2-init"``; None for none.
+        method: A name of :data:`cbp.METHODS`; None for none.
         method_kwargs: Its keyword arguments.
+        layer_norm: Whether each hidden layer has a norm in front of its activation.
+        fresh_at_task: Whether each task but the first begins with a fresh network.
     """
 
     net_arch: tuple[int, ...]
@@ -62,6 +64,8 @@ class OnlineSettings:
     weight_decay: float = 0.0
     method: str | None = None
     method_kwargs: dict[str, Any] = field(default_factory=dict)
+    layer_norm: bool = False
+    fresh_at_task: bool = False
 
 
 def _sigmoid_slope(z: Tensor, h: Tensor) -> Tensor:  # noqa: ARG001
@@ -73,23 +77,23 @@ def _swish_slope(z: Tensor, h: Tensor) -> Tensor:
     return s + h * (1 - s)
 
 
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor], float]] = {
-    "relu": (torch.relu, lambda _, h: h > 0, math.sqrt(2)),
-    "tanh": (torch.tanh, lambda _, h: 1 - h * h, 5 / 3),
-    "sigmoid": (torch.sigmoid, _sigmoid_slope, 1.0),
-    "elu": (nn.functional.elu, lambda z, h: torch.where(z > 0, 1.0, h + 1), math.sqrt(2)),
-    "leaky_relu": (nn.functional.leaky_relu, lambda z, _: torch.where(z > 0, 1.0, 0.01), math.sqrt(2 / (1 + 0.01**2))),
-    "swish": (nn.functional.silu, _swish_slope, math.sqrt(2)),
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "relu": (torch.relu, lambda _, h: h > 0),
+    "tanh": (torch.tanh, lambda _, h: 1 - h * h),
+    "sigmoid": (torch.sigmoid, _sigmoid_slope),
+    "elu": (nn.functional.elu, lambda z, h: torch.where(z > 0, 1.0, h + 1)),
+    "leaky_relu": (nn.functional.leaky_relu, lambda z, _: torch.where(z > 0, 1.0, 0.01)),
+    "swish": (nn.functional.silu, _swish_slope),
 }
-"""The six of the paper: the function, its slope from what went in and what came out, and the gain of its initial weights,
-which for ELU and swish is that of ReLU (published code)."""
+"""The six of the paper: the function, and its slope from what went in and what came out."""
 
 
 class OnlineLearner:
     """Runs that learn together, one example of each at a time, by stochastic gradient descent.
 
-    Weights are Kaiming-uniform with the gain of the activation, that of the last layer without gain; biases are 0. A run's
-    weights are drawn from its seed, and so is what its method draws.
+    First weights are those of :func:`agents.supervised.mlp.draw_weights`, biases 0. They are drawn from a run's seed, and so is
+    what its method draws. :meth:`knows` says for what there is code here;
+    :class:`agents.supervised.online_plain.PlainLearner` learns with the rest.
 
     Args:
         streams: Of each run.
@@ -131,13 +135,16 @@ class OnlineLearner:
         first = settings[0]
         if any(self._common(other) != self._common(first) for other in settings):
             raise ValueError("runs that learn together may differ in step size, weight decay and rates of their method only")
+        if not self.knows(first):
+            raise ValueError(f"runs do not learn together with {first}")
         self.runs = len(streams)
         self._streams = list(streams)
         self._settings = first
         self._device, self._dtype = torch.device(device), dtype
-        self._function, self._slope, self._gain = ACTIVATIONS[first.activation]
+        self._function, self._slope = ACTIVATIONS[first.activation]
         sizes = (inputs, *first.net_arch, outputs)
-        drawn = [self._draw(seed, sizes) for seed in seeds]
+        shapes = [(units, before) for before, units in pairwise(sizes)]
+        drawn = [draw_weights(seed, shapes, MODULES[first.activation][1]) for seed in seeds]
         self.weights = [torch.stack([run[k] for run in drawn]).to(self._device, dtype) for k in range(len(sizes) - 1)]
         self.biases = [torch.zeros(self.runs, size, dtype=dtype, device=self._device) for size in sizes[1:]]
         self._rates = self._column([one.learning_rate for one in settings])
@@ -152,17 +159,22 @@ class OnlineLearner:
         self._last: Tensor | None = None
 
     @staticmethod
+    def knows(settings: OnlineSettings) -> bool:
+        """Whether there is code here for what a run's settings ask for."""
+        if settings.activation not in ACTIVATIONS or settings.layer_norm or settings.fresh_at_task:
+            return False
+        if settings.method == "shrink-perturb":  # at every update and with normal noise
+            kwargs = settings.method_kwargs
+            return (kwargs.get("period", 1), kwargs.get("noise", "normal")) == (1, "normal")
+        return settings.method in (None, "cbp", "l2-init")
+
+    @staticmethod
     def _common(settings: OnlineSettings) -> tuple[Any, ...]:
         kwargs = {name: value for name, value in settings.method_kwargs.items() if name not in OnlineLearner.PER_RUN}
         return settings.net_arch, settings.activation, settings.loss, settings.method, kwargs
 
-    def _draw(self, seed: int, sizes: tuple[int, ...]) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        weights = []
-        for k, (before, units) in enumerate(pairwise(sizes)):
-            bound = (self._gain if k < len(sizes) - 2 else 1.0) * math.sqrt(3 / before)
-            weights.append(torch.empty(units, before).uniform_(-bound, bound, generator=generator))
-        return weights
+    def begin_task(self) -> None:
+        """Has nothing to do: no method here needs a signal of the change."""
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self._dtype, device=self._device)[:, None]
@@ -191,8 +203,8 @@ class OnlineLearner:
                 score += outputs.argmax(dim=-1) == targets[i]
             else:
                 score += (outputs[:, 0] - targets[i]).square()
-        before = [] if self._last is None or examples >= _SAMPLES else [self._last]
-        self._last = torch.cat([*before, inputs])[-_SAMPLES:].clone()
+        before = [] if self._last is None or examples >= SAMPLES else [self._last]
+        self._last = torch.cat([*before, inputs])[-SAMPLES:].clone()
         return {"accuracy" if classifies else "error": (score / examples).cpu().numpy()}
 
     def _update(self, x: Tensor, wanted: Tensor) -> Tensor:
@@ -253,11 +265,8 @@ class OnlineLearner:
             for run in range(self.runs):
                 name = f"hidden{k + 1}" if hidden else "head"
                 found.setdefault(f"{name}/weight_magnitude", []).append(metrics.weight_magnitude(w[run]))
-                if hidden:
-                    known = bool(h[run].isfinite().all())
-                    found.setdefault(f"{name}/stable_rank", []).append(metrics.stable_rank(h[run]) if known else math.nan)
-                    if self._settings.activation == "relu":
-                        found.setdefault(f"{name}/dormant_fraction", []).append(metrics.dormant_fraction(h[run]))
+                for measure, value in (measure_units(h[run], self._settings.activation) if hidden else {}).items():
+                    found.setdefault(f"{name}/{measure}", []).append(value)
         if self._replacing:
             found["replaced"] = [float(sum(layer.replaced[run] for layer in self._replacing)) for run in range(self.runs)]
         return {name: np.array(values) for name, values in found.items()}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import cbp
+from agents.supervised.mlp import MODULES
 from cbp import selection
 from cbp import utility as utilities
 
@@ -44,10 +45,8 @@ def make_regularizer(
     if method == "l2-init":
         return Pull(parameters, rates * _column([options["strength"] for options in kwargs], rates))
     if method == "shrink-perturb":
-        if any((options["period"], options["noise"]) != (1, "normal") for options in kwargs):
-            raise ValueError("shrink-perturb acts at every update with normal noise here: period must be 1, noise normal")
         return Perturb(parameters, kwargs, seeds)
-    raise ValueError(f"method '{method}' does not learn from single examples")
+    raise ValueError(f"method '{method}' has no code here")
 
 
 def _make_plain(method: str | None, options: dict[str, Any]) -> Any:
@@ -336,22 +335,12 @@ def _numbered(kwargs: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[tu
     return list(enumerate(zip(kwargs, seeds, strict=True)))
 
 
-_MODULES: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "elu": nn.ELU,
-    "leaky_relu": nn.LeakyReLU,
-    "swish": nn.SiLU,
-}
-
-
 def _plain(options: dict[str, Any], seed: int, weights: list[Tensor], activation: str) -> cbp.ContinualBackprop:
     """The method on one run's own network: checks the options, and has its generators and the spread of fresh weights."""
     modules: list[nn.Module] = []
     for w in weights:
         linear = nn.Linear(w.shape[1], w.shape[0], dtype=w.dtype)
         linear.weight.data = w.clone()
-        modules += [linear, _MODULES[activation]()]
+        modules += [linear, MODULES[activation][0]()]
     model = nn.Sequential(*modules[:-1])
     return cbp.ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), **options, seed=seed)

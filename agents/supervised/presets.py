@@ -2,6 +2,7 @@
 
 Each value is marked with its origin. *paper*: Dohare et al., Nature 632 (2024). *published code*: the configurations published
 with it, where the paper tries several values or is silent; *grid* is one of several values tried there. *ours*: chosen here.
+Of the field's other methods *authors* are a method's own, whose sources ``docs/methods.md`` names.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Settings:
     Attributes:
         network: ``"mlp"``, ``"conv"``, ``"resnet"`` or ``"linear"``; see :mod:`agents.supervised.networks`.
         net_arch: Units of the hidden layers of an MLP or a convolutional network; channels of the stages of a ResNet.
-        activation: Of an MLP's hidden layers.
+        activation: Of the hidden layers.
+        layer_norm: Whether each hidden layer of an MLP has a norm in front of its activation.
         learning_rate: Step size of stochastic gradient descent.
         momentum: Of stochastic gradient descent.
         weight_decay: Coupled L2 penalty on every parameter.
@@ -37,6 +39,7 @@ class Settings:
     network: Literal["mlp", "conv", "resnet", "linear"] = "mlp"
     net_arch: tuple[int, ...] = ()
     activation: str = "relu"
+    layer_norm: bool = False
     learning_rate: float = 0.01
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -57,11 +60,13 @@ class Method:
         method: The method that acts around each update, one of :data:`cbp.METHODS`; None for none.
         method_kwargs: Its keyword arguments.
         changes: Values of :class:`Settings` that differ from the problem's.
+        needs_signal: Whether it is told when a task begins, though the problem's other methods are not.
     """
 
     method: str | None = None
     method_kwargs: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    needs_signal: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,17 +115,110 @@ def _l2_init(strength: float, changes: dict[str, Any] | None = None) -> Method:
     return Method("l2-init", {"strength": strength}, changes or {})  # ours: half the weight decay of l2, pulls as strongly
 
 
+def _soft(period: int) -> Method:
+    # ours: a tenth of the way to a fresh network, once a task
+    return Method("shrink-perturb", {"shrink": 0.9, "perturb": 0.1, "period": period, "noise": "fresh"})
+
+
+def _snr(max_silence: int) -> Method:
+    kwargs = {
+        "rejection": 0.01,  # authors' code
+        "max_silence": max_silence,  # ours: the examples of a task
+        "reset_optimizer": "moments",  # authors' code
+        "init": "auto",  # ours: as the first weights
+    }
+    return Method("snr", kwargs)
+
+
+def _regrama(period: int) -> Method:
+    # the threshold that LucMc/continual-learning found for a slippery Ant; the period ours, that of redo
+    return Method("regrama", {"threshold": 0.25, "period": period, "reset_optimizer": "moments", "init": "auto"})
+
+
+def _upgd(decay_rate: float, sigma: float, weight_decay: float) -> Method:
+    return Method("upgd", {"decay_rate": decay_rate, "sigma": sigma, "weight_decay": weight_decay})
+
+
+def _swr(factor: float, period: int, decay_rate: float) -> Method:
+    kwargs = {
+        "factor": factor,
+        "period": period,
+        "utility": "gradient",  # authors' code
+        "selection": "proportional",  # authors' code
+        "decay_rate": decay_rate,
+    }
+    return Method("swr", kwargs)
+
+
+def _hare_tortoise(period: int) -> Method:
+    return Method("hare-tortoise", {"momentum": 0.999, "period": period})  # authors' code; the period ours
+
+
+def _spectral(strength: float) -> Method:
+    return Method("spectral", {"strength": strength, "exponent": 2})  # ours: as large as the weight decay of l2; authors
+
+
+_PARSEVAL = Method("parseval", {"strength": 1e-3, "scale": 2.0})  # authors' code
+_FIRE = Method("fire", {"iterations": 10}, needs_signal=True)  # authors' code
+_TRAC = Method(
+    "trac",
+    {
+        "decay_rates": [0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999],  # authors
+        "first_scale": 1e-8,  # authors
+        "eps": 1e-8,  # authors' code
+    },
+)
+_RESET_ALL = Method(changes={"at_task": "fresh_network"}, needs_signal=True)  # ours: the control
+
+
+def _online(
+    l2: float, examples: int, shrink_perturb: Method, cbp: Method, crelu: dict[str, Any] | None = None
+) -> dict[str, Method]:
+    """Methods that learn example by example.
+
+    Args:
+        l2: Weight decay of ``l2``.
+        examples: Of a task.
+        shrink_perturb: ``shrink-perturb``.
+        cbp: ``cbp``.
+        crelu: What ``crelu`` changes beside the activation.
+    """
+    return {
+        "backprop": Method(),
+        "l2": Method(changes={"weight_decay": l2}),  # published code, grid
+        "layer-norm": Method(changes={"layer_norm": True}),  # ours
+        "shrink-perturb": shrink_perturb,
+        "shrink-perturb-soft": _soft(examples),
+        "l2-init": _l2_init(l2 / 2),
+        "snr": _snr(examples),
+        "redo": _redo(1000),  # by the last 1,000 examples, and so is regrama
+        "regrama": _regrama(1000),
+        "parseval": _PARSEVAL,
+        "spectral": _spectral(l2),
+        "upgd": _upgd(0.9999, 0.1, 0.01),  # authors' code, for input-permuted MNIST
+        # ours: renews as many weights as a ρ of 1e-4, by an average, for one example has no gradient in most weights
+        "swr": _swr(0.01, period=100, decay_rate=0.99),
+        "fire": _FIRE,
+        "nap": Method("nap", changes={"layer_norm": True}),  # authors
+        "hare-tortoise": _hare_tortoise(1000),
+        "trac": _TRAC,
+        "crelu": Method(changes={"activation": "crelu", **(crelu or {})}),  # authors
+        "cbp": cbp,
+        "reset-all": _RESET_ALL,
+    }
+
+
 _REGRESSION = Preset(
     tasks=300,  # paper: 3 million examples
     examples=10_000,  # paper
     settings=Settings(net_arch=(5,), learning_rate=0.01),  # paper, grid
-    methods={
-        "backprop": Method(),
-        "l2": Method(changes={"weight_decay": 1e-3}),  # published code, grid
-        "shrink-perturb": _perturb(1e-3, {"weight_decay": 1e-3}),  # published code, grid; the weight decay ours
-        "l2-init": _l2_init(5e-4),
-        "cbp": _cbp(1e-4, 100, "adaptable_contribution", "kaiming", "stochastic"),  # published code, grid
-    },
+    methods=_online(
+        1e-3,
+        10_000,
+        shrink_perturb=_perturb(1e-3, {"weight_decay": 1e-3}),  # published code, grid; the weight decay ours
+        crelu={"net_arch": (10,)},  # ours: five units, which give ten values
+        cbp=_cbp(1e-4, 100, "adaptable_contribution", "kaiming", "stochastic"),  # published code, grid
+    ),
     stream={"change": "flip"},  # paper
 )
 
@@ -128,13 +226,12 @@ _MNIST = Preset(
     tasks=800,  # paper
     examples=60_000,  # paper
     settings=Settings(net_arch=(2000, 2000, 2000), learning_rate=0.003),  # paper
-    methods={
-        "backprop": Method(),
-        "l2": Method(changes={"weight_decay": 1e-4}),  # published code, grid
-        "shrink-perturb": _perturb(1e-5, {"weight_decay": 1e-4}),  # published code, grid
-        "l2-init": _l2_init(5e-5),
-        "cbp": _cbp(1e-5, 100, "adaptable_contribution", "kaiming", "counter"),  # published code, grid
-    },
+    methods=_online(
+        1e-4,
+        60_000,
+        shrink_perturb=_perturb(1e-5, {"weight_decay": 1e-4}),  # published code, grid
+        cbp=_cbp(1e-5, 100, "adaptable_contribution", "kaiming", "counter"),  # published code, grid
+    ),
 )
 
 _PERMUTED_DIGITS = replace(
@@ -142,11 +239,34 @@ _PERMUTED_DIGITS = replace(
     tasks=200,  # ours
     examples=5_000,  # ours
     settings=Settings(net_arch=(100, 100, 100), learning_rate=0.01),  # ours: a network as small as the images
-    methods={
-        **_MNIST.methods,
-        "cbp": _cbp(1e-4, 100, "adaptable_contribution", "kaiming", "stochastic"),  # published code, grid; the rounding ours
-    },
+    methods=_online(
+        1e-4,
+        5_000,
+        shrink_perturb=_MNIST.methods["shrink-perturb"],
+        cbp=_cbp(1e-4, 100, "adaptable_contribution", "kaiming", "stochastic"),  # published code, grid; the rounding ours
+    ),
 )
+
+
+def _of_minibatches(l2: float, updates: int, redo: int) -> dict[str, Method]:
+    """Methods that learn by minibatches in any network.
+
+    Args:
+        l2: Weight decay of ``l2``.
+        updates: Of a task.
+        redo: Period of ``redo``.
+    """
+    return {
+        "shrink-perturb-soft": _soft(updates),
+        "regrama": _regrama(redo),
+        "parseval": _PARSEVAL,
+        "spectral": _spectral(l2),
+        "upgd": _upgd(0.999, 1e-3, 1e-3),  # authors' code
+        "swr": _swr(1e-4, period=1, decay_rate=0.0),  # ours: renews as many weights as a ρ of 1e-4; authors' code
+        "fire": _FIRE,
+        "hare-tortoise": _hare_tortoise(updates),
+    }
+
 
 _IMAGENET = Preset(
     tasks=5_000,  # published code
@@ -167,6 +287,9 @@ _IMAGENET = Preset(
         "cbp": _cbp(3e-4, 100, "adaptable_contribution", "default", "counter"),  # published code
         "redo": _redo(100),
         "l2-init": _l2_init(1.5e-6),
+        **_of_minibatches(3e-6, updates=3_000, redo=100),  # 250 epochs of twelve minibatches
+        "snr": _snr(20_000),
+        "reset-all": _RESET_ALL,
         "linear": Method(changes={"network": "linear", "net_arch": ()}),  # paper
     },
     stream={"train": 600, "test": 100},  # paper
@@ -183,6 +306,8 @@ _BINARY_DIGITS = replace(
     ),
     methods={
         **_IMAGENET.methods,
+        "shrink-perturb-soft": _soft(200),  # a task's updates
+        "hare-tortoise": _hare_tortoise(200),
         "cbp": _cbp(3e-4, 100, "adaptable_contribution", "default", "stochastic"),  # published code; the rounding ours
     },
     stream={"train": 100, "test": 70},  # ours: of some 178 images of each digit
@@ -210,6 +335,9 @@ _CIFAR = Preset(
         "cbp": _cbp(1e-5, 1000, "contribution", "kaiming", "counter"),  # paper
         "redo": _redo(1000),
         "l2-init": _l2_init(2.5e-4, {"weight_decay": 0.0}),
+        **_of_minibatches(5e-4, updates=5_000, redo=1000),  # 200 epochs of 25 minibatches while there are five classes
+        "upgd": _upgd(0.999, 1e-3, 0.0),  # authors' code; all methods here have weight decay
+        "nap": Method("nap"),  # ours: the norms are those that the network has
         "head-reset": Method(changes={"at_task": "fresh_head"}),  # paper
         "retrained": Method(changes={"at_task": "fresh_network"}),  # paper
         "linear": Method(changes={"network": "linear", "net_arch": ()}),  # ours: as for Continual ImageNet
@@ -232,6 +360,7 @@ _INCREMENTAL_DIGITS = replace(
         # ours: a hundredth of the updates, and a tenth of the channels
         "cbp": _cbp(1e-3, 100, "contribution", "kaiming", "stochastic"),
         "redo": _redo(100),  # ours: likewise
+        **{name: method for name, method in _of_minibatches(5e-4, updates=270, redo=100).items() if name != "upgd"},
     },
     stream={"classes_per_task": 2, "validation": 20},  # ours
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cbp
+from agents.supervised.acting import make_method
 from agents.supervised.networks import head_of, init_head, make_network
 from agents.supervised.presets import Settings
 from cbp import metrics
@@ -114,16 +114,15 @@ class TaskLearner:
             raise ValueError(f"method '{self._method}' replaces units, and a linear network has none")
         example = torch.zeros(2, *shape, device=self._device)
         self.layers = [] if settings.network == "linear" else cbp.find_layers(self.network, (example,))
-        self.method: cbp.Method | None = None
-        if self._method is not None:
-            make: Any = cbp.METHODS[self._method]
-            offered: dict[str, Any] = {"layers": self.layers, "seed": seed}
-            taken = {name: offered[name] for name in inspect.signature(make).parameters.keys() & offered.keys()}
-            self.method = make(self.network, self.optimizer, **self._method_kwargs, **taken)
+        self.method = make_method(
+            self._method, self.network, self.optimizer, self._method_kwargs, layers=self.layers, seed=seed
+        )
 
     def _begin_task(self) -> None:
         """Makes the network ready for the task at hand."""
         at_task, head = self._settings.at_task, head_of(self.network)
+        if self.tasks and self.method is not None:
+            self.method.change()
         if at_task == "zero_head":
             with torch.no_grad():
                 head.weight.zero_()

@@ -172,6 +172,17 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert "from example" not in complete.stdout
 
 
+@pytest.mark.slow
+def test_seeds_of_any_method_leave_the_same_records_one_after_the_other(tmp_path):
+    short = ["--problem", "permuted-images", "--tasks", "1", "--set", "net_arch=[4]", "--seeds", "0,1", "--run-dir", tmp_path]
+    for method in ("cbp", "snr"):  # together, and each by itself
+        assert run(*short, "--method", method) == 0
+    for seed in range(2):
+        of_cbp, of_snr = (rows(tmp_path / "permuted-images" / f"{name},net_arch=4" / f"seed{seed}") for name in ("cbp", "snr"))
+        assert len(of_snr) == 1
+        assert of_snr[0].keys() == of_cbp[0].keys()
+
+
 def test_runs_are_compared(learned, tmp_path):
     out = tmp_path / "out"
     assert report.main([str(learned), "--output", str(out), "--record", str(tmp_path / "recorded")]) == 0
@@ -221,7 +232,9 @@ def test_a_sweep_gives_the_same_runs(learned, tmp_path):
     [
         (["--method", "cbp"], "--problem is missing; known: slowly-changing-regression, "),
         (["--problem", "permuted-image"], "did you mean 'permuted-images'?"),
-        ([*REGRESSION, "--method", "redo"], "judges units by a minibatch"),
+        ([*REGRESSION, "--method", "crelu", "--set", "net_arch=[5]"], "with crelu two for each unit: even, got 5"),
+        ([*REGRESSION, "--method", "snr", "--set", "rejection=2"], "rejection must be a finite number in [0, 1], got 2"),
+        ([*BINARY, "--set", "layer_norm=true"], "the norms of their kind: layer_norm must be false, got true"),
         ([*REGRESSION, "--method", "cpb"], "did you mean 'cbp'?"),
         ([*REGRESSION[:2], "--examples", "12345"], "--examples must be a multiple of 10,000, got 12,345"),
         ([*REGRESSION[:2], "--tasks", "3"], "--examples N instead of --tasks"),
@@ -240,7 +253,7 @@ def test_a_sweep_gives_the_same_runs(learned, tmp_path):
         ([*BINARY, "--set", "network=linear"], "method 'cbp' replaces units, and a linear network has none"),
         ([*REGRESSION, "--set", "augment=true"], "each once: augment must be false, got true"),
         ([*REGRESSION, "--set", "lr_drops=[0.5]"], "each once: lr_drops must be [], got [0.5]"),
-        ([*REGRESSION, "--set", "at_task=zero_head"], 'each once: at_task must be "keep", got "zero_head"'),
+        ([*REGRESSION, "--set", "at_task=zero_head"], 'each once: at_task must be "keep" or "fresh_network", got'),
         ([*REGRESSION, "--set", "replacement_rate=2,1e-4"], "replacement_rate must be a finite number in [0, 1], got 2"),
         ([*REGRESSION, "--set", "change=flip,redraw"], "two runs in one folder: stream.change is flip and redraw"),
     ],

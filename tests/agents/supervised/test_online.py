@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 import cbp
 from agents.runs import checkpoint_files
+from agents.supervised.mlp import MODULES
 from agents.supervised.online import ACTIVATIONS, OnlineLearner, OnlineSettings
-from agents.supervised.online_methods import _MODULES
 from cbp import metrics
 from envs.streams import PermutedImages, SlowlyChangingRegression
 from envs.streams.datasets import Images
@@ -48,7 +48,7 @@ class PlainLoop:
             linear = nn.Linear(w.shape[2], w.shape[1], dtype=w.dtype)
             linear.weight.data = w[run].clone()
             nn.init.zeros_(linear.bias)
-            modules += [linear, _MODULES[settings.activation]()]
+            modules += [linear, MODULES[settings.activation][0]()]
         self.model = nn.Sequential(*modules[:-1])
         self.settings, self.stream = settings, make(seed)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -282,5 +282,5 @@ def test_settings_that_cannot_learn_together_are_refused():
     with pytest.raises(ValueError, match="replacement_rate must be a finite number in"):
         learner(OnlineSettings((5,), method="cbp", method_kwargs={"replacement_rate": 2}), [1])
     kwargs = {"shrink": 1.0, "perturb": 1e-3, "period": 5, "noise": "normal"}
-    with pytest.raises(ValueError, match="period must be 1, noise normal"):
+    with pytest.raises(ValueError, match="do not learn together"):
         learner(OnlineSettings((5,), method="shrink-perturb", method_kwargs=kwargs), [1])

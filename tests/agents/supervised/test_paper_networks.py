@@ -111,7 +111,13 @@ def test_resnet_18_learns_and_goes_on_with_every_method(cifar_folder, method):
         assert rows[1]["cbp/network/replaced"] > 0
 
 
-@pytest.mark.parametrize("method", PROBLEMS["continual-imagenet"]["imagenet32"].methods)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=[] if method in ("backprop", "cbp", "redo", "fire") else pytest.mark.slow)
+        for method in PROBLEMS["continual-imagenet"]["imagenet32"].methods
+    ],
+)
 def test_the_network_for_continual_imagenet_learns_and_goes_on_with_every_method(imagenet_folder, method):
     few = ["--set", "train=22", "--set", "test=8", "--set", "epochs=3", "--set", "batch_size=2"]
     one = config(method, "--problem", "continual-imagenet", "--data", imagenet_folder, "--tasks", 2, *few)

@@ -126,6 +126,8 @@ METHODS = {
     "redo": (CONV, "redo", {"period": 3}),
     "shrink-perturb": (CONV, "shrink-perturb", {"perturb": 1e-3}),
     "l2-init": (CONV, "l2-init", {"strength": 1e-2}),
+    "fire": (CONV, "fire", {}),
+    "regrama": (CONV, "regrama", {"period": 3}),
     "linear": (replace(CONV, network="linear", net_arch=()), None, {}),
     "resnet": (replace(RESNET, augment=True), "cbp", {"replacement_rate": 0.1, "maturity_threshold": 2}),
     "retrained": (replace(RESNET, at_task="fresh_network"), "redo", {"period": 2}),
@@ -133,17 +135,19 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", ["backprop", "cbp", "redo", "shrink-perturb", "l2-init"])
+@pytest.mark.parametrize("name", ["backprop", "cbp", "redo", "shrink-perturb", "l2-init", "fire", "regrama"])
 def test_learning_is_the_plain_loop(name):
     settings, method, kwargs = METHODS[name]
     one = learner(settings, method, kwargs)
     network = make_network(CONV, (1, 8, 8), 2, seed=3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    seed = {} if method in (None, "l2-init") else {"seed": 3}
+    seed = {} if method in (None, "l2-init", "fire") else {"seed": 3}
     acting = cbp.METHODS[method](network, optimizer, **kwargs, **seed) if method else None
     orders = np.random.default_rng(np.random.SeedSequence(3).spawn(2)[0])
     rows = finish(one)
     for number, task in zip(range(2), binary(), strict=False):
+        if acting and number:
+            acting.change()
         with torch.no_grad():
             network[-1].weight.zero_()
             network[-1].bias.zero_()
