@@ -2,9 +2,9 @@
 
 ``python benchmarks/supervised.py [--examples 20000] [--steps 2] [--repeats 7]``. Three tables in minutes, on an idle machine:
 
-- Slowly-changing regression, thirty runs at once on one thread: microseconds per example (of all thirty), the minutes that
-  thirty runs of a million examples take, and how many times as fast that is as as many runs by the plain loop (a module, a
-  torch optimizer, a method of ``cbp``), one after the other. Batched and plain take turns.
+- Slowly-changing regression, on one thread. Where runs learn together, thirty at once: microseconds per example (of all
+  thirty), and the minutes that thirty runs of a million examples take. For every method microseconds per example of one run by
+  itself (a module, a torch optimizer, a method of ``cbp``), and how many times as long thirty of these take. Both take turns.
 - ResNet-18 on images of 32×32 in minibatches of 90, and the network of Continual ImageNet in minibatches of 100: what each
   method adds to a step. Steps with and without it alternate, and ratios are taken pair by pair.
 
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 import cbp
 from agents.supervised.networks import make_network
 from agents.supervised.online import OnlineLearner, OnlineSettings
+from agents.supervised.online_plain import PlainLearner
 from agents.supervised.presets import PROBLEMS, Method, Settings
 from envs.streams import SlowlyChangingRegression
 
@@ -37,35 +38,19 @@ IMAGE_NETWORKS = {
 }
 
 
-def online(settings: Settings, method: Method) -> OnlineLearner:
-    """Thirty runs of a method that learn together."""
+def settings_of(settings: Settings, method: Method) -> OnlineSettings:
+    """What a run of a method learns with."""
     settings = replace(settings, **method.changes)
-    each = OnlineSettings(
+    return OnlineSettings(
         net_arch=settings.net_arch,
+        activation=settings.activation,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         method=method.method,
         method_kwargs=method.method_kwargs,
+        layer_norm=settings.layer_norm,
+        fresh_at_task=settings.at_task == "fresh_network",
     )
-    return OnlineLearner([SlowlyChangingRegression(seed) for seed in range(RUNS)], [each] * RUNS, list(range(RUNS)), 20, 1)
-
-
-class PlainLoop:
-    """One run, example by example."""
-
-    def __init__(self, settings: Settings, method: Method) -> None:
-        settings = replace(settings, **method.changes)
-        self.stream = SlowlyChangingRegression(0)
-        self.model = nn.Sequential(nn.Linear(20, settings.net_arch[0]), nn.ReLU(), nn.Linear(settings.net_arch[0], 1))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-        self.method = make_method(method, self.model, self.optimizer)
-
-    def learn(self, number: int) -> None:
-        """Learns from the next examples."""
-        inputs, targets = map(torch.from_numpy, self.stream.draw(number))
-        for x, y in zip(inputs.split(1), targets, strict=True):
-            loss = (self.model(x)[0, 0] - y) ** 2
-            update(self.optimizer, self.method, loss)
 
 
 def make_method(method: Method, model: nn.Module, optimizer: torch.optim.Optimizer) -> cbp.Method | None:
@@ -89,23 +74,33 @@ def update(optimizer: torch.optim.Optimizer, method: cbp.Method | None, loss: Te
 
 def measure_online(examples: int, repeats: int) -> None:
     """Prints the table of slowly-changing regression."""
-    print(f"| {RUNS} runs, one thread | µs per example | minutes for a million | times the plain loop |\n|---|---|---|---|")
+    print(f"| one thread | {RUNS} runs, µs per example | minutes for a million | µs of one run by itself | {RUNS} of these ÷ |")
+    print("|---|---|---|---|---|")
     preset = PROBLEMS["slowly-changing-regression"]["generated"]
     for name, method in preset.methods.items():
-        learner, plain = online(preset.settings, method), PlainLoop(preset.settings, method)
-        learner.learn(2_000)
+        settings = settings_of(preset.settings, method)
+        plain = PlainLearner(SlowlyChangingRegression(0), settings, 0, 20, 1)
+        learner = None
+        if OnlineLearner.knows(settings):
+            streams = [SlowlyChangingRegression(seed) for seed in range(RUNS)]
+            learner = OnlineLearner(streams, [settings] * RUNS, list(range(RUNS)), 20, 1)
+            learner.learn(2_000)
         plain.learn(200)
         together, alone = [], []
         for _ in range(repeats):
+            if learner is not None:
+                start = time.perf_counter()
+                learner.learn(examples)
+                together.append((time.perf_counter() - start) / examples)
             start = time.perf_counter()
-            learner.learn(examples)
-            between = time.perf_counter()
             plain.learn(examples // 20)
-            alone.append((time.perf_counter() - between) / (examples // 20))
-            together.append((between - start) / examples)
-        ratio = statistics.median(RUNS * slow / fast for slow, fast in zip(alone, together, strict=True))
-        per_example = statistics.median(together)
-        print(f"| `{name}` | {1e6 * per_example:.0f} | {1e6 * per_example / 60:.1f} | {ratio:.0f} |", flush=True)
+            alone.append((time.perf_counter() - start) / (examples // 20))
+        cells = ["–", "–", f"{1e6 * statistics.median(alone):.0f}", "–"]
+        if together:
+            per_example = 1e6 * statistics.median(together)
+            ratio = statistics.median(RUNS * slow / fast for slow, fast in zip(alone, together, strict=True))
+            cells = [f"{per_example:.0f}", f"{per_example / 60:.1f}", cells[2], f"{ratio:.0f}"]
+        print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
 
 
 def measure_images(title: str, problem: str, dataset: str, steps: int, repeats: int) -> None:
