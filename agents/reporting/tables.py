@@ -42,6 +42,9 @@ def left_out(comparison: Comparison) -> list[str]:
         lines.append(f"missing, though other methods have it: {method} with seed {', '.join(map(str, seeds))}")
     if settings := other_settings(comparison):
         lines.append(f"methods differ in more than the methods: {', '.join(settings)}")
+    told = [method for method, by_seed in comparison.runs.items() if any(_told(run.config) for run in by_seed.values())]
+    if told and len(told) < len(comparison.runs):
+        lines.append(f"told when a task begins, which the other methods are not: {', '.join(told)}")
     partly = sorted({phase for run in _runs(comparison) for phase in whole_phases(run)} - set(comparison.phases))
     if partly:
         lines.append(f"left out of all averages, because they are not whole in every run: phases {', '.join(map(str, partly))}")
@@ -55,6 +58,10 @@ def left_out(comparison: Comparison) -> list[str]:
     if differing := [name for name in versions[0] if len({of_run.get(name) for of_run in versions}) > 1]:
         lines.append(f"runs were made by different versions of {', '.join(differing)}")
     return lines
+
+
+def _told(config: Config | LearningConfig) -> bool:
+    return isinstance(config, LearningConfig) and config.needs_signal
 
 
 def _runs(comparison: Comparison) -> list[Any]:

@@ -114,6 +114,11 @@ class LearningConfig(RunConfig):
         return self.acts is not None and issubclass(cbp.METHODS[self.acts], cbp.ReplacingMethod)
 
     @property
+    def needs_signal(self) -> bool:
+        """Whether the method is told when a task begins, though the problem's other methods are not."""
+        return self.preset.methods[self.method].needs_signal
+
+    @property
     def score(self) -> str:
         """What tells how well a task was learned: ``"error"`` or ``"accuracy"``."""
         return "error" if self.problem == "slowly-changing-regression" else "accuracy"

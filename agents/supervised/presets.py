@@ -338,8 +338,8 @@ _CIFAR = Preset(
         **_of_minibatches(5e-4, updates=5_000, redo=1000),  # 200 epochs of 25 minibatches while there are five classes
         "upgd": _upgd(0.999, 1e-3, 0.0),  # authors' code; all methods here have weight decay
         "nap": Method("nap"),  # ours: the norms are those that the network has
-        "head-reset": Method(changes={"at_task": "fresh_head"}),  # paper
-        "retrained": Method(changes={"at_task": "fresh_network"}),  # paper
+        "head-reset": Method(changes={"at_task": "fresh_head"}, needs_signal=True),  # paper
+        "retrained": Method(changes={"at_task": "fresh_network"}, needs_signal=True),  # paper
         "linear": Method(changes={"network": "linear", "net_arch": ()}),  # ours: as for Continual ImageNet
     },
     stream={"classes_per_task": 5, "validation": 50},  # paper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -195,6 +196,21 @@ def test_runs_are_compared(learned, tmp_path):
     assert report.main([str(tmp_path / "recorded"), "--output", str(tmp_path / "again")]) == 0
     recorded = (tmp_path / "again" / "table.md").read_text()
     assert recorded == table  # to the digits that a table shows
+
+
+def test_a_report_names_the_methods_that_are_told_of_a_change(learned, tmp_path, capsys):
+    for method in ("backprop", "cbp"):
+        shutil.copytree(learned / "slowly-changing-regression" / method / "seed0", tmp_path / "runs" / method)
+    assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
+    assert "told when a task begins" not in capsys.readouterr().err
+    file = tmp_path / "runs" / "cbp" / "config.json"
+    values = json.loads(file.read_text()) | {"method": "reset-all", "method_kwargs": {}}
+    values["settings"]["at_task"] = "fresh_network"
+    file.write_text(json.dumps(values))
+    assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0
+    line = "told when a task begins, which the other methods are not: reset-all"
+    assert line in capsys.readouterr().err
+    assert f"- {line}" in (tmp_path / "out" / "table.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
