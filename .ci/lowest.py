@@ -38,7 +38,7 @@ def main() -> None:
     run([python, "-m", "agents.train", *SMALL.split()], folder)
     run([python, "-m", "agents.train", "--resume", "run"], folder)
     # Old packages beside new ones use what is deprecated; MuJoCo before 3.14 does not limit the force of a tendon's actuators.
-    pytest = [python, "-m", "pytest", "-m", "not slow", "-n", "auto", "-W", "ignore::DeprecationWarning"]
+    pytest = [python, "-m", "pytest", "-m", "not slow and not soak", "-n", "auto", "-W", "ignore::DeprecationWarning"]
     limited = "tests/envs/test_parameters.py::test_strength_also_scales_forces_at_their_limits_and_those_of_tendons"
     run([*pytest, "tests/cbp", "tests/envs", "--deselect", limited], ROOT)
     run([*pytest, "tests/agents/sb3/test_policies.py", "tests/agents/test_train.py", "tests/test_readme.py"], ROOT)
