@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -36,7 +37,7 @@ def forecast_run(config: Config) -> list[str]:
     lines = []
     for method in dict.fromkeys(methods.values()):
         networks = [network for network, of_network in methods.items() if of_network is method]
-        updates = int(_updates(model, networks, config.timesteps))
+        updates = _updates(model, networks, config.timesteps)
         first = _first_replacement(method, updates)
         when = "no unit is replaced" if first is None else f"the first unit is replaced {_at(model, networks, first, config)}"
         needed = f", as units mature after {method.maturity_threshold:,}" if first is None and method.replacement_rate else ""
@@ -45,10 +46,10 @@ def forecast_run(config: Config) -> list[str]:
     return lines
 
 
-def _updates(model: BaseAlgorithm, networks: list[str], steps: int) -> float:
+def _updates(model: BaseAlgorithm, networks: list[str], steps: int) -> int:
     """Updates in the first steps of a run."""
     model._total_timesteps = steps
-    return updates_left(model, networks)
+    return int(updates_left(model, networks))
 
 
 def _first_replacement(method: cbp.ContinualBackprop, updates: int) -> int | None:
@@ -62,6 +63,7 @@ def _first_replacement(method: cbp.ContinualBackprop, updates: int) -> int | Non
 def _at(model: BaseAlgorithm, networks: list[str], update: int, config: Config) -> str:
     """An update as words: its number, and the step after which it is made."""
     steps = bisect.bisect_left(range(config.timesteps + 1), update, key=lambda step: _updates(model, networks, step))
-    each: int = model.train_freq.frequency if isinstance(model, OffPolicyAlgorithm) else model.n_steps  # type: ignore[attr-defined]
+    any_model: Any = model
+    each = any_model.train_freq.frequency if isinstance(model, OffPolicyAlgorithm) else any_model.n_steps
     cycle = each * config.n_envs
     return f"by update {update:,}, after step {-(-steps // cycle) * cycle:,}"
