@@ -32,7 +32,7 @@ from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.presets import Hyperparameters
 from agents.runs.run_folder import RunFolder, write_atomically, write_json
-from agents.sb3.networks import inputs, networks
+from agents.sb3.networks import inputs, network_of, networks
 from agents.sb3.threads import one_thread_each
 from agents.sb3.vec_env import ThreadedVecEnv
 from cbp.trainability import POINTS, Score
@@ -68,17 +68,19 @@ class Settings:
         Raises:
             UserError: One is out of its range.
         """
-        rollout = _ppo(config).rollout_steps
-        steps = ROLLOUTS * rollout if steps is None else steps
         check_whole("repetitions", repetitions, least=2)
         check_whole("updates", updates, least=POINTS)
         check_whole("seed", seed, least=0)
-        check_whole("steps", steps, least=0)
-        if 0 < steps < 2 * rollout:
-            raise UserError(f"steps must be 0 or at least two rollouts of {rollout}, got {steps}")
-        if steps and (why := _why_not_anew(config)):
+        if steps is not None:
+            check_whole("steps", steps, least=0)
+        if steps != 0 and (why := _why_not_anew(config)):
             warnings.warn(f"no agent learns to act anew: {why}", stacklevel=2)
             steps = 0
+        if steps != 0:
+            rollout = _rollout_steps(config)
+            steps = ROLLOUTS * rollout if steps is None else steps
+            if steps < 2 * rollout:
+                raise UserError(f"steps must be 0 or at least two rollouts of {rollout}, got {steps}")
         if value is not None and (config.param is None or not steps):
             raise UserError(f"--value is where agents learn to act anew while one parameter is held, got {value:g}")
         return cls(repetitions, updates, steps, value, seed)
@@ -86,6 +88,8 @@ class Settings:
 
 def _why_not_anew(config: Config) -> str | None:
     """Why no agent can learn to act anew in the run's environment; None where one can."""
+    if config.algo != "ppo":
+        return f"only agents of ppo do, and the run is of {config.algo}"
     if config.normalize:
         return "the run normalises what it sees"
     if config.param == TASK:
@@ -93,10 +97,15 @@ def _why_not_anew(config: Config) -> str | None:
     return "several parameters change in the run" if len(config.params) > 1 else None
 
 
-def _ppo(config: Config) -> Hyperparameters:
-    if not isinstance(config.hyperparameters, Hyperparameters):
-        raise UserError(f"trainability is measured of runs of ppo as yet; this is one of {config.algo}")
-    return config.hyperparameters
+def _rollout_steps(config: Config) -> int:
+    assert isinstance(config.hyperparameters, Hyperparameters)  # noqa: S101
+    return config.hyperparameters.rollout_steps
+
+
+def _targets(config: Config) -> dict[str, str]:
+    """The kinds of learning random targets, and the network that learns them in each."""
+    acting, judging = config.networks
+    return {"policy-targets": acting} | ({} if judging == acting else {"value-targets": judging})
 
 
 def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
@@ -171,18 +180,19 @@ class _Learning:
             raise UserError(f"'{folder.path}' has no probe batch, on which networks learn: it comes with the first 1,000 steps")
         with np.load(folder.probe) as saved:
             self._observations = saved["observations"]
+            self._actions = torch.as_tensor(saved["actions"]) if "actions" in saved else None
         self._config = config
         self._settings = settings
         self._held = held
         self._beside: dict[str, Any] = {}
-        self.kinds = ["policy-targets", "value-targets", *([RETURN] if settings.steps else [])]
+        self.kinds = [*_targets(config), *([RETURN] if settings.steps else [])]
 
     def score(self, kind: str, trained: Trained) -> Score:
         """The score of a checkpoint in a kind of learning."""
         if kind == RETURN:
             fresh, before = self._fresh(kind, self._let_fresh_agents_learn)
             return Score.of(self._let_agents_learn(trained)[0] - before, fresh - before)
-        name = f"{kind.removesuffix('-targets')}/"
+        name = _first_of(trained.policy, _targets(self._config)[kind])
         trainability: cbp.Trainability = self._fresh(kind, partial(self._let_fresh_networks_learn, name, trained))
         with one_thread_each():
             return trainability(_network(trained.policy, name))
@@ -194,9 +204,10 @@ class _Learning:
 
     def _let_fresh_networks_learn(self, name: str, trained: Trained) -> cbp.Trainability:
         policy, values, settings = trained.policy, self._config.hyperparameters, self._settings
-        arguments = {**policy._get_constructor_parameters(), "method": None}
+        arguments = policy._get_constructor_parameters()
+        arguments |= {"method": None} if "method" in arguments else {}
         observations, _ = policy.obs_to_tensor(self._observations)
-        _, seen = inputs(policy, observations)[name.strip("/")]
+        _, seen = inputs(policy, observations, self._actions)[name.rstrip("/_")]
         optimizer = partial(
             torch.optim.Adam,
             lr=values.learning_rate,
@@ -234,7 +245,7 @@ class _Learning:
 
     def _let_agent_learn(self, trained: Trained | None, repetition: int) -> tuple[float, float]:
         config = dataclasses.replace(self._config, seed=self._settings.seed + repetition)
-        rollout = _ppo(config).rollout_steps
+        rollout = _rollout_steps(config)
         vec_env = ThreadedVecEnv([self._make_env] * config.n_envs)
         model = make_model(config, vec_env, with_method=False)
         model.set_logger(configure(None, []))
@@ -251,6 +262,11 @@ class _Learning:
         if held is None or value is None:
             return Monitor(make_env(dataclasses.replace(self._config, n_envs=1)))
         return Monitor(held.make_env(value))
+
+
+def _first_of(policy: BasePolicy, network: str) -> str:
+    """How the names of a network's layers begin; of twin critics those of the first."""
+    return next(name for name in networks(policy) if network_of(name) == network)
 
 
 def _network(policy: BasePolicy, name: str) -> nn.Module:

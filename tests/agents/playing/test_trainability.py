@@ -184,6 +184,39 @@ def test_a_stationary_run_with_discrete_actions_and_its_newest_checkpoint_alone(
 
 
 @pytest.mark.parametrize(
+    ("algo", "env", "layers"),
+    [
+        ("dqn", "CartPole-v1", {"policy-targets": "q_net.q_net.0"}),
+        ("sac", "InvertedPendulum-v5", {"policy-targets": "actor.latent_pi.0", "value-targets": "critic.qf0.0"}),
+        ("td3", "InvertedPendulum-v5", {"policy-targets": "actor.mu.0", "value-targets": "critic.qf0.0"}),
+    ],
+)
+def test_the_networks_of_an_off_policy_run_learn_random_targets(command, tmp_path, capsys, algo, env, layers):
+    small = ["--set", "train_freq=64", "--set", "gradient_steps=4", "--set", "learning_starts=100", "--set", "net_arch=[24,24]"]
+    options = ["--algo", algo, "--env", env, "--method", "cbp", "--timesteps", 1152, "--set", "learning_rate=0.001"]
+    assert command(*options, *small, "--run-dir", tmp_path / "run") == 0
+    capsys.readouterr()
+    assert measure(tmp_path / "run", *QUICK[:4]) == 0
+    said = capsys.readouterr().err
+    assert f"no agent learns to act anew: only agents of ppo do, and the run is of {algo}" in said
+    alive = {row["kind"]: float(row["score"]) for row in table(tmp_path / "run")}
+    assert alive.keys() == layers.keys()
+    assert min(alive.values()) > 0.5
+
+    for kind, layer in layers.items():
+        copied = shutil.copytree(tmp_path / "run", tmp_path / kind)
+        (copied / "trainability.csv").unlink()
+        newest = max((copied / "checkpoints").glob("*.pt"), key=checkpoint_files.steps_of)
+        change_policy(newest, lambda policy, layer=layer: policy[f"{layer}.bias"].fill_(-1000.0))
+        assert measure(copied, *QUICK[:4]) == 0
+        killed = {row["kind"]: float(row["score"]) for row in table(copied)}
+        assert killed[kind] < 0.05
+        assert {other: score for other, score in killed.items() if other != kind} == {
+            other: score for other, score in alive.items() if other != kind
+        }
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--steps", 0, "--value", 0.5], "--value is where agents learn to act anew while one parameter is held, got 0.5"),

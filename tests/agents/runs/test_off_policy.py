@@ -19,7 +19,7 @@ from gymnasium.spaces import Box, Discrete
 from same_runs import assert_same_run, newest, rows
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from agents import evaluate, report, trainability
+from agents import evaluate, report
 from agents.runs.algorithms import ALGORITHMS, METHODS
 from agents.runs.config import Config
 from agents.runs.errors import UserError
@@ -152,11 +152,6 @@ def test_a_run_is_evaluated_reported_and_exported(command, finished, tmp_path, c
     assert "stable_baselines3.DQN.load" in capsys.readouterr().out
     model = stable_baselines3.DQN.load(tmp_path / "model.zip", device="cpu")
     assert model.num_timesteps == 1152
-
-
-def test_trainability_is_refused_in_one_line(finished, capsys):
-    assert trainability.main([str(finished)]) == 2
-    assert told(capsys) == ["error: trainability is measured of runs of ppo as yet; this is one of dqn"]
 
 
 def test_the_replay_buffer_is_written_once_and_not_with_each_checkpoint(of_dqn):
