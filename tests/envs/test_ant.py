@@ -195,7 +195,7 @@ def test_every_step_is_that_of_gymnasiums_ant_to_the_bit(own_step):
         assert info == pytest.approx(expected[4], rel=1e-12)
         assert list(info) == list(expected[4])
         ends += terminated
-    assert ends > 5
+    assert ends > 1
 
 
 def test_an_action_of_the_wrong_shape_is_refused_as_by_gymnasiums_ant():

@@ -241,14 +241,13 @@ def test_a_value_that_cannot_be_is_refused_and_changes_nothing(name, value):
 
 def test_what_a_parameter_reaches_can_be_read_back():
     env = envs.NonStationary(gymnasium.make("Ant-v5"), {"damping:hip_1+ankle_*": {}, "friction:floor": {"low": 1.5, "high": 2}})
-    assert env.reach == {
-        "damping:hip_1+ankle_*": {
-            "dof_damping": ["hip_1", "ankle_1", "ankle_2", "ankle_3", "ankle_4"],
-            "dof_dampingpoly": ["hip_1", "ankle_1", "ankle_2", "ankle_3", "ankle_4"],
-            "actuator_damping": ["actuator2", "actuator3", "actuator5", "actuator7", "actuator1"],
-            "actuator_dampingpoly": ["actuator2", "actuator3", "actuator5", "actuator7", "actuator1"],
-        },
-        "friction:floor": {"geom_friction": ["floor"]},
+    damping = {
+        "dof_damping": ["hip_1", "ankle_1", "ankle_2", "ankle_3", "ankle_4"],
+        "dof_dampingpoly": ["hip_1", "ankle_1", "ankle_2", "ankle_3", "ankle_4"],
+        "actuator_damping": ["actuator2", "actuator3", "actuator5", "actuator7", "actuator1"],
+        "actuator_dampingpoly": ["actuator2", "actuator3", "actuator5", "actuator7", "actuator1"],
     }
+    there = {place: names for place, names in damping.items() if hasattr(env.unwrapped.model, place)}  # the first in any MuJoCo
+    assert env.reach == {"damping:hip_1+ankle_*": there, "friction:floor": {"geom_friction": ["floor"]}}
     env = envs.NonStationary(gymnasium.make("Ant-v5"), {"gravity": {}, "gravity_tilt": {}, "action_noise": {}})
     assert env.reach == {"gravity": {"opt.gravity": []}, "gravity_tilt": {"opt.gravity": []}, "action_noise": {}}
