@@ -37,7 +37,7 @@ SHORTER = {
     "agents.train": ["--timesteps", "4096"],
     "agents.sweep": ["--timesteps", "8192", "--period", "2048", "--seeds", "0"],
     "agents.evaluate": ["--episodes", "1"],
-    "agents.trainability": ["--repetitions", "2", "--steps", "2048"],
+    "agents.trainability": ["--repetitions", "2", "--steps", "4096"],
     "slowly-changing-regression": ["--examples", "10000"],
     "permuted-images": ["--tasks", "2"],
     "continual-imagenet": ["--tasks", "2"],

@@ -443,7 +443,7 @@ def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, whole,
     assert_same_run(whole, stopped)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "arguments",
     [

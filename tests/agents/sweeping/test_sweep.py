@@ -193,7 +193,7 @@ def test_a_killed_worker_is_replaced_and_its_run_is_the_same_as_without(swept, t
     assert results(run) == results(swept[0] / "ant-nonstationary/redo/seed0")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
 def test_a_sweep_that_was_ended_goes_on_by_the_same_command(swept, tmp_path, number):
     folder = tmp_path / "runs"
@@ -216,7 +216,7 @@ def test_a_sweep_that_was_ended_goes_on_by_the_same_command(swept, tmp_path, num
         assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
     run = tmp_path / "runs" / "ant-nonstationary/redo/seed0"
     arguments = ["--methods", "redo", "--seeds", "0", "--timesteps", "400000", "--checkpoint-minutes", "60"]
@@ -236,7 +236,7 @@ def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
     assert f"{run}: its worker was lost 3 times in a row (WorkerCrashedError)" in err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_sweeps_on_one_folder_train_no_run_twice(swept, tmp_path):
     folder = tmp_path / "runs"
     arguments = ["--methods", "ppo,redo", "--seeds", "0", "--timesteps", "4096"]
@@ -252,7 +252,7 @@ def test_two_sweeps_on_one_folder_train_no_run_twice(swept, tmp_path):
         assert printed.count("is complete: 4,096 of 4,096 steps") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_lost_node_of_a_cluster_costs_no_run(swept, tmp_path):
     script = """
 import subprocess, sys, time
