@@ -11,9 +11,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from nature import paired
 
-from agents.reporting.comparison import Estimate, compare, estimate
-from agents.reporting.results import find_runs, read_run
+from agents.reporting.comparison import Estimate, compare
+from agents.reporting.results import AgentResult, find_runs, read_run
 from agents.runs.errors import UserError
 from agents.runs.plan import parse_seeds
 
@@ -33,24 +34,18 @@ def main() -> None:
     parser.add_argument("--without", type=int, nargs="*", default=[], metavar="SEED", help="seeds to leave out")
     args = parser.parse_args()
     try:
-        comparison = compare(read_run(path) for path in find_runs([args.folder]))
+        comparison = compare(run for run in map(read_run, find_runs([args.folder])) if run.config.seed not in args.without)
     except UserError as error:
         parser.error(str(error))
-    means = {
-        method: {
-            seed: float(np.mean([run.phases[phase]["final_return"] for phase in args.phases]))
-            for seed, run in runs.items()
-            if seed not in args.without
-        }
-        for method, runs in comparison.runs.items()
-    }
+
+    def final_return(run: AgentResult) -> float:
+        return float(np.mean([run.phases[phase]["final_return"] for phase in args.phases]))
+
     print(f"| method | phases {', '.join(map(str, args.phases))} | minus {args.baseline}, paired | seed by seed |")
     print("|---|---|---|---|")
-    for method, of_seeds in means.items():
-        differences = [value - means[args.baseline][seed] for seed, value in of_seeds.items() if seed in means[args.baseline]]
-        each = ", ".join(f"{difference:+.0f}" for difference in differences)
-        own, more = estimate(list(of_seeds.values()), "mean"), estimate(differences, "mean")
-        print(f"| `{method}` | {words(own)} | {words(more)} | {each} |")
+    for method in comparison.runs:
+        own, more = paired(comparison, final_return, method), paired(comparison, final_return, method, args.baseline)
+        print(f"| `{method}` | {words(own)} | {words(more)} | {', '.join(f'{difference:+.0f}' for difference in more.each)} |")
 
 
 if __name__ == "__main__":
