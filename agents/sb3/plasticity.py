@@ -159,7 +159,7 @@ class PlasticityCallback(BaseCallback):
         self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
         self._judges_actions = hasattr(policy, "critic")
         self._in_buffer = isinstance(model, OnPolicyAlgorithm) and isinstance(model.observation_space, spaces.Box)
-        self._on_training_end()  # of an earlier training that broke off
+        self._stop_watching()  # what an earlier training that broke off left
         if self._before is not None:
             self._watch_gradients()
         names = dict.fromkeys(network_of(layer.name) for layer in self._layers)
@@ -174,6 +174,9 @@ class PlasticityCallback(BaseCallback):
             self._hooks.append(owner.optimizer.register_step_pre_hook(GradientHook(partial(self._keep_gradients, held))))
 
     def _on_training_end(self) -> None:
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -209,7 +212,7 @@ class PlasticityCallback(BaseCallback):
         elif len(self._gradients) < len(self._layers):
             return  # TD3 updates its actor at every other time only
         (weights, actions), self._before = self._before, None
-        self._on_training_end()
+        self._stop_watching()
         self._record_changes(weights, actions)
 
     @one_thread_each()
