@@ -58,11 +58,7 @@ class Spectral(Regularizer, name="spectral"):
         found = weighted_parameters(model)
         self.touched = list(found)
         self._parameters = list(found.values())
-        self._vectors = [
-            torch.linalg.svd(p.detach().flatten(1).double(), full_matrices=False)[2][0].to(p)
-            for p in self._parameters
-            if p.ndim > 1
-        ]
+        self._vectors = [_first_right_vector(p.detach().flatten(1)) for p in self._parameters if p.ndim > 1]
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         k, i = self.exponent, -1
@@ -94,3 +90,14 @@ class Spectral(Regularizer, name="spectral"):
         if theirs != own:
             raise ValueError(f"the state is of a model whose layers have {theirs} inputs, this one has {own}")
         self._vectors = [vector.to(own, copy=True) for vector, own in zip(state["vectors"], self._vectors, strict=True)]
+
+
+def _first_right_vector(weight: Tensor) -> Tensor:
+    """The right singular vector of the largest singular value, from the smaller of WᵀW and WWᵀ: cheaper than an SVD."""
+    w = weight.double()
+    is_wide = w.shape[0] < w.shape[1]
+    v: Tensor = torch.linalg.eigh(w @ w.T if is_wide else w.T @ w).eigenvectors[:, -1]
+    if is_wide:
+        v = w.T @ v
+        v = normalize(v if v.any() else torch.ones_like(v), dim=0)
+    return v.to(weight)
