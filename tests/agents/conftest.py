@@ -1,8 +1,37 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+
+_savefig = Figure.savefig
+
+
+def _save_unrendered(figure, path, **options):
+    if Path(path).suffix == ".png":
+        imsave(path, np.zeros((1, 1, 4)))
+    else:
+        _savefig(figure, path, **options)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unrendered():
+    """Figures are drawn but not rendered: a third of a second for each run. Tests that look at one use ``rendered``."""
+    Figure.savefig = _save_unrendered
+    yield
+    Figure.savefig = _savefig
+
+
+@pytest.fixture
+def rendered():
+    """Figures are rendered."""
+    Figure.savefig = _savefig
+    yield
+    Figure.savefig = _save_unrendered
 
 
 @pytest.fixture

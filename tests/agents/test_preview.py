@@ -27,6 +27,7 @@ def values_of(seed, phases, **kwargs):
     return [env.step(env.action_space.sample())[4]["friction"] for _ in range(phases)]
 
 
+@pytest.mark.usefixtures("rendered")
 def test_the_values_that_are_printed_are_those_that_come(capsys, tmp_path):
     schedule = {"name": "random_walk", "step": 0.2}
     assert preview.main(["ant-nonstationary", "--schedule", "random_walk,step=0.2", *SHORT, "--seeds", "5"]) == 0
@@ -48,6 +49,7 @@ def test_a_forecast_changes_nothing():
     assert came == first
 
 
+@pytest.mark.usefixtures("rendered")
 def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
     arguments = ["Hopper-v5", "--param", "gravity,low=5,high=6", "--param", "strength:leg_joint,schedule=square", *SHORT]
     assert preview.main([*arguments, "--output", "two.png"]) == 0

@@ -231,6 +231,7 @@ def test_a_policy_that_is_told_of_friction_is_told_of_it_and_of_nothing_else(obs
 # What is printed and written
 
 
+@pytest.mark.usefixtures("rendered")
 def test_table_picture_and_episodes_of_a_run_that_is_at_work(command, run, capsys):
     before = content(run)
     lock = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"

@@ -70,6 +70,7 @@ def change_policy(path, change):
     return path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}-{checkpoint_files._checksum(content)}.pt"))
 
 
+@pytest.mark.usefixtures("rendered")
 def test_each_phase_gets_a_score_of_each_kind_and_one_whose_policy_is_dead_gets_none(run, capsys):
     first, *_ = sorted((run / "checkpoints" / "phases").iterdir())
 

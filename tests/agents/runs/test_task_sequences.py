@@ -30,6 +30,7 @@ def run(command, tmp_path):
     return RunFolder(tmp_path / "run")
 
 
+@pytest.mark.usefixtures("rendered")
 def test_each_phase_has_its_task_and_all_that_looks_at_phases_works(run, tmp_path, capsys):
     summary = json.loads(run.summary.read_text())
     assert [(phase["task"], phase["steps"]) for phase in summary["phases"]] == [(0, 400), (1, 400), (0, 400), (1, 336)]
