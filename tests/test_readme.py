@@ -34,17 +34,21 @@ COMMANDS = {
     if (blocks := re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
 }
 SHORTER = {
-    "agents.train": ["--timesteps", "4096"],
-    "agents.sweep": ["--timesteps", "8192", "--period", "2048", "--seeds", "0"],
+    "agents.train": ["--timesteps", "4096", "--env-kwargs", "max_episode_steps=100"],
+    "agents.sweep": ["--timesteps", "4096", "--period", "1024", "--seeds", "0"],
     "agents.evaluate": ["--episodes", "1"],
     "agents.trainability": ["--repetitions", "2", "--steps", "4096"],
-    "slowly-changing-regression": ["--examples", "10000"],
-    "permuted-images": ["--tasks", "2"],
+    "slowly-changing-regression": ["--examples", "10000", "--seeds", "0-3"],
+    "permuted-images": ["--tasks", "2", "--seeds", "0-1"],
     "continual-imagenet": ["--tasks", "2"],
     "class-incremental-cifar": ["--tasks", "1", "--set", "epochs=2"],
 }
-# It makes an update at each of the 1,200 steps that a record takes.
-SMALLER = ('SAC("MlpPolicy", "Pendulum-v1", ', 'SAC("MlpPolicy", "Pendulum-v1", batch_size=16, ')
+# SAC makes an update at each of its hundreds of steps.
+SMALLER = {
+    'SAC("MlpPolicy", ': 'SAC("MlpPolicy", batch_size=16, train_freq=4, env=',
+    "    learning_starts=100,": "    learning_starts=100, batch_size=16,",
+    "cbp.Trainability(network, torch.randn(500, 8))": "cbp.Trainability(network, torch.randn(500, 8), updates=50)",
+}
 
 
 @pytest.mark.filterwarnings("ignore:no unit will be replaced:UserWarning")
@@ -54,7 +58,8 @@ SMALLER = ('SAC("MlpPolicy", "Pendulum-v1", ', 'SAC("MlpPolicy", "Pendulum-v1", 
 )
 def test_a_snippet_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = code.replace(*SMALLER)
+    for words, smaller in SMALLER.items():
+        code = code.replace(words, smaller)
     with patch.dict(envs.PARAMETERS), patch.dict(simulation._FAMILIES):  # examples add some of their own
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102
 
@@ -132,7 +137,7 @@ def test_every_test_that_a_page_names_exists():
 def test_the_job_array_goes_on_where_it_was_stopped(tmp_path):
     script = next(block for block in re.findall(r"```sh\n(.*?)```", PAGES["docs/cluster.md"], re.DOTALL) if "--array" in block)
     assert script.count("--preset paper") == 1
-    (tmp_path / "array.sh").write_text(script.replace("--preset paper", "--timesteps 24576 --checkpoint-minutes 0"))
+    (tmp_path / "array.sh").write_text(script.replace("--preset paper", "--timesteps 16384 --checkpoint-minutes 0"))
     run = tmp_path / "slippery-ant" / "ant-nonstationary" / "ppo" / "seed3"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "SCRATCH": str(tmp_path), "SLURM_ARRAY_TASK_ID": "3"}
@@ -154,5 +159,5 @@ def test_the_job_array_goes_on_where_it_was_stopped(tmp_path):
     assert re.search(r"from step [1-9]", out)
     assert json.loads((run / "summary.json").read_text())["complete"]
     again = job()
-    assert "is complete: 24,576 of 24,576 steps" in again.communicate()[0]
+    assert "is complete: 16,384 of 16,384 steps" in again.communicate()[0]
     assert again.returncode == 0
