@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,12 @@ import torch
 from peers import SAC_STEPS
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from throughput import Processes, processor, timed
+from throughput import Processes, processor
 
 import agents
-from agents.sb3 import sac
-
-STAGES = {
-    "draw": "actor, forward",
-    "look_ahead": "critics and targets, forward",
-    "critic_gradients": "critics, backward",
-    "judge_drawn": "critics, of the drawn actions",
-    "pass_to_actions": "back to the actions",
-    "actor_gradients": "actor, backward",
-    "adam_step": "Adam",
-    "follow": "targets follow",
-}
+from agents.sb3 import sac_kernels
+from agents.sb3.kernels import adam_step
+from agents.sb3.threads import one_thread_each
 
 
 def make(algorithm: type[stable_baselines3.SAC], vec_env: Any, policy: str = "MlpPolicy", **policy_kwargs: Any) -> Any:
@@ -90,28 +80,60 @@ def product_rate() -> float:
     return 2 * 256**3 / statistics.median(taken)
 
 
-def where_the_time_goes(ours: Any, theirs: Any, updates: int = 200) -> dict[str, float]:
-    """Milliseconds of one update on one thread, by its CPU clock."""
+def stages(model: Any) -> dict[str, Callable[[], None]]:
+    """The parts of one update, in the order in which compiled code calls them."""
+    networks, optimizer = model._networks, model.critic.optimizer
+    batch, actor, numbered = networks.batch, networks.actor, list(enumerate(networks.critics))
+    critics = [critic.now(optimizer) for critic in networks.critics]
+    rows = len(batch.rewards)
+    of_halves = list(zip((0, rows // 2), (rows // 2, rows), actor.halves, strict=True))
+
+    def each(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> Callable[[], None]:
+        def call() -> None:
+            for own in arguments:
+                function(*own)
+
+        return call
+
+    return {
+        "actor, forward": each(sac_kernels.draw, [(batch.now, actor.layers), (batch.later, networks.later)]),
+        "critics and targets, forward": each(
+            sac_kernels.look_ahead, [(k, batch, critic.layers, critic.target) for k, critic in numbered]
+        ),
+        "critics, backward": each(sac_kernels.critic_gradients, [(batch, 0.1, critic.layers) for critic in critics]),
+        "critics, of the drawn actions": each(sac_kernels.judge_drawn, [(k, batch, critic.layers) for k, critic in numbered]),
+        "back to the actions": each(sac_kernels.pass_to_actions, [(k, batch, critic.layers) for k, critic in numbered]),
+        "actor, backward": each(
+            sac_kernels.actor_gradients, [(first, last, batch, 0.1, half) for first, last, half in of_halves]
+        ),
+        "Adam": each(adam_step, [(adam, 1.0) for adam in (actor.trained.adam, *(critic.adam for critic in critics))]),
+        "targets follow": each(
+            sac_kernels.follow, [(critic.adam.parameters, critic.target_parameters, 0.005) for critic in critics]
+        ),
+    }
+
+
+def where_the_time_goes(ours: Any, theirs: Any, repeats: int = 200) -> dict[str, float]:
+    """Milliseconds of one update on one thread, by its CPU clock: medians of calls in turns."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds: dict[str, float] = {}
-    with ExitStack() as stack:
-        for name, part in STAGES.items():
-            stack.enter_context(timed(sac, name, seconds, part))
-        start = time.thread_time()
-        for _ in range(updates):
-            ours.train(1, 256)
-        whole = time.thread_time() - start
-    start = time.thread_time()
-    for _ in range(updates):
-        theirs.train(1, 256)
-    of_sb3 = time.thread_time() - start
-    parts = {**seconds, "Python, sampling and the rest": whole - sum(seconds.values()), "whole": whole}
-    found = {part: round(1000 * value / updates, 2) for part, value in parts.items()}
-    found["Stable-Baselines3's update"] = round(1000 * of_sb3 / updates, 2)
-    found["bare matrix products"] = round(1000 * operations(ours) / product_rate(), 2)
+    calls = {
+        **stages(ours),
+        "whole": lambda: ours.train(1, 256),
+        "Stable-Baselines3's update": lambda: theirs.train(1, 256),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    with one_thread_each():
+        for _ in range(repeats):
+            for name, call in calls.items():
+                start = time.thread_time()
+                call()
+                taken[name].append(time.thread_time() - start)
     torch.set_num_threads(threads)
-    return found
+    found = {name: 1000 * statistics.median(times) for name, times in taken.items()}
+    found["Python, sampling and the rest"] = found["whole"] - sum(list(found.values())[:-2])
+    found["bare matrix products"] = 1000 * operations(ours) / product_rate()
+    return {part: round(value, 2) for part, value in found.items()}
 
 
 def main() -> None:

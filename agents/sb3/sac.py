@@ -17,17 +17,8 @@ from stable_baselines3.common.noise import ActionNoise
 from agents.sb3.gradient_hook import gradient_hooks
 from agents.sb3.kernels import adam_step
 from agents.sb3.plastic import carried_by
-from agents.sb3.sac_arrays import ActorArrays, CriticArrays, Networks, halves
-from agents.sb3.sac_kernels import (
-    actor_gradients,
-    add,
-    critic_gradients,
-    draw,
-    follow,
-    judge_drawn,
-    look_ahead,
-    pass_to_actions,
-)
+from agents.sb3.sac_arrays import ActorArrays, CriticArrays, Networks
+from agents.sb3.sac_kernels import add, draw, learn, learn_from_critics, learn_of_critics
 from agents.sb3.sac_support import marks, unsupported
 from agents.sb3.threads import one_thread_each, side_by_side
 
@@ -87,70 +78,66 @@ class SAC(stable_baselines3.SAC):
 
     def _update(self, networks: Networks, pool: ThreadPoolExecutor | None, *, moves_targets: bool) -> tuple[float, ...]:
         """One update of all networks; returns the entropy coefficient and the losses of actor, critics and coefficient."""
-        batch, actor = networks.batch, networks.actor
+        batch = networks.batch
         sampled = self.replay_buffer.sample(len(batch.rewards), env=self._vec_normalize_env)  # type: ignore[union-attr]
         batch.load(sampled, self.gamma)
-        actor.refresh()
-        side_by_side(draw, [(batch.now, actor.layers), (batch.later, networks.later)], pool)
-        ent_coef, ent_coef_loss = self._learn_ent_coef(networks)
-        critic_loss = self._learn_critics(networks, ent_coef, pool, moves_targets=moves_targets)
-        side_by_side(pass_to_actions, [(k, batch, critic.layers) for k, critic in enumerate(networks.critics)], pool)
-        return ent_coef, self._learn_actor(networks, ent_coef, pool), critic_loss, ent_coef_loss
+        networks.actor.refresh()
+        ent_coef = self._ent_coef(networks)
+        of_critics, of_actor = self._learn(networks, ent_coef, self.tau if moves_targets else 0.0, pool)
+        self._step_actor(networks)
+        return ent_coef, of_actor, of_critics, self._learn_ent_coef(networks)
 
-    def _learn_ent_coef(self, networks: Networks) -> tuple[float, float]:
-        """Returns the entropy coefficient as it is before this update, which is that of the losses, and its own loss."""
+    def _ent_coef(self, networks: Networks) -> float:
+        """The entropy coefficient as it is before an update, which is that of the update's losses."""
+        if networks.ent_coef is None:
+            return float(self.ent_coef_tensor)
+        return float(np.exp(networks.ent_coef.adam.parameters[0][0]))
+
+    def _learn_ent_coef(self, networks: Networks) -> float:
+        """Trains the entropy coefficient, where it is learned; returns its loss."""
         if networks.ent_coef is None or self.ent_coef_optimizer is None:
-            return float(self.ent_coef_tensor), 0.0
+            return 0.0
         adam = networks.ent_coef.now(self.ent_coef_optimizer)
         before = adam.parameters[0][0]
         gradient = -np.mean(networks.batch.now.log_probs + np.float32(self.target_entropy))
         adam.gradients[0][0] = gradient
         adam_step(adam, adam.steps)
-        return float(np.exp(before)), float(before * gradient)
+        return float(before * gradient)
 
-    def _learn_critics(
-        self, networks: Networks, ent_coef: float, pool: ThreadPoolExecutor | None, *, moves_targets: bool
-    ) -> float:
-        """Trains the critics, which then judge what the actor drew; returns their loss."""
-        batch, critics, optimizer = networks.batch, networks.critics, self.critic.optimizer
-        adams = [critic.trained.now(optimizer) for critic in critics]
-        steps = [(adam, adam.steps) for adam in adams]
+    def _learn(self, networks: Networks, ent_coef: float, tau: float, pool: ThreadPoolExecutor | None) -> tuple[float, float]:
+        """Trains the critics and computes the actor's gradients; returns the losses of both.
+
+        Threads meet in compiled code, and where a method or a callback takes part between the critics' gradients and their
+        values of what the actor drew.
+        """
+        batch, actor, optimizer = networks.batch, networks.actor, self.critic.optimizer
+        critics = tuple(critic.now(optimizer) for critic in networks.critics)
+        networks.meeting[0] = 0
+        threads = 2 if pool else 1
+        each = [(thread, threads, networks.meeting, batch) for thread in range(threads)]
         carried, looking = carried_by(self.policy, optimizer), gradient_hooks(optimizer)
-
-        def judge(k: int, critic: CriticArrays) -> None:
-            judge_drawn(k, batch, critic.layers)
-            if moves_targets:
-                follow(critic.parameters, critic.target_parameters, self.tau)
-
-        def at_once(k: int, critic: CriticArrays) -> float:
-            loss = critic_gradients(batch, ent_coef, critic.layers)
-            adam_step(*steps[k])
-            judge(k, critic)
-            return loss
-
-        numbered = list(enumerate(critics))
-        side_by_side(look_ahead, [(k, batch, critic.layers, critic.target) for k, critic in numbered], pool)
         if not carried and not looking:
-            return float(sum(side_by_side(at_once, numbered, pool)))
-        losses = side_by_side(critic_gradients, [(batch, ent_coef, critic.layers) for critic in critics], pool)
-        for each in carried:
-            each.before_update()
+            of_all = [(*own, actor.layers, networks.later, actor.halves, critics, ent_coef, tau) for own in each]
+            losses = side_by_side(learn, of_all, pool)
+            return sum(loss for loss, _ in losses), sum(loss for _, loss in losses)
+        of_critics = side_by_side(
+            learn_of_critics, [(*own, actor.layers, networks.later, critics, ent_coef) for own in each], pool
+        )
+        for one in carried:
+            one.before_update()
         for look in looking:
             look()
-        side_by_side(adam_step, steps, pool)
-        for critic in critics if carried else ():
+        side_by_side(adam_step, [(critic.adam, critic.adam.steps) for critic in critics], pool)
+        for critic in networks.critics if carried else ():
             _tell(critic)
-        for each in carried:
-            each.after_update()
-        side_by_side(judge, numbered, pool)
-        return float(sum(losses))
+        for one in carried:
+            one.after_update()
+        of_actor = side_by_side(learn_from_critics, [(*own, actor.halves, critics, ent_coef, tau) for own in each], pool)
+        return sum(of_critics), sum(of_actor)
 
-    def _learn_actor(self, networks: Networks, ent_coef: float, pool: ThreadPoolExecutor | None) -> float:
-        """Trains the actor; returns its loss."""
-        batch, actor, optimizer = networks.batch, networks.actor, self.actor.optimizer
-        rows = halves(len(batch.rewards))
-        of_halves = [(r.start, r.stop, batch, ent_coef, layers) for r, layers in zip(rows, actor.halves, strict=True)]
-        losses = side_by_side(actor_gradients, of_halves, pool)
+    def _step_actor(self, networks: Networks) -> None:
+        """Trains the actor by the gradients of both halves of the minibatch."""
+        actor, optimizer = networks.actor, self.actor.optimizer
         add(*actor.gradients)
         carried = carried_by(self.policy, optimizer)
         for each in carried:
@@ -163,7 +150,6 @@ class SAC(stable_baselines3.SAC):
             _tell(actor)
         for each in carried:
             each.after_update()
-        return float(sum(losses))
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

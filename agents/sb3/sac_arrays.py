@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 import cbp
 from agents.sb3.arrays import Adam, Array, Layers, Norm
+from agents.sb3.meeting import Meeting
 from agents.sb3.plastic import methods_of
 
 _NONE = np.empty(0, np.float32)
@@ -116,6 +117,15 @@ class Trained(NamedTuple):
         )
 
 
+class Critic(NamedTuple):
+    """A critic and its target network, as compiled code sees them."""
+
+    layers: Layers
+    target: Layers
+    adam: Adam
+    target_parameters: tuple[Array, ...]  # in the order of Adam's
+
+
 class CriticArrays:
     """One of the critics with its target network.
 
@@ -123,7 +133,7 @@ class CriticArrays:
         layers: The critic.
         target: Its target network.
         trained: What Adam works on.
-        parameters: Of the critic, as flat views, and ``target_parameters`` in the same order.
+        target_parameters: As flat views, in the order of Adam's.
         hidden: What a method keeps of the hidden layers that it treats, by their number from 0.
     """
 
@@ -136,9 +146,12 @@ class CriticArrays:
         self.layers = _layers(weights, biases, gradients, rows, tanh=_has_tanh(chain))
         self.target = _layers(*_values(of_target), [_NONE] * len(gradients), rows, tanh=_has_tanh(chain))
         self.trained = Trained.of(_parameters(linears), gradients, optimizer)
-        self.parameters = self.trained.adam.parameters
         self.target_parameters = _flat(_parameters(of_target))
         self.hidden = {k: hidden[linear] for k, linear in enumerate(linears) if linear in hidden}
+
+    def now(self, optimizer: Optimizer) -> Critic:
+        """With the optimizer's options as they are now, one step further."""
+        return Critic(self.layers, self.target, self.trained.now(optimizer), self.target_parameters)
 
 
 class ActorArrays:
@@ -161,7 +174,7 @@ class ActorArrays:
         first, second = ([np.zeros_like(array) for array in (*weights, *biases)] for _ in range(2))
         self.layers = _layers(weights, biases, first, rows, tanh=_has_tanh([*actor.latent_pi, actor.mu]))
         self.halves = tuple(
-            _part(self.layers, gradients, at) for gradients, at in zip((first, second), halves(rows), strict=True)
+            _part(self.layers, gradients, at) for gradients, at in zip((first, second), _halves(rows), strict=True)
         )
         self.dimensions = dimensions = len(self._head[1]) // 2
         depth = len(weights)
@@ -196,6 +209,7 @@ class Networks:
         batch: The minibatch.
         steps: What is drawn in the environments, and ``acting`` the actor's layers for it.
         ent_coef: Of the logarithm of the entropy coefficient, where it is learned.
+        meeting: Where the threads of an update meet.
     """
 
     def __init__(self, model: stable_baselines3.SAC, rows: int) -> None:
@@ -211,12 +225,13 @@ class Networks:
         self.batch = Minibatch.of(rows, inputs, dimensions, len(self.critics))
         self.later = self.actor.for_rows(rows)
         self.steps, self.acting = Drawn.of(model.n_envs, inputs, dimensions), self.actor.for_rows(model.n_envs)
+        self.meeting: Meeting = np.zeros(1, np.int64)
         self.ent_coef: Trained | None = None
         if model.ent_coef_optimizer is not None and model.log_ent_coef is not None:
             self.ent_coef = Trained.of([model.log_ent_coef], [np.zeros(1, np.float32)], model.ent_coef_optimizer)
 
 
-def halves(rows: int) -> tuple[slice, slice]:
+def _halves(rows: int) -> tuple[slice, slice]:
     """The two halves of a minibatch."""
     return slice(0, rows // 2), slice(rows // 2, rows)
 
