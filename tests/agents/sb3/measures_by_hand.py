@@ -11,14 +11,15 @@ from torch import nn
 def measured_by_hand(h, activation):
     """By their names, of ``h`` with samples in its rows."""
     samples, units = h.shape
-    active = [sum(h[s, i] > 0 for s in range(samples)) for i in range(units)]
-    mean = [sum(abs(h[s, i]) for s in range(samples)) / samples for i in range(units)]
+    columns = h.T.tolist()  # plain floats, of one unit in each
+    active = [sum(value > 0 for value in column) for column in columns]
+    mean = [sum(abs(value) for value in column) / samples for column in columns]
     values = {"tau_dormant_fraction": sum(m <= 0.1 * sum(mean) / units for m in mean) / units}
     if activation is nn.ReLU:
         values["dormant_fraction"] = sum(a <= 0.01 * samples for a in active) / units
         values["dead_fraction"] = sum(a == 0 for a in active) / units
     if activation is nn.Tanh:
-        beyond = [sum(abs(h[s, i]) > 0.9 for s in range(samples)) for i in range(units)]
+        beyond = [sum(abs(value) > 0.9 for value in column) for column in columns]
         values["saturated_fraction"] = sum(b >= 0.99 * samples for b in beyond) / units
     sigma = np.linalg.svd(h, compute_uv=False)
     p = sigma / sigma.sum()

@@ -22,13 +22,14 @@ from agents.runs import checkpoint_files
 from agents.sb3 import plasticity
 from agents.sb3.networks import hidden_layers
 
+_OFF_POLICY = {"batch_size": 16, "train_freq": 4, "learning_starts": 25}
 ALGORITHMS = {
-    "PPO": (PPO, "Pendulum-v1", {"n_steps": 256, "batch_size": 64, "n_epochs": 2}),
+    "PPO": (PPO, "Pendulum-v1", {"n_steps": 64, "batch_size": 16, "n_epochs": 2}),
     "A2C": (A2C, "Pendulum-v1", {}),
-    "SAC": (SAC, "Pendulum-v1", {"batch_size": 16, "train_freq": 4}),
-    "TD3": (TD3, "Pendulum-v1", {"batch_size": 16, "train_freq": 4}),
-    "DDPG": (DDPG, "Pendulum-v1", {"batch_size": 16, "train_freq": 4}),
-    "DQN": (DQN, "CartPole-v1", {"batch_size": 16}),
+    "SAC": (SAC, "Pendulum-v1", _OFF_POLICY),
+    "TD3": (TD3, "Pendulum-v1", _OFF_POLICY),
+    "DDPG": (DDPG, "Pendulum-v1", _OFF_POLICY),
+    "DQN": (DQN, "CartPole-v1", _OFF_POLICY),
 }
 NETWORKS = {
     "PPO": ["policy/hidden", "value/hidden"],
@@ -38,6 +39,14 @@ NETWORKS = {
     "DDPG": ["actor/hidden", "critic/qf0_hidden"],
     "DQN": ["q_net/hidden"],
 }
+
+FEW = 250  # samples of a record, so that tests need a quarter of the steps; what is counted in thousands has tests of its own
+few = pytest.mark.usefixtures("few_samples")
+
+
+@pytest.fixture
+def few_samples(monkeypatch):
+    monkeypatch.setattr(plasticity, "SAMPLES", FEW)
 
 
 def make(name, *, env=None, activation=nn.ReLU, **kwargs):
@@ -51,7 +60,7 @@ def learn(model, steps, callbacks):
     """Trains; returns what was logged at each dump."""
     logged = []
     model.set_logger(Recorder(logged))
-    model.learn(steps, callbacks, reset_num_timesteps=False)
+    model.learn(steps, callbacks, log_interval=1, reset_num_timesteps=False)
     return logged
 
 
@@ -82,7 +91,7 @@ def kernel_ranks(latest):
 
 
 def kernel_ranks_by_hand(model, observations, actions):
-    """The effective rank of each network's tangent kernel on 64 of the 1,000 states, by the gradients of single samples."""
+    """The effective rank of each network's tangent kernel on 64 of the 250 states, by the gradients of single samples."""
     policy = model.policy
     if isinstance(model, SAC):
         networks = {"actor": nn.Sequential(policy.actor.latent_pi, policy.actor.mu)}
@@ -102,11 +111,11 @@ def kernel_ranks_by_hand(model, observations, actions):
     for name, network in networks.items():
         h = np.hstack([observations, actions]) if name.startswith("critic") else observations
         rows = []
-        for sample in torch.as_tensor(h, dtype=torch.float32)[::15][:64]:
+        for sample in torch.as_tensor(h, dtype=torch.float32)[::3][:64]:
             outputs = network(sample)
             gradients = [torch.autograd.grad(output, list(network.parameters()), retain_graph=True) for output in outputs]
-            rows.append(torch.stack([torch.cat([g.flatten() for g in of_output]) for of_output in gradients]).double())
-        kernel = np.array([[(a * b).sum().item() for b in rows] for a in rows])
+            rows.append(np.concatenate([g.flatten().double() for of_output in gradients for g in of_output]))
+        kernel = np.array([[(a * b).sum() for b in rows] for a in rows])
         p = np.linalg.svd(kernel, compute_uv=False) / np.trace(kernel)
         ranks[f"{name}/probe_ntk_effective_rank"] = math.exp(-sum(x * math.log(x) for x in p if x > 0))
     return ranks
@@ -139,7 +148,7 @@ class Compare(BaseCallback):
             return
         self.before = dict(latest)
         self.records += 1
-        observations, actions = (np.stack(column) for column in zip(*self.steps[-1000:], strict=True))
+        observations, actions = (np.stack(column) for column in zip(*self.steps[-FEW:], strict=True))
         now = hidden_outputs(self.model, observations, actions)
         if self.initial is None:
             self.initial = {layer: weight for layer, (_, weight) in now.items()} if self.num_timesteps < 1 else self.start
@@ -165,42 +174,47 @@ class Compare(BaseCallback):
         self.start = {layer: weight for layer, (_, weight) in hidden_outputs(model, observations, actions).items()}
 
 
+@few
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_measure_of_every_layer_agrees_with_a_loop(name):
     model = make(name)
-    tested = PlasticityCallback(every=300, ranks_every=300)
+    tested = PlasticityCallback(every=75, ranks_every=75)
     compare = Compare(tested)
     compare.begin(model)
-    logged = learn(model, 2000, [tested, compare])
+    logged = learn(model, 430, [tested, compare])
     assert compare.records >= 2
     layers = {"/".join(key.split("/")[1:-1]) for values in logged for key in values if key.startswith("plasticity/")}
     whole = {layer.split("/")[0] for layer in layers} | {"critic/qf0", "critic/qf1"}  # networks, not layers
     assert layers - whole == {f"{prefix}{i}" for prefix in NETWORKS[name] for i in (1, 2)}
 
 
+@few
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ELU])
 def test_what_has_no_meaning_for_an_activation_is_left_out(activation):
     model = make("PPO", activation=activation)
-    tested = PlasticityCallback(every=256, ranks_every=256)
+    tested = PlasticityCallback(every=64, ranks_every=64)
     compare = Compare(tested, activation)
     compare.begin(model)
-    learn(model, 1536, [tested, compare])  # which compares the names, too
+    learn(model, 384, [tested, compare])  # which compares the names, too
     assert compare.records == 3
 
 
+@few
 def test_observations_are_those_that_the_networks_receive():
     normalized = VecNormalize(make_vec_env("Pendulum-v1", n_envs=3, seed=0))
     model = make("PPO", env=normalized)
-    tested = PlasticityCallback(every=768, ranks_every=768)
+    tested = PlasticityCallback(every=192, ranks_every=192)
     compare = Compare(tested)
     compare.begin(model)
-    learn(model, 3 * 768, [tested, compare])
-    assert compare.records == 2  # the first rollout has fewer than 1,000 steps
-    assert abs(tested.probe["observations"]).max() > 2  # Pendulum's first two are in [-1, 1] before they are normalized
-    # The last 1,000 of 3 · 334 in the order of time; a rollout has 768, and after its updates one environment after the other.
+    learn(model, 3 * 192, [tested, compare])
+    assert compare.records == 2  # the first rollout has fewer than 250 steps
+    assert (
+        abs(tested.probe["observations"][:, :2]).max() > 1.2
+    )  # Pendulum's first two are in [-1, 1] before they are normalized
+    # The last 250 of 3 · 84 in the order of time; a rollout has 192, and after its updates one environment after the other.
     batch = tested._last_steps()["observations"]
-    assert batch.shape == (1000, 3)
-    assert np.array_equal(batch[-768:], model.rollout_buffer.observations.reshape(3, 256, 3).swapaxes(0, 1).reshape(-1, 3))
+    assert batch.shape == (250, 3)
+    assert np.array_equal(batch[-192:], model.rollout_buffer.observations.reshape(3, 64, 3).swapaxes(0, 1).reshape(-1, 3))
 
 
 def greedy_actions(model, h):
@@ -272,29 +286,31 @@ class Watch(BaseCallback):
             assert recorded[f"plasticity/{layer}/gradient_norm"] == pytest.approx(norm, rel=1e-5)
 
 
+@few
 @pytest.mark.parametrize("name", ["PPO", "SAC", "TD3", "DQN"])
 def test_changes_are_those_of_the_updates_after_the_record(name):
-    model = make(name, **({"learning_rate": 0.05} if name == "DQN" else {}))
+    model = make(name, **({"learning_rate": 0.1} if name == "DQN" else {}))
     tested = PlasticityCallback(every=7, ranks_every=10**9)
     watch = Watch(tested)
-    learn(model, 2304 if name == "PPO" else 1160, [tested, watch])
+    learn(model, 576 if name == "PPO" else 335, [tested, watch])
     assert len(watch.churns) >= 4
     assert max(watch.churns) > 0
 
 
+@few
 @pytest.mark.parametrize(
     ("name", "kwargs", "steps", "light", "ranks"),
     [
-        # The end of the first rollout with 1,000 steps before it, and of the first after 600 more; ranks after 1,000 more.
-        ("PPO", {}, 2560, [1024, 1792, 2560], [1024, 2560]),
-        ("A2C", {}, 2500, [1000, 1600, 2200], [1000, 2200]),
-        # 100 random steps do not count.
-        ("SAC", {}, 1800, [1100, 1700], [1100]),
-        ("DQN", {"learning_starts": 50}, 1700, [1052, 1652], [1052]),  # rollouts of 4 steps
+        # The end of the first rollout with 250 steps before it, and of the first after 150 more; ranks after 250 more.
+        ("PPO", {}, 640, [256, 448, 640], [256, 640]),
+        ("A2C", {}, 625, [250, 400, 550], [250, 550]),
+        # 26 random steps do not count.
+        ("SAC", {"learning_starts": 26}, 450, [276, 428], [276]),  # rollouts of 4 steps
+        ("DQN", {"learning_starts": 13}, 425, [264, 416], [264]),
     ],
 )
 def test_records_come_when_they_are_due(name, kwargs, steps, light, ranks):
-    tested = PlasticityCallback(every=600, ranks_every=1000)
+    tested = PlasticityCallback(every=150, ranks_every=250)
     seen = {"weight_magnitude": [], "effective_rank": []}
 
     class Look(BaseCallback):
@@ -312,27 +328,30 @@ def test_records_come_when_they_are_due(name, kwargs, steps, light, ranks):
     assert seen == {"weight_magnitude": light, "effective_rank": ranks}
 
 
+@few
 def test_a_training_that_counts_from_zero_again_is_recorded_again():
     model, tested = make("PPO"), PlasticityCallback(every=10_000, ranks_every=10_000)
-    learn(model, 1024, tested)
+    learn(model, 256, tested)
     first = dict(tested.latest)
-    model.learn(1024, tested, reset_num_timesteps=True)
-    assert tested.recorded_at == 256
+    model.learn(256, tested, reset_num_timesteps=True)
+    assert tested.recorded_at == 64
     name = "plasticity/policy/hidden1/distance_from_init"  # from the weights before the first training
     assert 0 != tested.latest[name] != first[name] != 0
 
 
+@few
 @pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
 def test_recording_changes_nothing_in_the_training(name):
     results = []
     for callback in (None, PlasticityCallback(every=1, ranks_every=1)):
         model = make(name)
-        learn(model, 1200, callback)
+        learn(model, 300, callback)
         weights = torch.cat([p.detach().flatten() for p in model.policy.parameters()])
         results.append((weights, torch.get_rng_state(), np.random.get_state()[1]))  # noqa: NPY002
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@few
 def test_units_are_recorded_as_the_method_knows_them():
     kwargs = {"net_arch": [8, 6], "method_kwargs": {"replacement_rate": 0.2, "maturity_threshold": 3}}
     seen = []
@@ -349,10 +368,10 @@ def test_units_are_recorded_as_the_method_knows_them():
             seen.append((dict(self.logger.name_to_value), layers))
 
     model = PPO(
-        "CBPMlpPolicy", "Pendulum-v1", n_steps=128, batch_size=64, n_epochs=2, policy_kwargs=kwargs, seed=0, device="cpu"
+        "CBPMlpPolicy", "Pendulum-v1", n_steps=32, batch_size=16, n_epochs=2, policy_kwargs=kwargs, seed=0, device="cpu"
     )
-    learn(model, 2304, [PlasticityCallback(every=1), Look()])
-    seen = seen[7:]  # from 1,024 steps on
+    learn(model, 576, [PlasticityCallback(every=1), Look()])
+    seen = seen[7:]  # from 256 steps on
     assert len(seen) == 11
     for values, layers in seen:
         for name, utility, ages, _ in layers:
@@ -386,25 +405,27 @@ class StopBetweenRollouts(BaseCallback):
             raise InterruptedError
 
 
-@pytest.mark.parametrize("stop", [600, 1560])  # before the first record, and between two
+@few
+@pytest.mark.parametrize("stop", [150, 390])  # before the first record, and between two
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_a_callback_goes_on_where_another_stopped(n_envs, stop, tmp_path):
     logged = [[], []]
     for stops, rows in zip((False, True), logged, strict=True):
         # Eight rollouts and a third fill the window.
-        model = make("PPO", env=make_vec_env("Pendulum-v1", n_envs=n_envs, seed=0), n_steps=120 // n_envs, batch_size=40)
+        env, few_updates = make_vec_env("Pendulum-v1", n_envs=n_envs, seed=0), {"batch_size": 15, "n_epochs": 1}
+        model = make("PPO", env=env, n_steps=30 // n_envs, **few_updates)
         model.set_logger(Recorder(rows))
-        tested = PlasticityCallback(every=240, ranks_every=480)
+        tested = PlasticityCallback(every=60, ranks_every=120)
         if stops:
             with pytest.raises(InterruptedError):
-                model.learn(2880, [tested, StopBetweenRollouts(stop)])
+                model.learn(720, [tested, StopBetweenRollouts(stop)])
             state = through_a_file(tested.state_dict(), tmp_path / "state.pt")
-            tested = PlasticityCallback(every=240, ranks_every=480)
+            tested = PlasticityCallback(every=60, ranks_every=120)
             tested.load_state_dict(state)
-        model.learn(2880 - model.num_timesteps, tested, reset_num_timesteps=False)
+        model.learn(720 - model.num_timesteps, tested, reset_num_timesteps=False)
     measures = [[{k: v for k, v in row.items() if k.startswith("plasticity/")} for row in rows] for rows in logged]
     assert measures[0] == measures[1]
-    assert sum(any("distance_from_init" in name for name in row) for row in measures[0]) == 8  # 1080, 1320, … 2760
+    assert sum(any("distance_from_init" in name for name in row) for row in measures[0]) == 8  # 270, 330, … 690
 
 
 class Kept(PlasticityCallback):
@@ -420,19 +441,20 @@ class Kept(PlasticityCallback):
         self.kept.append((self.num_timesteps, changes))
 
 
-def test_a_record_that_waits_for_a_delayed_actor_goes_on_waiting(tmp_path):
+def test_a_record_that_waits_for_a_delayed_actor_goes_on_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(plasticity, "SAMPLES", 66)
     logged = [[], []]
-    for stops, kept in zip(((), (1036, 1037, 1038)), logged, strict=True):
+    for stops, kept in zip(((), (92, 93, 94)), logged, strict=True):
         model = make("TD3", learning_starts=10, train_freq=1, policy_delay=4)
         model.set_logger(Recorder([]))
         tested = Kept(kept)
         for stop in stops:
             with pytest.raises(InterruptedError):
-                model.learn(1050 - model.num_timesteps, [tested, StopBetweenRollouts(stop)], reset_num_timesteps=False)
+                model.learn(116 - model.num_timesteps, [tested, StopBetweenRollouts(stop)], reset_num_timesteps=False)
             state = through_a_file(tested.state_dict(), tmp_path / "state.pt")
             tested = Kept(kept)
             tested.load_state_dict(state)
-        model.learn(1050 - model.num_timesteps, tested, reset_num_timesteps=False)
+        model.learn(116 - model.num_timesteps, tested, reset_num_timesteps=False)
     assert len(logged[0]) == 8
     assert logged[0] == logged[1]
 
@@ -453,13 +475,14 @@ class OfTwoParts(gymnasium.Env):
         return self.observation_space.sample(), float(action), self.steps == 9, False, {}
 
 
+@few
 def test_dictionaries_of_observations_are_kept_and_saved_by_key(tmp_path):
-    model = PPO("MultiInputPolicy", OfTwoParts(), n_steps=512, device="cpu", seed=0)
+    model = PPO("MultiInputPolicy", OfTwoParts(), n_steps=128, device="cpu", seed=0)
     tested = PlasticityCallback(probe_path=tmp_path / "probe.npz")
-    learn(model, 1024, tested)
+    learn(model, 256, tested)
     assert 0 <= tested.latest["plasticity/policy/hidden1/probe_effective_rank"] <= 64
     saved = np.load(tmp_path / "probe.npz")
-    assert {name: saved[name].shape for name in saved} == {"observations/a": (1000, 2), "observations/b": (1000,)}
+    assert {name: saved[name].shape for name in saved} == {"observations/a": (250, 2), "observations/b": (250,)}
     assert np.array_equal(saved["observations/a"], tested.probe["observations"]["a"])
     restored = PlasticityCallback()
     restored.load_state_dict(through_a_file(tested.state_dict(), tmp_path / "state.pt"))
@@ -468,9 +491,10 @@ def test_dictionaries_of_observations_are_kept_and_saved_by_key(tmp_path):
 
 
 def test_the_probe_batch_is_the_first_states_and_stays_in_its_file(tmp_path):
-    model = make("SAC")
+    model = make("SAC", learning_starts=100, train_freq=20)
     tested = PlasticityCallback(every=200, probe_path=tmp_path / "probe.npz")
-    learn(model, 1500, tested)
+    learn(model, 1300, tested)
+    assert tested.recorded_at == 1300  # and before at 1,100
     saved = np.load(tmp_path / "probe.npz")
     # Steps 101 to 1,100 are the first 1,000 of the agent's own.
     assert np.array_equal(saved["observations"], model.replay_buffer.observations[100:1100, 0])
@@ -501,7 +525,7 @@ def test_the_callbacks_of_the_command_have_states_that_a_checkpoint_takes(tmp_pa
 def test_the_window_has_as_many_steps_as_it_takes_for_a_thousand_samples():
     model = make("PPO", env=make_vec_env("Pendulum-v1", n_envs=3, seed=0))
     tested = PlasticityCallback()
-    learn(model, 4 * 768, tested)
+    learn(model, 6 * 192, tested)
     assert len(tested._window) == 334  # of 3 samples each
 
 
@@ -533,14 +557,16 @@ def test_a_training_that_broke_off_leaves_no_hooks_behind(monkeypatch):
     assert len(model.actor.optimizer._optimizer_step_pre_hooks) == 0
 
 
+@few
 def test_churn_belongs_to_the_policys_network_even_where_that_has_no_hidden_layer():
     kwargs = {"net_arch": {"pi": [], "vf": [8]}}
-    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=1024, policy_kwargs=kwargs, device="cpu", seed=0)
-    logged = learn(model, 2048, PlasticityCallback())
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=256, policy_kwargs=kwargs, device="cpu", seed=0)
+    logged = learn(model, 512, PlasticityCallback())
     assert logged[-1]["plasticity/policy/probe_churn"] > 0
     assert "plasticity/value/probe_churn" not in logged[-1]
 
 
+@few
 def test_churn_of_several_binary_actions_is_a_fraction_of_states():
     class Binary(OfTwoParts):
         observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
@@ -550,10 +576,10 @@ def test_churn_of_several_binary_actions_is_a_fraction_of_states():
             observation, _, *rest = super().step(0)
             return observation, float(action.sum()), *rest
 
-    model = PPO("MlpPolicy", Binary(), n_steps=1024, learning_rate=0.01, device="cpu", seed=0)
-    churn = learn(model, 2048, PlasticityCallback())[-1]["plasticity/policy/probe_churn"]
+    model = PPO("MlpPolicy", Binary(), n_steps=256, learning_rate=0.01, device="cpu", seed=0)
+    churn = learn(model, 512, PlasticityCallback())[-1]["plasticity/policy/probe_churn"]
     assert 0 < churn <= 1
-    assert churn * 1000 == pytest.approx(round(churn * 1000))
+    assert churn * FEW == pytest.approx(round(churn * FEW))
 
 
 def test_norms_between_layers_are_known():
@@ -561,11 +587,12 @@ def test_norms_between_layers_are_known():
     assert [len(layer.norms) for layer in hidden_layers(model.policy)] == [1, 1, 1, 1]
 
 
+@few
 def test_layers_that_were_exchanged_between_two_trainings_are_found_anew():
-    model, callback = make("PPO", n_steps=1024), PlasticityCallback(every=1)
-    learn(model, 1024, callback)
+    model, callback = make("PPO", n_steps=256), PlasticityCallback(every=1)
+    learn(model, 256, callback)
     network = model.policy.mlp_extractor.policy_net
     network[0], network[2] = nn.Linear(3, 5), nn.Linear(5, 7)
-    learn(model, 1024, callback)
+    learn(model, 256, callback)
     assert callback.latest["plasticity/policy/hidden1/weight_magnitude"] == network[0].weight.abs().mean().item()
     assert callback.latest["plasticity/policy/hidden1/distance_from_init"] == 0  # the optimizer holds the old ones

@@ -6,6 +6,7 @@ within rounding of the clip range would fall on one side here and on the other t
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 
@@ -225,7 +226,7 @@ SETTINGS = {
     ],
 )
 def test_after_several_rollouts_parameters_are_those_of_sb3(settings):
-    assert_equal(train_both(tapes, 6, **settings))
+    assert_equal(train_both(tapes, 3, **settings))
 
 
 METHODS = {
@@ -254,13 +255,21 @@ METHODS = {
 @pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
 @pytest.mark.parametrize("policy_kwargs", METHODS.values(), ids=METHODS)
 def test_with_any_method_parameters_are_those_of_sb3(policy_kwargs, max_grad_norm):
-    small = {"batch_size": 8, "n_epochs": 2} if policy_kwargs["method"] == "snr" else {}  # so that units are silent at times
-    settings = {"policy": "PlasticMlpPolicy", "max_grad_norm": max_grad_norm, **small}
-    assert_equal(train_both(tapes, 4, policy_kwargs=policy_kwargs, **settings))
-    methods = {"method": None}, policy_kwargs
-    without, treated = (make(agents.PPO, tapes(2), policy_kwargs=kwargs, **settings).learn(256) for kwargs in methods)
-    weights = [model.policy.mlp_extractor.policy_net[0].weight for model in (without, treated)]
+    settings, rollouts = {"policy": "PlasticMlpPolicy", "max_grad_norm": max_grad_norm}, 2
+    if policy_kwargs["method"] == "snr":  # so that units are silent at times
+        settings, rollouts = {**settings, "batch_size": 8, "n_epochs": 2}, 3
+    results = train_both(tapes, rollouts, policy_kwargs=policy_kwargs, **settings)
+    assert_equal(results)
+    weights = [
+        model.policy.mlp_extractor.policy_net[0].weight for model in (without_method(rollouts, **settings), results[1][0])
+    ]
     assert not torch.allclose(*weights, atol=1e-4)
+
+
+@functools.cache
+def without_method(rollouts, **settings):
+    """A model that trained without any method."""
+    return make(agents.PPO, tapes(2), policy_kwargs={"method": None}, **settings).learn(rollouts * 128)
 
 
 def test_norms_are_trained_with_their_own_epsilon():
@@ -318,7 +327,7 @@ def test_units_are_replaced_as_under_sb3(rounding, reset_optimizer, max_grad_nor
     method_kwargs = BUSY | {"rounding": rounding, "reset_optimizer": reset_optimizer}
     policy_kwargs = {"method_kwargs": method_kwargs}
     settings = {"policy": "CBPMlpPolicy", "policy_kwargs": policy_kwargs, "max_grad_norm": max_grad_norm}
-    assert_equal(train_both(tapes, 6, learning_rate=1e-4, **settings))
+    assert_equal(train_both(tapes, 3, learning_rate=1e-4, **settings))
 
 
 @pytest.mark.parametrize("max_grad_norm", [math.inf, 0.5])
@@ -345,21 +354,21 @@ UTILITIES = ["zero_contribution", "adaptable_contribution", "weight", "adaptatio
 @pytest.mark.parametrize("utility", UTILITIES)
 def test_other_utilities_are_averaged_as_under_sb3(utility):
     policy_kwargs = {"method_kwargs": BUSY | {"utility": utility}}
-    assert_equal(train_both(tapes, 4, policy="CBPMlpPolicy", learning_rate=1e-4, policy_kwargs=policy_kwargs))
+    assert_equal(train_both(tapes, 2, policy="CBPMlpPolicy", learning_rate=1e-4, policy_kwargs=policy_kwargs))
 
 
 def test_many_updates_without_a_clip_range_stay_within_rounding():
     policy_kwargs = {"method_kwargs": BUSY}
     settings = {"clip_range": 1e6, "n_epochs": 20, "learning_rate": 1e-4, "net_arch": (32, 32)}
-    assert_equal(train_both(tapes, 8, policy="CBPMlpPolicy", policy_kwargs=policy_kwargs, **settings), rtol=1e-3, atol=1e-5)
+    assert_equal(train_both(tapes, 4, policy="CBPMlpPolicy", policy_kwargs=policy_kwargs, **settings), rtol=1e-3, atol=1e-5)
 
 
 def test_a_last_minibatch_that_is_smaller_is_trained_on_too():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*truncated mini-batch", UserWarning)
-        assert_equal(train_both(tapes, 4, batch_size=50))
-        assert_equal(train_both(tapes, 4, batch_size=127, max_grad_norm=0.5))  # of 1: not normalised
-        assert_equal(train_both(tapes, 4, batch_size=500))  # the only one
+        assert_equal(train_both(tapes, 2, batch_size=50))
+        assert_equal(train_both(tapes, 2, batch_size=127, max_grad_norm=0.5))  # of 1: not normalised
+        assert_equal(train_both(tapes, 2, batch_size=500))  # the only one
 
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "CBPMlpPolicy"])
@@ -489,13 +498,13 @@ def test_callbacks_see_what_they_see_under_sb3(stop_at):
 @pytest.mark.parametrize(("saver", "loader"), [BOTH, BOTH[::-1]], ids=["from SB3", "to SB3"])
 def test_what_one_class_saved_the_other_goes_on_with(saver, loader, policy, tmp_path):
     policy_kwargs = {"method_kwargs": BUSY} if policy == "CBPMlpPolicy" else {}
-    make(saver, tapes(2), policy, policy_kwargs=policy_kwargs, learning_rate=1e-4).learn(384).save(tmp_path / "model")
+    make(saver, tapes(2), policy, policy_kwargs=policy_kwargs, learning_rate=1e-4).learn(256).save(tmp_path / "model")
     models = []
     for algorithm in (saver, loader):
         model = algorithm.load(tmp_path / "model", env=tapes(2), device="cpu")
         assert type(model) is algorithm
         model.set_random_seed(9)
-        models.append(model.learn(512, reset_num_timesteps=False))
+        models.append(model.learn(256, reset_num_timesteps=False))
         assert getattr(model, "slow_because", None) is None
     for parameter, other in zip(models[0].policy.parameters(), models[1].policy.parameters(), strict=True):
         torch.testing.assert_close(other, parameter, rtol=2e-4, atol=2e-6)
@@ -610,7 +619,7 @@ def test_what_has_no_fast_path_takes_sb3s_and_says_so_once(settings, change, rea
             change(model)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model.learn(384)
+            model.learn(256)
         parameters.append(nn.utils.parameters_to_vector(model.policy.parameters()))
         told.append([str(warning.message) for warning in caught])
     assert torch.equal(*parameters)
