@@ -80,14 +80,16 @@ def begin_alike(
     model: nn.Module, optimizer: torch.optim.Optimizer, twin: nn.Module, twin_optimizer: torch.optim.Optimizer
 ) -> None:
     """Puts a twin that was found to be close where the model is, so that what rounding leaves does not grow step by step."""
-    pairs = [(model.state_dict(), twin.state_dict())]
+    states = [(model.state_dict(), twin.state_dict())]
     for parameter, its_twin in zip(model.parameters(), twin.parameters(), strict=True):
-        pairs.append((optimizer.state.get(parameter, {}), twin_optimizer.state.get(its_twin, {})))
+        states.append((optimizer.state.get(parameter, {}), twin_optimizer.state.get(its_twin, {})))
+    pairs = [(ours[name], value) for ours, theirs in states for name, value in theirs.items() if isinstance(value, Tensor)]
+    assert all(ours.shape == theirs.shape for ours, theirs in pairs)
+    # All in one: a comparison of each tensor by itself would take longer than the training.
+    ours, theirs = (torch.cat([value.double().flatten() for value in values]) for values in zip(*pairs, strict=True))
+    assert torch.allclose(theirs, ours, rtol=1e-7, atol=1e-7), f"differs by {(theirs - ours).abs().max().item()}"
     for ours, theirs in pairs:
-        for name, value in theirs.items():
-            if isinstance(value, Tensor):
-                assert torch.allclose(value, ours[name], rtol=1e-7, atol=1e-7), name
-                value.copy_(ours[name])
+        theirs.copy_(ours)
 
 
 def update(

@@ -34,7 +34,7 @@ def test_equals_torch_adam_as_long_as_nothing_is_reset(options, dtype):
     ours, theirs = cbp.Adam(model.parameters(), **options), torch.optim.Adam(twin.parameters(), **options)
     start = model[0].weight.detach().clone()
     problem = Problem(3, 2)
-    for _ in range(300):
+    for _ in range(150):
         x, y = (batch.to(dtype) for batch in problem())
         learn(model, ours, x, y)
         learn(twin, theirs, x, y)

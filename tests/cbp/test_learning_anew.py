@@ -24,9 +24,18 @@ def trainability():
     return cbp.Trainability(network, INPUTS, repetitions=6, updates=120, batch_size=50)
 
 
-def test_a_fresh_network_is_as_able_as_new(trainability):
+def some_network() -> nn.Sequential:
     torch.manual_seed(5)
-    found = trainability(network())
+    return network()
+
+
+@pytest.fixture(scope="module")
+def score_of_some(trainability):
+    return trainability(some_network())
+
+
+def test_a_fresh_network_is_as_able_as_new(score_of_some):
+    found = score_of_some
     assert found.low < found.score < found.high
     assert 0.8 < found.score < 1.25
 
@@ -39,22 +48,18 @@ def test_a_network_whose_hidden_units_are_dead_learns_nothing(trainability):
 
 
 @pytest.mark.parametrize("alive", [4, 12])
-def test_the_fewer_units_are_alive_the_less_it_learns(trainability, alive):
-    torch.manual_seed(5)
-    some = network()
-    whole = trainability(some).score
+def test_the_fewer_units_are_alive_the_less_it_learns(trainability, score_of_some, alive):
+    some = some_network()
     with torch.no_grad():
         some[0].bias[alive:] = -100
-    assert trainability(some).score < whole - 0.05
+    assert trainability(some).score < score_of_some.score - 0.05
 
 
-def test_what_it_computes_already_does_not_count(trainability):
-    torch.manual_seed(5)
-    plain = network()
-    moved = copy.deepcopy(plain)
+def test_what_it_computes_already_does_not_count(trainability, score_of_some):
+    moved = some_network()
     with torch.no_grad():
         moved[2].bias += 1024  # a power of two, so that nearly nothing is rounded away
-    assert trainability(moved).score == pytest.approx(trainability(plain).score, abs=0.02)
+    assert trainability(moved).score == pytest.approx(score_of_some.score, abs=0.02)
 
 
 @pytest.mark.parametrize(("updates", "batch_size", "points"), [(20, 100, range(1, 21)), (40, 64, range(2, 41, 2))])
@@ -119,11 +124,11 @@ def test_a_network_with_other_outputs_is_refused(trainability):
         trainability(nn.Linear(3, 1))
 
 
-def test_the_network_and_the_global_generator_stay_as_they_are(trainability):
+def test_the_network_and_the_global_generator_stay_as_they_are():
     some = network()
     before, state = copy.deepcopy(some.state_dict()), torch.get_rng_state()
+    trainability = cbp.Trainability(network, INPUTS, repetitions=2, updates=20)
     one, other = trainability(some), trainability(some)
-    cbp.Trainability(network, INPUTS, repetitions=2, updates=20)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(one.areas, other.areas)
     assert all(torch.equal(value, some.state_dict()[name]) for name, value in before.items())

@@ -62,7 +62,7 @@ def test_redo_agrees_with_the_oracle_step_by_step(optimizer, reset_optimizer, ac
         linear.register_forward_pre_hook(lambda module, args: received.__setitem__(module, args[0].detach()))
     problem = Problem(3, 2)
     total = 0
-    for step in range(1, 141):
+    for step in range(1, 85):
         x, y = problem()
         replaced = update(model, model_optimizer, method, x, y)
         learn(twin, twin_optimizer, x, y)

@@ -35,11 +35,11 @@ from torch import nn
 for name, method_class in cbp.METHODS.items():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     method = method_class(model, optimizer)
     x = torch.randn(64, 4)
     losses = []
-    for _ in range(150):
+    for _ in range(60):
         losses.append((model(x) - x.sum(dim=1, keepdim=True)).square().mean())
         optimizer.zero_grad()
         losses[-1].backward()

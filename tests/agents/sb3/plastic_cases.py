@@ -17,7 +17,7 @@ from agents.sb3.policies import KINDS
 
 BUSY = {"replacement_rate": 0.05, "maturity_threshold": 3, "init": "lecun"}
 STEPS = 40
-_OFF_POLICY = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200, "train_freq": 1}
+_OFF_POLICY = {"learning_starts": 20, "batch_size": 8, "buffer_size": 200, "train_freq": 1}
 _ON_POLICY = {"n_steps": 16, "batch_size": 8}
 SETTINGS = {
     "PPO": {**_ON_POLICY, "n_epochs": 2},
@@ -27,9 +27,9 @@ SETTINGS = {
     "DDPG": _OFF_POLICY,
     "DQN": _OFF_POLICY,
     "TQC": _OFF_POLICY,
-    "CrossQ": _OFF_POLICY,
+    "CrossQ": {**_OFF_POLICY, "learning_starts": 8},  # whose actor waits for every third update
     "QRDQN": _OFF_POLICY,
-    "TRPO": {"n_steps": 4, "batch_size": 4, "n_critic_updates": 2},
+    "TRPO": {"n_steps": 4, "batch_size": 4, "n_critic_updates": 2, "cg_max_steps": 3},
     "MaskablePPO": {**_ON_POLICY, "n_epochs": 2},
     "RecurrentPPO": {**_ON_POLICY, "n_epochs": 2},
 }

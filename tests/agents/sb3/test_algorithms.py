@@ -36,7 +36,8 @@ from plastic_cases import (
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.callbacks import PlasticityCallback
-from agents.sb3.networks import hidden_layers
+from agents.sb3 import plasticity
+from agents.sb3.networks import hidden_layers, owners
 from agents.sb3.plastic import replaced_units
 from agents.sb3.policies import KINDS
 
@@ -53,18 +54,30 @@ def test_without_replacement_each_policy_trains_as_its_stock_one_to_the_bit(name
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[NEEDS_CONTRIB] * (name in CONTRIB)) for name in SETTINGS])
 def test_several_hundred_updates_are_those_of_the_stock_policy_too(name):
-    train_both(name, "Mlp", 340 if hasattr(algorithm(name), "load_replay_buffer") else 1300)
+    steps, settings = MANY_UPDATES.get(name, (220, {}))
+    policy = train_both(name, "Mlp", steps, settings).policy
+    taken = [state["step"] for owner in owners(policy).values() for state in owner.optimizer.state.values()]
+    assert max(taken) >= 200
 
 
-def train_both(name, kind, steps):
+# Steps and settings for 200 updates; an off-policy algorithm makes one a step.
+MANY_UPDATES = {
+    **dict.fromkeys(("PPO", "MaskablePPO", "RecurrentPPO"), (10 * 16, {"n_epochs": 10})),
+    "A2C": (200 * 2, {"n_steps": 2}),
+    "TRPO": (200 * 2, {"n_steps": 2, "batch_size": 2, "n_critic_updates": 1}),
+}
+
+
+def train_both(name, kind, steps, settings=None):
     results = []
     for prefix, kwargs in ((None, {}), ("CBP", {"method_kwargs": {**BUSY, "replacement_rate": 0.0}})):
-        model = make(name, kind, prefix, **kwargs).learn(steps)
+        model = make(name, kind, prefix, settings, **kwargs).learn(steps)
         results.append((weights(model), torch.get_rng_state(), np.random.get_state()[1].tolist()))  # noqa: NPY002
     (stock, torch_state, numpy_state), (plastic, other_torch_state, other_numpy_state) = results
     assert torch.equal(stock, plastic)
     assert torch.equal(torch_state, other_torch_state)
     assert numpy_state == other_numpy_state
+    return model
 
 
 @pytest.mark.parametrize(("name", "kind"), cases("saves"))
@@ -89,7 +102,7 @@ def test_units_are_replaced_in_every_network_and_a_saved_model_goes_on_with_them
     other.set_parameters(copy.deepcopy(model.get_parameters()))
     assert known(other.policy) == known(policy)
 
-    loaded.learn(STEPS, reset_num_timesteps=False)
+    loaded.learn(more_steps(loaded), reset_num_timesteps=False)
     assert all(total > replaced[network] for network, total in replaced_units(loaded.policy).items())
 
 
@@ -113,7 +126,12 @@ def go_on(model, name, kind):
     """Learns on in a new environment with a new seed: what SB3 does not save is the same for all models."""
     model.set_env(env_of(name, kind))
     model.set_random_seed(7)
-    return weights(model.learn(STEPS, reset_num_timesteps=False)), str(known(model.policy))
+    return weights(model.learn(more_steps(model), reset_num_timesteps=False)), str(known(model.policy))
+
+
+def more_steps(model):
+    """As many as bring a unit of every layer, once learning has started."""
+    return 20 if hasattr(model, "replay_buffer") else STEPS
 
 
 @pytest.mark.parametrize(("name", "kind"), cases("resumes"))
@@ -171,15 +189,18 @@ def test_a_fresh_process_that_imports_no_package_of_ours_loads_and_trains_on(tmp
 
 
 @pytest.mark.parametrize(("name", "kind"), cases("measured"))
-def test_what_is_recorded_has_every_layer_and_unit(name, kind):
-    # 25 environments: few updates for the 1,000 steps that a record takes.
-    settings = {"buffer_size": 2000} if "buffer_size" in SETTINGS[name] else {}
-    settings |= {"batch_size": 100} if name in ("PPO", "MaskablePPO", "TRPO") else {}
+def test_what_is_recorded_has_every_layer_and_unit(name, kind, monkeypatch):
+    monkeypatch.setattr(plasticity, "SAMPLES", 250)
+    # 25 environments: few updates for the steps that a record takes.
+    settings = {"buffer_size": 2000} if "buffer_size" in SETTINGS[name] else {"n_steps": 1}
+    settings |= {"batch_size": 25} if name in ("PPO", "MaskablePPO", "TRPO") else {}
     env = DummyVecEnv([lambda: env_of(name, kind)] * 25)
-    model = make(name, kind, env=env, settings=settings, method_kwargs=BUSY)
+    busier = {**BUSY, "replacement_rate": 0.2, "maturity_threshold": 1}
+    model = make(name, kind, env=env, settings=settings, method_kwargs=busier)
     layers = hidden_layers(model.policy)
-    recorded = PlasticityCallback(every=1, ranks_every=1)
-    model.learn(1300, recorded)
+    recorded = PlasticityCallback(every=100, ranks_every=100)
+    model.learn(400, recorded)
+    assert recorded.recorded_at == 350
     names = {key.removeprefix("plasticity/").rsplit("/", 1)[0] for key in recorded.latest if key.endswith("/weight_magnitude")}
     assert names == {layer.name for layer in layers}
     for layer in layers:

@@ -34,10 +34,10 @@ def clocks(policy):
 
 
 def test_each_network_counts_the_updates_of_its_own_optimizer():
-    # Steps 9 to 40 come after learning_starts=8: 32 updates; TD3 updates its actor at every second.
-    assert clocks(make("SAC", method_kwargs=OLD).learn(STEPS).policy) == {"actor": {32}, "critic": {32}}
-    assert clocks(make("TD3", method_kwargs=OLD).learn(STEPS).policy) == {"actor": {16}, "critic": {32}}
-    assert clocks(make("DQN", method_kwargs=OLD).learn(STEPS).policy) == {"q_net": {32}}
+    # Steps 21 to 40 come after learning_starts=20: 20 updates; TD3 updates its actor at every second.
+    assert clocks(make("SAC", method_kwargs=OLD).learn(STEPS).policy) == {"actor": {20}, "critic": {20}}
+    assert clocks(make("TD3", method_kwargs=OLD).learn(STEPS).policy) == {"actor": {10}, "critic": {20}}
+    assert clocks(make("DQN", method_kwargs=OLD).learn(STEPS).policy) == {"q_net": {20}}
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_models_without_a_seed_have_generators_of_their_own():
 
 
 def test_learning_in_chunks_warns_once():
-    model = make("SAC")
+    model = make("SAC", settings={"learning_starts": 8})
     with pytest.warns(UserWarning, match="no unit of actor .* after 10,000 updates, and this run has 2;") as first:
         model.learn(10)
     assert len(first) == 2
