@@ -184,7 +184,7 @@ def test_every_step_is_that_of_gymnasiums_ant_to_the_bit(own_step):
     ours, theirs = Ant(**kwargs), AntEnv(**kwargs)
     theirs.action_space.seed(0)
     ends, terminated = 0, True
-    for _ in range(1500):
+    for _ in range(700):
         if terminated:
             np.testing.assert_array_equal(ours.reset(seed=ends)[0], theirs.reset(seed=ends)[0])
         action = 1.5 * theirs.action_space.sample()

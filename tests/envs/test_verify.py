@@ -44,11 +44,11 @@ def asked(name, env_id):
 @pytest.mark.parametrize("name", OF_MACHINES)
 def test_every_parameter_is_seen_to_act_or_refused(name, env_id):
     try:
-        seen = envs.verify(gymnasium.make(env_id), asked(name, env_id), steps=60)[0]
+        seen = envs.verify(gymnasium.make(env_id), asked(name, env_id), steps=30)[0]
     except envs.ParameterError:
         assert name in LACKING["all"] or name in LACKING.get(env_id, [])
         return
-    assert 1 <= seen.parted <= 60
+    assert 1 <= seen.parted <= 30
     low, high = seen.measured
     assert low != high
     assert str(seen).startswith(f"{name} ")
