@@ -62,7 +62,7 @@ def test_resets_agree_with_the_oracle_step_by_step(rejection, reset_optimizer):
     for linear in (twin[2], twin[4]):
         linear.register_forward_pre_hook(lambda module, args: received.__setitem__(module, args[0].detach()))
     problem, total = Problem(3, 2), 0
-    for step in range(200):
+    for step in range(120):
         x, y = problem()
         replaced = update(model, model_optimizer, method, x, y)
         learn(twin, twin_optimizer, x, y)

@@ -109,7 +109,7 @@ def test_every_world_is_that_which_python_steps_to_the_bit(env_id, kwargs, scale
     make = [lambda: Monitor(gymnasium.make(env_id, **kwargs))] * 3
     theirs, ours = DummyVecEnv(make), ThreadedVecEnv(make, n_threads=2)
     assert ours.stepped_in_python_because is None
-    (expected, left), (found, stands) = (outcomes(vec_env, 270, scale) for vec_env in (theirs, ours))
+    (expected, left), (found, stands) = (outcomes(vec_env, 200, scale) for vec_env in (theirs, ours))
     for t, (one, other) in enumerate(zip(expected, found, strict=True)):
         assert other == one, f"step {t}"
     assert stands == left

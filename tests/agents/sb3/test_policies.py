@@ -53,7 +53,7 @@ def learn_quietly(model, steps):
 def test_with_replacement_rate_0_training_equals_that_of_mlp_policy_to_the_bit(algorithm, env):
     results = []
     for policy, kwargs in (("MlpPolicy", {}), ("CBPMlpPolicy", {"method_kwargs": {**BUSY, "replacement_rate": 0.0}})):
-        model = make(algorithm, policy, env, **kwargs).learn(320)
+        model = make(algorithm, policy, env, **kwargs).learn(192)
         results.append((weights(model), torch.get_rng_state(), np.random.get_state()[1]))  # noqa: NPY002
     (plain, torch_state, numpy_state), (treated, treated_torch_state, treated_numpy_state) = results
     assert torch.equal(plain, treated)

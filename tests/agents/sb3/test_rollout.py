@@ -78,9 +78,9 @@ def train(*args, rollouts=2, callback=None, threads=2, **kwargs):
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 def test_a_compiled_rollout_is_one_that_is_stepped_to_the_bit(world, n_envs):
-    compiled, seen = train(ThreadedVecEnv, *world, n_envs=n_envs)
+    compiled, seen = train(ThreadedVecEnv, *world, n_envs=n_envs, steps=96)
     for kind, callback, threads in ((DummyVecEnv, Every(), 1), (DummyVecEnv, None, 2), (ThreadedVecEnv, None, 1)):
-        stepped, expected = train(kind, *world, n_envs=n_envs, callback=callback, threads=threads)
+        stepped, expected = train(kind, *world, n_envs=n_envs, steps=96, callback=callback, threads=threads)
         for mine, theirs in zip(seen.rollouts, expected.rollouts, strict=True):
             for name, array in theirs.items():
                 assert np.array_equal(mine[name], array), name
@@ -91,7 +91,7 @@ def test_a_compiled_rollout_is_one_that_is_stepped_to_the_bit(world, n_envs):
         episodes = [[(e["r"], e["l"]) for e in model.ep_info_buffer] for model in (compiled, stepped)]
         assert episodes[0] == episodes[1]
         assert len(episodes[0]) > 2
-        assert compiled.num_timesteps == stepped.num_timesteps == 2 * 128 * n_envs
+        assert compiled.num_timesteps == stepped.num_timesteps == 2 * 96 * n_envs
 
 
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
@@ -181,11 +181,11 @@ def test_rewards_phases_and_measures_are_recorded_alike(tmp_path):
             ThreadedVecEnv, "ant-nonstationary-v0", {"period": 70, "seed": 0, "change_at": "now"}, n_envs=2, steps=512
         )
         phases, plasticity = PhaseCallback("friction", tmp_path / f"{name}.csv"), PlasticityCallback(every=1)
-        model.learn(3 * 1024, [phases, plasticity, *others], log_interval=None)
+        model.learn(2 * 1024, [phases, plasticity, *others], log_interval=None)
         rows = (tmp_path / f"{name}.csv").read_text()
         recorded.append((phases.state_dict(), rows, plasticity.latest, plasticity.probe["observations"].tolist()))
-        assert sum(phase.steps for phase in phases.phases.values()) == 3072
-        assert [phase.steps for phase in list(phases.phases.values())[:-1]] == [140] * 21
+        assert sum(phase.steps for phase in phases.phases.values()) == 2048
+        assert [phase.steps for phase in list(phases.phases.values())[:-1]] == [140] * 14
     assert recorded[0] == recorded[1]
 
 

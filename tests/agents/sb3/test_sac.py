@@ -106,7 +106,7 @@ def test_what_is_learned_is_sb3s(name):
         if "vec_env" in settings:
             settings["vec_env"] = settings["vec_env"]()
         model, recorder = make(algorithm, **settings), Recorder()
-        models.append(model.learn(220 if name == "stock" else 80, callback=recorder))
+        models.append(model.learn(140 if name == "stock" else 80, callback=recorder))
         recorders.append(recorder)
         generators.append((torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()))  # noqa: NPY002
     theirs, ours = models

@@ -102,7 +102,7 @@ def test_evaluations_behind_other_callbacks_are_found_and_a_second_training_goes
     evaluation, found = evaluations(Look(changing()), eval_freq=1)
     model = ppo(changing(period=60))
     model.learn(200, CallbackList([training, same, CallbackList([EveryNTimesteps(40, evaluation)])]))
-    model.learn(100, [training, same, evaluation], reset_num_timesteps=False)
+    model.learn(50, [training, same, evaluation], reset_num_timesteps=False)
     assert len(found) > 50
     assert all(worlds == {training.worlds[step]} for step, worlds in found)
 
@@ -150,7 +150,7 @@ def test_the_task_of_training_is_the_task_of_its_evaluation():
             envs.TaskSequence(["InvertedPendulum-v5", partial(gymnasium.make, "InvertedPendulum-v5")], period, "now")
         )
 
-    evaluated, seen, trained = tasks(25), [], []
+    evaluated, seen, trained = tasks(15), [], []
 
     class Task(BaseCallback):
         def __init__(self, worlds, info):
@@ -163,9 +163,9 @@ def test_the_task_of_training_is_the_task_of_its_evaluation():
 
     after = Task(seen, lambda _: (evaluated.get_wrapper_attr("task"), evaluated.get_wrapper_attr("phase")))
     training = Task(trained, lambda own: (own.locals["infos"][0]["task"], own.locals["infos"][0]["phase"]))
-    evaluation = EvalCallback(evaluated, eval_freq=1, n_eval_episodes=4, callback_after_eval=after, verbose=0, warn=False)
-    ppo(tasks(40)).learn(100, [training, SameWorldCallback(), evaluation])
-    assert seen == trained == [(phase % 2, phase) for phase in [0] * 40 + [1] * 40 + [2] * 20]
+    evaluation = EvalCallback(evaluated, eval_freq=1, n_eval_episodes=3, callback_after_eval=after, verbose=0, warn=False)
+    ppo(tasks(20)).learn(50, [training, SameWorldCallback(), evaluation])
+    assert seen == trained == [(phase % 2, phase) for phase in [0] * 20 + [1] * 20 + [2] * 10]
 
 
 def test_what_cannot_be_the_same_world_is_refused_in_words():

@@ -72,7 +72,7 @@ def test_everything_is_as_in_sb3s_own_to_the_bit(make, n_threads):
     assert plain(ours.reset()) == plain(theirs.reset())
     theirs.action_space.seed(0)
     ends = 0
-    for _ in range(310):
+    for _ in range(210):
         actions = np.array([theirs.action_space.sample() for _ in range(5)])
         observations, rewards, dones, infos = ours.step(actions)
         expected = theirs.step(actions)
