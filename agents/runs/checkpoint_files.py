@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -318,6 +318,9 @@ def _flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+_version = cache(version)  # each time it looks through the folders of all packages
+
+
 def _made_by() -> dict[str, str | int]:
     """What the rounding of a run depends on."""
     packages = ("torch", "numpy", "scipy", "numba", "mujoco", "gymnasium", "stable-baselines3")
@@ -325,7 +328,7 @@ def _made_by() -> dict[str, str | int]:
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: _version(name) for name in packages},
     }
 
 

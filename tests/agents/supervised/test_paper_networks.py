@@ -17,12 +17,13 @@ from agents.supervised.options import add_learning_options, make_configs
 from agents.supervised.presets import PROBLEMS
 from envs.streams.augmentation import flip_crop_rotate
 
-# So that each acts within a few updates.
+# So that each acts within a few updates, and none for long.
 OFTEN = {
     "cbp": ["maturity_threshold=1", "replacement_rate=0.05"],
     "redo": ["period=2", "threshold=0.9"],
     "shrink-perturb": ["perturb=1e-3"],
     "l2-init": ["strength=1e-2"],
+    "fire": ["iterations=3"],
 }
 
 
@@ -45,18 +46,24 @@ def reloaded(state):
     return torch.load(file, weights_only=True)
 
 
+def going_on(one: LearningConfig, state):
+    """A new learner with a state that another has saved."""
+    learner = make_learner([one])
+    learner.load_state_dict(0, reloaded(state))
+    return learner
+
+
 def check_resume(one: LearningConfig, stops: int):
-    """Learns without a stop, then again by a new learner after each of the first stops; returns the rows and the learner."""
-    whole, rows = make_learner([one]), []
+    """Learns without a stop, then again by a new learner from each of the first stops on; returns the rows and the learner."""
+    whole = make_learner([one])
+    rows = list(whole.advance() or [])
+    learner, seen = going_on(one, whole.state_dict(0)), list(rows)
     while whole.done < whole.total:
         rows += whole.advance() or []
-    learner, seen = make_learner([one]), []
     while learner.done < learner.total:
         seen += learner.advance() or []
-        if stops:
-            state = reloaded(learner.state_dict(0))
-            learner, stops = make_learner([one]), stops - 1
-            learner.load_state_dict(0, state)
+        if stops > 1:
+            learner, stops = going_on(one, learner.state_dict(0)), stops - 1
     assert seen == rows
     for own, other in zip(learner.network.state_dict().values(), whole.network.state_dict().values(), strict=True):
         assert torch.equal(own, other)
@@ -65,9 +72,9 @@ def check_resume(one: LearningConfig, stops: int):
 
 @pytest.fixture(scope="module")
 def cifar_folder(tmp_path_factory):
-    """Four classes, 3 training images and a test image of each."""
+    """Four classes, 2 training images and a test image of each."""
     folder = tmp_path_factory.mktemp("cifar")
-    cifar100(folder, train=12, test=4, classes=4)
+    cifar100(folder, train=8, test=4, classes=4)
     return folder
 
 
@@ -93,11 +100,11 @@ def test_images_of_mnist_are_shown_as_they_are(tmp_path):
 @pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
 @pytest.mark.parametrize("method", PROBLEMS["class-incremental-cifar"]["cifar100"].methods)
 def test_resnet_18_learns_and_goes_on_with_every_method(cifar_folder, method):
-    few = ["--set", "epochs=2", "--set", "batch_size=3", "--set", "validation=1", "--set", "classes_per_task=2"]
+    few = ["--set", "epochs=2", "--set", "batch_size=2", "--set", "validation=1", "--set", "classes_per_task=2"]
     one = config(method, "--problem", "class-incremental-cifar", "--data", cifar_folder, "--tasks", 2, *few)
     assert one.dataset == "cifar100"
     assert make_learner([one])._augment is flip_crop_rotate
-    rows, learner = check_resume(one, stops=2)
+    rows, learner = check_resume(one, stops=1)  # after the first epoch: 1 of 1 + 1 + 2 + 2 updates
     assert [row["task/number"] for row in rows] == [0, 1]
     if method == "linear":
         return
@@ -119,7 +126,7 @@ def test_resnet_18_learns_and_goes_on_with_every_method(cifar_folder, method):
     ],
 )
 def test_the_network_for_continual_imagenet_learns_and_goes_on_with_every_method(imagenet_folder, method):
-    few = ["--set", "train=22", "--set", "test=8", "--set", "epochs=3", "--set", "batch_size=2"]
+    few = ["--set", "train=22", "--set", "test=8", "--set", "epochs=2", "--set", "batch_size=2"]
     one = config(method, "--problem", "continual-imagenet", "--data", imagenet_folder, "--tasks", 2, *few)
     rows, learner = check_resume(one, stops=30)  # within epochs and after them: an epoch has 22 updates
     assert [row["task/number"] for row in rows] == [0, 1]
