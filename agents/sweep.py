@@ -10,6 +10,7 @@ sequence of values of the parameter that changes.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from agents.supervised.build import make_learner
 from agents.supervised.config import LearningConfig
 from agents.supervised.options import add_learning_options
 from agents.supervised.options import make_configs as make_learning_configs
-from agents.sweeping.workers import check_room, run_all, start_ray
+from agents.sweeping.workers import check_cores, check_room, run_all, start_ray
 
 _OF_AGENTS = (
     *("env", "imports", "algo", "env_kwargs", "preset", "protocol", "timesteps", "n_envs", "normalize", "keep_phases"),
@@ -61,6 +62,9 @@ def _sweep(args: argparse.Namespace) -> int:
     print(f"{len(runs)} runs in {args.run_dir}, {len(runs) - len(todo)} of them complete", flush=True)
     if todo:
         _check_buildable(todo)
+        _check_folder(args.run_dir)
+        if args.address is None:
+            check_cores(os.cpu_count() or 1, args.threads)
         ray = start_ray(args.address)
         try:
             check_room(ray, args.threads)
@@ -110,6 +114,13 @@ def _check_buildable(runs: list[Run]) -> None:
                 make_learner([config])
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         warnings.warn(text, stacklevel=2)
+
+
+def _check_folder(path: Path) -> None:
+    """Refuses a folder that could not be made, before anything is begun."""
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise UserError(f"cannot make folder '{path}': '{there}' is no folder")
 
 
 def _make_folder(path: Path) -> None:

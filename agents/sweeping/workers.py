@@ -55,7 +55,11 @@ def start_ray(address: str | None) -> ModuleType:
 
 def check_room(ray: ModuleType, threads: int) -> None:
     """Refuses runs that would wait for ever; nodes that have no cores may be waiting for others to come."""
-    cores = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes())
+    check_cores(max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes()), threads)
+
+
+def check_cores(cores: int, threads: int) -> None:
+    """Refuses more threads than a node has cores."""
     if 0 < cores < threads:
         raise UserError(f"threads must be at most the {cores} cores of a node, got {threads}")
 

@@ -75,10 +75,10 @@ def test_seeds_that_learn_together_leave_a_run_folder_each(learned):
 
 
 def test_a_run_is_the_same_alone_and_among_others(learned, tmp_path, capsys):
-    assert run(*REGRESSION, "--method", "cbp", "--seeds", "1", "--run-dir", tmp_path) == 0
+    assert run(*REGRESSION[:2], "--examples", "10000", "--method", "cbp", "--seeds", "1", "--run-dir", tmp_path) == 0
     assert "method cbp, seed 1" in capsys.readouterr().out
     place = Path("slowly-changing-regression/cbp/seed1")
-    assert without_time(tmp_path / place) == without_time(learned / place)
+    assert without_time(tmp_path / place) == without_time(learned / place)[:1]
 
 
 def test_several_values_of_a_setting_are_several_runs(tmp_path):
@@ -103,11 +103,9 @@ def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     "options",
     [
+        pytest.param([*REGRESSION, "--method", "cbp", "--seeds", "0,1"], id="cbp", marks=pytest.mark.slow),
         pytest.param(
-            [*REGRESSION[:2], "--examples", "20000", "--method", "cbp", "--seeds", "0,1"], id="cbp", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            [*REGRESSION[:2], "--examples", "20000", "--method", "shrink-perturb", "--seeds", "0,1"],
+            [*REGRESSION[:2], "--examples", "10000", "--method", "shrink-perturb", "--seeds", "0,1"],
             id="shrink-perturb",
             marks=pytest.mark.slow,
         ),
@@ -129,7 +127,7 @@ def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
     ],
 )
 @pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
-def test_killed_runs_go_on_as_if_nothing_had_happened(tmp_path, options):
+def test_killed_runs_go_on_as_if_nothing_had_happened(learned, tmp_path, options):
     command = ["agents.learn", *options, "--checkpoint-minutes", "0", "--run-dir"]
     for _ in range(2):
         process = processes.Started(*command, tmp_path / "killed")
@@ -141,18 +139,21 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(tmp_path, options):
         process.kill()
         process.communicate()
     processes.run(*command, tmp_path / "killed")
-    processes.run(*command, tmp_path / "whole")
-    whole = sorted(path.parent for path in (tmp_path / "whole").rglob("config.json"))
-    assert whole
-    for folder in whole:
-        other = tmp_path / "killed" / folder.relative_to(tmp_path / "whole")
+    whole = learned  # which has those of cbp, in larger company
+    if "cbp" not in options:
+        whole = tmp_path / "whole"
+        processes.run("agents.learn", *options, "--run-dir", whole)
+    killed = sorted(path.parent for path in (tmp_path / "killed").rglob("config.json"))
+    assert len(killed) == 1 + ("0,1" in options)
+    for folder in killed:
+        other = whole / folder.relative_to(tmp_path / "killed")
         assert without_time(folder) == without_time(other)
         own, theirs = (json.loads((path / "summary.json").read_text()) for path in (folder, other))
         assert {**own, "time": None} == {**theirs, "time": None}
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
-    command = ["agents.learn", "--problem", "slowly-changing-regression", "--examples", "50000"]
+    command = ["agents.learn", "--problem", "slowly-changing-regression", "--examples", "30000"]
     command += ["--method", "backprop", "--run-dir", str(tmp_path)]
     process = processes.Started(*command)
     folder = tmp_path / "slowly-changing-regression" / "backprop" / "seed0"
@@ -167,7 +168,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert not json.loads((folder / "summary.json").read_text())["complete"]
     again = processes.run("agents.learn", "--resume", folder)
     assert "from example" in again.stdout
-    assert len(rows(folder)) == 5
+    assert len(rows(folder)) == 3
     complete = processes.run(*command)
     assert "1 run complete" in complete.stdout
     assert "from example" not in complete.stdout

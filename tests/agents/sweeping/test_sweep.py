@@ -261,7 +261,10 @@ from ray.cluster_utils import Cluster
 folder, arguments = Path(sys.argv[1]), sys.argv[2:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-sweep = subprocess.Popen([sys.executable, "-m", "agents.sweep", "--address", cluster.address, *arguments])
+command = [sys.executable, "-m", "agents.sweep", "--address", cluster.address, *arguments]
+refused = subprocess.run([*command, "--threads", "2"], stderr=subprocess.PIPE, text=True)
+assert "error: threads must be at most the 1 cores of a node, got 2" in refused.stderr, refused.stderr
+sweep = subprocess.Popen(command)
 while sum(not (path.parent / "summary.json").exists() for path in folder.rglob("progress.csv")) < 2:
     time.sleep(0.05)  # until both nodes are at work
 cluster.remove_node(nodes[0], allow_graceful=False)
@@ -375,22 +378,18 @@ def make_config_of_small():
     )
 
 
-@pytest.mark.slow
 def test_a_run_dir_that_is_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("keep me")
-    process = start(tmp_path / "file", "--methods", "ppo", "--seeds", "0")
-    _, err = finish(process)
-    assert process.returncode == 2
-    assert err.splitlines()[-1].startswith(f"error: cannot make folder '{tmp_path / 'file'}'")
+    assert sweep.main([*SMALL, "--run-dir", str(tmp_path / "file"), "--methods", "ppo", "--seeds", "0"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: cannot make folder '{tmp_path / 'file'}'")
     assert (tmp_path / "file").read_text() == "keep me"
 
 
-@pytest.mark.slow
-def test_more_threads_than_a_node_has_cores_are_refused(tmp_path):
-    process = start(tmp_path / "runs", "--methods", "ppo", "--seeds", "0", "--threads", "1000")
-    _, err = finish(process)
-    assert process.returncode == 2
-    assert re.fullmatch(r"error: threads must be at most the \d+ cores of a node, got 1000", err.splitlines()[-1])
+def test_more_threads_than_a_node_has_cores_are_refused(tmp_path, capsys):
+    arguments = [*SMALL, "--run-dir", str(tmp_path / "runs"), "--methods", "ppo", "--seeds", "0", "--threads", "1000"]
+    assert sweep.main(arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"error: threads must be at most the {os.cpu_count()} cores of a node, got 1000"
     assert not (tmp_path / "runs").exists()
 
 
