@@ -41,7 +41,7 @@ ANT = ["--env", "ant-nonstationary", "--timesteps", 2048, "--period", 600, "--n-
 
 
 STOPPED = {
-    "cbp": [*BUSY, "--n-envs", 8],
+    "cbp": [*BUSY, "--n-envs", 4],
     "ppo": ["--method", "ppo"],
     "SB3's loop": [*BUSY, "--set", "reset_optimizer=moments_and_step"],
 }
@@ -81,19 +81,19 @@ STOPPED_TOO = {
 )
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, options):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = [*ANT, "--timesteps", 1280, *options, *ALWAYS]
+    options = [*ANT, "--timesteps", 1024, "--period", 300, *options, *ALWAYS]
     interrupted(*options, "--run-dir", stopped, until=512)
     assert command(*options, "--run-dir", whole) == 0
-    interrupted("--resume", stopped, until=1024)
+    interrupted("--resume", stopped, until=768)
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
 
 
 @pytest.mark.parametrize("env", ["Hopper-v5", "Pendulum-v1"])
 def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
-    options = ["--env", env, "--timesteps", 1536, *SMALL, *BUSY, *ALWAYS, "--n-envs", 2]
+    options = ["--env", env, "--timesteps", 1024, *SMALL, *BUSY, *ALWAYS, "--n-envs", 2]
     options += ["--period", 300] if env == "Hopper-v5" else []
-    interrupted(*options, "--run-dir", tmp_path / "stopped", until=1024)
+    interrupted(*options, "--run-dir", tmp_path / "stopped", until=768)
     assert command(*options, "--run-dir", tmp_path / "whole") == 0
     assert command("--resume", tmp_path / "stopped") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
@@ -120,7 +120,7 @@ def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
     ],
 )
 def test_other_changes_go_on_too(command, interrupted, tmp_path, change):
-    options = [*ANT, *BUSY, *ALWAYS, *change, "--period", 500]
+    options = [*ANT, *BUSY, *ALWAYS, *change, "--timesteps", 1536, "--period", 360]
     interrupted(*options, "--run-dir", tmp_path / "stopped", until=1024)
     assert command(*options, "--run-dir", tmp_path / "whole") == 0
     assert command("--resume", tmp_path / "stopped") == 0

@@ -20,7 +20,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from agents.sb3 import dashboard
 
 # 35,000 steps are three records of units; few updates.
-RUN = ["--env", "ant-nonstationary", "--timesteps", 35_000, "--period", 7_000, "--n-envs", 8, "--seed", 1]
+RUN = ["--env", "hopper-nonstationary", "--timesteps", 35_000, "--period", 7_000, "--n-envs", 8, "--seed", 1]
 RUN += ["--set", "batch_size=512", "--set", "n_epochs=1", "--set", "net_arch=[16,12]", "--set", "maturity_threshold=10"]
 
 

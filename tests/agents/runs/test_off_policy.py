@@ -99,9 +99,10 @@ def told(capsys):
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, name):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     of_run = ["Telling-v0" if option == "CartPole-v1" else option for option in options(name)]
+    of_run += ["--timesteps", 832]
     interrupted(*of_run, "--run-dir", stopped, until=128)  # actions are still drawn at random
     assert command(*of_run, "--run-dir", whole) == 0
-    interrupted("--resume", stopped, until=832)  # the buffer of the last is full
+    interrupted("--resume", stopped, until=640)  # the buffer of the last is full
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
     replaced = json.loads((whole / "summary.json").read_text())["units_replaced"]

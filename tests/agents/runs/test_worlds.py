@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import gymnasium
 import numpy as np
+import processes
 import pytest
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,7 +19,7 @@ from agents.runs.config import Config
 from agents.runs.options import make_config
 
 SMALL = ["--n-envs", 4, "--set", "rollout_steps=512", "--set", "batch_size=64", "--set", "n_epochs=2"]
-SMALL += ["--set", "net_arch=[16,12]", "--timesteps", 4096, "--period", 800]
+SMALL += ["--set", "net_arch=[16,12]", "--timesteps", 3072, "--period", 800]
 TWO = ["--param", "gravity,low=5,high=15", "--param", "strength:leg_joint,schedule=square"]
 
 
@@ -26,11 +28,12 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def two(command, tmp_path):
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
     """A run on a Hopper whose gravity and one of whose joints change."""
-    assert command("--env", "hopper-nonstationary", *TWO, "--observe", *SMALL, "--run-dir", tmp_path / "run") == 0
-    return tmp_path / "run"
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    processes.run("agents.train", "--env", "hopper-nonstationary", *TWO, "--observe", *SMALL, "--run-dir", folder)
+    return folder
 
 
 @pytest.mark.usefixtures("rendered")
@@ -67,10 +70,13 @@ def test_runs_in_several_parameters_are_compared_and_other_worlds_refused(comman
     assert {(row["method"], row["phase"]) for row in table} >= {("cbp", "0"), ("ppo", "1")}
     assert {float(row["strength:leg_joint"]) for row in table} == {0.25}
     assert "gravity and strength:leg_joint change every 800" in (tmp_path / "report" / "table.md").read_text()
-    other = ["--param", "gravity,low=5,high=14", *TWO[2:]]
-    assert command(*options, *other, "--method", "l2", "--run-dir", tmp_path / "l2") == 0
+    other = shutil.copytree(tmp_path / "ppo", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    assert config["param"]["gravity"] == {"low": 5.0, "high": 15.0}
+    config["param"]["gravity"]["high"] = 14.0
+    (other / "config.json").write_text(json.dumps(config))
     capsys.readouterr()
-    assert report.main([str(two), str(tmp_path / "l2"), "--output", str(tmp_path / "other")]) == 2
+    assert report.main([str(two), str(other), "--output", str(tmp_path / "refused")]) == 2
     assert "runs of different settings are not averaged: param.gravity.high" in capsys.readouterr().err
 
 
@@ -101,7 +107,7 @@ def test_options_of_a_parameter_may_have_commas_of_their_own(tmp_path):
 
 
 def test_swimmer_changes_its_viscosity_by_default(command, tmp_path):
-    assert command("--env", "swimmer-nonstationary", *SMALL, "--run-dir", tmp_path / "run") == 0
+    assert command("--env", "swimmer-nonstationary", *SMALL, "--timesteps", 4096, "--run-dir", tmp_path / "run") == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert all(0.01 <= phase["viscosity"] <= 1 for phase in summary["phases"])
 
