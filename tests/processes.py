@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -22,7 +23,14 @@ _COMMANDS = ["agents.train", "agents.learn", "agents.report", "agents.playing.ev
 _CONTEXT.set_forkserver_preload([*_COMMANDS, "torch._dynamo"])  # the last is what torch imports with the first optimizer
 
 
-def _main(module: str, arguments: list[str], environment: dict[str, str | None], folder: str, output: list[str]) -> None:
+def _main(
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str | None],
+    folder: str,
+    output: list[str],
+    prepare: Callable[[], object] | None,
+) -> None:
     for number, path in enumerate(output, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,6 +40,8 @@ def _main(module: str, arguments: list[str], environment: dict[str, str | None],
             os.environ[name] = value
     os.chdir(folder)
     os.setsid()
+    if prepare is not None:
+        prepare()
     sys.argv = [module, *arguments]
     sys.exit(importlib.import_module(module).main(arguments))
 
@@ -39,10 +49,13 @@ def _main(module: str, arguments: list[str], environment: dict[str, str | None],
 class Started:
     """A command at work, with the methods of :class:`subprocess.Popen` that tests use.
 
-    It is in a session of its own. What is given by name is put into its environment; None is taken out of it.
+    It is in a session of its own. What is given by name is put into its environment; None is taken out of it. The process calls
+    ``prepare``, which must have a name in a module, before the command.
     """
 
-    def __init__(self, module: str, *arguments: object, **environment: str | None) -> None:
+    def __init__(
+        self, module: str, *arguments: object, prepare: Callable[[], object] | None = None, **environment: str | None
+    ) -> None:
         self.args = [module, *map(str, arguments)]
         folder = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, folder)
@@ -50,7 +63,7 @@ class Started:
         for path in self._output:
             Path(path).touch()
         self._process = _CONTEXT.Process(
-            target=_main, args=(module, self.args[1:], environment, str(Path.cwd()), self._output), daemon=True
+            target=_main, args=(module, self.args[1:], environment, str(Path.cwd()), self._output, prepare), daemon=True
         )
         self._process.start()
 

@@ -12,7 +12,6 @@ import resource
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import termios
 import time
@@ -38,6 +37,7 @@ BUSY = ["--set", "maturity_threshold=10", "--set", "replacement_rate=0.02"]
 ALWAYS = ["--checkpoint-minutes", 0]
 # Most of what a checkpoint takes here is the environments' state.
 ANT = ["--env", "ant-nonstationary", "--timesteps", 2048, "--period", 600, "--n-envs", 2, *SMALL]
+SHORT = [*ANT, "--timesteps", 1280]
 
 
 STOPPED = {
@@ -132,17 +132,17 @@ def test_other_changes_go_on_too(command, interrupted, tmp_path, change):
 def whole(tmp_path_factory):
     """A run that was never stopped."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    processes.run("agents.train", *ANT, *BUSY, *ALWAYS, "--run-dir", folder)
+    processes.run("agents.train", *SHORT, *BUSY, *ALWAYS, "--run-dir", folder)
     return folder
 
 
 def test_a_run_that_goes_on_from_the_start_or_an_earlier_checkpoint_is_the_same(command, interrupted, whole, tmp_path):
     stopped = tmp_path / "stopped"
-    interrupted(*ANT, *BUSY, "--checkpoint-minutes", 60, "--run-dir", stopped, until=512)
+    interrupted(*SHORT, *BUSY, "--checkpoint-minutes", 60, "--run-dir", stopped, until=512)
     assert newest(stopped).name.startswith("000000000000-")
     config = json.loads((stopped / "config.json").read_text()) | {"checkpoint_minutes": 0}
     (stopped / "config.json").write_text(json.dumps(config))
-    interrupted("--resume", stopped, until=1536)
+    interrupted("--resume", stopped, until=1024)
     config = json.loads((stopped / "config.json").read_text()) | {"checkpoint_minutes": 60}
     (stopped / "config.json").write_text(json.dumps(config))
     damaged = newest(stopped)
@@ -270,7 +270,7 @@ def test_a_checkpoint_of_another_run_is_refused(command, capsys, finished, tmp_p
 
 
 def test_other_versions_bring_one_warning(command, capsys, interrupted, monkeypatch, tmp_path):
-    interrupted(*ANT, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
+    interrupted(*ANT, "--timesteps", 512, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
     made_by = checkpoint_files._made_by()
     monkeypatch.setattr(checkpoint_files, "_made_by", lambda: made_by | {"torch": "9.9", "threads": 64})
     capsys.readouterr()
@@ -343,10 +343,8 @@ def test_a_full_disk_at_a_checkpoint_is_reported_and_training_goes_on(command, c
 
 def test_a_disk_that_stays_full_ends_the_run_with_one_line(tmp_path):
     limit = 20_000  # bytes, less than a checkpoint, more than the logs
-    arguments = [*ANT, "--timesteps", 512, "--run-dir", tmp_path / "run"]
-    command = [sys.executable, "-m", "agents.train", *map(str, arguments)]
     restrict = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=restrict)
+    run = process(*ANT, "--timesteps", 512, "--run-dir", tmp_path / "run", prepare=restrict)
     _, err = run.communicate(timeout=60)
     lines = [line for line in err.splitlines() if line.startswith(("error: ", "Traceback"))]
     assert run.returncode == 1
@@ -364,7 +362,7 @@ def test_physics_that_diverge_are_reset_and_training_goes_on(command, monkeypatc
         callback.training_env.envs[0].unwrapped.data.qvel[3] = np.nan
 
     monkeypatch.setattr(ProgressCallback, "_on_rollout_end", upset)
-    assert command(*ANT, "--run-dir", tmp_path / "run") == 0
+    assert command(*ANT, "--timesteps", 768, "--run-dir", tmp_path / "run") == 0
     assert "huge value in QVEL" in (tmp_path / "MUJOCO_LOG.TXT").read_text()
     state = torch.load(newest(tmp_path / "run"), weights_only=True)
     assert torch.isfinite(state["model"]["last_observations"]).all()
@@ -377,7 +375,7 @@ def test_report_and_tensorboard_read_a_run_while_it_is_written(tmp_path):
     try:
         wait_for(folder.progress)
         _, config = RunFolder.open(folder.path, Config)
-        while len(steps) < 6 or steps[-1] == steps[0]:
+        while len(steps) < 4 or steps[-1] == steps[0]:
             assert run.poll() is None, run.printed()
             draw_run(folder, config)
             steps.append(max(curves(folder.path)["env/phase"])[0])
@@ -406,24 +404,23 @@ def test_rewards_that_are_no_numbers_end_the_run_with_one_line(command, capsys, 
     assert "ValueError" in (tmp_path / "run" / "error.log").read_text()
 
 
-def test_a_closed_terminal_stops_the_run_with_everything_saved(tmp_path):
-    def take_terminal():
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def take_terminal(path):
+    """Makes a terminal that of this process, the first of its session."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should
+    terminal = os.open(path, os.O_RDWR)
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    for number in range(3):
+        os.dup2(terminal, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))  # which were files
 
+
+def test_a_closed_terminal_stops_the_run_with_everything_saved(tmp_path):
     controller, terminal = os.openpty()
-    command = [sys.executable, "-m", "agents.train", "--env", "ant-nonstationary", "--timesteps", "1000000", *SMALL]
-    run = subprocess.Popen(
-        [*command, "--run-dir", str(tmp_path / "run")],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-        preexec_fn=take_terminal,
-    )
+    long = ["--env", "ant-nonstationary", "--timesteps", 1_000_000, *SMALL, "--run-dir", tmp_path / "run"]
+    run = process(*long, prepare=partial(take_terminal, os.ttyname(terminal)))
     try:
-        os.close(terminal)
         wait_for(tmp_path / "run" / "progress.csv")
+        os.close(terminal)
         os.close(controller)
         assert run.wait(timeout=60) == 130
     finally:
@@ -435,7 +432,7 @@ def test_a_closed_terminal_stops_the_run_with_everything_saved(tmp_path):
 
 def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, whole, tmp_path):
     stopped = tmp_path / "stopped"
-    interrupted(*ANT, *BUSY, *ALWAYS, "--run-dir", stopped, until=1024)
+    interrupted(*SHORT, *BUSY, *ALWAYS, "--run-dir", stopped, until=768)
     for path in (stopped / "progress.csv", stopped / "episodes.csv", next(stopped.glob("events*"))):
         with path.open("ab") as file:
             file.write(path.read_bytes()[-40:-7])  # begun, and never finished
