@@ -414,12 +414,14 @@ def test_names_that_do_not_exist_render_nothing():
         choose_renderer(None, ["these", "those"])
 
 
+def hide_the_extra():
+    sys.modules["imageio_ffmpeg"] = None  # as Python marks what cannot be imported
+
+
 def test_without_the_extra_one_line_names_it(run, tmp_path):
-    code = (
-        "import sys; sys.modules['imageio_ffmpeg'] = None; from agents import evaluate; sys.exit(evaluate.main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, str(run), "--record", str(tmp_path / "film.mp4")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=CLEAN)
+    arguments = [run, "--record", tmp_path / "film.mp4"]
+    unset = dict.fromkeys(RENDERING)
+    done = processes.run("agents.evaluate", *arguments, check=False, prepare=hide_the_extra, **unset)
     assert done.returncode == 2
     assert done.stderr == "error: recording needs 'imageio_ffmpeg': pip install 'continual-backprop[video]'\n"
     assert not list(tmp_path.iterdir())

@@ -94,7 +94,7 @@ def test_each_phase_gets_a_score_of_each_kind_and_one_whose_policy_is_dead_gets_
 
 
 def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
-    only_targets = ["--repetitions", 2, "--updates", 40, "--steps", 0]
+    only_targets = ["--repetitions", 2, "--updates", 20, "--steps", 0]
     assert measure(run, *only_targets) == 0
     whole = (run / "trainability.csv").read_text()
     lines = whole.splitlines(keepends=True)

@@ -112,14 +112,14 @@ def test_a_changed_checkpoint_is_loaded_or_refused_with_one_line(finished, tmp_p
     check_checkpoint(finished, tmp_path, data)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @settings(max_examples=1000, **RELAXED)
 @given(data=st.data())
 def test_a_thousand_changed_configurations(finished, data):
     check_configuration(finished, data)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @settings(max_examples=1000, **RELAXED)
 @given(data=st.data())
 def test_a_thousand_changed_checkpoints(finished, tmp_path, data):

@@ -122,8 +122,8 @@ def test_learning_is_the_plain_loop(activation, net_arch):
     settings = OnlineSettings(net_arch, activation, learning_rate=0.005, weight_decay=0.01)
     batched = learner(settings, [3, 4])
     plain = [PlainLoop(settings, seed, batched, run) for run, seed in enumerate([3, 4])]
-    errors = batched.learn(300)["error"]
-    assert errors == pytest.approx([loop.learn(300) for loop in plain], abs=1e-9)
+    errors = batched.learn(200)["error"]
+    assert errors == pytest.approx([loop.learn(200) for loop in plain], abs=1e-9)
     same(batched, plain)
 
 
@@ -149,8 +149,8 @@ def test_continual_backpropagation_is_that_of_the_plain_loop(utility, rounding):
     batched = learner(settings, [3, 4])
     plain = [PlainLoop(settings[run], seed, batched, run) for run, seed in enumerate([3, 4])]
     for _ in range(2):
-        errors = batched.learn(200)["error"]
-        assert errors == pytest.approx([loop.learn(200) for loop in plain], abs=1e-9)
+        errors = batched.learn(130)["error"]
+        assert errors == pytest.approx([loop.learn(130) for loop in plain], abs=1e-9)
         same(batched, plain)
     counts = batched.measures()["replaced"].tolist()
     assert counts == [sum(layer.replaced for layer in loop.method.layers) for loop in plain]
@@ -217,7 +217,7 @@ def test_a_run_does_not_depend_on_its_company(method, make):
     settings = OnlineSettings((7, 5), loss=loss, weight_decay=1e-3, method=method, method_kwargs=METHODS[method])
     alone, among = (learner(settings, seeds, make, torch.float32) for seeds in ([5], [1, 5, 2, 7, 8, 9, 11]))
     for _ in range(3):
-        (own,), (others,) = alone.learn(700).values(), among.learn(700).values()
+        (own,), (others,) = alone.learn(350).values(), among.learn(350).values()
         assert own[0] == others[1]
     for w, other in zip([*alone.weights, *alone.biases], [*among.weights, *among.biases], strict=True):
         assert torch.equal(w[0], other[1])
@@ -230,9 +230,9 @@ def test_runs_that_stop_go_on_in_other_company(method):
     settings = OnlineSettings((7, 5), method=method, method_kwargs=METHODS[method])
     seeds = [1, 2, 3]
     whole = learner(settings, seeds, dtype=torch.float32)
-    scores = [whole.learn(number)["error"] for number in (530, 90, 700)]
+    scores = [whole.learn(number)["error"] for number in (330, 90, 600)]
     first = learner(settings, seeds, dtype=torch.float32)
-    first.learn(530)
+    first.learn(330)
     states = []
     for run in range(3):
         stream = io.BytesIO()
@@ -243,7 +243,7 @@ def test_runs_that_stop_go_on_in_other_company(method):
     again.learn(33)  # what it was does not matter
     for run, number in enumerate((2, 0)):
         again.load_state_dict(run, states[number])
-    for expected, number in zip(scores[1:], (90, 700), strict=True):
+    for expected, number in zip(scores[1:], (90, 600), strict=True):
         assert again.learn(number)["error"].tolist() == expected[[2, 0]].tolist()
     for w, other in zip([*again.weights, *again.biases], [*whole.weights, *whole.biases], strict=True):
         assert torch.equal(w, other[[2, 0]])
