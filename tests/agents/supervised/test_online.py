@@ -149,8 +149,8 @@ def test_continual_backpropagation_is_that_of_the_plain_loop(utility, rounding):
     batched = learner(settings, [3, 4])
     plain = [PlainLoop(settings[run], seed, batched, run) for run, seed in enumerate([3, 4])]
     for _ in range(2):
-        errors = batched.learn(130)["error"]
-        assert errors == pytest.approx([loop.learn(130) for loop in plain], abs=1e-9)
+        errors = batched.learn(200)["error"]
+        assert errors == pytest.approx([loop.learn(200) for loop in plain], abs=1e-9)
         same(batched, plain)
     counts = batched.measures()["replaced"].tolist()
     assert counts == [sum(layer.replaced for layer in loop.method.layers) for loop in plain]
