@@ -1,14 +1,15 @@
-"""Lets threads of compiled code wait for each other, without the interpreter's lock and without sleep.
+"""Lets threads wait for each other in compiled code, without the interpreter's lock and without sleep.
 
-A thread that sleeps, or waits for the lock, takes some 50 µs to go on; an update of SAC has several places where two threads
-need what the other one has computed.
+An update of SAC has several places where two threads need what the other one has computed, half a millisecond apart.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import llvmlite.binding
 import llvmlite.ir
@@ -18,6 +19,11 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from agents.sb3.kernels import compiled
+from agents.sb3.threads import side_by_side
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_ENOUGH = 2**62
 
 Meeting = NDArray[np.int64]
 """How often a thread has come to a meeting, ``(1,)``: 0 before the first."""
@@ -57,9 +63,56 @@ _read: Any = _read_atomically
 
 
 @compiled
-def meet(meeting: Meeting, number: int, threads: int) -> None:
-    """Waits until each of so many threads has come to the meeting of this number, from 1; what they wrote can then be read."""
+def meet(meeting: Meeting, number: int, parties: int) -> None:
+    """Waits until each of so many parties has come to the meeting of this number, from 1; what they wrote can then be read."""
     address = meeting.ctypes.data
     _count(address)
-    while _read(address) < number * threads:
+    while _read(address) < number * parties:
         _sched_yield()
+
+
+class Party:
+    """A thread among those that meet.
+
+    Args:
+        meeting: What they have in common.
+        number: From 0.
+        parties: How many they are.
+    """
+
+    def __init__(self, meeting: Meeting, number: int, parties: int) -> None:
+        self._meeting, self._number, self._parties = meeting, number, parties
+        self._meetings = 0
+
+    def share(self, items: Sequence[_Item]) -> Sequence[_Item]:
+        """This party's of some items."""
+        return items[self._number :: self._parties]
+
+    def meet(self) -> None:
+        """Waits until all parties have come here."""
+        self._meetings += 1
+        meet(self._meeting, self._meetings, self._parties)
+
+    def let_one(self, act: Callable[[], None]) -> None:
+        """Lets the first party do something while the others wait."""
+        self.meet()
+        if self._number == 0:
+            act()
+        self.meet()
+
+
+def meet_in_parties(take_part: Callable[[Party], _Result], pool: ThreadPoolExecutor | None) -> list[_Result]:
+    """Calls a function for two parties, the second on a thread of the pool, or for one without a pool; returns the results.
+
+    Where one breaks off with an error, the other goes on without waiting.
+    """
+    meeting, parties = np.zeros(1, np.int64), 2 if pool else 1
+
+    def taking_part(number: int) -> _Result:
+        try:
+            return take_part(Party(meeting, number, parties))
+        except BaseException:
+            meeting[0] = _ENOUGH
+            raise
+
+    return side_by_side(taking_part, [(number,) for number in range(parties)], pool)

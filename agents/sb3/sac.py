@@ -1,12 +1,14 @@
 """Stable-Baselines3's SAC with faster updates: the same algorithm and draws, the same numbers up to float rounding.
 
-:meth:`SAC.train` makes the updates, :meth:`SAC._sample_action` acts. :mod:`agents.sb3.sac_arrays` prepares what the compiled
-mathematics of :mod:`agents.sb3.sac_kernels` works on. ``docs/performance.md`` has what each part takes.
+:meth:`SAC.train` makes the updates, :meth:`SAC._sample_action` acts. :mod:`agents.sb3.sac_update` has the part of each thread
+in an update. :mod:`agents.sb3.sac_arrays` prepares what the compiled mathematics of :mod:`agents.sb3.sac_kernels` works on.
+``docs/performance.md`` has what each part takes.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,11 +18,13 @@ from stable_baselines3.common.noise import ActionNoise
 
 from agents.sb3.gradient_hook import gradient_hooks
 from agents.sb3.kernels import adam_step
+from agents.sb3.meeting import Party, meet_in_parties
 from agents.sb3.plastic import carried_by
 from agents.sb3.sac_arrays import ActorArrays, CriticArrays, Networks
-from agents.sb3.sac_kernels import add, draw, learn, learn_from_critics, learn_of_critics
+from agents.sb3.sac_kernels import add, draw
 from agents.sb3.sac_support import marks, unsupported
-from agents.sb3.threads import one_thread_each, side_by_side
+from agents.sb3.sac_update import learn_from_critics, learn_of_critics
+from agents.sb3.threads import one_thread_each, second_thread
 
 
 class SAC(stable_baselines3.SAC):
@@ -62,11 +66,10 @@ class SAC(stable_baselines3.SAC):
             return
         optimizers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
         self._update_learning_rate([optimizer for optimizer in optimizers if optimizer is not None])
-        losses = []
-        with one_thread_each() as threads, torch.no_grad(), ThreadPoolExecutor(1, "networks") as pool:
-            for step in range(gradient_steps):
-                moves_targets = step % self.target_update_interval == 0
-                losses.append(self._update(networks, pool if threads > 1 else None, moves_targets=moves_targets))
+        with one_thread_each() as threads, torch.no_grad():
+            pool = second_thread() if threads > 1 else None
+            moves_targets = [step % self.target_update_interval == 0 for step in range(gradient_steps)]
+            losses = [self._update(networks, pool, moves_targets=moves) for moves in moves_targets]
         self._n_updates += gradient_steps
         means = np.mean(losses, axis=0)
         if not np.isfinite(means).all():
@@ -105,49 +108,46 @@ class SAC(stable_baselines3.SAC):
         return float(before * gradient)
 
     def _learn(self, networks: Networks, ent_coef: float, tau: float, pool: ThreadPoolExecutor | None) -> tuple[float, float]:
-        """Trains the critics and computes the actor's gradients; returns the losses of both.
+        """Trains the critics and computes the actor's gradients, on one or two threads; returns the losses of both."""
+        optimizer = self.critic.optimizer
+        critics = [critic.now(optimizer) for critic in networks.critics]
+        is_carried, is_seen = bool(carried_by(self.policy, optimizer)), bool(gradient_hooks(optimizer))
 
-        Threads meet in compiled code, and where a method or a callback takes part between the critics' gradients and their
-        values of what the actor drew.
-        """
-        batch, actor, optimizer = networks.batch, networks.actor, self.critic.optimizer
-        critics = tuple(critic.now(optimizer) for critic in networks.critics)
-        networks.meeting[0] = 0
-        threads = 2 if pool else 1
-        each = [(thread, threads, networks.meeting, batch) for thread in range(threads)]
-        carried, looking = carried_by(self.policy, optimizer), gradient_hooks(optimizer)
-        if not carried and not looking:
-            of_all = [(*own, actor.layers, networks.later, actor.halves, critics, ent_coef, tau) for own in each]
-            losses = side_by_side(learn, of_all, pool)
-            return sum(loss for loss, _ in losses), sum(loss for _, loss in losses)
-        of_critics = side_by_side(
-            learn_of_critics, [(*own, actor.layers, networks.later, critics, ent_coef) for own in each], pool
-        )
-        for one in carried:
-            one.before_update()
-        for look in looking:
-            look()
-        side_by_side(adam_step, [(critic.adam, critic.adam.steps) for critic in critics], pool)
-        for critic in networks.critics if carried else ():
-            _tell(critic)
-        for one in carried:
-            one.after_update()
-        of_actor = side_by_side(learn_from_critics, [(*own, actor.halves, critics, ent_coef, tau) for own in each], pool)
-        return sum(of_critics), sum(of_actor)
+        def take_part(party: Party) -> tuple[float, float]:
+            of_critics = learn_of_critics(party, networks, critics, ent_coef)
+            if is_carried or is_seen:
+                party.let_one(lambda: self._before_update(optimizer))
+            for critic in party.share(critics):
+                adam_step(critic.adam, critic.adam.steps)
+            if is_carried:
+                party.let_one(lambda: self._after_update(optimizer, networks.critics))
+            return of_critics, learn_from_critics(party, networks, critics, ent_coef, tau)
+
+        losses = meet_in_parties(take_part, pool)
+        return sum(of_critics for of_critics, _ in losses), sum(of_actor for _, of_actor in losses)
 
     def _step_actor(self, networks: Networks) -> None:
         """Trains the actor by the gradients of both halves of the minibatch."""
         actor, optimizer = networks.actor, self.actor.optimizer
         add(*actor.gradients)
-        carried = carried_by(self.policy, optimizer)
-        for each in carried:
+        self._before_update(optimizer)
+        adam = actor.trained.now(optimizer)
+        adam_step(adam, adam.steps)
+        self._after_update(optimizer, [actor])
+
+    def _before_update(self, optimizer: torch.optim.Optimizer) -> None:
+        """What methods and callbacks do with the gradients that are there."""
+        for each in carried_by(self.policy, optimizer):
             each.before_update()
         for look in gradient_hooks(optimizer):
             look()
-        adam = actor.trained.now(optimizer)
-        adam_step(adam, adam.steps)
-        if carried:
-            _tell(actor)
+
+    def _after_update(self, optimizer: torch.optim.Optimizer, networks: Sequence[ActorArrays | CriticArrays]) -> None:
+        """What methods do with networks that were trained, told what their units gave in the pass of this update."""
+        carried = carried_by(self.policy, optimizer)
+        for network in networks if carried else ():
+            for k, layer in network.hidden.items():
+                layer.receive(torch.from_numpy(network.layers.outputs[k]))
         for each in carried:
             each.after_update()
 
@@ -158,7 +158,6 @@ class SAC(stable_baselines3.SAC):
         networks = None if self.num_timesteps < learning_starts else self._look_up(self.batch_size)
         if networks is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
-        self.policy.set_training_mode(False)
         drawn = networks.steps
         networks.actor.refresh()
         drawn.observe(self._last_obs)
@@ -185,9 +184,3 @@ class SAC(stable_baselines3.SAC):
 
 def _about_rows(batch_size: int) -> str | None:
     return None if batch_size > 1 else "minibatches have one transition"
-
-
-def _tell(network: ActorArrays | CriticArrays) -> None:
-    """Tells a method what its units gave in the pass of this update."""
-    for k, layer in network.hidden.items():
-        layer.receive(torch.from_numpy(network.layers.outputs[k]))

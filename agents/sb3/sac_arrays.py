@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 
 import cbp
 from agents.sb3.arrays import Adam, Array, Layers, Norm
-from agents.sb3.meeting import Meeting
 from agents.sb3.plastic import methods_of
 
 _NONE = np.empty(0, np.float32)
@@ -118,7 +117,7 @@ class Trained(NamedTuple):
 
 
 class Critic(NamedTuple):
-    """A critic and its target network, as compiled code sees them."""
+    """A critic and its target network in one update, as compiled code sees them."""
 
     layers: Layers
     target: Layers
@@ -159,7 +158,7 @@ class ActorArrays:
 
     Attributes:
         layers: For a whole minibatch.
-        halves: The same for each half of it, with gradients of their own.
+        halves: The same for each half of it, with gradients of their own, and ``rows`` which these are.
         trained: What Adam works on: the gradients are those of the first half.
         gradients: Those of both halves, as flat views.
         hidden: As of a critic.
@@ -173,9 +172,8 @@ class ActorArrays:
         weights, biases = ([*values, head] for values, head in zip(_values(linears), self._head, strict=True))
         first, second = ([np.zeros_like(array) for array in (*weights, *biases)] for _ in range(2))
         self.layers = _layers(weights, biases, first, rows, tanh=_has_tanh([*actor.latent_pi, actor.mu]))
-        self.halves = tuple(
-            _part(self.layers, gradients, at) for gradients, at in zip((first, second), _halves(rows), strict=True)
-        )
+        self.rows = slice(0, rows // 2), slice(rows // 2, rows)
+        self.halves = tuple(_part(self.layers, gradients, at) for gradients, at in zip((first, second), self.rows, strict=True))
         self.dimensions = dimensions = len(self._head[1]) // 2
         depth = len(weights)
         split = [part for array in (first[depth - 1], first[-1]) for part in (array[:dimensions], array[dimensions:])]
@@ -209,7 +207,6 @@ class Networks:
         batch: The minibatch.
         steps: What is drawn in the environments, and ``acting`` the actor's layers for it.
         ent_coef: Of the logarithm of the entropy coefficient, where it is learned.
-        meeting: Where the threads of an update meet.
     """
 
     def __init__(self, model: stable_baselines3.SAC, rows: int) -> None:
@@ -225,15 +222,9 @@ class Networks:
         self.batch = Minibatch.of(rows, inputs, dimensions, len(self.critics))
         self.later = self.actor.for_rows(rows)
         self.steps, self.acting = Drawn.of(model.n_envs, inputs, dimensions), self.actor.for_rows(model.n_envs)
-        self.meeting: Meeting = np.zeros(1, np.int64)
         self.ent_coef: Trained | None = None
         if model.ent_coef_optimizer is not None and model.log_ent_coef is not None:
             self.ent_coef = Trained.of([model.log_ent_coef], [np.zeros(1, np.float32)], model.ent_coef_optimizer)
-
-
-def _halves(rows: int) -> tuple[slice, slice]:
-    """The two halves of a minibatch."""
-    return slice(0, rows // 2), slice(rows // 2, rows)
 
 
 def watched_layers(method: cbp.Method | None) -> dict[Any, Any]:

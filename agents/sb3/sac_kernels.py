@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from agents.sb3.arrays import Array, Layers
-from agents.sb3.kernels import adam_step, compiled, pass_backward, pass_forward
-from agents.sb3.meeting import Meeting, meet
-from agents.sb3.sac_arrays import Critic, Drawn, Minibatch
+from agents.sb3.kernels import compiled, pass_backward, pass_forward
+from agents.sb3.sac_arrays import Drawn, Minibatch
 
 _LEAST, _MOST = np.float32(-20), np.float32(2)  # log σ, as in Stable-Baselines3
 _EPS = np.float32(1e-6)  # within log(1 − a²), as there
@@ -135,80 +134,3 @@ def add(into: tuple[Array, ...], others: tuple[Array, ...]) -> None:
     for k in range(len(into)):
         for i in range(len(into[k])):
             into[k][i] += others[k][i]
-
-
-@compiled
-def learn_of_critics(
-    thread: int,
-    threads: int,
-    meeting: Meeting,
-    batch: Minibatch,
-    actor: Layers,
-    later: Layers,
-    critics: tuple[Critic, ...],
-    ent_coef: float,
-) -> float:
-    """Draws the actions of both observations, and computes the gradients of every so many critics; returns their losses."""
-    if thread == 0:
-        draw(batch.now, actor)
-    if thread == threads - 1:
-        draw(batch.later, later)
-    meet(meeting, 1, threads)
-    for k in range(thread, len(critics), threads):
-        look_ahead(k, batch, critics[k].layers, critics[k].target)
-    meet(meeting, 2, threads)
-    loss = 0.0
-    for k in range(thread, len(critics), threads):
-        # The passes of two critics on one thread have room of their own.
-        loss += critic_gradients(batch, ent_coef, critics[k].layers)
-    return loss
-
-
-@compiled
-def learn_from_critics(
-    thread: int,
-    threads: int,
-    meeting: Meeting,
-    batch: Minibatch,
-    halves: tuple[Layers, ...],
-    critics: tuple[Critic, ...],
-    ent_coef: float,
-    tau: float,
-) -> float:
-    """What the critics, trained, say of the drawn actions, and the actor's gradients by half a minibatch; returns its loss.
-
-    The target networks follow by ``tau``.
-    """
-    for k in range(thread, len(critics), threads):
-        judge_drawn(k, batch, critics[k].layers)
-        if tau > 0:
-            follow(critics[k].adam.parameters, critics[k].target_parameters, tau)
-    meet(meeting, 3, threads)
-    for k in range(thread, len(critics), threads):
-        pass_to_actions(k, batch, critics[k].layers)
-    meet(meeting, 4, threads)
-    loss, rows = 0.0, len(batch.rewards)
-    for half in range(thread, 2, threads):
-        first, last = half * (rows // 2), rows // 2 if half == 0 else rows
-        loss += actor_gradients(first, last, batch, ent_coef, halves[half])
-    return loss
-
-
-@compiled
-def learn(
-    thread: int,
-    threads: int,
-    meeting: Meeting,
-    batch: Minibatch,
-    actor: Layers,
-    later: Layers,
-    halves: tuple[Layers, ...],
-    critics: tuple[Critic, ...],
-    ent_coef: float,
-    tau: float,
-) -> tuple[float, float]:
-    """Both, with the critics' step between, and nothing else; returns the losses of critics and actor."""
-    of_critics = learn_of_critics(thread, threads, meeting, batch, actor, later, critics, ent_coef)
-    for k in range(thread, len(critics), threads):
-        adam_step(critics[k].adam, critics[k].adam.steps)
-    return of_critics, learn_from_critics(thread, threads, meeting, batch, halves, critics, ent_coef, tau)
