@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
-import torch.distributed.fsdp
 from small_networks import chain
 from torch import nn
 
@@ -43,7 +42,9 @@ def train(rank: int, folder: Path) -> None:
             method.step()
         known = [layer.utility for layer in method.layers]
         results[name] = [parameter.detach() for parameter in model.parameters()], known, [la.replaced for la in method.layers]
-    sharded = torch.distributed.fsdp.fully_shard(chain(3, 8, 2), mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+    from torch.distributed.fsdp import fully_shard  # takes a second, in the processes of this test alone
+
+    sharded = fully_shard(chain(3, 8, 2), mesh=torch.distributed.init_device_mesh("cpu", (2,)))
     with pytest.raises(cbp.LayerError, match=r"'0.weight' is sharded over processes"):
         cbp.ContinualBackprop(sharded, torch.optim.SGD(sharded.parameters(), lr=0.1))
     torch.save(results, folder / f"{rank}.pt")
