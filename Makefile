@@ -5,9 +5,9 @@ TOLD_BY := setup.cfg pyproject.toml constraints.txt
 # Tests write run folders by the hundred; where there is room, into memory.
 ROOM := $(shell df -k /dev/shm 2> /dev/null | awk 'END { print ($$4 > 4000000) }')
 TEMP := $(if $(filter 1,$(ROOM)),PYTEST_DEBUG_TEMPROOT=/dev/shm)
-# A worker for each core takes file by file, in the order of tests/conftest.py; and one more, since tests also wait.
-# Each of them and of the tests' processes finds the bytecode of what another has compiled.
+# The tests' processes find the bytecode that others have compiled.
 export PYTHONDONTWRITEBYTECODE :=
+# A worker for each core takes file by file, in the order of tests/conftest.py; and one more, since tests also wait.
 export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 PYTEST := $(TEMP) $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 EXTRAS := data,sweep,video,worlds,test,lint

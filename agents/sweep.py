@@ -117,7 +117,7 @@ def _check_buildable(runs: list[Run]) -> None:
 
 
 def _check_folder(path: Path) -> None:
-    """Refuses a folder that could not be made, before anything is begun."""
+    """Refuses a path through a file, before anything is begun."""
     there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
     if not there.is_dir():
         raise UserError(f"cannot make folder '{path}': '{there}' is no folder")

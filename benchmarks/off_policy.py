@@ -81,12 +81,10 @@ def product_rate() -> float:
 
 
 def stages(model: Any) -> dict[str, Callable[[], None]]:
-    """The parts of one update, in the order in which compiled code calls them."""
-    networks, optimizer = model._networks, model.critic.optimizer
-    batch, actor, numbered = networks.batch, networks.actor, list(enumerate(networks.critics))
-    critics = [critic.now(optimizer) for critic in networks.critics]
-    rows = len(batch.rewards)
-    of_halves = list(zip((0, rows // 2), (rows // 2, rows), actor.halves, strict=True))
+    """The parts of one update."""
+    networks = model._networks
+    batch, actor, critics = networks.batch, networks.actor, networks.critics
+    numbered = list(enumerate(critics))
 
     def each(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> Callable[[], None]:
         def call() -> None:
@@ -104,19 +102,18 @@ def stages(model: Any) -> dict[str, Callable[[], None]]:
         "critics, of the drawn actions": each(sac_kernels.judge_drawn, [(k, batch, critic.layers) for k, critic in numbered]),
         "back to the actions": each(sac_kernels.pass_to_actions, [(k, batch, critic.layers) for k, critic in numbered]),
         "actor, backward": each(
-            sac_kernels.actor_gradients, [(first, last, batch, 0.1, half) for first, last, half in of_halves]
+            sac_kernels.actor_gradients,
+            [(rows.start, rows.stop, batch, 0.1, half) for rows, half in zip(actor.rows, actor.halves, strict=True)],
         ),
-        "Adam": each(adam_step, [(adam, 1.0) for adam in (actor.trained.adam, *(critic.adam for critic in critics))]),
+        "Adam": each(adam_step, [(network.trained.adam, 1.0) for network in (actor, *critics)]),
         "targets follow": each(
-            sac_kernels.follow, [(critic.adam.parameters, critic.target_parameters, 0.005) for critic in critics]
+            sac_kernels.follow, [(critic.trained.adam.parameters, critic.target_parameters, 0.005) for critic in critics]
         ),
     }
 
 
 def where_the_time_goes(ours: Any, theirs: Any, repeats: int = 200) -> dict[str, float]:
     """Milliseconds of one update on one thread, by its CPU clock: medians of calls in turns."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     calls = {
         **stages(ours),
         "whole": lambda: ours.train(1, 256),
@@ -130,7 +127,6 @@ def where_the_time_goes(ours: Any, theirs: Any, repeats: int = 200) -> dict[str,
                 call()
                 taken[name].append(time.thread_time() - start)
         products = operations(ours) / product_rate()
-    torch.set_num_threads(threads)
     found = {name: 1000 * statistics.median(times) for name, times in taken.items()}
     found["Python, sampling and the rest"] = found["whole"] - sum(list(found.values())[:-2])
     found["bare matrix products"] = 1000 * products

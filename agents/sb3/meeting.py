@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import llvmlite.binding
@@ -19,11 +19,10 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from agents.sb3.kernels import compiled
-from agents.sb3.threads import side_by_side
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_ENOUGH = 2**62
+_BROKEN = 2**62
 
 Meeting = NDArray[np.int64]
 """How often a thread has come to a meeting, ``(1,)``: 0 before the first."""
@@ -63,12 +62,23 @@ _read: Any = _read_atomically
 
 
 @compiled
-def meet(meeting: Meeting, number: int, parties: int) -> None:
-    """Waits until each of so many parties has come to the meeting of this number, from 1; what they wrote can then be read."""
+def meet(meeting: Meeting, number: int, parties: int) -> bool:
+    """Waits until each of so many parties has come to the meeting of this number, from 1; what they wrote can then be read.
+
+    Returns:
+        Whether they met; not where one broke off.
+    """
     address = meeting.ctypes.data
     _count(address)
-    while _read(address) < number * parties:
+    while True:
+        arrived = _read(address)
+        if arrived >= number * parties:
+            return bool(arrived < _BROKEN)
         _sched_yield()
+
+
+class _BrokenOffError(Exception):
+    """Another party broke off."""
 
 
 class Party:
@@ -91,7 +101,8 @@ class Party:
     def meet(self) -> None:
         """Waits until all parties have come here."""
         self._meetings += 1
-        meet(self._meeting, self._meetings, self._parties)
+        if not meet(self._meeting, self._meetings, self._parties):
+            raise _BrokenOffError
 
     def let_one(self, act: Callable[[], None]) -> None:
         """Lets the first party do something while the others wait."""
@@ -104,7 +115,7 @@ class Party:
 def meet_in_parties(take_part: Callable[[Party], _Result], pool: ThreadPoolExecutor | None) -> list[_Result]:
     """Calls a function for two parties, the second on a thread of the pool, or for one without a pool; returns the results.
 
-    Where one breaks off with an error, the other goes on without waiting.
+    Where one breaks off with an error, the other breaks off at its next meeting, and the error is raised.
     """
     meeting, parties = np.zeros(1, np.int64), 2 if pool else 1
 
@@ -112,7 +123,20 @@ def meet_in_parties(take_part: Callable[[Party], _Result], pool: ThreadPoolExecu
         try:
             return take_part(Party(meeting, number, parties))
         except BaseException:
-            meeting[0] = _ENOUGH
+            meeting[0] = _BROKEN
             raise
 
-    return side_by_side(taking_part, [(number,) for number in range(parties)], pool)
+    if pool is None:
+        return [taking_part(0)]
+    others: list[Future[_Result]] = []
+    try:
+        others.append(pool.submit(taking_part, 1))
+        results = [taking_part(0)]
+    except _BrokenOffError:  # the other's result raises why
+        results = []
+    except BaseException:  # a Ctrl-C can come before the first has begun
+        meeting[0] = _BROKEN
+        raise
+    finally:
+        wait(others)
+    return [*results, *(other.result() for other in others)]

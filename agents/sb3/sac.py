@@ -23,7 +23,7 @@ from agents.sb3.plastic import carried_by
 from agents.sb3.sac_arrays import ActorArrays, CriticArrays, Networks
 from agents.sb3.sac_kernels import add, draw
 from agents.sb3.sac_support import marks, unsupported
-from agents.sb3.sac_update import learn_from_critics, learn_of_critics
+from agents.sb3.sac_update import Losses, find_actors_gradients, find_critics_gradients, total
 from agents.sb3.threads import one_thread_each, second_thread
 
 
@@ -86,7 +86,7 @@ class SAC(stable_baselines3.SAC):
         batch.load(sampled, self.gamma)
         networks.actor.refresh()
         ent_coef = self._ent_coef(networks)
-        of_critics, of_actor = self._learn(networks, ent_coef, self.tau if moves_targets else 0.0, pool)
+        of_critics, of_actor = self._learn(networks, ent_coef, self.tau if moves_targets else None, pool)
         self._step_actor(networks)
         return ent_coef, of_actor, of_critics, self._learn_ent_coef(networks)
 
@@ -107,24 +107,26 @@ class SAC(stable_baselines3.SAC):
         adam_step(adam, adam.steps)
         return float(before * gradient)
 
-    def _learn(self, networks: Networks, ent_coef: float, tau: float, pool: ThreadPoolExecutor | None) -> tuple[float, float]:
+    def _learn(
+        self, networks: Networks, ent_coef: float, tau: float | None, pool: ThreadPoolExecutor | None
+    ) -> tuple[float, float]:
         """Trains the critics and computes the actor's gradients, on one or two threads; returns the losses of both."""
         optimizer = self.critic.optimizer
-        critics = [critic.now(optimizer) for critic in networks.critics]
+        adams = [critic.trained.now(optimizer) for critic in networks.critics]
         is_carried, is_seen = bool(carried_by(self.policy, optimizer)), bool(gradient_hooks(optimizer))
 
-        def take_part(party: Party) -> tuple[float, float]:
-            of_critics = learn_of_critics(party, networks, critics, ent_coef)
+        def take_part(party: Party) -> tuple[Losses, Losses]:
+            of_critics = find_critics_gradients(party, networks, ent_coef)
             if is_carried or is_seen:
                 party.let_one(lambda: self._before_update(optimizer))
-            for critic in party.share(critics):
-                adam_step(critic.adam, critic.adam.steps)
+            for adam in party.share(adams):
+                adam_step(adam, adam.steps)
             if is_carried:
                 party.let_one(lambda: self._after_update(optimizer, networks.critics))
-            return of_critics, learn_from_critics(party, networks, critics, ent_coef, tau)
+            return of_critics, find_actors_gradients(party, networks, ent_coef, tau)
 
-        losses = meet_in_parties(take_part, pool)
-        return sum(of_critics for of_critics, _ in losses), sum(of_actor for _, of_actor in losses)
+        of_critics, of_actor = zip(*meet_in_parties(take_part, pool), strict=True)
+        return total(of_critics), total(of_actor)
 
     def _step_actor(self, networks: Networks) -> None:
         """Trains the actor by the gradients of both halves of the minibatch."""

@@ -116,15 +116,6 @@ class Trained(NamedTuple):
         )
 
 
-class Critic(NamedTuple):
-    """A critic and its target network in one update, as compiled code sees them."""
-
-    layers: Layers
-    target: Layers
-    adam: Adam
-    target_parameters: tuple[Array, ...]  # in the order of Adam's
-
-
 class CriticArrays:
     """One of the critics with its target network.
 
@@ -147,10 +138,6 @@ class CriticArrays:
         self.trained = Trained.of(_parameters(linears), gradients, optimizer)
         self.target_parameters = _flat(_parameters(of_target))
         self.hidden = {k: hidden[linear] for k, linear in enumerate(linears) if linear in hidden}
-
-    def now(self, optimizer: Optimizer) -> Critic:
-        """With the optimizer's options as they are now, one step further."""
-        return Critic(self.layers, self.target, self.trained.now(optimizer), self.target_parameters)
 
 
 class ActorArrays:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agents.sb3.meeting import Party
-from agents.sb3.sac_arrays import Critic, Networks
+from agents.sb3.sac_arrays import Networks
 from agents.sb3.sac_kernels import (
     actor_gradients,
     critic_gradients,
@@ -16,31 +16,39 @@ from agents.sb3.sac_kernels import (
     pass_to_actions,
 )
 
+Losses = list[tuple[int, float]]
+"""Of each critic, or half of the minibatch, its number and its loss."""
 
-def learn_of_critics(party: Party, networks: Networks, critics: Sequence[Critic], ent_coef: float) -> float:
-    """Draws the actions and computes the critics' gradients; returns the losses of this party's critics."""
+
+def find_critics_gradients(party: Party, networks: Networks, ent_coef: float) -> Losses:
+    """Draws the actions and computes the critics' gradients."""
     batch = networks.batch
-    own = party.share(list(enumerate(critics)))
+    own = party.share(list(enumerate(networks.critics)))
     for drawn, layers in party.share([(batch.now, networks.actor.layers), (batch.later, networks.later)]):
         draw(drawn, layers)
     party.meet()
     for k, critic in own:
         look_ahead(k, batch, critic.layers, critic.target)
     party.meet()
-    return sum(critic_gradients(batch, ent_coef, critic.layers) for _, critic in own)
+    return [(k, critic_gradients(batch, ent_coef, critic.layers)) for k, critic in own]
 
 
-def learn_from_critics(party: Party, networks: Networks, critics: Sequence[Critic], ent_coef: float, tau: float) -> float:
-    """Lets the critics judge the actions, targets follow by ``tau``, and computes the actor's gradients; returns its loss."""
+def find_actors_gradients(party: Party, networks: Networks, ent_coef: float, tau: float | None) -> Losses:
+    """Lets the trained critics judge the actions and computes the actor's gradients; targets follow by ``tau``, if they do."""
     batch, actor = networks.batch, networks.actor
-    own = party.share(list(enumerate(critics)))
+    own = party.share(list(enumerate(networks.critics)))
     for k, critic in own:
         judge_drawn(k, batch, critic.layers)
-        if tau > 0:
-            follow(critic.adam.parameters, critic.target_parameters, tau)
+        if tau is not None:
+            follow(critic.trained.adam.parameters, critic.target_parameters, tau)
     party.meet()
     for k, critic in own:
         pass_to_actions(k, batch, critic.layers)
     party.meet()
-    of_halves = party.share(list(zip(actor.rows, actor.halves, strict=True)))
-    return sum(actor_gradients(rows.start, rows.stop, batch, ent_coef, half) for rows, half in of_halves)
+    of_halves = party.share(list(enumerate(zip(actor.rows, actor.halves, strict=True))))
+    return [(k, actor_gradients(rows.start, rows.stop, batch, ent_coef, half)) for k, (rows, half) in of_halves]
+
+
+def total(losses: Sequence[Losses]) -> float:
+    """The sum in the order of the numbers, whoever computed them."""
+    return sum(loss for _, loss in sorted(each for of_party in losses for each in of_party))

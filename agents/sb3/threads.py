@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,12 +52,9 @@ def side_by_side(
     """Calls a function several times, every second time on a thread of the pool if there is one; returns the results."""
     others = [pool.submit(function, *each) for each in arguments[1::2]] if pool else []
     results: list[Any] = [None] * len(arguments)
-    try:
-        for k, each in enumerate(arguments):
-            if k % 2 == 0 or not pool:
-                results[k] = function(*each)
-    finally:
-        wait(others)
+    for k, each in enumerate(arguments):
+        if k % 2 == 0 or not pool:
+            results[k] = function(*each)
     for k, other in enumerate(others):
         results[2 * k + 1] = other.result()
     return results

@@ -227,7 +227,7 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
     deadline = time.monotonic() + 120
     while not (folder / "progress.csv").exists() or len(rows(folder / "progress.csv")) < 3:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130

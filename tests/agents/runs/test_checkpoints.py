@@ -81,12 +81,13 @@ STOPPED_TOO = {
 )
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, options):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = [*ANT, "--timesteps", 1024, "--period", 300, *options, *ALWAYS]
-    interrupted(*options, "--run-dir", stopped, until=512)
+    options = [*ANT, "--timesteps", 1024, "--period", 300, "--env-kwargs", "max_episode_steps=50", *options, *ALWAYS]
+    interrupted(*options, "--run-dir", stopped, until=512)  # behind the first change
     assert command(*options, "--run-dir", whole) == 0
     interrupted("--resume", stopped, until=768)
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
+    assert len(json.loads((whole / "summary.json").read_text())["phases"]) >= 2
 
 
 @pytest.mark.parametrize("env", ["Hopper-v5", "Pendulum-v1"])

@@ -36,7 +36,6 @@ def two(tmp_path_factory):
     return folder
 
 
-@pytest.mark.usefixtures("rendered")
 def test_every_parameter_is_recorded_by_its_name(two):
     both = {"gravity": {"low": 5, "high": 15}, "strength:leg_joint": {"schedule": "square"}}
     env = envs.NonStationary(gymnasium.make("Hopper-v5"), both, period=200, seed=0)

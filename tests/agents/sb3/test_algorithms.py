@@ -53,7 +53,7 @@ def test_without_replacement_each_policy_trains_as_its_stock_one_to_the_bit(name
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[NEEDS_CONTRIB] * (name in CONTRIB)) for name in SETTINGS])
-def test_several_hundred_updates_are_those_of_the_stock_policy_too(name):
+def test_hundreds_of_updates_are_those_of_the_stock_policy_too(name):
     steps, settings = MANY_UPDATES.get(name, (220, {}))
     policy = train_both(name, "Mlp", steps, settings).policy
     taken = [state["step"] for owner in owners(policy).values() for state in owner.optimizer.state.values()]

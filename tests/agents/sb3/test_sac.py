@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import warnings
 
 import numpy as np
@@ -171,17 +173,65 @@ def test_a_rate_of_zero_changes_no_bit():
         assert torch.equal(states(with_method)[name], value), name
 
 
-def test_the_number_of_threads_changes_no_bit():
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            found.append(states(make(agents.SAC).learn(60)))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    for name, value in found[0].items():
-        assert torch.equal(found[1][name], value), name
+@pytest.fixture
+def threads():
+    """Sets how many threads there are, until the end of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_number_of_threads_changes_no_bit(name, threads):
+    found = []
+    for number in (1, 2):
+        threads(number)
+        settings = dict(SETTINGS[name])
+        if "vec_env" in settings:
+            settings["vec_env"] = settings["vec_env"]()
+        recorder = Recorder()
+        model = make(agents.SAC, **settings).learn(60, callback=recorder)
+        assert torch.get_num_threads() == number
+        found.append((states(model), recorder.logged))
+    (expected, logged), (got, logged_too) = found
+    for key, value in expected.items():
+        assert torch.equal(got[key], value), key
+    assert logged_too == logged
+
+
+def test_an_error_of_a_method_ends_an_update_on_two_threads_and_the_next_one_goes_on(threads, monkeypatch):
+    threads(2)
+    model = make(agents.SAC, **SETTINGS["units that are replaced"]).learn(30)
+    method = model.policy.methods["critic"]
+    before = states(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "before_update", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.learn(10, reset_num_timesteps=False)
+    for name, value in states(model).items():  # no network has made its step
+        assert torch.equal(value, before[name]) or name.endswith("step"), name
+    updates = model._n_updates
+    assert model.learn(10, reset_num_timesteps=False)._n_updates == updates + 10
+
+
+def _train_on_two_threads(model, sender):
+    sender.send(model.learn(5, reset_num_timesteps=False)._n_updates)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_has_a_second_thread_of_its_own(threads):
+    threads(2)
+    model = make(agents.SAC).learn(25)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_train_on_two_threads, args=(model, sender))
+    process.start()
+    process.join(60)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0
+    assert receiver.recv() == model._n_updates + 5
 
 
 @pytest.mark.parametrize(("first", "second"), [BOTH, BOTH[::-1]], ids=["from SB3", "to SB3"])

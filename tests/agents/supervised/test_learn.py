@@ -135,9 +135,11 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(learned, tmp_path, options
         deadline = time.monotonic() + 120
         while process.poll() is None and len({p.name for p in (tmp_path / "killed").rglob("*.pt")} - known) < 4:
             assert time.monotonic() < deadline
-            time.sleep(0.03)
+            time.sleep(0.01)
+        killed = process.poll() is None
         process.kill()
         process.communicate()
+        assert killed
     processes.run(*command, tmp_path / "killed")
     whole = learned  # which has those of cbp, in larger company
     if "cbp" not in options:
@@ -160,7 +162,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     deadline = time.monotonic() + 120
     while not (folder / "progress.csv").exists():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -378,14 +378,16 @@ def make_config_of_small():
     )
 
 
-def test_a_run_dir_that_is_a_file_is_refused(tmp_path, capsys):
+def test_a_run_dir_that_is_a_file_is_refused_before_ray_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "file").write_text("keep me")
     assert sweep.main([*SMALL, "--run-dir", str(tmp_path / "file"), "--methods", "ppo", "--seeds", "0"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: cannot make folder '{tmp_path / 'file'}'")
     assert (tmp_path / "file").read_text() == "keep me"
 
 
-def test_more_threads_than_a_node_has_cores_are_refused(tmp_path, capsys):
+def test_more_threads_than_a_node_has_cores_are_refused_before_ray_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     arguments = [*SMALL, "--run-dir", str(tmp_path / "runs"), "--methods", "ppo", "--seeds", "0", "--threads", "1000"]
     assert sweep.main(arguments) == 2
     line = capsys.readouterr().err.splitlines()[-1]
