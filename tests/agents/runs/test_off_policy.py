@@ -105,8 +105,9 @@ def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, 
     interrupted("--resume", stopped, until=640)  # the buffer of the last is full
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
-    replaced = json.loads((whole / "summary.json").read_text())["units_replaced"]
-    assert (sum(replaced.values()) > 5) == (name == "sac")
+    summary = json.loads((whole / "summary.json").read_text())
+    assert len(summary["phases"]) >= 2
+    assert (sum(summary["units_replaced"].values()) > 5) == (name == "sac")
     assert ("rollout/success_rate" in rows(whole / "progress.csv")[-1]) == (name == "dqn")
 
 
