@@ -29,7 +29,6 @@ from throughput import Processes, processor
 
 import agents
 from agents.sb3 import sac_kernels
-from agents.sb3.kernels import adam_step
 from agents.sb3.threads import one_thread_each
 
 
@@ -83,7 +82,7 @@ def product_rate() -> float:
 def stages(model: Any) -> dict[str, Callable[[], None]]:
     """The parts of one update."""
     networks = model._networks
-    batch, actor, critics = networks.batch, networks.actor, networks.critics
+    batch, actor, critics = networks.held_batch, networks.actor, networks.critics
     numbered = list(enumerate(critics))
 
     def each(function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> Callable[[], None]:
@@ -94,21 +93,25 @@ def stages(model: Any) -> dict[str, Callable[[], None]]:
         return call
 
     return {
-        "actor, forward": each(sac_kernels.draw, [(batch.now, actor.layers), (batch.later, networks.later)]),
+        "actor, forward": each(sac_kernels.draw, networks.drawing),
         "critics and targets, forward": each(
-            sac_kernels.look_ahead, [(k, batch, critic.layers, critic.target) for k, critic in numbered]
+            sac_kernels.look_ahead, [(k, batch, critic.held, critic.target) for k, critic in numbered]
         ),
-        "critics, backward": each(sac_kernels.critic_gradients, [(batch, 0.1, critic.layers) for critic in critics]),
-        "critics, of the drawn actions": each(sac_kernels.judge_drawn, [(k, batch, critic.layers) for k, critic in numbered]),
-        "back to the actions": each(sac_kernels.pass_to_actions, [(k, batch, critic.layers) for k, critic in numbered]),
+        "critics, backward": each(sac_kernels.critic_gradients, [(batch, 0.1, critic.held) for critic in critics]),
+        "critics, of the drawn actions": each(sac_kernels.judge_drawn, [(k, batch, critic.held) for k, critic in numbered]),
+        "back to the actions": each(sac_kernels.pass_to_actions, [(k, batch, critic.held) for k, critic in numbered]),
         "actor, backward": each(
             sac_kernels.actor_gradients,
             [(rows.start, rows.stop, batch, 0.1, half) for rows, half in zip(actor.rows, actor.halves, strict=True)],
         ),
-        "Adam": each(adam_step, [(network.trained.adam, 1.0) for network in (actor, *critics)]),
-        "targets follow": each(
-            sac_kernels.follow, [(critic.trained.adam.parameters, critic.target_parameters, 0.005) for critic in critics]
+        "Adam": each(
+            sac_kernels.step_adam,
+            [
+                actor.trained.next_step(model.actor.optimizer),
+                *[critic.trained.next_step(model.critic.optimizer) for critic in critics],
+            ],
         ),
+        "targets follow": each(sac_kernels.follow, [(critic.followed, 0.005) for critic in critics]),
     }
 
 

@@ -10,19 +10,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import stable_baselines3
 import torch
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.sac.policies import SACPolicy
 
 from agents.sb3.gradient_hook import gradient_hooks
-from agents.sb3.kernels import adam_step
 from agents.sb3.meeting import Party, meet_in_parties
 from agents.sb3.plastic import carried_by
 from agents.sb3.sac_arrays import ActorArrays, CriticArrays, Networks
-from agents.sb3.sac_kernels import add, draw
-from agents.sb3.sac_support import marks, unsupported
+from agents.sb3.sac_kernels import add, draw, gather, step_adam
+from agents.sb3.sac_support import acting_marks, marks, unsupported
 from agents.sb3.sac_update import Losses, find_actors_gradients, find_critics_gradients, total
 from agents.sb3.threads import one_thread_each, second_thread
 
@@ -59,7 +60,8 @@ class SAC(stable_baselines3.SAC):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Makes some updates, as in Stable-Baselines3."""
-        self.policy.set_training_mode(True)
+        if type(self.policy) is not SACPolicy:  # a plastic one looks at what is trained; layers of the fast path have no mode
+            self.policy.set_training_mode(True)
         networks = self._look_up(batch_size)
         if networks is None:
             super().train(gradient_steps, batch_size)
@@ -81,30 +83,40 @@ class SAC(stable_baselines3.SAC):
 
     def _update(self, networks: Networks, pool: ThreadPoolExecutor | None, *, moves_targets: bool) -> tuple[float, ...]:
         """One update of all networks; returns the entropy coefficient and the losses of actor, critics and coefficient."""
-        batch = networks.batch
-        sampled = self.replay_buffer.sample(len(batch.rewards), env=self._vec_normalize_env)  # type: ignore[union-attr]
-        batch.load(sampled, self.gamma)
+        self._sample(networks)
         networks.actor.refresh()
         ent_coef = self._ent_coef(networks)
         of_critics, of_actor = self._learn(networks, ent_coef, self.tau if moves_targets else None, pool)
         self._step_actor(networks)
         return ent_coef, of_actor, of_critics, self._learn_ent_coef(networks)
 
+    def _sample(self, networks: Networks) -> None:
+        """Draws a minibatch, and the noise for its actions; a plain ``ReplayBuffer`` is read without tensors between."""
+        buffer: Any = self.replay_buffer
+        batch, stored = networks.batch, networks.stored
+        rows = len(batch.rewards)
+        if stored is None or self._vec_normalize_env is not None:
+            batch.load(buffer.sample(rows, env=self._vec_normalize_env), self.gamma)
+            return
+        of_rows, of_environments = (np.random.randint(0, n, size=rows) for n in (buffer.size(), buffer.n_envs))  # noqa: NPY002
+        gather(stored, of_rows, of_environments, networks.held_batch, self.gamma)
+        batch.now.make_noise()
+        batch.later.make_noise()
+
     def _ent_coef(self, networks: Networks) -> float:
         """The entropy coefficient as it is before an update, which is that of the update's losses."""
         if networks.ent_coef is None:
             return float(self.ent_coef_tensor)
-        return float(np.exp(networks.ent_coef.adam.parameters[0][0]))
+        return float(np.exp(networks.ent_coef.parameters[0][0]))
 
     def _learn_ent_coef(self, networks: Networks) -> float:
         """Trains the entropy coefficient, where it is learned; returns its loss."""
         if networks.ent_coef is None or self.ent_coef_optimizer is None:
             return 0.0
-        adam = networks.ent_coef.now(self.ent_coef_optimizer)
-        before = adam.parameters[0][0]
+        before = networks.ent_coef.parameters[0][0]
         gradient = -np.mean(networks.batch.now.log_probs + np.float32(self.target_entropy))
-        adam.gradients[0][0] = gradient
-        adam_step(adam, adam.steps)
+        networks.ent_coef.gradients[0][0] = gradient
+        step_adam(*networks.ent_coef.next_step(self.ent_coef_optimizer))
         return float(before * gradient)
 
     def _learn(
@@ -112,15 +124,14 @@ class SAC(stable_baselines3.SAC):
     ) -> tuple[float, float]:
         """Trains the critics and computes the actor's gradients, on one or two threads; returns the losses of both."""
         optimizer = self.critic.optimizer
-        adams = [critic.trained.now(optimizer) for critic in networks.critics]
         is_carried, is_seen = bool(carried_by(self.policy, optimizer)), bool(gradient_hooks(optimizer))
 
         def take_part(party: Party) -> tuple[Losses, Losses]:
             of_critics = find_critics_gradients(party, networks, ent_coef)
             if is_carried or is_seen:
                 party.let_one(lambda: self._before_update(optimizer))
-            for adam in party.share(adams):
-                adam_step(adam, adam.steps)
+            for critic in party.share(networks.critics):
+                step_adam(*critic.trained.next_step(optimizer))
             if is_carried:
                 party.let_one(lambda: self._after_update(optimizer, networks.critics))
             return of_critics, find_actors_gradients(party, networks, ent_coef, tau)
@@ -133,8 +144,7 @@ class SAC(stable_baselines3.SAC):
         actor, optimizer = networks.actor, self.actor.optimizer
         add(*actor.gradients)
         self._before_update(optimizer)
-        adam = actor.trained.now(optimizer)
-        adam_step(adam, adam.steps)
+        step_adam(*actor.trained.next_step(optimizer))
         self._after_update(optimizer, [actor])
 
     def _before_update(self, optimizer: torch.optim.Optimizer) -> None:
@@ -157,22 +167,23 @@ class SAC(stable_baselines3.SAC):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """The actions of a step, and as they are kept in the replay buffer."""
-        networks = None if self.num_timesteps < learning_starts else self._look_up(self.batch_size)
+        networks = None if self.num_timesteps < learning_starts else self._look_up(self.batch_size, acting=True)
         if networks is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         drawn = networks.steps
         networks.actor.refresh()
         drawn.observe(self._last_obs)
-        draw(drawn, networks.acting)
+        draw(*networks.acting)
         actions = drawn.judged[:, -networks.actor.dimensions :].reshape(-1, *self.action_space.shape)  # type: ignore[misc]
         scaled = self.policy.scale_action(self.policy.unscale_action(actions))
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled), scaled
 
-    def _look_up(self, batch_size: int) -> Networks | None:
+    def _look_up(self, batch_size: int, *, acting: bool = False) -> Networks | None:
         """The networks' arrays, looked up anew where something has changed; None where there is no fast path."""
-        if [batch_size, *marks(self)] != self._marks:
+        now = [batch_size, *(acting_marks(self) if acting else marks(self))]
+        if self._marks is None or now != (self._marks[: len(now)] if acting else self._marks):
             before, self.slow_because = self.slow_because, unsupported(self) or _about_rows(batch_size)
             self._networks = None if self.slow_because else Networks(self, batch_size)
             self._marks = [batch_size, *marks(self)]

@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import stable_baselines3
 import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 from torch.optim import Optimizer
 
 import cbp
 from agents.sb3.arrays import Adam, Array, Layers, Norm
+from agents.sb3.held import Held, hold
 from agents.sb3.plastic import methods_of
 
 _NONE = np.empty(0, np.float32)
@@ -38,6 +41,10 @@ class Drawn(NamedTuple):
         """Takes observations, and draws the noise for their actions."""
         self.observations[:] = observations.reshape(self.observations.shape)
         self.judged[:, : self.observations.shape[1]] = self.observations
+        self.make_noise()
+
+    def make_noise(self) -> None:
+        """Draws the noise for the actions."""
         torch.from_numpy(self.noise).normal_()
 
 
@@ -71,59 +78,67 @@ class Minibatch(NamedTuple):
         self.later.observe(sampled.next_observations.numpy())
 
 
-class Trained(NamedTuple):
-    """A network that is trained: the parameters in one order, as flat views, and their counts of Adam's steps."""
+class Stored(NamedTuple):
+    """The arrays of Stable-Baselines3's ``ReplayBuffer``, each ``(size, environments, …)``."""
 
-    adam: Adam
-    counts: tuple[Any, ...]  # each an array without dimensions
+    observations: NDArray[Any]
+    next_observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: Array
+    dones: Array
+    timeouts: Array
 
     @classmethod
-    def of(cls, parameters: Sequence[torch.Tensor], gradients: Sequence[Array], optimizer: Optimizer) -> Trained:
-        """Some of an optimizer's parameters; their ``grad`` becomes what is computed into the arrays."""
+    def of(cls, buffer: ReplayBuffer) -> Stored:
+        """Those of a buffer that keeps both observations of a transition; what is written into it later is seen."""
+        shape = (*buffer.rewards.shape, -1)
+        observations, next_observations = buffer.observations.reshape(shape), buffer.next_observations.reshape(shape)
+        actions = buffer.actions.reshape(shape)
+        return cls(observations, next_observations, actions, buffer.rewards, buffer.dones, buffer.timeouts)
+
+
+class Trained:
+    """A network that is trained by Adam.
+
+    Attributes:
+        parameters: In one order, as flat views.
+        gradients: Likewise; the parameters' ``grad`` is what is computed into them.
+    """
+
+    def __init__(self, parameters: Sequence[torch.Tensor], gradients: Sequence[Array], optimizer: Optimizer) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = torch.from_numpy(gradient)
             if not optimizer.state[parameter]:  # as torch.optim.Adam before its first step
                 zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
                 optimizer.state[parameter].update(step=torch.tensor(0.0), **zeros)
         states = [optimizer.state[parameter] for parameter in parameters]
-        group = optimizer.param_groups[0]
-        adam = Adam(
-            parameters=_flat(parameters),
-            gradients=tuple(gradient.reshape(-1) for gradient in gradients),
-            exp_avg=_flat(state["exp_avg"] for state in states),
-            exp_avg_sq=_flat(state["exp_avg_sq"] for state in states),
-            lr=float(group["lr"]),
-            beta1=float(group["betas"][0]),
-            beta2=float(group["betas"][1]),
-            eps=float(group["eps"]),
-            weight_decay=float(group["weight_decay"]),
-            steps=0.0,
-        )
-        return cls(adam, tuple(state["step"].numpy() for state in states))
+        self.parameters = _flat(parameters)
+        self.gradients = tuple(gradient.reshape(-1) for gradient in gradients)
+        self._exp_avg, self._exp_avg_sq = (_flat(state[name] for state in states) for name in ("exp_avg", "exp_avg_sq"))
+        self._counts = tuple(state["step"].numpy() for state in states)
+        self._options: tuple[float, float, float, float, float] | None = None  # with which _adam was made
 
-    def now(self, optimizer: Optimizer) -> Adam:
-        """With the optimizer's options as they are now, one step further."""
-        for count in self.counts:
+    def next_step(self, optimizer: Optimizer) -> tuple[Held[Adam], float]:
+        """What :func:`agents.sb3.sac_kernels.step_adam` takes, with the optimizer's options as they are now."""
+        for count in self._counts:
             count += 1
         group = optimizer.param_groups[0]
-        return self.adam._replace(
-            lr=float(group["lr"]),
-            beta1=float(group["betas"][0]),
-            beta2=float(group["betas"][1]),
-            eps=float(group["eps"]),
-            weight_decay=float(group["weight_decay"]),
-            steps=float(self.counts[0]),
-        )
+        beta1, beta2 = group["betas"]
+        options = float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), float(group["weight_decay"])
+        if options != self._options:
+            self._options = options
+            self._adam = hold(Adam(self.parameters, self.gradients, self._exp_avg, self._exp_avg_sq, *options, 0.0))
+        return self._adam, float(self._counts[0])
 
 
 class CriticArrays:
     """One of the critics with its target network.
 
     Attributes:
-        layers: The critic.
-        target: Its target network.
+        layers: The critic, and ``held`` as compiled code has it.
+        target: Its target network, likewise.
         trained: What Adam works on.
-        target_parameters: As flat views, in the order of Adam's.
+        followed: The flat views of its parameters, and those of the target's.
         hidden: What a method keeps of the hidden layers that it treats, by their number from 0.
     """
 
@@ -134,9 +149,10 @@ class CriticArrays:
         weights, biases = _values(linears)
         gradients = [np.zeros_like(array) for array in (*weights, *biases)]
         self.layers = _layers(weights, biases, gradients, rows, tanh=_has_tanh(chain))
-        self.target = _layers(*_values(of_target), [_NONE] * len(gradients), rows, tanh=_has_tanh(chain))
-        self.trained = Trained.of(_parameters(linears), gradients, optimizer)
-        self.target_parameters = _flat(_parameters(of_target))
+        self.held = hold(self.layers)
+        self.target = hold(_layers(*_values(of_target), [_NONE] * len(gradients), rows, tanh=_has_tanh(chain)))
+        self.trained = Trained(_parameters(linears), gradients, optimizer)
+        self.followed = hold((self.trained.parameters, _flat(_parameters(of_target))))
         self.hidden = {k: hidden[linear] for k, linear in enumerate(linears) if linear in hidden}
 
 
@@ -144,7 +160,7 @@ class ActorArrays:
     """The actor, whose two heads are one layer here.
 
     Attributes:
-        layers: For a whole minibatch.
+        layers: For a whole minibatch, and ``held`` as compiled code has them.
         halves: The same for each half of it, with gradients of their own, and ``rows`` which these are.
         trained: What Adam works on: the gradients are those of the first half.
         gradients: Those of both halves, as flat views.
@@ -160,11 +176,12 @@ class ActorArrays:
         first, second = ([np.zeros_like(array) for array in (*weights, *biases)] for _ in range(2))
         self.layers = _layers(weights, biases, first, rows, tanh=_has_tanh([*actor.latent_pi, actor.mu]))
         self.rows = slice(0, rows // 2), slice(rows // 2, rows)
-        self.halves = tuple(_part(self.layers, gradients, at) for gradients, at in zip((first, second), self.rows, strict=True))
+        parts = (_part(self.layers, gradients, at) for gradients, at in zip((first, second), self.rows, strict=True))
+        self.held, self.halves = hold(self.layers), tuple(map(hold, parts))
         self.dimensions = dimensions = len(self._head[1]) // 2
         depth = len(weights)
         split = [part for array in (first[depth - 1], first[-1]) for part in (array[:dimensions], array[dimensions:])]
-        self.trained = Trained.of(
+        self.trained = Trained(
             [*_parameters(linears), *_parameters(self._heads)],
             [*first[: depth - 1], *first[depth:-1], *split],
             actor.optimizer,
@@ -189,10 +206,11 @@ class Networks:
 
     Attributes:
         actor: The actor.
-        later: The actor's layers for the observations that follow.
         critics: The critics.
-        batch: The minibatch.
-        steps: What is drawn in the environments, and ``acting`` the actor's layers for it.
+        batch: The minibatch, and ``held_batch`` as compiled code has it.
+        stored: What minibatches are gathered from, where the replay buffer has no sampling of its own.
+        drawing: What is drawn in it, each with the actor's layers for it.
+        steps: What is drawn in the environments, and ``acting`` with the actor's layers for it.
         ent_coef: Of the logarithm of the entropy coefficient, where it is learned.
     """
 
@@ -207,11 +225,21 @@ class Networks:
         dimensions = self.actor.dimensions
         inputs = self.actor.layers.weights[0].shape[1]
         self.batch = Minibatch.of(rows, inputs, dimensions, len(self.critics))
-        self.later = self.actor.for_rows(rows)
-        self.steps, self.acting = Drawn.of(model.n_envs, inputs, dimensions), self.actor.for_rows(model.n_envs)
+        self.held_batch = hold(self.batch)
+        buffer = model.replay_buffer
+        self.stored = hold(Stored.of(buffer)) if buffer is not None and is_plain(buffer) else None
+        later = hold(self.actor.for_rows(rows))
+        self.drawing = [(hold(self.batch.now), self.actor.held), (hold(self.batch.later), later)]
+        self.steps = Drawn.of(model.n_envs, inputs, dimensions)
+        self.acting = hold(self.steps), hold(self.actor.for_rows(model.n_envs))
         self.ent_coef: Trained | None = None
         if model.ent_coef_optimizer is not None and model.log_ent_coef is not None:
-            self.ent_coef = Trained.of([model.log_ent_coef], [np.zeros(1, np.float32)], model.ent_coef_optimizer)
+            self.ent_coef = Trained([model.log_ent_coef], [np.zeros(1, np.float32)], model.ent_coef_optimizer)
+
+
+def is_plain(buffer: ReplayBuffer) -> bool:
+    """Whether a replay buffer samples as Stable-Baselines3's own does by default."""
+    return type(buffer) is ReplayBuffer and not buffer.optimize_memory_usage
 
 
 def watched_layers(method: cbp.Method | None) -> dict[Any, Any]:

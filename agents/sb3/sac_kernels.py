@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
-from agents.sb3.arrays import Array, Layers
-from agents.sb3.kernels import compiled, pass_backward, pass_forward
-from agents.sb3.sac_arrays import Drawn, Minibatch
+from agents.sb3.arrays import Adam, Array, Layers
+from agents.sb3.held import Held
+from agents.sb3.kernels import adam_step, compiled, pass_backward, pass_forward
+from agents.sb3.sac_arrays import Drawn, Minibatch, Stored
 
 _LEAST, _MOST = np.float32(-20), np.float32(2)  # log σ, as in Stable-Baselines3
 _EPS = np.float32(1e-6)  # within log(1 − a²), as there
@@ -16,8 +18,9 @@ _HALF_LOG_2PI = np.float32(0.5 * math.log(2 * math.pi))
 
 
 @compiled
-def draw(drawn: Drawn, layers: Layers) -> None:
+def draw(held_drawn: Held[Drawn], actor: Held[Layers]) -> None:
     """Draws a = tanh(μ(s) + σ(s)·ε) and gives log π(a|s) = Σ log N(ε) − log σ − log(1 − a² + 10⁻⁶)."""
+    drawn, layers = held_drawn.value, actor.value
     pass_forward(drawn.observations, layers)
     heads, inputs = layers.outputs[-1], drawn.observations.shape[1]
     dimensions = drawn.noise.shape[1]
@@ -35,16 +38,37 @@ def draw(drawn: Drawn, layers: Layers) -> None:
 
 
 @compiled
-def look_ahead(k: int, batch: Minibatch, critic: Layers, target: Layers) -> None:
-    """What critic ``k`` says of the actions that were taken, and its target network of what follows."""
-    pass_forward(batch.later.judged, target)
-    batch.later_values[k] = target.outputs[-1][:, 0]
-    pass_forward(batch.taken, critic)
+def gather(
+    buffer: Held[Stored], rows: NDArray[np.int64], environments: NDArray[np.int64], minibatch: Held[Minibatch], gamma: float
+) -> None:
+    """Takes transitions from a replay buffer: of each the row and the environment."""
+    stored, batch = buffer.value, minibatch.value
+    inputs = batch.now.observations.shape[1]
+    for i in range(len(rows)):
+        row, k = rows[i], environments[i]
+        for j in range(inputs):
+            batch.now.observations[i, j] = batch.now.judged[i, j] = batch.taken[i, j] = stored.observations[row, k, j]
+            batch.later.observations[i, j] = batch.later.judged[i, j] = stored.next_observations[row, k, j]
+        for j in range(stored.actions.shape[2]):
+            batch.taken[i, inputs + j] = stored.actions[row, k, j]
+        batch.rewards[i] = stored.rewards[row, k]
+        ended = stored.dones[row, k] * (np.float32(1) - stored.timeouts[row, k])
+        batch.discounts[i] = (np.float32(1) - ended) * np.float32(gamma)
 
 
 @compiled
-def critic_gradients(batch: Minibatch, ent_coef: float, critic: Layers) -> float:
+def look_ahead(k: int, minibatch: Held[Minibatch], held_critic: Held[Layers], held_target: Held[Layers]) -> None:
+    """What critic ``k`` says of the actions that were taken, and its target network of what follows."""
+    batch, target = minibatch.value, held_target.value
+    pass_forward(batch.later.judged, target)
+    batch.later_values[k] = target.outputs[-1][:, 0]
+    pass_forward(batch.taken, held_critic.value)
+
+
+@compiled
+def critic_gradients(minibatch: Held[Minibatch], ent_coef: float, held_critic: Held[Layers]) -> float:
     """Gradients of ½·mean (Q(s, a) − y)² with y = r + γ·(min Q'(s', a') − α·log π(a'|s')), and the loss."""
+    batch, critic = minibatch.value, held_critic.value
     rows = len(batch.rewards)
     loss = 0.0
     for i in range(rows):
@@ -60,15 +84,23 @@ def critic_gradients(batch: Minibatch, ent_coef: float, critic: Layers) -> float
 
 
 @compiled
-def judge_drawn(k: int, batch: Minibatch, critic: Layers) -> None:
+def judge_drawn(k: int, minibatch: Held[Minibatch], held_critic: Held[Layers]) -> None:
     """What critic ``k`` says of the actions that the actor draws in s."""
+    batch, critic = minibatch.value, held_critic.value
     pass_forward(batch.now.judged, critic)
     batch.values[k] = critic.outputs[-1][:, 0]
 
 
 @compiled
-def follow(parameters: tuple[Array, ...], target_parameters: tuple[Array, ...], tau: float) -> None:
-    """θ' ← (1 − τ)·θ' + τ·θ."""
+def step_adam(adam: Held[Adam], steps: float) -> None:
+    """The step of Adam that has this number, from 1."""
+    adam_step(adam.value, steps)
+
+
+@compiled
+def follow(followed: Held[tuple[tuple[Array, ...], tuple[Array, ...]]], tau: float) -> None:
+    """θ' ← (1 − τ)·θ' + τ·θ, of parameters θ and a target's θ'."""
+    parameters, target_parameters = followed.value
     keep, take = np.float32(1 - tau), np.float32(tau)
     for k in range(len(parameters)):
         parameter, target = parameters[k], target_parameters[k]
@@ -77,8 +109,9 @@ def follow(parameters: tuple[Array, ...], target_parameters: tuple[Array, ...], 
 
 
 @compiled
-def pass_to_actions(k: int, batch: Minibatch, critic: Layers) -> None:
+def pass_to_actions(k: int, minibatch: Held[Minibatch], held_critic: Held[Layers]) -> None:
     """∂Q/∂a, for the rows in which critic ``k`` says the least: the others do not depend on it. No weight's gradient."""
+    batch, critic = minibatch.value, held_critic.value
     rows = np.empty(len(batch.rewards), np.int64)
     found = 0
     for i in range(len(rows)):
@@ -107,8 +140,9 @@ def pass_to_actions(k: int, batch: Minibatch, critic: Layers) -> None:
 
 
 @compiled
-def actor_gradients(first: int, last: int, batch: Minibatch, ent_coef: float, actor: Layers) -> float:
+def actor_gradients(first: int, last: int, minibatch: Held[Minibatch], ent_coef: float, held_actor: Held[Layers]) -> float:
     """Gradients of mean (α·log π(a|s) − min Q(s, a)) from some rows of a minibatch, and their share of the loss."""
+    batch, actor = minibatch.value, held_actor.value
     rows, inputs, dimensions = len(batch.rewards), batch.now.observations.shape[1], batch.by_actions.shape[1]
     alpha, one = np.float32(ent_coef), np.float32(1)
     heads, deltas = actor.outputs[-1], actor.deltas[-1]

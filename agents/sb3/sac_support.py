@@ -13,6 +13,7 @@ from torch import nn
 from agents.sb3.networks import networks
 from agents.sb3.plastic import methods_of
 from agents.sb3.policies import SACPlasticMlpPolicy
+from agents.sb3.sac_arrays import Stored
 from agents.sb3.support import about_hooks, about_networks, about_optimizer, about_parameters, about_spaces
 
 _BETWEEN = [[nn.Linear, nn.ReLU], [nn.Linear, nn.Tanh]]
@@ -59,18 +60,17 @@ def _about_entropy(model: SAC) -> str | None:
     return about_optimizer(optimizer, [model.log_ent_coef])  # type: ignore[list-item]
 
 
+def acting_marks(model: SAC) -> list[int]:
+    """The first ones of :func:`marks`: numbers that change where the model no longer acts by the same arrays."""
+    return [id(model.policy), model.n_envs, *_marks_of(model.policy.actor)]
+
+
 def marks(model: SAC) -> list[int]:
     """Numbers that change where a model must be looked at anew: other modules, tensors, hooks, optimizers or methods."""
     policy = model.policy
-    found = [id(policy), model.n_envs, *map(id, methods_of(policy))]
-    modules: list[Any] = [policy]
-    for module in modules:  # which its children are added to: policy.modules() takes twice as long
-        modules += filter(None, module._modules.values())
-        hooks = len(module._forward_pre_hooks) + len(module._forward_hooks)
-        found += id(module), hooks + len(module._backward_hooks) + len(module._backward_pre_hooks)
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                found += parameter.data_ptr(), parameter.requires_grad, id(parameter.grad), id(parameter._backward_hooks)
+    found = [*acting_marks(model), *map(id, methods_of(policy)), _hooks(policy), len(policy._modules), len(policy._parameters)]
+    found += [*_marks_of(policy.critic), *_marks_of(policy.critic_target), id(model.replay_buffer)]
+    found += [id(getattr(model.replay_buffer, name, None)) for name in Stored._fields]
     for optimizer in (policy.actor.optimizer, policy.critic.optimizer, model.ent_coef_optimizer):
         if optimizer is not None:
             found += id(optimizer), len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
@@ -79,3 +79,20 @@ def marks(model: SAC) -> list[int]:
             for state in optimizer.state.values():
                 found += [value.data_ptr() for value in state.values()]
     return found
+
+
+def _marks_of(network: nn.Module) -> list[int]:
+    found: list[int] = []
+    modules: list[Any] = [network]
+    for module in modules:  # which its children are added to: network.modules() takes twice as long
+        modules += filter(None, module._modules.values())
+        found += id(module), _hooks(module)
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                found += parameter.data_ptr(), parameter.requires_grad, id(parameter.grad), id(parameter._backward_hooks)
+    return found
+
+
+def _hooks(module: Any) -> int:
+    forward = len(module._forward_pre_hooks) + len(module._forward_hooks)
+    return forward + len(module._backward_hooks) + len(module._backward_pre_hooks)

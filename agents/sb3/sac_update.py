@@ -22,28 +22,28 @@ Losses = list[tuple[int, float]]
 
 def find_critics_gradients(party: Party, networks: Networks, ent_coef: float) -> Losses:
     """Draws the actions and computes the critics' gradients."""
-    batch = networks.batch
+    batch = networks.held_batch
     own = party.share(list(enumerate(networks.critics)))
-    for drawn, layers in party.share([(batch.now, networks.actor.layers), (batch.later, networks.later)]):
+    for drawn, layers in party.share(networks.drawing):
         draw(drawn, layers)
     party.meet()
     for k, critic in own:
-        look_ahead(k, batch, critic.layers, critic.target)
+        look_ahead(k, batch, critic.held, critic.target)
     party.meet()
-    return [(k, critic_gradients(batch, ent_coef, critic.layers)) for k, critic in own]
+    return [(k, critic_gradients(batch, ent_coef, critic.held)) for k, critic in own]
 
 
 def find_actors_gradients(party: Party, networks: Networks, ent_coef: float, tau: float | None) -> Losses:
     """Lets the trained critics judge the actions and computes the actor's gradients; targets follow by ``tau``, if they do."""
-    batch, actor = networks.batch, networks.actor
+    batch, actor = networks.held_batch, networks.actor
     own = party.share(list(enumerate(networks.critics)))
     for k, critic in own:
-        judge_drawn(k, batch, critic.layers)
+        judge_drawn(k, batch, critic.held)
         if tau is not None:
-            follow(critic.trained.adam.parameters, critic.target_parameters, tau)
+            follow(critic.followed, tau)
     party.meet()
     for k, critic in own:
-        pass_to_actions(k, batch, critic.layers)
+        pass_to_actions(k, batch, critic.held)
     party.meet()
     of_halves = party.share(list(enumerate(zip(actor.rows, actor.halves, strict=True))))
     return [(k, actor_gradients(rows.start, rows.stop, batch, ent_coef, half)) for k, (rows, half) in of_halves]
