@@ -73,6 +73,8 @@ def _write_leaderboard(args: argparse.Namespace) -> int:
         if getattr(args, option) is not None:
             raise UserError(f"--{option} goes with --output, not with --leaderboard")
     boards, others = sort_runs(read_runs_of_agents(args.folders))
+    if not boards:
+        raise UserError(f"no complete run of a protocol is below {', '.join(map(str, args.folders))}: {others[0]}")
     for line in others:
         print(f"warning: {line}", file=sys.stderr)
     path: Path = args.leaderboard
@@ -81,7 +83,7 @@ def _write_leaderboard(args: argparse.Namespace) -> int:
         write_atomically(path, leaderboard(page, boards, args.statistic))
     except OSError as error:
         raise UserError(f"cannot write '{error.filename or args.leaderboard}': {error.strerror}") from error
-    print(f"{args.leaderboard}: {', '.join(boards) or 'no runs of a protocol'}")
+    print(f"{args.leaderboard}: {', '.join(boards)}")
     return 0
 
 

@@ -54,8 +54,7 @@ class Fire(Method, name="fire"):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, iterations: int = 10) -> None:  # noqa: ARG002
-        check_whole("iterations", iterations, least=1)
-        self.iterations = iterations
+        self.iterations = check_whole("iterations", iterations, least=1)
         found = {name: parameter for name, parameter in weighted_parameters(model).items() if parameter.ndim > 1}
         self.touched = list(found)
         self._weights = list(found.values())

@@ -56,9 +56,8 @@ class HareTortoise(Method, name="hare-tortoise"):
         period: int = 1000,
     ) -> None:
         check_number("momentum", momentum, 0, below=1)
-        check_whole("period", period, least=1)
         self.momentum = float(momentum)
-        self.period = period
+        self.period = check_whole("period", period, least=1)
         self._updates = 0
         plain = unwrapped(model)
         self._hare = {

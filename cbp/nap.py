@@ -30,9 +30,6 @@ class NormalizeAndProject(Method, name="nap"):
         model: Any module.
         optimizer: Not touched; every method takes it.
 
-    Attributes:
-        touched: The names of the weights.
-
     Raises:
         ValueError: A model without layers that multiply.
 
@@ -48,23 +45,25 @@ class NormalizeAndProject(Method, name="nap"):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:  # noqa: ARG002
-        found = {
-            name: parameter for name, parameter in weighted_parameters(model).items() if parameter.ndim > 1 and parameter.any()
-        }
-        self.touched = list(found)
-        self._weights = list(found.values())
-        self._lengths = [torch.linalg.vector_norm(weight.detach()).item() for weight in self._weights]
+        self._weights = {name: weight for name, weight in weighted_parameters(model).items() if weight.ndim > 1}
+        self._lengths = {name: torch.linalg.vector_norm(weight.detach()).item() for name, weight in self._weights.items()}
+
+    @property
+    def touched(self) -> list[str]:
+        """The names of the weights."""
+        return [name for name, length in self._lengths.items() if length > 0]
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Projects the weights. Returns an empty list: no unit is replaced."""
-        for weight, length in zip(self._weights, self._lengths, strict=True):
-            weight.mul_(length / torch.linalg.vector_norm(weight).clamp_min(torch.finfo(weight.dtype).tiny))
+        for name in self.touched:
+            weight = self._weights[name]
+            weight.mul_(self._lengths[name] / torch.linalg.vector_norm(weight).clamp_min(torch.finfo(weight.dtype).tiny))
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """The lengths that weights are scaled to, by their names."""
-        return {"lengths": dict(zip(self.touched, self._lengths, strict=True))}
+        """The lengths that weights are scaled to, by their names; 0 for those that began at 0."""
+        return {"lengths": dict(self._lengths)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the lengths of a state made by :meth:`state_dict`.
@@ -73,6 +72,6 @@ class NormalizeAndProject(Method, name="nap"):
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
         lengths = state.get("lengths", {})
-        if list(lengths) != self.touched:
-            raise ValueError(f"the state is of a model with weights {list(lengths)}, this one has {self.touched}")
-        self._lengths = [float(length) for length in lengths.values()]
+        if list(lengths) != list(self._lengths):
+            raise ValueError(f"the state is of a model with weights {list(lengths)}, this one has {list(self._lengths)}")
+        self._lengths = {name: float(length) for name, length in lengths.items()}

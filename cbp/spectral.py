@@ -52,9 +52,8 @@ class Spectral(Regularizer, name="spectral"):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-4, exponent: int = 2) -> None:  # noqa: ARG002
         check_number("strength", strength, 0)
-        check_whole("exponent", exponent, least=1)
         self.strength = float(strength)
-        self.exponent = exponent
+        self.exponent = check_whole("exponent", exponent, least=1)
         found = weighted_parameters(model)
         self.touched = list(found)
         self._parameters = list(found.values())

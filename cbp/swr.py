@@ -79,17 +79,15 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         check_choice("utility", utility, Utility)
         check_choice("selection", selection, Selection)
         check_number("factor", factor, 0, 1 if selection == "proportional" else math.inf)
-        check_whole("period", period, least=1)
         check_number("decay_rate", decay_rate, 0, below=1)
-        check_whole("seed", seed)
         self.factor = float(factor)
-        self.period = period
+        self.period = check_whole("period", period, least=1)
         self.utility = utility
         self.selection = selection
         self.decay_rate = float(decay_rate)
         self.drawn = 0
         self._updates = 0
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         found = weighted_parameters(model)
         self.touched = list(found)
         self._parameters = list(found.values())

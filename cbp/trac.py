@@ -34,7 +34,8 @@ class Trac(Method, name="trac"):
     come back.
 
     Args:
-        model: Any module; what is treated are the parameters that the optimizer holds.
+        model: Any module; what is treated are those of its parameters that the optimizer holds, as they are when the method is
+            made: what is loaded into them later is taken back by the next update.
         optimizer: The optimizer of the model's weights, or a list of several.
         decay_rates: β, each in [0, 1]. Default: the paper's, as those below.
         first_scale: ε, above 0.
@@ -66,14 +67,14 @@ class Trac(Method, name="trac"):
 
     def __init__(
         self,
-        model: nn.Module,  # noqa: ARG002
+        model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
         decay_rates: Sequence[float] = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999),
         first_scale: float = 1e-8,
         eps: float = 1e-8,
     ) -> None:
-        if not decay_rates:
-            raise ValueError("decay_rates must have at least one number")
+        if not isinstance(decay_rates, list | tuple) or not decay_rates:
+            raise ValueError(f"decay_rates must be a list of numbers in [0, 1], got {decay_rates!r}")
         for decay_rate in decay_rates:
             check_number("decay_rates", decay_rate, 0, 1)
         for name, value in (("first_scale", first_scale), ("eps", eps)):
@@ -85,7 +86,8 @@ class Trac(Method, name="trac"):
         self.eps = float(eps)
         self.scale = 0.0
         groups = [group for one in checked(optimizer, "none") for group in one.param_groups]
-        self._parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+        own = set(model.parameters())
+        self._parameters: list[nn.Parameter] = [p for group in groups for p in group["params"] if p in own]
         self._first = [parameter.detach().clone() for parameter in self._parameters]
         self._offsets = [torch.zeros_like(first) for first in self._first]
         self._variances = [0.0] * len(self.decay_rates)
@@ -114,6 +116,8 @@ class Trac(Method, name="trac"):
         if self._before is None:
             raise RuntimeError("Trac needs the gradients: call before_update() between loss.backward() and optimizer.step()")
         before, self._before = self._before, None
+        if not math.isfinite(self._product):  # gradients overflowed, as at times under a gradient scaler, which makes no step
+            return []
         h, scale = self._product, 0.0
         for j, beta in enumerate(self.decay_rates):
             self._variances[j] = beta**2 * self._variances[j] + h**2

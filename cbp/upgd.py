@@ -32,7 +32,7 @@ class UPGD(Method, name="upgd"):
     which Ū is ½, moves as the optimizer says.
 
     Args:
-        model: Any module; what is treated are the parameters that the optimizer holds.
+        model: Any module; what is treated are those of its parameters that the optimizer holds.
         optimizer: The optimizer of the model's weights, or a list of several. Its own weight decay is a part of Δw.
         decay_rate: β, in [0, 1). Default: the authors', as those below.
         sigma: σ of the noise, at least 0.
@@ -60,7 +60,7 @@ class UPGD(Method, name="upgd"):
 
     def __init__(
         self,
-        model: nn.Module,  # noqa: ARG002
+        model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
         decay_rate: float = 0.999,
         sigma: float = 0.001,
@@ -70,13 +70,13 @@ class UPGD(Method, name="upgd"):
         check_number("decay_rate", decay_rate, 0, below=1)
         check_number("sigma", sigma, 0)
         check_number("weight_decay", weight_decay, 0)
-        check_whole("seed", seed)
         self.decay_rate = float(decay_rate)
         self.sigma = float(sigma)
         self.weight_decay = float(weight_decay)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._optimizers = checked(optimizer, "none")
-        self._parameters = list(self._rates())
+        own = set(model.parameters())
+        self._parameters = [parameter for parameter in self._rates() if parameter in own]
         self._utilities = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._updates = [0] * len(self._parameters)
         self._before: dict[int, Tensor] | None = None

@@ -131,6 +131,14 @@ def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
     print(f"{len(checkpoints)} checkpoints of {folder.path}: {', '.join(learning.kinds)}; a fresh network is 1", flush=True)
     with progress_bar(len(checkpoints) * len(learning.kinds), unit=" scores") as bar:
         for phase, path, load in checkpoints:
+            if RETURN in learning.kinds and not table.has(path, RETURN) and not learning.is_return_learned:
+                learning.kinds.remove(RETURN)
+                bar.total = len(checkpoints) * len(learning.kinds)
+                warnings.warn(
+                    f"no agent learns to act anew: in {settings.steps:,} steps fresh ones are rewarded no more than in their "
+                    "first rollout, so there is nothing to compare with (--steps)",
+                    stacklevel=2,
+                )
             missing = [kind for kind in learning.kinds if not table.has(path, kind)]
             bar.update(len(learning.kinds) - len(missing))
             trained = load() if missing else None
@@ -186,6 +194,12 @@ class _Learning:
         self._held = held
         self._beside: dict[str, Any] = {}
         self.kinds = [*_targets(config), *([RETURN] if settings.steps else [])]
+
+    @property
+    def is_return_learned(self) -> bool:
+        """Whether fresh agents are rewarded more over all steps than in their first rollout, on average."""
+        whole, before = self._fresh(RETURN, self._let_fresh_agents_learn)
+        return bool((whole - before).mean() > 0)
 
     def score(self, kind: str, trained: Trained) -> Score:
         """The score of a checkpoint in a kind of learning."""

@@ -157,23 +157,34 @@ def modules_of(policy: BasePolicy, names: list[str]) -> nn.Module:
     if names == network_names(policy) and names[0] == "policy":
         return policy
     places = _places(policy)
-    found = [
-        module
-        for path, module in policy.named_modules()
-        if any(True for _ in module.parameters(recurse=False)) and _network_at(path, places) in names
-    ]
-    return nn.ModuleList(found)
+    holding = {path: module for path, module in policy.named_modules() if any(True for _ in module.parameters(recurse=False))}
+    own = {path: module for path, module in holding.items() if _network_at(path, places) in names}
+    found, bare = [], []
+    for path, module in own.items():
+        below = [other for other in holding if other.startswith(f"{path}." if path else "")]
+        if all(other in own for other in below):
+            found.append(module)
+        else:  # as the policy itself, whose log σ is one of its networks' alone
+            bare += list(module.parameters(recurse=False))
+    part = nn.ModuleList(found)
+    for k, parameter in enumerate(bare):
+        part.register_parameter(f"bare{k}", parameter)
+    return part
 
 
 def targets(policy: BasePolicy) -> dict[nn.Module, nn.Module]:
     """For each module of a network that has a target network, its like there."""
     found: dict[nn.Module, nn.Module] = {}
-    for name, network in policy.named_children():
-        target = getattr(policy, f"{name}_target", None)
-        if isinstance(target, nn.Module):
-            like = dict(target.named_modules())
-            found |= {module: like[path] for path, module in network.named_modules()}
+    for network, target in target_pairs(policy):
+        like = dict(target.named_modules())
+        found |= {module: like[path] for path, module in network.named_modules()}
     return found
+
+
+def target_pairs(policy: BasePolicy) -> list[tuple[nn.Module, nn.Module]]:
+    """Each network that has a target network, and this."""
+    pairs = ((network, getattr(policy, f"{name}_target", None)) for name, network in policy.named_children())
+    return [(network, target) for network, target in pairs if isinstance(target, nn.Module)]
 
 
 def _places(policy: BasePolicy) -> dict[str, str]:

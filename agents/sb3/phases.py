@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import math
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.sb3.networks import owners
+from agents.sb3.networks import owners, target_pairs
 from agents.sb3.plastic import methods_of
 
 _FINAL_SHARE = 0.1  # the share of a phase's episodes, the last ones, that its final return is the mean of
@@ -172,7 +174,8 @@ def _first_phase(vec_env: VecEnv) -> int:
 class ChangeCallback(BaseCallback):
     """Tells the policy's methods with each phase of the first environment that the task has changed (``cbp.Method.change``).
 
-    For methods that need such a signal, such as ``cbp.Fire``. Acts between two rollouts.
+    For methods that need such a signal, such as ``cbp.Fire``. Acts between two rollouts. Target networks become the networks
+    that have changed.
     """
 
     every_step = False
@@ -189,8 +192,15 @@ class ChangeCallback(BaseCallback):
             self._change()
 
     def _change(self) -> None:
-        for method in methods_of(self.model.policy):
+        policy = self.model.policy
+        pairs = target_pairs(policy)
+        before = [copy.deepcopy(network.state_dict()) for network, _ in pairs]
+        for method in methods_of(policy):
             method.change()
+        for (network, target), state in zip(pairs, before, strict=True):
+            now = network.state_dict()
+            if not all(torch.equal(now[name], tensor) for name, tensor in state.items()):
+                target.load_state_dict(now)
 
 
 class FreshNetworkCallback(ChangeCallback):

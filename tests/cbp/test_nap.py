@@ -56,6 +56,20 @@ def test_weights_that_begin_at_zero_are_free():
     assert (model[3].weight == 1).all()
 
 
+def test_a_state_is_loaded_into_weights_that_were_loaded_before():
+    model, later = network(), network()
+    nn.init.zeros_(model[3].weight)
+    method = cbp.NormalizeAndProject(model, still(model))
+    nn.init.ones_(model[3].weight)
+    later.load_state_dict(model.state_dict())
+    resumed = cbp.NormalizeAndProject(later, still(later))
+    assert resumed.touched == ["0.weight", "3.weight"]
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.touched == method.touched == ["0.weight"]
+    resumed.step()
+    assert (later[3].weight == 1).all()
+
+
 def test_a_state_holds_the_first_lengths():
     model, later = network(), network()
     state = cbp.NormalizeAndProject(model, still(model)).state_dict()

@@ -146,7 +146,9 @@ def test_the_state_of_another_model_or_of_other_decay_rates_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decay_rates": ()}, "decay_rates must have at least one number"),
+        ({"decay_rates": 0.9}, r"decay_rates must be a list of numbers in \[0, 1\], got 0.9"),
+        ({"decay_rates": "0.9"}, r"decay_rates must be a list of numbers in \[0, 1\], got '0.9'"),
+        ({"decay_rates": ()}, r"decay_rates must be a list of numbers in \[0, 1\], got \(\)"),
         ({"decay_rates": (0.9, 1.5)}, r"decay_rates must be a finite number in \[0, 1\], got 1.5"),
         ({"first_scale": 0}, "first_scale must be above 0, got 0"),
         ({"eps": -1}, "eps must be a finite number >= 0, got -1"),

@@ -112,6 +112,18 @@ def test_one_run_of_a_protocol_is_not_on_the_page_twice(tmp_path, capsys):
     assert not (tmp_path / "page.md").exists()
 
 
+def test_runs_of_no_protocol_leave_the_page_as_it_is(tmp_path, capsys):
+    run(tmp_path / "runs")
+    draw(tmp_path / "runs", page=tmp_path / "page.md")
+    before = (tmp_path / "page.md").read_text()
+    run(tmp_path / "others", "cbp", n_envs=4)
+    capsys.readouterr()
+    assert draw(tmp_path / "others", page=tmp_path / "page.md") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"no complete run of a protocol is below {tmp_path / 'others'}: left out, of no protocol" in line
+    assert (tmp_path / "page.md").read_text() == before
+
+
 def test_what_stands_above_the_mark_stays(tmp_path):
     run(tmp_path / "runs")
     page = tmp_path / "page.md"

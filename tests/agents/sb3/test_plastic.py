@@ -8,17 +8,21 @@ import math
 import warnings
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from plastic_cases import BUSY, NEEDS_CONTRIB, STEPS, Small, algorithm, env_of, make, spaces_of, weights
 from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 import agents
 import cbp
+from agents.callbacks import ChangeCallback
+from agents.sb3.networks import target_pairs
 from agents.sb3.plastic import replaced_units
 from agents.sb3.updates import updates_left
 
@@ -189,6 +193,35 @@ def test_networks_may_have_options_of_their_own_or_none():
     assert replaced_units(model.policy).keys() == {"policy"}
 
 
+@pytest.mark.parametrize("treated", ["policy", "value"])
+@pytest.mark.parametrize("method", [name for name in cbp.METHODS if name != "snr"])  # which has no silence of tanh
+def test_a_network_that_is_left_out_is_trained_as_without_a_method(method, treated):
+    left_out = {"policy": "value", "value": "policy"}[treated]
+    options = {"method": method, "method_kwargs": {treated: {}, left_out: None}}
+    model, stock = make("PPO", prefix="Plastic", **options), make("PPO", prefix="Plastic", method=None)
+    begun = copy.deepcopy(stock.policy.state_dict())
+    for policy in (model.policy, stock.policy):
+        policy.load_state_dict(begun)
+        policy.set_training_mode(True)
+        numbers = torch.Generator().manual_seed(0)
+        observations = torch.randn(8, *model.observation_space.shape, generator=numbers)
+        for _ in range(4):
+            policy.evaluate_actions(observations, torch.zeros(8, *model.action_space.shape))
+            for parameter in policy.parameters():
+                parameter.grad = 0.1 * torch.randn(parameter.shape, generator=numbers)
+            policy.optimizer.step()
+    for each in model.policy.methods.values():
+        each.change()
+    with_method, without = model.policy.state_dict(), stock.policy.state_dict()
+    parts = {"policy": ("policy_net", "action_net", "log_std"), "value": ("value_net",)}
+    for name in without:
+        if any(part in name for part in parts[left_out]):
+            assert torch.equal(with_method[name], without[name]), name
+    acts_soon = ("fire", "l2-init", "nap", "parseval", "shrink-perturb", "spectral", "trac", "upgd")
+    changed = [name for name in without if not torch.equal(with_method[name], without[name])]
+    assert bool(changed) == (method in acts_soon)
+
+
 def test_several_methods_are_not_mistaken_for_one():
     ppo = make("PPO").policy
     assert ppo.method is ppo.methods["policy"] is ppo.methods["value"]
@@ -198,6 +231,28 @@ def test_several_methods_are_not_mistaken_for_one():
     ):
         _ = policy.method
     assert make("SAC", prefix="Plastic", method=None).policy.method is None
+
+
+@pytest.mark.parametrize("name", ["DQN", "SAC", "TD3"])
+def test_target_networks_become_the_networks_that_a_signal_has_changed(name):
+    environment = gymnasium.Wrapper(env_of(name))
+    environment.phase = 0
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            environment.phase = self.num_timesteps // 20
+            return True
+
+        def _on_rollout_start(self):
+            pairs = [(networks.state_dict(), target.state_dict()) for networks, target in target_pairs(self.model.policy)]
+            seen.append([all(torch.equal(target[key], own[key]) for key in own) for own, target in pairs])
+
+    settings = {"train_freq": 10, "gradient_steps": 2, "tau": 0.1, "learning_starts": 5}
+    model = make(name, prefix="Plastic", env=environment, settings=settings, method="fire")
+    model.learn(50, [ChangeCallback(), Watch()])
+    # Rollouts after steps 0, 10, …, 40; the phase changes at steps 20 and 40. Before the first update they are alike.
+    assert [set(alike) for alike in seen] == [{True}, {False}, {True}, {False}, {True}]
 
 
 @pytest.mark.parametrize("name", ["SAC", "DQN"])
