@@ -1,6 +1,6 @@
 """Measures how well the networks of a run still learn something new, checkpoint by checkpoint, beside fresh networks.
 
-``python -m agents.trainability RUN``
+``python -m agents.trainability RUN``, or ``python -m agents.trainability MODEL.zip --env ID`` of Stable-Baselines3
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.playing.trainability import ROLLOUTS, Settings, measure
+from agents.playing.zips import measure_zip
+from agents.runs.checks import check_whole
 from agents.runs.commands import Parser, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError
@@ -18,6 +20,7 @@ from agents.runs.modules import import_modules
 from agents.runs.options import add_import_option
 from agents.runs.run_folder import RunFolder
 from agents.supervised.config import LearningConfig
+from cbp.trainability import POINTS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +34,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.trainability", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     add = parser.add_argument
     add_import_option(parser)
-    add("run", metavar="RUN", type=Path, help="run folder of agents.train, best one with --keep-phases; the run may be at work")
+    add(
+        "run",
+        metavar="RUN",
+        type=Path,
+        help="run folder of agents.train, best one with --keep-phases; the run may be at work; or a zip of Stable-Baselines3",
+    )
+    add("--env", metavar="ID", help="of a zip: the environment whose states its networks learn on; loading it runs its code")
     add("--repetitions", metavar="K", type=int, default=5, help="of each learning, with other draws (default: 5)")
     add("--updates", metavar="N", type=int, default=300, help="of each network that learns random targets (default: 300)")
     add(
@@ -47,10 +56,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(args: argparse.Namespace) -> int:
     import_modules(args.imports or [])
+    if args.run.is_file():
+        return _measure_zip(args)
+    if args.env is not None:
+        raise UserError(f"--env goes with a zip of Stable-Baselines3; '{args.run}' is none")
     folder, config = RunFolder.open(args.run, Config, LearningConfig)
     if not isinstance(config, Config):
         raise UserError(f"'{args.run}' is a run of agents.learn; RUN is a run of agents.train")
     return measure(folder, config, Settings.of(config, args.repetitions, args.updates, args.steps, args.value, args.seed))
+
+
+def _measure_zip(args: argparse.Namespace) -> int:
+    for option in ("steps", "value"):
+        if getattr(args, option) not in (None, 0):
+            raise UserError(f"--{option} goes with a run of agents.train: the networks of a zip learn random targets alone")
+    if args.env is None:
+        raise UserError(f"--env ID says in which environment the model '{args.run}' acts")
+    check_whole("repetitions", args.repetitions, least=2)
+    check_whole("updates", args.updates, least=POINTS)
+    check_whole("seed", args.seed, least=0)
+    return measure_zip(args.run, args.env, args.repetitions, args.updates, args.seed)
 
 
 if __name__ == "__main__":

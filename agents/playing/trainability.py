@@ -18,10 +18,11 @@ import torch
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
-from torch import Tensor, nn
+from torch import Tensor
 
 import cbp
 from agents.playing.held import HeldParameter
+from agents.playing.random_targets import beside_fresh, score, targets_of
 from agents.playing.trainability_figure import draw_trainability
 from agents.runs import checkpoint_files
 from agents.runs.build import make_env, make_model
@@ -32,8 +33,7 @@ from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.presets import Hyperparameters
 from agents.runs.run_folder import RunFolder, write_atomically, write_json
-from agents.sb3.networks import inputs, network_of, networks
-from agents.sb3.threads import one_thread_each
+from agents.sb3.networks import networks
 from agents.sb3.vec_env import ThreadedVecEnv
 from cbp.trainability import POINTS, Score
 from envs.tasks import TASK
@@ -100,12 +100,6 @@ def _why_not_anew(config: Config) -> str | None:
 def _rollout_steps(config: Config) -> int:
     assert isinstance(config.hyperparameters, Hyperparameters)  # noqa: S101
     return config.hyperparameters.rollout_steps
-
-
-def _targets(config: Config) -> dict[str, str]:
-    """The kinds of learning random targets, and the network that learns them in each."""
-    acting, judging = config.networks
-    return {"policy-targets": acting} | ({} if judging == acting else {"value-targets": judging})
 
 
 def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
@@ -193,7 +187,8 @@ class _Learning:
         self._settings = settings
         self._held = held
         self._beside: dict[str, Any] = {}
-        self.kinds = [*_targets(config), *([RETURN] if settings.steps else [])]
+        self._targets = targets_of(*config.networks)
+        self.kinds = [*self._targets, *([RETURN] if settings.steps else [])]
 
     @property
     def is_return_learned(self) -> bool:
@@ -206,22 +201,17 @@ class _Learning:
         if kind == RETURN:
             fresh, before = self._fresh(kind, self._let_fresh_agents_learn)
             return Score.of(self._let_agents_learn(trained)[0] - before, fresh - before)
-        name = _first_of(trained.policy, _targets(self._config)[kind])
-        trainability: cbp.Trainability = self._fresh(kind, partial(self._let_fresh_networks_learn, name, trained))
-        with one_thread_each():
-            return trainability(_network(trained.policy, name))
+        network = self._targets[kind]
+        trainability = self._fresh(kind, partial(self._let_fresh_networks_learn, network, trained))
+        return score(trainability, trained.policy, network)
 
     def _fresh(self, kind: str, learn: Callable[[], Any]) -> Any:
         if kind not in self._beside:
             self._beside[kind] = learn()
         return self._beside[kind]
 
-    def _let_fresh_networks_learn(self, name: str, trained: Trained) -> cbp.Trainability:
-        policy, values, settings = trained.policy, self._config.hyperparameters, self._settings
-        arguments = policy._get_constructor_parameters()
-        arguments |= {"method": None} if "method" in arguments else {}
-        observations, _ = policy.obs_to_tensor(self._observations)
-        _, seen = inputs(policy, observations, self._actions)[name.rstrip("/_")]
+    def _let_fresh_networks_learn(self, network: str, trained: Trained) -> cbp.Trainability:
+        values, settings = self._config.hyperparameters, self._settings
         optimizer = partial(
             torch.optim.Adam,
             lr=values.learning_rate,
@@ -229,16 +219,17 @@ class _Learning:
             eps=values.adam_eps,
             weight_decay=values.weight_decay,
         )
-        with one_thread_each():
-            return cbp.Trainability(
-                lambda: _network(type(policy)(**arguments), name),
-                seen,
-                repetitions=settings.repetitions,
-                updates=settings.updates,
-                batch_size=values.batch_size,
-                optimizer=optimizer,
-                seed=settings.seed,
-            )
+        return beside_fresh(
+            trained.policy,
+            network,
+            self._observations,
+            self._actions,
+            optimizer,
+            repetitions=settings.repetitions,
+            updates=settings.updates,
+            batch_size=values.batch_size,
+            seed=settings.seed,
+        )
 
     def _let_fresh_agents_learn(self) -> tuple[Tensor, Tensor]:
         return self._let_agents_learn(None)
@@ -276,15 +267,6 @@ class _Learning:
         if held is None or value is None:
             return Monitor(make_env(dataclasses.replace(self._config, n_envs=1)))
         return Monitor(held.make_env(value))
-
-
-def _first_of(policy: BasePolicy, network: str) -> str:
-    """How the names of a network's layers begin; of twin critics those of the first."""
-    return next(name for name in networks(policy) if network_of(name) == network)
-
-
-def _network(policy: BasePolicy, name: str) -> nn.Module:
-    return nn.Sequential(*networks(policy)[name])
 
 
 def _give_hidden_layers(giver: BasePolicy, receiver: BasePolicy) -> None:

@@ -82,12 +82,15 @@ class Carried:
         """The method's state, and its options as they are now."""
         options = {name: getattr(self.method, name, None) for name in options_of(type(self.method))}
         kept = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
-        return {**self.method.state_dict(), "options": kept}
+        return {**self.method.state_dict(), "options": kept, "kind": type(self.method).__name__}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`, or from one of the method alone."""
         of_method = dict(state)
         options = of_method.pop("options", {})
+        own = type(self.method).__name__
+        if (kind := of_method.pop("kind", own)) != own:
+            raise ValueError(f"the state is of {kind}, and this policy carries {own}")
         self.method.load_state_dict(of_method)
         for name in options.keys() & set(options_of(type(self.method))):
             if getattr(self.method, name, None) != options[name]:
@@ -129,4 +132,7 @@ class Carried:
     def _take_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:  # noqa: ARG002
         saved = state.get(_KEY, {}).get(self.name)
         if saved is not None:  # else it is that of an optimizer without a method: this one goes on as it is
-            self.load_state_dict(saved)
+            try:
+                self.load_state_dict(saved)
+            except ValueError as error:  # which Stable-Baselines3 would take for that of a DQN of an early release
+                raise RuntimeError(f"what the optimizer's state has of a method cannot be loaded: {error}") from error

@@ -133,11 +133,13 @@ def register() -> None:
     """Makes the policies known by name to sb3-contrib's algorithms."""
     name_policies(TRPO, ON_POLICY)
     for policy in set(ON_POLICY.values()):
-        policy.algorithms = (*policy.algorithms, TRPO)
+        policy.algorithms = (*policy.algorithms, *({TRPO} - {*policy.algorithms}))
     name_policies(TQC, by_kind(TQCPlasticMlpPolicy, TQCPlasticCnnPolicy, TQCPlasticMultiInputPolicy))
     name_policies(CrossQ, by_kind(CrossQPlasticMlpPolicy))
     name_policies(QRDQN, by_kind(QRDQNPlasticMlpPolicy, QRDQNPlasticCnnPolicy, QRDQNPlasticMultiInputPolicy))
     name_policies(MaskablePPO, by_kind(MaskablePlasticMlpPolicy, MaskablePlasticCnnPolicy, MaskablePlasticMultiInputPolicy))
-    name_policies(RecurrentPPO, by_kind(RecurrentPlasticMlpPolicy, RecurrentPlasticCnnPolicy, RecurrentPlasticMultiInputPolicy))
+    of_recurrent = by_kind(RecurrentPlasticMlpPolicy, RecurrentPlasticCnnPolicy, RecurrentPlasticMultiInputPolicy)
+    as_there = {name.replace("Policy", "LstmPolicy"): policy for name, policy in of_recurrent.items()}
+    name_policies(RecurrentPPO, {**of_recurrent, **as_there})
     refuse(CrossQ, KINDS[1:], "sb3-contrib has CrossQ for vectors alone, as PlasticMlpPolicy")
     refuse(ARS, KINDS, "it searches without gradients, so that there are no updates after which a method could act")

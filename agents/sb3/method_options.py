@@ -19,16 +19,30 @@ def check_method(name: object) -> None:
     Raises:
         ValueError: It is neither the name of a method nor None.
     """
-    if name is not None and name not in cbp.METHODS:
+    if name is not None and (not isinstance(name, str) or name not in cbp.METHODS):
         raise ValueError(f"method must be one of {', '.join(cbp.METHODS)}, or None; got {name!r}{_meant(name, cbp.METHODS)}")
 
 
+def check_kwargs(given: object) -> Options:
+    """The keyword arguments of a method as a dictionary; an empty one for None.
+
+    Raises:
+        TypeError: They are no dictionary.
+    """
+    if not isinstance(given, Mapping | None):
+        raise TypeError(f"method_kwargs must be a dictionary of options, or of such by network; got {given!r}")
+    return dict(given or {})
+
+
 def refuse_misplaced(policy: str, method: str | None, kwargs: Mapping[str, Any]) -> None:
-    """Refuses options of the method among those of the policy.
+    """Refuses options of the method among those of the policy, and slips in the names of a plastic policy's own.
 
     Raises:
         TypeError: There is one.
     """
+    for name in kwargs:
+        if close := difflib.get_close_matches(name, ("method", "method_kwargs", "target_units"), n=1, cutoff=0.8):
+            raise TypeError(f"{policy} has no option {name!r} (did you mean {close[0]!r}?)")
     for name in kwargs if method else ():
         if name in (*options_of(cbp.METHODS[str(method)]), "seed"):
             raise TypeError(
@@ -52,14 +66,19 @@ def by_network(
         TypeError: An option that the method does not have, or networks among options.
         ValueError: Another network.
     """
-    named = {name for name, value in given.items() if name in networks or value is None or isinstance(value, Mapping)}
+    options = _options(method)
+    named = {
+        name
+        for name, value in given.items()
+        if name in networks or (name not in options and (value is None or isinstance(value, Mapping)))
+    }
     if not named:
         _check_options(method, given)
         of_all: Options | None = {**defaults, **given}
         return dict.fromkeys(networks, of_all)
-    if options := given.keys() - named:
+    if others := given.keys() - named:
         raise TypeError(
-            f"method_kwargs must be options or options by network, not both; got {sorted(options)} beside {sorted(named)}"
+            f"method_kwargs must be options or options by network, not both; got {sorted(others)} beside {sorted(named)}"
         )
     found: dict[str, Options | None] = {}
     for name, options_of_network in given.items():
@@ -76,12 +95,18 @@ def by_network(
 
 
 def _check_options(method: str, options: Mapping[str, Any]) -> None:
-    known = list(inspect.signature(cbp.METHODS[method]).parameters)[2:]
+    known = _options(method)
     for name in options:
         if name not in known:
             raise TypeError(f"the method {method!r} has no option {name!r}{_meant(name, known)}; it has {', '.join(known)}")
 
 
+def _options(method: str) -> list[str]:
+    """The names of a method's options, the seed among them; the policy finds the layers."""
+    has_seed = "seed" in inspect.signature(cbp.METHODS[method]).parameters
+    return [*options_of(cbp.METHODS[method]), *["seed"] * has_seed]
+
+
 def _meant(name: object, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

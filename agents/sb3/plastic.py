@@ -24,9 +24,9 @@ from torch.optim import Optimizer
 import cbp
 from agents.sb3.carrying import Carried
 from agents.sb3.following import Following
-from agents.sb3.method_options import by_network, check_method, refuse_misplaced
+from agents.sb3.method_options import by_network, check_kwargs, check_method, refuse_misplaced
 from agents.sb3.networks import find, modules_of, network_names, network_of, owners, targets
-from agents.sb3.updates import none_matures
+from agents.sb3.updates import too_short
 from cbp.optimizers import untrained
 
 
@@ -98,7 +98,7 @@ class Plastic(Following):
             raise ValueError(f"target_units must be 'drift' or 'copy'; got {target_units!r}")
         refuse_misplaced(type(self).__name__, method, kwargs)
         self._method_name = method
-        self._method_kwargs = dict(method_kwargs or {})
+        self._method_kwargs = check_kwargs(method_kwargs)
         self._target_units = target_units
         self._policy_kwargs = dict(kwargs)
         self._seed = _seed()
@@ -209,7 +209,7 @@ class Plastic(Following):
         raise NotImplementedError(f"{cls.__name__} for {name} is not supported; it is for {served}{instead}")
 
     def _warn_if_short(self, algorithm: BaseAlgorithm) -> None:
-        lines = [] if self._has_warned else none_matures(algorithm, self.methods)
+        lines = [] if self._has_warned else too_short(algorithm, self.methods)
         for line in lines:
             warnings.warn(line, stacklevel=4)
         self._has_warned |= bool(lines)

@@ -63,7 +63,7 @@ class SAC(stable_baselines3.SAC):
         if type(self.policy) is not SACPolicy:  # a plastic one looks at what is trained; layers of the fast path have no mode
             self.policy.set_training_mode(True)
         networks = self._look_up(batch_size)
-        if networks is None:
+        if networks is None or gradient_steps == 0:
             super().train(gradient_steps, batch_size)
             return
         optimizers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
@@ -193,6 +193,10 @@ class SAC(stable_baselines3.SAC):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "slow_because", "_marks", "_networks"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arrays, which a copy looks up in its own networks."""
+        return {name: value for name, value in vars(self).items() if name not in ("_marks", "_networks")}
 
 
 def _about_rows(batch_size: int) -> str | None:

@@ -70,6 +70,8 @@ def marks(model: SAC) -> list[int]:
     policy = model.policy
     found = [*acting_marks(model), *map(id, methods_of(policy)), _hooks(policy), len(policy._modules), len(policy._parameters)]
     found += [*_marks_of(policy.critic), *_marks_of(policy.critic_target), id(model.replay_buffer)]
+    if model.log_ent_coef is not None:
+        found += id(model.log_ent_coef), model.log_ent_coef.data_ptr(), id(model.log_ent_coef.grad)
     found += [id(getattr(model.replay_buffer, name, None)) for name in Stored._fields]
     for optimizer in (policy.actor.optimizer, policy.critic.optimizer, model.ent_coef_optimizer):
         if optimizer is not None:

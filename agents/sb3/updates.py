@@ -1,4 +1,4 @@
-"""How many updates an algorithm makes of each network, and whether units mature in that time."""
+"""How many updates an algorithm makes of each network, and whether a method does anything in that time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 import cbp
+from agents.sb3.networks import network_of
 
 
 def updates_left(algorithm: BaseAlgorithm, networks: Collection[str] = ("policy", "value")) -> float:
@@ -50,23 +51,36 @@ def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
     return times * (cycle if algorithm.gradient_steps < 0 else algorithm.gradient_steps)
 
 
-def none_matures(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> list[str]:
-    """A line for each method whose units are all too young to be replaced in the current ``learn()``.
+def too_short(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> list[str]:
+    """A line for each method that does nothing in the current ``learn()``: no unit matures, or its period is longer.
 
     Args:
         algorithm: As for :func:`updates_left`.
         methods: By the networks that they treat.
     """
     lines = []
-    each = list(dict.fromkeys(methods.values()))
-    for method in each:
-        if isinstance(method, cbp.ContinualBackprop) and method.layers:
-            networks = [network for network, of_network in methods.items() if of_network is method]
-            reached = max(int(layer.age.max()) for layer in method.layers) + updates_left(algorithm, networks)
-            if reached <= method.maturity_threshold:
-                where = "" if len(each) == 1 else f" of {' and '.join(networks)}"
-                lines.append(
-                    f"no unit{where} will be replaced: units mature after {method.maturity_threshold:,} updates, and this run "
-                    f"has {reached:,}; train longer or lower maturity_threshold"
-                )
+    names = {kind: name for name, kind in cbp.METHODS.items()}
+    for method in dict.fromkeys(methods.values()):
+        treated = [network for network, of_network in methods.items() if of_network is method]
+        at_end = {network: _updates_at_the_end(algorithm, method, network) for network in treated}
+        waits = method.maturity_threshold + 1 if isinstance(method, cbp.ContinualBackprop) else getattr(method, "period", 1)
+        short = {network: updates for network, updates in at_end.items() if updates < waits}
+        for updates in dict.fromkeys(short.values()):
+            alike = [network for network in short if short[network] == updates]
+            where = "" if alike == list(methods) else f" of {' and '.join(alike)}"
+            if isinstance(method, cbp.ContinualBackprop):
+                why, option = f"no unit{where} will be replaced: units mature after {waits - 1:,} updates", "maturity_threshold"
+            else:
+                why, option = f"{names[type(method)]}{where} does nothing: its period is {waits:,} updates", "period"
+            lines.append(f"{why}, and this run has {updates:,}; train longer or lower {option}")
     return lines
+
+
+def _updates_at_the_end(algorithm: BaseAlgorithm, method: cbp.Method, network: str) -> float:
+    """What the ages, or the clock, of a network's units will be; infinite for one without units."""
+    begun: int = method.state_dict().get("updates", 0) if hasattr(method, "period") else 0
+    if isinstance(method, cbp.ReplacingMethod):
+        layers = [layer for layer in method.layers if network_of(layer.name) == network]
+        ages = [layer.age.max() if isinstance(method, cbp.ContinualBackprop) else layer.clock for layer in layers]
+        begun = max(map(int, ages), default=2**62)
+    return begun + updates_left(algorithm, [network])

@@ -24,7 +24,7 @@ import cbp
 from agents.callbacks import ChangeCallback
 from agents.sb3.networks import target_pairs
 from agents.sb3.plastic import replaced_units
-from agents.sb3.updates import updates_left
+from agents.sb3.updates import too_short, updates_left
 
 pytestmark = pytest.mark.filterwarnings("ignore:no unit:UserWarning")
 OLD = {"maturity_threshold": 10**6}
@@ -258,7 +258,7 @@ def test_target_networks_become_the_networks_that_a_signal_has_changed(name):
 @pytest.mark.parametrize("name", ["SAC", "DQN"])
 @pytest.mark.parametrize("method", ["l2-init", "shrink-perturb", "redo"])
 def test_other_methods_leave_target_networks_alone(name, method):
-    kwargs = {"shrink": 0.5} if method == "shrink-perturb" else {}
+    kwargs = {"shrink-perturb": {"shrink": 0.5}, "redo": {"period": 3}}.get(method, {})
     model = make(name, prefix="Plastic", settings={"tau": 0.0}, method=method, method_kwargs=kwargs)
     target = model.policy.critic_target if name == "SAC" else model.policy.q_net_target
     before = copy.deepcopy(target.state_dict())
@@ -399,6 +399,42 @@ def test_learning_in_chunks_warns_once():
         model.learn(10, reset_num_timesteps=False)
 
 
+TOO_SHORT = {  # 52 steps
+    ("SAC", "redo", 33): ["redo of actor does nothing: its period is 33 updates, and this run has 32", "redo of critic"],
+    ("SAC", "redo", 32): [],
+    ("TD3", "regrama", 17): ["regrama of actor does nothing: its period is 17 updates, and this run has 16"],
+    ("PPO", "shrink-perturb", 17): ["shrink-perturb does nothing: its period is 17 updates, and this run has 16"],
+    ("PPO", "shrink-perturb", 16): [],
+    ("PPO", "cbp", 15): [],
+    ("PPO", "cbp", 16): ["no unit will be replaced: units mature after 16 updates, and this run has 16"],
+    ("TRPO", "cbp", 15): ["no unit of policy will be replaced: units mature after 15 updates, and this run has 13"],
+}
+
+
+@pytest.mark.parametrize(("name", "method", "waits"), TOO_SHORT)
+def test_a_run_too_short_for_a_method_is_known_at_its_start(name, method, waits):
+    if name == "TRPO":
+        pytest.importorskip("sb3_contrib")
+    lines = TOO_SHORT[name, method, waits]
+    options = {"maturity_threshold" if method == "cbp" else "period": waits}
+    model = make(name, prefix="Plastic", method=method, method_kwargs=options)
+    model._total_timesteps = 52
+    found = too_short(model, model.policy.methods)
+    assert len(found) == len(lines)
+    assert all(words in line for line, words in zip(found, lines, strict=True)), found
+
+
+@pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
+def test_the_state_of_another_method_is_refused_by_both_names(name, tmp_path):
+    make(name).save(tmp_path / "model")
+    other = make(name, prefix="Plastic", method="redo")
+    words = "the state is of ContinualBackprop, and this policy carries ReDo"
+    with pytest.raises(RuntimeError, match=words):
+        other.set_parameters(tmp_path / "model")
+    with pytest.raises(RuntimeError, match=words):
+        algorithm(name).load(tmp_path / "model", custom_objects={"policy_kwargs": {**other.policy_kwargs}})
+
+
 @pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG, DQN])
 def test_a_class_that_is_for_other_algorithms_is_refused_with_the_name_to_give(algorithm):
     env = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
@@ -427,6 +463,16 @@ def test_algorithms_without_updates_or_such_a_policy_say_why():
         ),
         ({"method_kwargs": {"critics": None}}, ValueError, "networks are actor, critic; got 'critics' .did you mean 'critic'"),
         ({"method_kwargs": {"actor": None, "seed": 1}}, TypeError, r"not both; got \['seed'\] beside \['actor'\]"),
+        ({"method_kwargs": {"replacement_rate": None}}, ValueError, r"replacement_rate must be a finite number .* got None"),
+        ({"method_kwargs": {"seed": None}}, ValueError, "seed must be a whole number, got None"),
+        ({"method_kwargs": "cbp"}, TypeError, "method_kwargs must be a dictionary of options, .* got 'cbp'"),
+        ({"method_kwargs": [1]}, TypeError, r"method_kwargs must be a dictionary of options, .* got \[1\]"),
+        ({"method_kwargs": {"layers": ["policy/hidden1"]}}, TypeError, "no option 'layers'"),
+        ({"method_kwargs": {"strict": True}}, TypeError, "no option 'strict'"),
+        ({"method": ["cbp"]}, ValueError, r"method must be one of .* got \['cbp'\]"),
+        ({"method": "CBP"}, ValueError, "got 'CBP' .did you mean 'cbp'"),
+        ({"method_kwarg": {}}, TypeError, "has no option 'method_kwarg' .did you mean 'method_kwargs'"),
+        ({"target_unit": "copy"}, TypeError, "has no option 'target_unit' .did you mean 'target_units'"),
         ({"target_units": "keep"}, ValueError, "target_units must be 'drift' or 'copy'; got 'keep'"),
         ({"net_arch": []}, cbp.LayerError, r"no hidden layer that can be treated .net_arch=\[\]"),
     ],

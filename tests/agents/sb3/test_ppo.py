@@ -290,7 +290,7 @@ def test_each_network_clipped_by_itself_has_its_gradient_scaled_to_the_norm(meth
     """One update: the gradients of an unclipped one, each network's times min(1, 0.1 / its norm)."""
     gradients = []
     for settings in ({}, {"max_grad_norm": 0.1, "clip_each_network": True}):
-        policy_kwargs = {"method": method}
+        policy_kwargs = {"method": method, "method_kwargs": {"period": 1} if method == "redo" else {}}
         model = make(
             agents.PPO, tapes(2), "PlasticMlpPolicy", policy_kwargs=policy_kwargs, batch_size=128, n_epochs=1, **settings
         )

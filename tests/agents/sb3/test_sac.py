@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import multiprocessing
 import os
+import pickle
 import warnings
 
 import numpy as np
@@ -285,7 +287,12 @@ def exchange_what_is_stored(model):
     model.replay_buffer.next_observations = model.replay_buffer.next_observations * 0.5
 
 
+def exchange_the_coefficient(model):
+    model.log_ent_coef.data = torch.tensor([-2.0])
+
+
 CHANGES = [
+    exchange_the_coefficient,
     exchange_parameters,
     exchange_a_module,
     exchange_memory,
@@ -306,6 +313,32 @@ def test_what_is_changed_between_updates_is_noticed(change):
         models.append(model.learn(30, reset_num_timesteps=False))
     assert models[1].slow_because is None
     assert_close(models[1], models[0])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])  # noqa: S301
+def test_a_copy_of_a_model_at_work_goes_on_by_itself_as_the_model_does(copied):
+    model = make(agents.SAC, policy="CBPMlpPolicy", policy_kwargs={"method_kwargs": BUSY}).learn(40)
+    generators = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    twin = copied(model)
+    before = {name: value.clone() for name, value in states(model).items()}
+    twin.learn(30, reset_num_timesteps=False)
+    assert twin.slow_because is None
+    for name, value in states(model).items():
+        assert torch.equal(value, before[name]), name
+    torch.set_rng_state(generators[0])
+    np.random.set_state(generators[1])  # noqa: NPY002
+    model.learn(30, reset_num_timesteps=False)
+    for name, value in states(model).items():
+        assert torch.equal(value, states(twin)[name]), name
+
+
+def test_no_update_at_all_changes_nothing():
+    model = make(agents.SAC).learn(30)
+    before = {name: value.clone() for name, value in states(model).items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's, about means of nothing: Stable-Baselines3 logs them
+        model.train(0, 8)
+    assert all(torch.equal(value, before[name]) for name, value in states(model).items())
 
 
 class Trunk(BaseFeaturesExtractor):

@@ -1,0 +1,108 @@
+"""How well the networks in a zip of Stable-Baselines3 still learn random targets: the command's part for models of others."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from agents.playing.random_targets import beside_fresh, score, targets_of
+from agents.runs.build import find_spec
+from agents.runs.errors import UserError
+from agents.sb3.networks import network_names, networks
+
+STATES = 1_000  # on which networks learn, as the probe batch of a run
+
+
+def measure_zip(path: Path, env: str, repetitions: int, updates: int, seed: int) -> int:
+    """Prints the score of each network, on states that the policy meets in an environment.
+
+    The optimizer is Adam with the model's learning rate at the start of its training. Loading a zip runs code that is in it,
+    as Stable-Baselines3's own ``load`` does.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: No zip of Stable-Baselines3, or another environment's.
+    """
+    policy, data = _load(path)
+    vec_env = _make(env, policy)
+    observations, actions = _meet_states(policy, vec_env, seed)
+    vec_env.close()
+    names = network_names(policy)
+    optimizer = partial(torch.optim.Adam, lr=float(data["lr_schedule"](1)))
+    settings = {"repetitions": repetitions, "updates": updates, "batch_size": data.get("batch_size") or 128, "seed": seed}
+    print(f"{path} in {env}: {STATES:,} states; a fresh network is 1", flush=True)
+    for kind, network in targets_of(names[0], names[1] if len(names) > 1 else names[0]).items():
+        try:
+            found = score(beside_fresh(policy, network, observations, actions, optimizer, **settings), policy, network)
+        except ValueError as error:
+            raise UserError(f"{kind} of '{path}' cannot be measured: {error}") from error
+        print(f"{kind:<16} {found.score:6.2f}  [{found.low:.2f}, {found.high:.2f}]", flush=True)
+    return 0
+
+
+def _load(path: Path) -> tuple[BasePolicy, dict[str, Any]]:
+    try:
+        data, parameters, _ = load_from_zip_file(path, device="cpu")
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise UserError(f"'{path}' is no model of Stable-Baselines3: {error}") from error
+    needed = ("policy_class", "observation_space", "action_space", "lr_schedule", "policy_kwargs")
+    if data is None or "policy" not in parameters or any(data.get(name) is None for name in needed):
+        raise UserError(
+            f"'{path}' is no model of Stable-Baselines3: it has no policy with its settings, or these cannot be read"
+        )
+    kind = data["policy_class"]
+    options = {"use_sde": data.get("use_sde", False)} if issubclass(kind, ActorCriticPolicy) else {}
+    policy = kind(*(data[name] for name in needed[1:4]), **{**options, **data["policy_kwargs"]})
+    try:
+        policy.load_state_dict(parameters["policy"])
+        networks(policy)
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        raise UserError(
+            f"the {kind.__name__} of '{path}' has no networks to measure: {' '.join(str(error).split())}"
+        ) from error
+    return policy, data
+
+
+def _make(env: str, policy: BasePolicy) -> VecEnv:
+    spec = find_spec(env)
+    try:
+        made = BaseAlgorithm._wrap_env(gymnasium.make(spec.id), verbose=0)
+        check_for_correct_spaces(made, policy.observation_space, policy.action_space)
+    except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
+        raise UserError(f"environment '{spec.id}' is not one for this model: {' '.join(str(error).split())}") from error
+    return made
+
+
+def _meet_states(policy: BasePolicy, vec_env: VecEnv, seed: int) -> tuple[Any, Tensor | None]:
+    """Observations, and the actions that critics receive with them."""
+    torch.manual_seed(seed)
+    vec_env.seed(seed)
+    seen: Any = vec_env.reset()
+    observations, actions = [], []
+    for _ in range(STATES):
+        action, _ = policy.predict(seen, deterministic=False)
+        observations.append(seen)
+        actions.append(policy.scale_action(action) if "actor" in network_names(policy) else action)
+        seen = vec_env.step(action)[0]
+    if isinstance(seen, dict):
+        return {name: np.concatenate([each[name] for each in observations]) for name in seen}, _as_tensor(actions)
+    return np.concatenate(observations), _as_tensor(actions)
+
+
+def _as_tensor(actions: list[Any]) -> Tensor:
+    return torch.from_numpy(np.concatenate(actions))

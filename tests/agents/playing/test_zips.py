@@ -1,0 +1,122 @@
+"""`python -m agents.trainability MODEL.zip`: networks of models that Stable-Baselines3 saved."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+
+import agents
+from agents import trainability
+
+QUICK = ["--repetitions", "2", "--updates", "40"]
+
+
+class Seen(gymnasium.Env):
+    """Random observations, images or both; episodes of ten steps."""
+
+    action_space = spaces.Discrete(2)
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, kind, render_mode=None):
+        self.render_mode = render_mode
+        vector, image = spaces.Box(-1, 1, (3,), np.float32), spaces.Box(0, 255, (36, 36, 1), np.uint8)
+        self.observation_space = {"image": image, "both": spaces.Dict(image=image, vector=vector)}[kind]
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observation_space.sample(), 0.0, self.steps == 10, False, {}
+
+
+for kind in ("image", "both"):
+    gymnasium.register(f"seen-{kind}-v0", Seen, kwargs={"kind": kind})
+
+
+def scores(capsys):
+    lines = [re.fullmatch(r"(\S+-targets) +(\S+) +\[.*\]", line) for line in capsys.readouterr().out.splitlines()]
+    return {line[1]: float(line[2]) for line in lines if line}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "env", "kinds"),
+    [
+        (PPO, "MlpPolicy", "CartPole-v1", ["policy-targets", "value-targets"]),
+        (PPO, "CnnPolicy", "seen-image-v0", ["policy-targets", "value-targets"]),
+        (A2C, "MultiInputPolicy", "seen-both-v0", ["policy-targets", "value-targets"]),
+        (SAC, "CBPMlpPolicy", "Pendulum-v1", ["policy-targets", "value-targets"]),
+        (TD3, "MlpPolicy", "Pendulum-v1", ["policy-targets", "value-targets"]),
+        (DQN, "MlpPolicy", "CartPole-v1", ["policy-targets"]),
+        (agents.PPO, "PlasticMlpPolicy", "Pendulum-v1", ["policy-targets", "value-targets"]),
+    ],
+)
+def test_networks_of_a_zip_are_beside_fresh_ones_and_dead_ones_are_told(tmp_path, capsys, algorithm, policy, env, kinds):
+    settings = {"net_arch": [32, 32], "activation_fn": torch.nn.ReLU}
+    if policy.startswith("Plastic"):
+        settings["method"] = "l2-init"
+    memory = {"buffer_size": 10} if algorithm in (SAC, TD3, DQN) else {}
+    model = algorithm(policy, env, policy_kwargs=settings, device="cpu", seed=0, **memory)
+    model.save(tmp_path / "new")
+    assert trainability.main([str(tmp_path / "new.zip"), "--env", env, *QUICK]) == 0
+    found = scores(capsys)
+    assert list(found) == kinds
+    assert all(0.7 < score < 1.5 for score in found.values())
+    with torch.no_grad():
+        for module in model.policy.modules():
+            if isinstance(module, torch.nn.Linear) and module.out_features == 32:
+                module.bias.fill_(-100)
+    model.save(tmp_path / "dead")
+    assert trainability.main([str(tmp_path / "dead.zip"), "--env", env, *QUICK]) == 0
+    assert all(score < 0.3 for score in scores(capsys).values())
+
+
+def test_the_same_zip_has_the_same_score(tmp_path, capsys):
+    PPO("MlpPolicy", "CartPole-v1", device="cpu", seed=0).save(tmp_path / "model")
+    found = []
+    for seed in ("0", "0", "1"):
+        assert trainability.main([str(tmp_path / "model.zip"), "--env", "CartPole-v1", *QUICK, "--seed", seed]) == 0
+        found.append(scores(capsys))
+    assert found[0] == found[1] != found[2]
+
+
+def bad_zips(tmp_path):
+    PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "model")
+    whole = (tmp_path / "model.zip").read_bytes()
+    (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "folder").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["model.zip"], "--env ID says in which environment"),
+        (["model.zip", "--env", "Pendulum-v1"], "is not one for this model: Observation spaces do not match"),
+        (["model.zip", "--env", "CartPole-v7"], "CartPole"),
+        (["model.zip", "--env", "CartPole-v1", "--steps", "100"], "--steps goes with a run of agents.train"),
+        (["model.zip", "--env", "CartPole-v1", "--value", "1"], "--value goes with a run of agents.train"),
+        (["model.zip", "--env", "CartPole-v1", "--updates", "3"], "updates must be a whole number >= 20"),
+        (["model.zip", "--env", "CartPole-v1", "--repetitions", "1"], "repetitions must be a whole number >= 2"),
+        (["half.zip", "--env", "CartPole-v1"], "is no model of Stable-Baselines3"),
+        (["text.zip", "--env", "CartPole-v1"], "is no model of Stable-Baselines3"),
+        (["folder", "--env", "CartPole-v1"], "--env goes with a zip"),
+        (["none.zip", "--env", "CartPole-v1"], "none.zip"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys, monkeypatch, options, words):
+    bad_zips(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert trainability.main(options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
