@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stable_baselines3 import PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parent.parent
@@ -48,9 +49,16 @@ def test_the_recipe_trains_a_plastic_policy_in_a_changing_world_and_records_it(r
 def test_optuna_searches_over_the_methods_options(rl_zoo3):
     pytest.importorskip("pandas", reason="the search needs pandas, which is not installed", exc_type=ImportError)
     few = ["--n-trials", "2", "--n-timesteps", "512", "--n-evaluations", "1", "--eval-episodes", "1", "--n-startup-trials", "1"]
-    logs = rl_zoo3("--gym-packages", "agents", "envs", "rl_zoo3_search", "-optimize", "--no-optim-plots", *few)
+    search = ["--gym-packages", "agents", "envs", "rl_zoo3_search", "--storage", "study.log", "--study-name", "plastic"]
+    logs = rl_zoo3(*search, "-optimize", "--no-optim-plots", *few)
     (table,) = logs.rglob("report_*.csv")
     with table.open(newline="") as file:
         trials = list(csv.DictReader(file))
     assert len({trial["params_replacement_rate"] for trial in trials}) == 2
     assert all(100 <= int(trial["params_maturity_threshold"]) <= 10_000 for trial in trials)
+    # What a trial found trains a policy that has it.
+    rl_zoo3(*search, "--trial-id", "1", "--n-timesteps", "512", "--eval-freq", "-1")
+    model = PPO.load(max(logs.glob("ppo/Hopper-v5_*/Hopper-v5.zip")), device="cpu")
+    (trial,) = [trial for trial in trials if trial["number"] == "1"]
+    assert model.policy.method.replacement_rate == pytest.approx(float(trial["params_replacement_rate"]))
+    assert model.policy.method.maturity_threshold == int(trial["params_maturity_threshold"])

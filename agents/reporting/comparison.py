@@ -127,9 +127,6 @@ def _natural(label: str) -> list[tuple[float, str]]:
 
 
 def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, RunResult]) -> None:
-    seed = result.config.seed
-    if seed in of_method:
-        raise UserError(f"'{of_method[seed].path}' and '{result.path}' are both {result.config.label} with seed {seed}")
     for other in (any_other, *list(of_method.values())[:1]):
         if type(result) is not type(other):
             raise UserError(f"'{result.path}' and '{other.path}' are runs of different kinds")
@@ -140,6 +137,8 @@ def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, Ru
                 continue
             where = f"{own} in '{result.path}' and {theirs} in '{other.path}'"
             raise UserError(f"runs of different settings are not averaged: {name} is {where}")
+    if (seed := result.config.seed) in of_method:
+        raise UserError(f"'{of_method[seed].path}' and '{result.path}' are both {result.config.label} with seed {seed}")
 
 
 def _check_worlds(runs: dict[str, dict[int, Any]]) -> None:
