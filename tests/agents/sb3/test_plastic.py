@@ -399,6 +399,47 @@ def test_learning_in_chunks_warns_once():
         model.learn(10, reset_num_timesteps=False)
 
 
+# Options with which a method does something in 20 updates.
+SOON = {
+    "cbp": BUSY,
+    "snr": {"max_silence": 8},
+    "redo": {"period": 3, "threshold": 0.5},
+    "regrama": {"period": 3, "threshold": 0.5},
+    "hare-tortoise": {"period": 3},
+    "swr": {"factor": 0.1},
+}
+
+
+@pytest.mark.parametrize("method", cbp.METHODS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("SAC", "Mlp"),
+        ("DQN", "Mlp"),
+        pytest.param("TD3", "Mlp", marks=pytest.mark.slow),
+        pytest.param("PPO", "Cnn", marks=pytest.mark.slow),
+        pytest.param("DQN", "Cnn", marks=pytest.mark.slow),
+        pytest.param("SAC", "MultiInput", marks=pytest.mark.slow),
+    ],
+)
+def test_every_method_acts_under_every_kind_of_algorithm_and_is_saved(name, kind, method, tmp_path):
+    relu = {"activation_fn": nn.ReLU}
+    models = [
+        make(name, kind, "Plastic", method=chosen, method_kwargs=kwargs, **relu)
+        for chosen, kwargs in ((method, SOON.get(method, {})), (None, None))
+    ]
+    for model in models:
+        model.learn(STEPS)
+    for each in models[0].policy.methods.values():
+        each.change()
+    assert not torch.equal(*map(weights, models))
+    assert all(parameter.isfinite().all() for parameter in models[0].policy.parameters())
+    models[0].save(tmp_path / "model")
+    loaded = type(models[0]).load(tmp_path / "model", device="cpu")
+    for network, own in models[0].policy.methods.items():
+        assert str(loaded.policy.methods[network].state_dict()) == str(own.state_dict())
+
+
 TOO_SHORT = {  # 52 steps
     ("SAC", "redo", 33): ["redo of actor does nothing: its period is 33 updates, and this run has 32", "redo of critic"],
     ("SAC", "redo", 32): [],
