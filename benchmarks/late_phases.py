@@ -2,27 +2,50 @@
 
 ``python benchmarks/late_phases.py FOLDER --phases 6-9 [--baseline NAME] [--without SEED …]`` prints for each method below
 FOLDER the mean over seeds of a run's mean final return in these phases, and of the difference from the baseline with the same
-seed, with the report's bootstrap intervals.
+seed, with the report's bootstrap intervals. Where all runs have one, the trainability at the end of the run likewise.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from nature import paired
 
-from agents.reporting.comparison import Estimate, compare
+from agents.reporting.comparison import Comparison, Estimate, compare
 from agents.reporting.results import AgentResult, find_runs, read_run
 from agents.runs.errors import UserError
 from agents.runs.plan import parse_seeds
 
 
-def words(found: Estimate) -> str:
+def words(found: Estimate, digits: int = 1) -> str:
     """Mean and interval."""
-    interval = "" if found.low is None else f" [{found.low:.1f}, {found.high:.1f}]"
-    return f"{found.centre:.1f}{interval}"
+    interval = "" if found.low is None else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return f"{found.centre:.{digits}f}{interval}"
+
+
+def trainability(run: AgentResult) -> dict[str, float]:
+    """The scores of the newest checkpoint, by kind; empty where none was measured."""
+    path = run.path / "trainability.csv"
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        return {row["kind"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+def table(
+    comparison: Comparison, title: str, of: Callable[[AgentResult], float], baseline: str, digits: int, *, seeds_own: bool
+) -> None:
+    """Prints a row for each method: its mean, the difference from the baseline, and one of them seed by seed."""
+    print(f"\n| method | {title} | minus {baseline}, paired | seed by seed |")
+    print("|---|---|---|---|")
+    for method in comparison.runs:
+        own, more = paired(comparison, of, method), paired(comparison, of, method, baseline)
+        each = ", ".join(f"{x:.{digits}f}" if seeds_own else f"{x:+.0f}" for x in (own if seeds_own else more).each)
+        print(f"| `{method}` | {words(own, digits)} | {words(more, digits)} | {each} |")
 
 
 def main() -> None:
@@ -41,11 +64,11 @@ def main() -> None:
     def final_return(run: AgentResult) -> float:
         return float(np.mean([run.phases[phase]["final_return"] for phase in args.phases]))
 
-    print(f"| method | phases {', '.join(map(str, args.phases))} | minus {args.baseline}, paired | seed by seed |")
-    print("|---|---|---|---|")
-    for method in comparison.runs:
-        own, more = paired(comparison, final_return, method), paired(comparison, final_return, method, args.baseline)
-        print(f"| `{method}` | {words(own)} | {words(more)} | {', '.join(f'{difference:+.0f}' for difference in more.each)} |")
+    title = f"phases {', '.join(map(str, args.phases))}"
+    table(comparison, title, final_return, args.baseline, 1, seeds_own=False)
+    each = [trainability(run) for by_seed in comparison.runs.values() for run in by_seed.values()]
+    for kind in each[0] if all(each) else ():
+        table(comparison, kind, lambda run, kind=kind: trainability(run)[kind], args.baseline, 2, seeds_own=True)  # type: ignore[misc]
 
 
 if __name__ == "__main__":
