@@ -36,7 +36,7 @@ def measure_zip(path: Path, env: str, repetitions: int, updates: int, seed: int)
         0.
 
     Raises:
-        UserError: No zip of Stable-Baselines3, or another environment's.
+        UserError: No zip of Stable-Baselines3, one of a recurrent policy, or another environment's.
     """
     policy, data = _load(path)
     vec_env = _make(env, policy)
@@ -67,14 +67,16 @@ def _load(path: Path) -> tuple[BasePolicy, dict[str, Any]]:
         )
     kind = data["policy_class"]
     options = {"use_sde": data.get("use_sde", False)} if issubclass(kind, ActorCriticPolicy) else {}
-    policy = kind(*(data[name] for name in needed[1:4]), **{**options, **data["policy_kwargs"]})
     try:
+        policy = kind(*(data[name] for name in needed[1:4]), **{**options, **data["policy_kwargs"]})
         policy.load_state_dict(parameters["policy"])
         networks(policy)
-    except (RuntimeError, AttributeError, NotImplementedError) as error:
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
             f"the {kind.__name__} of '{path}' has no networks to measure: {' '.join(str(error).split())}"
         ) from error
+    if hasattr(policy, "lstm_actor"):
+        raise UserError(f"the {kind.__name__} of '{path}' is recurrent: what it computes depends on more than a state")
     return policy, data
 
 

@@ -39,7 +39,8 @@ class SAC(stable_baselines3.SAC):
     Up to two threads train, never more than ``torch.get_num_threads()``; their number does not change the result. Environments
     are stepped as under Stable-Baselines3: those of :class:`agents.ThreadedVecEnv` by compiled code, one environment too.
 
-    The critics' ``grad`` is that of their own loss; under Stable-Baselines3 the actor's loss adds to it after their step.
+    The critics' ``grad`` is that of their own loss; under Stable-Baselines3 the actor's loss adds to it after their step. With
+    ``MlpPolicy`` networks stay in evaluation mode, as nothing in them has another.
 
     Attributes:
         slow_because: Why Stable-Baselines3's own loop was taken; None where it was not.

@@ -119,7 +119,7 @@ class Trained:
         self._options: tuple[float, float, float, float, float] | None = None  # with which _adam was made
 
     def next_step(self, optimizer: Optimizer) -> tuple[Held[Adam], float]:
-        """What :func:`agents.sb3.sac_kernels.step_adam` takes, with the optimizer's options as they are now."""
+        """Counts a step; returns what ``step_adam`` takes for it, with the optimizer's options as they are now."""
         for count in self._counts:
             count += 1
         group = optimizer.param_groups[0]

@@ -90,7 +90,22 @@ def test_the_same_zip_has_the_same_score(tmp_path, capsys):
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize(
+    ("name", "policy", "words"),
+    [("RecurrentPPO", "MlpLstmPolicy", "is recurrent"), ("ARS", "LinearPolicy", "has no networks to measure")],
+)
+def test_policies_that_are_no_chains_of_layers_are_refused_in_one_line(tmp_path, capsys, name, policy, words):
+    contrib = pytest.importorskip("sb3_contrib")
+    getattr(contrib, name)(policy, "CartPole-v1", device="cpu").save(tmp_path / "model")
+    assert trainability.main([str(tmp_path / "model.zip"), "--env", "CartPole-v1", *QUICK]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
 def bad_zips(tmp_path):
+    other = PPO("MlpPolicy", "CartPole-v1", device="cpu")
+    other.policy_kwargs["unheard_of"] = 1
+    other.save(tmp_path / "options")
     PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "model")
     whole = (tmp_path / "model.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
@@ -108,6 +123,7 @@ def bad_zips(tmp_path):
         (["model.zip", "--env", "CartPole-v1", "--value", "1"], "--value goes with a run of agents.train"),
         (["model.zip", "--env", "CartPole-v1", "--updates", "3"], "updates must be a whole number >= 20"),
         (["model.zip", "--env", "CartPole-v1", "--repetitions", "1"], "repetitions must be a whole number >= 2"),
+        (["options.zip", "--env", "CartPole-v1"], "unexpected keyword argument 'unheard_of'"),
         (["half.zip", "--env", "CartPole-v1"], "is no model of Stable-Baselines3"),
         (["text.zip", "--env", "CartPole-v1"], "is no model of Stable-Baselines3"),
         (["folder", "--env", "CartPole-v1"], "--env goes with a zip"),
