@@ -4,6 +4,7 @@ A package of continual-backprop.
 """
 
 from cbp.adam import Adam as Adam
+from cbp.c_chain import CChain as CChain
 from cbp.continual_backprop import ContinualBackprop as ContinualBackprop
 from cbp.continual_backprop import MaturingLayer as MaturingLayer
 from cbp.crelu import CReLU as CReLU
@@ -19,10 +20,12 @@ from cbp.method import Method as Method
 from cbp.names import warn_of_others
 from cbp.nap import NormalizeAndProject as NormalizeAndProject
 from cbp.parseval import Parseval as Parseval
+from cbp.pfo import ProximalFeatures as ProximalFeatures
 from cbp.redo import ReDo as ReDo
 from cbp.regrama import ReGraMa as ReGraMa
 from cbp.regularizer import Regularizer as Regularizer
 from cbp.replacing import ReplacingMethod as ReplacingMethod
+from cbp.replaying import Replaying as Replaying
 from cbp.shrink_perturb import ShrinkPerturb as ShrinkPerturb
 from cbp.snr import FiringLayer as FiringLayer
 from cbp.snr import SelfNormalizedResets as SelfNormalizedResets

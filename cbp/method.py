@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -61,6 +62,14 @@ class Method(ABC):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+
+
+_NO_OPTIONS = {"model", "optimizer", "layers", "example", "strict", "receives", "seed"}
+
+
+def options_of(method: type[Method]) -> list[str]:
+    """The names of a method's options: what it is made with, but for the model, what is found in it, and the seed."""
+    return [name for name in inspect.signature(method).parameters if name not in _NO_OPTIONS]
 
 
 def check_choice(option: str, value: object, choices: Any) -> None:

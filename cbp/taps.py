@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from cbp.groups import Place
@@ -66,3 +67,30 @@ class ReturnedTap(Tap):
             for key in self._key if isinstance(self._key, tuple) else [] if self._key is None else [self._key]:
                 output = output[key]
             self._keep(output)
+
+
+class ArgumentsTap(Tap):
+    """Keeps all arguments of a module.
+
+    Attributes:
+        acted: Whether the module was called otherwise than in training with gradients on.
+    """
+
+    def __init__(self, key: int | str | tuple[int, ...] | None = None) -> None:
+        super().__init__(key)
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self.acted = False
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keeps them; the signature is that of a torch forward pre-hook with keyword arguments."""
+        if torch.compiler.is_exporting():
+            return
+        if not torch.compiler.is_compiling() and (
+            torch._C._is_tracing()
+            or any(_is_transformed(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        ):
+            return
+        if module.training and torch.is_grad_enabled():
+            self.arguments = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+        else:
+            self.acted = True

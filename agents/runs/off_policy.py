@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import cbp
 from agents.runs.presets import MethodPreset, RunPreset
+from cbp.method import options_of
 
 
 @dataclass(frozen=True)
@@ -178,15 +179,14 @@ def _methods(replacement_rate: float, threshold: float, period: int) -> dict[str
         "fire": replace(_with("fire"), needs_signal=True),
         "reset-all": MethodPreset(needs_signal=True),
     }
-    # NaP is for networks with norms, which these policies have none of.
-    return methods | {name: _with(name) for name in cbp.METHODS if name not in methods and name != "nap"}
+    # NaP is for networks with norms, which these policies have none of, and PFO for algorithms that are on-policy.
+    return methods | {name: _with(name) for name in cbp.METHODS if name not in methods and name not in ("nap", "pfo")}
 
 
 def _with(method: str, **changes: Any) -> MethodPreset:
     """A method with the defaults of its class, some of them changed."""
-    options = inspect.signature(cbp.METHODS[method]).parameters.values()
-    left_to_the_policy = ("model", "optimizer", "layers", "example", "strict", "seed")
-    defaults = {o.name: o.default for o in options if o.name not in left_to_the_policy}
+    parameters = inspect.signature(cbp.METHODS[method]).parameters
+    defaults = {option: parameters[option].default for option in options_of(cbp.METHODS[method])}
     as_in_json = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
     return MethodPreset(method, as_in_json | changes)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import cbp
+from cbp.method import options_of
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,25 @@ METHODS: dict[str, MethodPreset] = {
         },
         changes=_TUNED,
     ),
+    "c-chain": MethodPreset(
+        method="c-chain",
+        method_kwargs={
+            "target": 0.05,  # the authors' code
+            "first_strength": 100.0,  # the authors' code
+            "measure_every": 160,  # ours: once a rollout, as the authors' code
+            "warm_up": 50,  # the authors' code
+            "window": 100,  # the authors' code
+        },
+        changes=_TUNED,
+    ),
+    "pfo": MethodPreset(
+        method="pfo",
+        method_kwargs={
+            "strength": 10.0,  # the authors' code, for ReLU on MuJoCo
+            "all_layers": False,  # the authors' code
+        },
+        changes=_TUNED,
+    ),
     "crelu": MethodPreset(changes={**_TUNED, "activation": "crelu"}),  # form: the paper of CReLU
     "cbp": _CBP,
     "cbp-first-layer": replace(_CBP, policy_kwargs={"method_layers": "first"}),  # ours
@@ -217,8 +237,8 @@ METHODS: dict[str, MethodPreset] = {
 
 def _with_defaults(name: str) -> MethodPreset:
     """For a method without settings of its own: tuned Adam and the defaults of its class."""
-    options = inspect.signature(cbp.METHODS[name]).parameters.values()
-    kwargs = {o.name: o.default for o in options if o.default is not o.empty and o.name not in ("layers", "seed")}
+    parameters = inspect.signature(cbp.METHODS[name]).parameters
+    kwargs = {option: parameters[option].default for option in options_of(cbp.METHODS[name])}
     return MethodPreset(method=name, method_kwargs=kwargs, changes=_TUNED)
 
 

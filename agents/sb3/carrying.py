@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 import cbp
+from cbp.method import options_of
 from cbp.replacing import are_same_units
 
 _KEY = "methods"  # in the optimizer's state
-_NO_OPTIONS = {"model", "optimizer", "seed", "layers", "example", "strict"}
-
-
-def options_of(method: type[cbp.Method]) -> list[str]:
-    """The names of a method's options, the seed and the layers left out."""
-    return [name for name in inspect.signature(method).parameters if name not in _NO_OPTIONS]
 
 
 class Carried:
@@ -68,7 +65,7 @@ class Carried:
         """Takes the hooks off, and what the method watches the networks with."""
         for handle in self._handles:
             handle.remove()
-        if isinstance(self.method, cbp.ReplacingMethod):
+        if isinstance(self.method, cbp.ReplacingMethod | cbp.Replaying):
             self.method.remove()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,7 +105,10 @@ class Carried:
 
     def before_update(self, *_: Any) -> None:
         """What the method does before the optimizer's step."""
-        self.method.before_update()
+        if isinstance(self.method, cbp.CChain):
+            self.method.before_update(loss=_loss(self.name))
+        else:
+            self.method.before_update()
 
     def after_update(self, *_: Any) -> None:
         """What the method does after the optimizer's step."""
@@ -136,3 +136,16 @@ class Carried:
                 self.load_state_dict(saved)
             except ValueError as error:  # which Stable-Baselines3 would take for that of a DQN of an early release
                 raise RuntimeError(f"what the optimizer's state has of a method cannot be loaded: {error}") from error
+
+
+def _loss(network: str) -> Any:
+    """The loss that an algorithm takes a step by, from the variables of its ``train``; None where it has another name.
+
+    Stable-Baselines3 hands its losses to nobody.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "train" and isinstance(frame.f_locals.get("self"), BaseAlgorithm):
+            return frame.f_locals.get(f"{network}_loss", frame.f_locals.get("loss"))
+        frame = frame.f_back
+    return None

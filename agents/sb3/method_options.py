@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import cbp
-from agents.sb3.carrying import options_of
+from cbp.method import options_of
 
 Options = dict[str, Any]
 

@@ -152,6 +152,34 @@ def inputs(policy: BasePolicy, observations: Any, actions: Tensor | None = None)
     return {prefix.rstrip("/_"): (nn.Sequential(*modules), received[prefix]) for prefix, modules in found.items()}
 
 
+class _SideBySide(nn.Module):
+    """Networks that receive the same, as one."""
+
+    def __init__(self, parts: list[nn.Sequential]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What each of them gives, one beside the other: ``(samples, outputs of all)``."""
+        return torch.cat([part(x) for part in self.parts], dim=-1)
+
+
+def chain_of(policy: BasePolicy, names: list[str]) -> tuple[nn.Module, nn.Module]:
+    """Some networks of a policy as a module that can be called, from behind the features extractor to their heads.
+
+    Args:
+        policy: As for :func:`networks`.
+        names: The networks, as in :func:`network_names`. Where the policy's own is among them it stands alone: what one
+            optimizer trains beside it is no part of what acts.
+
+    Returns:
+        The module, which is never called in training, and that part of it which then receives what it does.
+    """
+    acting = [name for name in names if name == "policy"] or names
+    parts = [nn.Sequential(*modules) for prefix, modules in networks(policy).items() if network_of(prefix) in acting]
+    return parts[0] if len(parts) == 1 else _SideBySide(parts), parts[0][0]
+
+
 def modules_of(policy: BasePolicy, names: list[str]) -> nn.Module:
     """A module that holds the weights of some networks, and no others: the policy itself where it has nothing else."""
     if names == network_names(policy) and names[0] == "policy":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
@@ -25,7 +26,7 @@ import cbp
 from agents.sb3.carrying import Carried
 from agents.sb3.following import Following
 from agents.sb3.method_options import by_network, check_kwargs, check_method, refuse_misplaced
-from agents.sb3.networks import find, modules_of, network_names, network_of, owners, targets
+from agents.sb3.networks import chain_of, find, modules_of, network_names, network_of, owners, targets
 from agents.sb3.updates import too_short
 from cbp.optimizers import untrained
 
@@ -59,7 +60,7 @@ class Plastic(Following):
         left_out: A line for each reason why units are left out.
 
     Raises:
-        NotImplementedError: An algorithm that the policy is not for.
+        NotImplementedError: An algorithm that the policy, or the method, is not for.
         TypeError: An option that the method does not have.
         ValueError: An unknown method or network, or a value that the method refuses.
         cbp.LayerError: No network has a hidden layer that can be treated.
@@ -73,12 +74,12 @@ class Plastic(Following):
     if TYPE_CHECKING:
         method: cbp.Method | None
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(cls, *_: Any, **kwargs: Any) -> Self:
         """Refuses an algorithm that the policy is not for."""
         frame = sys._getframe(1)
         algorithm = frame.f_locals.get("self")
         if frame.f_code.co_name == "_setup_model" and isinstance(algorithm, BaseAlgorithm):
-            cls._check_algorithm(algorithm)
+            cls._check_algorithm(algorithm, kwargs.get("method"))
         made: Self = super().__new__(cls)
         return made
 
@@ -134,7 +135,7 @@ class Plastic(Following):
         options = by_network(self._method_kwargs, network_names(self), self._method_name, defaults)
         self._each_its_own = len({id(of_network) for of_network in options.values()}) > 1
         groups: list[cbp.Group] = []
-        if "layers" in inspect.signature(kind).parameters:
+        if "layers" in inspect.signature(kind).parameters and not issubclass(kind, cbp.Replaying):
             groups, self.left_out = self._find()
         copies = targets(self) if self._target_units == "copy" else {}
         number = 0
@@ -169,6 +170,9 @@ class Plastic(Following):
             seed = options.get("seed", self._seed)
             counts_on = isinstance(seed, int) and not (self._each_its_own and "seed" in options)
             options = {**options, "seed": (seed + number) % 2**64 if counts_on else seed}
+        if issubclass(kind, cbp.Replaying):
+            chain, receives = chain_of(self, networks)
+            return make(chain, optimizer, receives=receives, **options)  # type: ignore[no-any-return]
         if "layers" not in takes:
             return make(modules_of(self, networks), optimizer, **options)  # type: ignore[no-any-return]
         others = [module.optimizer for module in owners(self).values() if module.optimizer is not optimizer]
@@ -194,12 +198,17 @@ class Plastic(Following):
         if isinstance(caller, BaseAlgorithm) and self._checked_timesteps != caller._total_timesteps:
             self._checked_timesteps = caller._total_timesteps
             if self._carried:
-                self._check_algorithm(caller)
+                self._check_algorithm(caller, self._method_name)
                 self._warn_if_short(caller)
         super().set_training_mode(mode)
 
     @classmethod
-    def _check_algorithm(cls, algorithm: BaseAlgorithm) -> None:
+    def _check_algorithm(cls, algorithm: BaseAlgorithm, method: str | None) -> None:
+        if method == "pfo" and not isinstance(algorithm, OnPolicyAlgorithm):
+            raise NotImplementedError(
+                f"the method 'pfo' for {type(algorithm).__name__} is not supported: it compares with the network that "
+                "collected the data, which only on-policy algorithms have"
+            )
         if isinstance(algorithm, cls.algorithms):
             return
         name = type(algorithm).__name__

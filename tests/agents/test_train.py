@@ -380,7 +380,7 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
     own |= dict.fromkeys(
         (
             *("ppo-tuned", "layer-norm", "shrink-perturb-soft", "l2-init", "parseval", "spectral", "upgd"),
-            *("fire", "nap", "hare-tortoise", "trac", "crelu"),
+            *("fire", "nap", "hare-tortoise", "trac", "c-chain", "pfo", "crelu"),
             *("cbp-no-l2", "reset-all"),
         ),
         (0.99, 0.99, 0.0),

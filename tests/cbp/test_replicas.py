@@ -19,6 +19,10 @@ METHODS = {
     "redo": (cbp.ReDo, {"threshold": 0.4, "period": 10}),
     "snr": (cbp.SelfNormalizedResets, {"rejection": 0.2, "max_silence": 40}),
 }
+REPLAYING = {
+    "c-chain": (cbp.CChain, {"measure_every": 1, "warm_up": 5, "window": 10}),
+    "pfo": (cbp.ProximalFeatures, {"strength": 1.0}),
+}
 
 
 def train(rank: int, folder: Path) -> None:
@@ -42,6 +46,26 @@ def train(rank: int, folder: Path) -> None:
             method.step()
         known = [layer.utility for layer in method.layers]
         results[name] = [parameter.detach() for parameter in model.parameters()], known, [la.replaced for la in method.layers]
+    for name, (make, options) in REPLAYING.items():
+        model = chain(3, 8, 8, 2)
+        replica = nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        method = make(replica, optimizer, **options)
+        generator = torch.Generator().manual_seed(rank)
+        for update in range(20):
+            x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+            if update % 5 == 0:
+                with torch.no_grad():
+                    replica(x)
+            optimizer.zero_grad()
+            loss = (replica(x) - x.sum(-1, keepdim=True)).square().mean()
+            loss.backward()
+            of_loss = [parameter.grad.clone() for parameter in model.parameters()]
+            method.before_update(**({"loss": loss} if name == "c-chain" else {}))
+            changed = not all(torch.equal(g, p.grad) for g, p in zip(of_loss, model.parameters(), strict=True))
+            optimizer.step()
+            method.step()
+        results[name] = [parameter.detach() for parameter in model.parameters()], [torch.tensor(method.strength)], [changed]
     from torch.distributed.fsdp import fully_shard  # takes a second, in the processes of this test alone
 
     sharded = fully_shard(chain(3, 8, 2), mesh=torch.distributed.init_device_mesh("cpu", (2,)))
@@ -61,7 +85,7 @@ def test_replicas_stay_equal_and_sharded_parameters_are_refused(tmp_path):
         process.join(timeout=120)
         assert process.exitcode == 0
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for name in METHODS:
+    for name in (*METHODS, *REPLAYING):
         weights, known, replaced = first[name]
         others, also_known, also_replaced = second[name]
         assert min(replaced) >= 1, name

@@ -217,7 +217,7 @@ def test_a_network_that_is_left_out_is_trained_as_without_a_method(method, treat
     for name in without:
         if any(part in name for part in parts[left_out]):
             assert torch.equal(with_method[name], without[name]), name
-    acts_soon = ("fire", "l2-init", "nap", "parseval", "shrink-perturb", "spectral", "trac", "upgd")
+    acts_soon = ("c-chain", "fire", "l2-init", "nap", "parseval", "shrink-perturb", "spectral", "trac", "upgd")
     changed = [name for name in without if not torch.equal(with_method[name], without[name])]
     assert bool(changed) == (method in acts_soon)
 
@@ -410,7 +410,7 @@ SOON = {
 }
 
 
-@pytest.mark.parametrize("method", cbp.METHODS)
+@pytest.mark.parametrize("method", [name for name in cbp.METHODS if name != "pfo"])  # which is refused by all but one
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

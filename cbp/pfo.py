@@ -1,0 +1,127 @@
+"""Proximal feature optimization: keep the units near what they were when the network acted.
+
+Source: Moalla, Miele, Pyatko, Pascanu, Gulcehre, *No representation, no trust: connecting representation, collapse, and trust
+issues in PPO*, NeurIPS 2024 (arXiv 2405.00662).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cbp.discovery.finding import find_layers
+from cbp.discovery.recording import Example
+from cbp.groups import Group, HiddenLayer, LayerError
+from cbp.method import check_number
+from cbp.replaying import Batch, Replaying, mean_square
+
+
+class ProximalFeatures(Replaying, name="pfo"):
+    """Adds λ · mean (z_θ(x) − z_θ'(x))² to the loss, z what a layer computes before its activation, x the minibatch.
+
+    θ' are the weights that the model last acted with: those of its last pass without gradients or in evaluation mode before
+    this update. For PPO these are the weights that collected the rollout. Nothing is added as long as the model never acted.
+    The mean is over the minibatch and the units. Running statistics of norms are those of now on both sides.
+
+    Args:
+        model: Any module.
+        optimizer: Not touched; every method takes it.
+        strength: λ, at least 0. Default: the authors' for ReLU on MuJoCo; for Tanh they take 1.
+        all_layers: Whether all hidden layers count, or the last alone. Default: the authors' code.
+        layers: The hidden layers, where they cannot be found or only some shall be treated.
+        example: What a forward pass is made with to find them, as for :func:`cbp.find_layers`.
+        receives: As for :class:`cbp.Replaying`.
+
+    Attributes:
+        watched: The names of the hidden layers.
+
+    Raises:
+        ValueError: An option out of its range.
+        LayerError: As :func:`cbp.find_layers`; or a hidden layer's module returns something else than its units, as an LSTM;
+            or the model's parameters are sharded.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))
+        >>> method = ProximalFeatures(model, torch.optim.SGD(model.parameters(), lr=1.0), strength=0.5)
+        >>> x = torch.tensor([[2.0]])
+        >>> _ = nn.init.constant_(model[0].weight, 1.0)
+        >>> with torch.no_grad():
+        ...     _ = model(x)  # acts
+        >>> for weight in (1.0, 1.5):
+        ...     _ = nn.init.constant_(model[0].weight, weight)
+        ...     (0 * model(x)).sum().backward()
+        ...     method.before_update()
+        ...     _ = method.step()
+        >>> model[0].weight.grad.item()  # 0.5 · 2 · (1.5 · 2 − 1 · 2) · 2
+        2.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],  # noqa: ARG002
+        strength: float = 10.0,
+        all_layers: bool = False,
+        layers: Sequence[HiddenLayer | Group] | None = None,
+        example: Example | None = None,
+        receives: nn.Module | None = None,
+    ) -> None:
+        self.strength = check_number("strength", strength, 0)
+        self.all_layers = bool(all_layers)
+        found = find_layers(model, example) if layers is None else layers
+        groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
+        if not groups:
+            raise LayerError("no hidden layer was given")
+        groups = groups if self.all_layers else groups[-1:]
+        super().__init__(model, receives)
+        self.watched = [group.name for group in groups]
+        self._modules = list(dict.fromkeys(slices.module for group in groups for slices in group.fresh))
+        self._then: dict[str, Tensor] | None = None
+
+    def _units(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> list[Tensor]:
+        """What the layers compute before their activations."""
+        computed: dict[nn.Module, Any] = {}
+        hooks = [
+            module.register_forward_hook(lambda module, _, output: computed.__setitem__(module, output))
+            for module in self._modules
+        ]
+        try:
+            self._replay(batch, weights)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for module, output in computed.items():
+            if not isinstance(output, Tensor):
+                raise LayerError(f"a {type(module).__name__} does not return what its units compute, which PFO compares")
+        return [computed[module] for module in self._modules if module in computed]
+
+    def _term(self, batch: Batch) -> Tensor | None:
+        if self._tap.acted:
+            self._then = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
+            self._tap.acted = False
+        if self._then is None:
+            return None
+        with torch.no_grad():
+            then = {name: self._then[name].to(parameter) for name, parameter in self._model.named_parameters()}
+            before = self._units(batch, then)
+        return mean_square(self._units(batch), before) if before else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights that the model last acted with, and whether it acted since the last update."""
+        then = None if self._then is None else {name: tensor.clone() for name, tensor in self._then.items()}
+        return {"weights": self._shapes(), "then": then, "acted": self._tap.acted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state made by :meth:`state_dict`.
+
+        Raises:
+            ValueError: The state belongs to another model. Nothing is loaded then.
+        """
+        self._check(state, {"then", "acted"})
+        self._then = self._placed(state["then"])
+        self._tap.acted = bool(state["acted"])
+        self._has_seen |= self._then is not None

@@ -1,0 +1,285 @@
+"""C-CHAIN against its loss, made from copies of the model that were kept, and λ against its definition."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from small_networks import Problem, chain, still
+from torch import nn
+
+import cbp
+
+
+def churn(now, before, x):
+    """Mean (f_θ(x) − f_θ'(x))², number by number."""
+    with torch.no_grad():
+        then = before(x)
+    squares = [(a - b) ** 2 for a, b in zip(now(x).flatten(), then.flatten(), strict=True)]
+    return sum(squares) / len(squares)
+
+
+def twins(model, make, method_options, steps, *, loss_is_told=True):
+    """Trains a model with the method and a copy of it with the penalised loss; yields λ of both after each update."""
+    twin = copy.deepcopy(model)
+    optimizer, twin_optimizer = make(model.parameters()), make(twin.parameters())
+    method = cbp.CChain(model, optimizer, **method_options)
+    options = {"target": 0.05, "first_strength": 100.0, "measure_every": 320, "warm_up": 50, "window": 100, **method_options}
+    problem, batches, copies, losses, churns = Problem(3, 2), [], [], [], []
+    strength, terms = options["first_strength"], 0
+    for _ in range(steps):
+        x, y = problem()
+        batches.append(x)
+        copies.append(
+            copy.deepcopy(twin)
+        )  # the last is the model as it is now, the one before as it was before the last update
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        method.before_update(loss=loss if loss_is_told else None)
+        optimizer.step()
+        assert method.step() == []
+
+        twin_optimizer.zero_grad()
+        own = (twin(x) - y).square().mean()
+        term = churn(twin, copies[-2], batches[-3]) if len(batches) > 2 else None
+        (own + (0 if term is None else strength * term)).backward()
+        twin_optimizer.step()
+        if term is not None:
+            terms += 1
+            if loss_is_told and terms % options["measure_every"] == 0:
+                losses.append(abs(own.item()))
+                churns.append(term.item())
+                if len(losses) >= options["warm_up"]:
+                    of_loss, of_churn = (sum(v[-options["window"] :]) / len(v[-options["window"] :]) for v in (losses, churns))
+                    strength = options["target"] * of_loss / (of_churn + 1e-8)
+        for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-11)
+        yield method.strength, strength
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
+        lambda parameters: torch.optim.Adam(parameters, lr=0.02),
+    ],
+    ids=["sgd", "adam"],
+)
+def test_the_gradient_is_that_of_the_penalised_loss(make):
+    options = {"first_strength": 3.0, "measure_every": 2, "warm_up": 3, "window": 4, "target": 0.5}
+    strengths = list(twins(chain(3, 6, 4, 2, seed=1), make, options, steps=20))
+    assert all(ours == pytest.approx(theirs, rel=1e-6) for ours, theirs in strengths)
+    # The first term is at the third update, every second of them is measured: the third measurement is at the eighth update.
+    assert [ours for ours, _ in strengths[:7]] == [3.0] * 7
+    assert len({ours for ours, _ in strengths[7:]}) == 7  # after updates 8, 10, …, 20
+
+
+def test_a_strength_that_is_told_no_loss_stays():
+    options = {"first_strength": 3.0, "measure_every": 1, "warm_up": 1}
+    make = lambda parameters: torch.optim.SGD(parameters, lr=1e-2)  # noqa: E731
+    assert {ours for ours, _ in twins(chain(3, 6, 2), make, options, 8, loss_is_told=False)} == {3.0}
+
+
+def test_more_measurements_than_the_window_holds_may_be_waited_for():
+    options = {"first_strength": 1.0, "measure_every": 1, "warm_up": 4, "window": 2}
+    strengths = list(twins(chain(3, 6, 2), lambda parameters: torch.optim.SGD(parameters, lr=1e-2), options, 8))
+    assert [ours != 1.0 for ours, _ in strengths] == [False] * 5 + [True] * 3
+    assert all(ours == pytest.approx(theirs, rel=1e-6) for ours, theirs in strengths)
+
+
+class Peculiar(nn.Module):
+    """Has what a further pass could disturb: dropout, running statistics, several outputs, keyword arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.drop = nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout(0.5)
+        self.heads = nn.ModuleList([nn.Linear(5, 2), nn.Linear(5, 1)])
+        self.double()
+
+    def forward(self, x, *, shift):
+        h = self.drop(torch.relu(self.norm(self.first(x + shift))))
+        return {"first": self.heads[0](h), "second": [self.heads[1](h), torch.arange(3)]}
+
+
+def floats(outputs):
+    return torch.cat([outputs["first"].flatten(), outputs["second"][0].flatten()])
+
+
+def test_further_passes_leave_no_trace_but_the_gradient():
+    states, drawn = [], []
+    for treated in (True, False):
+        torch.manual_seed(0)
+        model = Peculiar()
+        model.drop.eval()  # as a part that somebody has frozen
+        optimizer = still(model)
+        method = cbp.CChain(model, optimizer, first_strength=1e6) if treated else None
+        for step in range(5):
+            x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3) * (step + 1)
+            optimizer.zero_grad()
+            floats(model(x, shift=0.1)).sum().backward()
+            if method:
+                method.before_update()
+        states.append(model.state_dict())
+        drawn.append(torch.rand(3))
+        assert [module.training for module in model.modules()].count(False) == 1
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert torch.equal(*drawn)
+
+
+def test_means_are_over_all_outputs_in_evaluation_mode():
+    torch.manual_seed(1)
+    model = Peculiar()
+    method = cbp.CChain(model, still(model), first_strength=1.0)
+    inputs = [torch.randn(4, 3, dtype=torch.float64) for _ in range(3)]
+    for step, x in enumerate(inputs):
+        if step == 2:
+            with torch.no_grad():
+                model.first.weight += 0.1
+        model.zero_grad()
+        (0 * floats(model(x, shift=0.1)).sum()).backward()
+        if step == 1:  # after the pass, whose statistics count
+            with torch.no_grad():
+                then = floats(copy.deepcopy(model).eval()(inputs[0], shift=0.1))
+        method.before_update()
+    now = copy.deepcopy(model).eval()
+    # 4 · 2 + 4 · 1 numbers; whole numbers have no part in it.
+    term = (floats(now(inputs[0], shift=0.1)) - then).square().sum() / 12
+    expected = torch.autograd.grad(term, now.first.weight)[0]
+    assert torch.allclose(model.first.weight.grad, expected, rtol=1e-9)
+    assert expected.abs().max() > 1e-4
+
+
+def test_parts_that_are_called_alone_are_watched_where_they_receive():
+    whole, parts = chain(3, 6, 2), chain(3, 6, 2)
+    gradients = []
+    for model, receives in ((whole, None), (parts, parts[0])):
+        method = cbp.CChain(model, still(model), receives=receives)
+        problem = Problem(3, 2)
+        for step in range(4):
+            x, _ = problem()
+            with torch.no_grad():
+                model[0].bias += 0.1 * step
+            model.zero_grad()
+            out = model(x) if receives is None else model[2](model[1](model[0](x)))
+            out.sum().backward()
+            method.before_update()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_model_that_was_never_called_is_an_error_and_one_that_rests_is_not():
+    model = chain(3, 6, 2)
+    method = cbp.CChain(model, still(model))
+    with pytest.raises(RuntimeError, match="CChain has seen no forward pass of the model: call it in training mode"):
+        method.before_update()
+    model.eval()(torch.ones(1, 3, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="say by receives=part"):
+        method.before_update()
+    for _ in range(3):
+        model.train()(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+        method.before_update()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    method.before_update()  # an update of others, by the same optimizer
+    assert all(torch.equal(a, b.grad) for a, b in zip(before, model.parameters(), strict=True))
+    method.remove()
+    model(torch.ones(1, 3, dtype=torch.float64))
+    method.before_update()
+
+
+def test_a_training_that_is_resumed_equals_one_that_was_not():
+    def steps(model, optimizer, method, problem, count):
+        for _ in range(count):
+            x, y = problem()
+            optimizer.zero_grad()
+            loss = (model(x) - y).square().mean()
+            loss.backward()
+            method.before_update(loss=loss)
+            optimizer.step()
+            method.step()
+
+    options = {"measure_every": 1, "warm_up": 2, "window": 3}
+    model = chain(3, 6, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    method, problem = cbp.CChain(model, optimizer, **options), Problem(3, 2)
+    steps(model, optimizer, method, problem, 6)
+    again = chain(3, 6, 2, seed=5)
+    again_optimizer = torch.optim.Adam(again.parameters(), lr=0.01)
+    again_method = cbp.CChain(again, again_optimizer, **options)
+    again.load_state_dict(model.state_dict())
+    again_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    again_method.load_state_dict(copy.deepcopy(method.state_dict()))
+    steps(again, again_optimizer, again_method, copy.deepcopy(problem), 6)
+    steps(model, optimizer, method, problem, 6)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert method.strength == again_method.strength != 100.0
+
+
+def test_under_a_gradient_scaler_the_term_is_as_large_as_the_loss():
+    gradients = []
+    for scale in (1.0, 1024.0):
+        model = chain(3, 6, 2)
+        method, problem = cbp.CChain(model, still(model)), Problem(3, 2)
+        for _ in range(3):
+            with torch.no_grad():
+                model[0].bias += 0.25
+            model.zero_grad()
+            (0 * model(problem()[0])).sum().backward()
+            method.before_update(scale)
+        gradients.append(model[0].weight.grad)
+    assert gradients[0].any()
+    assert torch.equal(gradients[1], 1024 * gradients[0])
+
+
+def test_a_model_may_be_cast_at_any_time():
+    """The batches from before are of no use then: the first churn is that of the third update after."""
+    model = chain(3, 6, 2)
+    method = cbp.CChain(model, still(model))
+    added = []
+    for step in range(8):
+        if step == 4:
+            model.float()
+        weight = model[0].weight
+        with torch.no_grad():
+            weight += 0.1
+        model(torch.ones(2, 3, dtype=weight.dtype)).sum().backward()
+        before = weight.grad.clone()
+        method.before_update()
+        added.append(not torch.equal(weight.grad, before))
+    assert added == [False, False, True, True] * 2
+
+
+def test_losses_that_overflowed_are_not_measured():
+    model = chain(3, 6, 2)
+    method = cbp.CChain(model, still(model), measure_every=1, warm_up=1)
+    for loss in (1.0, 1.0, math.inf, math.nan):
+        model(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+        method.before_update(loss=loss)
+    assert method.strength == 100.0
+
+
+def test_the_state_of_another_model_is_refused():
+    small, large = chain(3, 6, 2), chain(3, 7, 2)
+    method = cbp.CChain(small, still(small))
+    with pytest.raises(ValueError, match=r"a model with weights \[\['0.weight', 7, 3\], .*this one has \[\['0.weight', 6, 3\]"):
+        method.load_state_dict(cbp.CChain(large, still(large)).state_dict())
+    with pytest.raises(ValueError, match="the state lacks last, measured, reference, strength, updates"):
+        method.load_state_dict({"weights": []})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": -1}, "target must be a finite number >= 0, got -1"),
+        ({"first_strength": math.nan}, "first_strength must be a finite number >= 0, got nan"),
+        ({"measure_every": 0}, "measure_every must be a whole number >= 1, got 0"),
+        ({"warm_up": 0.5}, "warm_up must be a whole number >= 1, got 0.5"),
+        ({"window": 0}, "window must be a whole number >= 1, got 0"),
+    ],
+)
+def test_bad_options_are_refused_with_what_is_allowed(options, message):
+    model = chain(3, 6, 2)
+    with pytest.raises(ValueError, match=message):
+        cbp.CChain(model, still(model), **options)
