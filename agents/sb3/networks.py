@@ -164,19 +164,20 @@ class _SideBySide(nn.Module):
         return torch.cat([part(x) for part in self.parts], dim=-1)
 
 
-def chain_of(policy: BasePolicy, names: list[str]) -> tuple[nn.Module, nn.Module]:
-    """Some networks of a policy as a module that can be called, from behind the features extractor to their heads.
+def chain_of(policy: BasePolicy, name: str) -> tuple[nn.Module, nn.Module] | None:
+    """A network of a policy as a module that can be called, from behind the features extractor to its head.
 
     Args:
         policy: As for :func:`networks`.
-        names: The networks, as in :func:`network_names`. Where the policy's own is among them it stands alone: what one
-            optimizer trains beside it is no part of what acts.
+        name: The network, as in :func:`network_names`.
 
     Returns:
-        The module, which is never called in training, and that part of it which then receives what it does.
+        The module, which is never called in training, and that part of it which then receives what it does; None for a
+        features extractor.
     """
-    acting = [name for name in names if name == "policy"] or names
-    parts = [nn.Sequential(*modules) for prefix, modules in networks(policy).items() if network_of(prefix) in acting]
+    parts = [nn.Sequential(*modules) for prefix, modules in networks(policy).items() if network_of(prefix) == name]
+    if not parts:
+        return None
     return parts[0] if len(parts) == 1 else _SideBySide(parts), parts[0][0]
 
 

@@ -141,6 +141,8 @@ class Plastic(Following):
         number = 0
         for owner, module in owners(self).items():
             networks = [owner] if owner in ("actor", "critic") else network_names(self)
+            if issubclass(kind, cbp.Replaying) and not self._each_its_own:
+                networks = networks[:1]  # what acts; the value network has it where it is given its own
             for part in [[network] for network in networks] if self._each_its_own else [networks]:
                 of_part = options[part[0]]
                 method = None if of_part is None else self._make(kind, part, module.optimizer, groups, of_part, number)
@@ -171,8 +173,8 @@ class Plastic(Following):
             counts_on = isinstance(seed, int) and not (self._each_its_own and "seed" in options)
             options = {**options, "seed": (seed + number) % 2**64 if counts_on else seed}
         if issubclass(kind, cbp.Replaying):
-            chain, receives = chain_of(self, networks)
-            return make(chain, optimizer, receives=receives, **options)  # type: ignore[no-any-return]
+            found = chain_of(self, networks[0])
+            return None if found is None else make(found[0], optimizer, receives=found[1], **options)
         if "layers" not in takes:
             return make(modules_of(self, networks), optimizer, **options)  # type: ignore[no-any-return]
         others = [module.optimizer for module in owners(self).values() if module.optimizer is not optimizer]

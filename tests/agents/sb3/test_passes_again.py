@@ -72,6 +72,19 @@ def test_the_churn_of_ppo_is_that_of_its_mean_actions():
                 assert not found[step][name].any()
 
 
+@pytest.mark.parametrize(
+    ("method", "parts"), [("c-chain", ("mlp_extractor.value_net", "value_net")), ("pfo", ("mlp_extractor.value_net",))]
+)
+def test_networks_may_have_it_by_themselves_and_a_shared_extractor_has_not(method, parts):
+    assert list(make("PPO", prefix="Plastic", method=method).policy.methods) == ["policy"]
+    assert list(make("PPO", "Cnn", prefix="Plastic", method=method).policy.methods) == ["policy"]
+    options = {"policy": None, "value": {}}
+    model = make("PPO", "Cnn", prefix="Plastic", method=method, method_kwargs=options).learn(STEPS)
+    assert list(model.policy.methods) == ["value"]
+    added = gradients(model, model.policy.method, model.policy.value_net)[2][3]
+    assert [name for name, gradient in added.items() if gradient.any()] == [name for name in added if name.startswith(parts)]
+
+
 def test_ppo_holds_its_last_units_near_those_that_collected_the_rollout():
     acted, states = [], []
 
