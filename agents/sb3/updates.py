@@ -52,7 +52,9 @@ def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
 
 
 def too_short(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> list[str]:
-    """A line for each method that does nothing in the current ``learn()``: no unit matures, or its period is longer.
+    """A line for each method that does nothing in the current ``learn()``, or not all that it says.
+
+    No unit matures, or its period is longer, or it acts on gradients and the policy has none, as that of TRPO.
 
     Args:
         algorithm: As for :func:`updates_left`.
@@ -62,6 +64,11 @@ def too_short(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> li
     names = {kind: name for name, kind in cbp.METHODS.items()}
     for method in dict.fromkeys(methods.values()):
         treated = [network for network, of_network in methods.items() if of_network is method]
+        if hasattr(algorithm, "n_critic_updates") and "policy" in treated and _acts_on_gradients(method):
+            others = [network for network in treated if network != "policy"]
+            still = f"it acts on {' and '.join(others)} alone" if others else "it does nothing"
+            name = type(algorithm).__name__
+            lines.append(f"{names[type(method)]} acts on gradients, which {name} gives its policy none of: {still}")
         at_end = {network: _updates_at_the_end(algorithm, method, network) for network in treated}
         waits = method.maturity_threshold + 1 if isinstance(method, cbp.ContinualBackprop) else getattr(method, "period", 1)
         short = {network: updates for network, updates in at_end.items() if updates < waits}
@@ -74,6 +81,12 @@ def too_short(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> li
                 why, option = f"{names[type(method)]}{where} does nothing: its period is {waits:,} updates", "period"
             lines.append(f"{why}, and this run has {updates:,}; train longer or lower {option}")
     return lines
+
+
+def _acts_on_gradients(method: cbp.Method) -> bool:
+    """Whether a method changes gradients, or judges by them."""
+    judges = isinstance(method, cbp.ReGraMa | cbp.SelectiveWeightReinitialization)
+    return judges or type(method).before_update is not cbp.Method.before_update
 
 
 def _updates_at_the_end(algorithm: BaseAlgorithm, method: cbp.Method, network: str) -> float:

@@ -465,6 +465,26 @@ def test_a_run_too_short_for_a_method_is_known_at_its_start(name, method, waits)
     assert all(words in line for line, words in zip(found, lines, strict=True)), found
 
 
+# What a method does not reach under TRPO, whose policy has no gradients when the optimizer takes a step.
+UNDER_TRPO = {
+    **dict.fromkeys(("l2-init", "parseval", "spectral", "upgd", "trac", "swr", "regrama"), "it acts on value alone"),
+    **dict.fromkeys(("c-chain", "pfo"), "it does nothing"),
+}
+
+
+@NEEDS_CONTRIB
+@pytest.mark.parametrize("method", cbp.METHODS)
+def test_a_method_that_acts_on_gradients_says_what_it_does_not_reach(method):
+    model = make("TRPO", prefix="Plastic", method=method, method_kwargs=SOON.get(method, {}), activation_fn=nn.ReLU)
+    model._total_timesteps = 10**6
+    words = UNDER_TRPO.get(method)
+    lines = [f"{method} acts on gradients, which TRPO gives its policy none of: {words}"] if words else []
+    assert too_short(model, model.policy.methods) == lines
+    other = make("PPO", prefix="Plastic", method=method, method_kwargs=SOON.get(method, {}), activation_fn=nn.ReLU)
+    other._total_timesteps = 10**6
+    assert not too_short(other, other.policy.methods)
+
+
 @pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
 def test_the_state_of_another_method_is_refused_by_both_names(name, tmp_path):
     make(name).save(tmp_path / "model")
