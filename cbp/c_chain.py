@@ -93,14 +93,19 @@ class CChain(Replaying, name="c-chain"):
         Args:
             scale: As for :meth:`cbp.Regularizer.before_update`.
             loss: The loss that λ follows, of the policy for an actor and a critic with one optimizer, without ``scale``.
+
+        Raises:
+            ValueError: ``loss`` is not a single number.
         """
+        if isinstance(loss, Tensor) and loss.numel() != 1:
+            raise ValueError(f"loss must be a single number, got a tensor of shape {tuple(loss.shape)}")
         super().before_update(scale)
         churn, self._churn = self._churn, None
         if churn is None:
             return
         self._updates += 1
         if loss is not None and self._updates % self.measure_every == 0:
-            self._measure(torch.as_tensor(loss).detach().to(churn).abs(), churn)
+            self._measure(torch.as_tensor(loss).detach().to(churn).abs().reshape(()), churn)
 
     def _measure(self, loss: Tensor, churn: Tensor) -> None:
         measured = self._replicas.mean(torch.stack([loss, churn]))

@@ -260,6 +260,16 @@ def test_losses_that_overflowed_are_not_measured():
     assert method.strength == 100.0
 
 
+def test_a_loss_of_many_numbers_is_refused():
+    model = chain(3, 6, 2)
+    method = cbp.CChain(model, still(model), measure_every=1, warm_up=1)
+    for _ in range(2):
+        model(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+        method.before_update(loss=torch.ones(1))
+    with pytest.raises(ValueError, match=r"loss must be a single number, got a tensor of shape \(2, 3\)"):
+        method.before_update(loss=torch.ones(2, 3))
+
+
 def test_the_state_of_another_model_is_refused():
     small, large = chain(3, 6, 2), chain(3, 7, 2)
     method = cbp.CChain(small, still(small))
