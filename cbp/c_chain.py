@@ -7,7 +7,6 @@ reducing the chain effect of value and policy churn*, NeurIPS 2024 (arXiv 2409.0
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +46,7 @@ class CChain(Replaying, name="c-chain"):
 
     Raises:
         ValueError: An option out of its range.
-        LayerError: The model's parameters are sharded.
+        LayerError: The model's parameters are sharded, or it has none.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -80,11 +79,12 @@ class CChain(Replaying, name="c-chain"):
         super().__init__(model, receives)
         self.strength = self.first_strength
         self._updates = 0
-        self._measured: deque[tuple[float, float]] = deque(maxlen=self.window)  # |loss| and churn
+        self._measurements = 0
+        self._measured: list[tuple[float, float]] = []  # |loss| and churn, the last of them
         self._last: Batch | None = None
         self._reference: tuple[Batch, Any] | None = None  # a batch, and what the model gave for it before the last update
         self._churn: Tensor | None = None
-        self._kind: tuple[torch.device, torch.dtype] | None = None
+        self._made_for: tuple[Any, ...] | None = None
 
     @torch.no_grad()
     def before_update(self, scale: float = 1.0, loss: Tensor | float | None = None) -> None:
@@ -101,25 +101,23 @@ class CChain(Replaying, name="c-chain"):
             raise ValueError(f"loss must be a single number, got a tensor of shape {tuple(loss.shape)}")
         super().before_update(scale)
         churn, self._churn = self._churn, None
-        if churn is None:
-            return
         self._updates += 1
-        if loss is not None and self._updates % self.measure_every == 0:
+        if churn is not None and loss is not None and self._updates % self.measure_every == 0:
             self._measure(torch.as_tensor(loss).detach().to(churn).abs().reshape(()), churn)
 
     def _measure(self, loss: Tensor, churn: Tensor) -> None:
         measured = self._replicas.mean(torch.stack([loss, churn]))
         if not measured.isfinite().all():  # as at times under a gradient scaler
             return
-        self._measured.append(tuple(measured.tolist()))
-        if self._updates >= self.warm_up * self.measure_every:
+        self._measurements += 1
+        self._measured = [*self._measured, tuple(measured.tolist())][-self.window :]
+        if self._measurements >= self.warm_up:
             losses, churns = (sum(values) / len(self._measured) for values in zip(*self._measured, strict=True))
             self.strength = self.target * losses / (churns + _EPS)
 
     def _term(self, batch: Batch) -> Tensor | None:
-        first = next(self._model.parameters())
-        if (first.device, first.dtype) != self._kind:  # moved or cast since: its batches are not for it any more
-            self._kind, self._last, self._reference = (first.device, first.dtype), None, None
+        if self._form() != self._made_for:  # moved, cast or made otherwise since: what is kept is not for it any more
+            self._made_for, self._last, self._reference = self._form(), None, None
         reference, last = self._reference, self._last
         self._last = batch
         if last is not None:
@@ -136,6 +134,7 @@ class CChain(Replaying, name="c-chain"):
         return {
             "weights": self._shapes(),
             "updates": self._updates,
+            "measurements": self._measurements,
             "strength": self.strength,
             "measured": [list(pair) for pair in self._measured],
             "last": self._last,
@@ -148,11 +147,11 @@ class CChain(Replaying, name="c-chain"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        self._check(state, {"updates", "strength", "measured", "last", "reference"})
+        self._check(state, {"updates", "measurements", "strength", "measured", "last", "reference"})
         self._updates = int(state["updates"])
         self.strength = float(state["strength"])
-        self._measured = deque(((loss, churn) for loss, churn in state["measured"]), maxlen=self.window)
+        self._measurements = int(state["measurements"])
+        self._measured = [(loss, churn) for loss, churn in state["measured"]]
         self._last, self._reference = self._placed(state["last"]), self._placed(state["reference"])
-        first = next(self._model.parameters())
-        self._kind = first.device, first.dtype
+        self._made_for = self._form()
         self._has_seen |= self._last is not None

@@ -25,7 +25,8 @@ class ProximalFeatures(Replaying, name="pfo"):
 
     θ' are the weights that the model last acted with: those of its last pass without gradients or in evaluation mode before
     this update. For PPO these are the weights that collected the rollout. Nothing is added as long as the model never acted.
-    The mean is over the minibatch and the units. Running statistics of norms are those of now on both sides.
+    The mean is over the minibatch and the units. Running statistics of norms are those of now on both sides. Of a module
+    that is called several times in a pass the last call counts.
 
     Args:
         model: Any module.
@@ -40,9 +41,9 @@ class ProximalFeatures(Replaying, name="pfo"):
         watched: The names of the hidden layers.
 
     Raises:
-        ValueError: An option out of its range.
-        LayerError: As :func:`cbp.find_layers`; or a hidden layer's module returns something else than its units, as an LSTM;
-            or the model's parameters are sharded.
+        ValueError: An option out of its range, or ``all_layers`` no truth value.
+        LayerError: As :func:`cbp.find_layers`; or the model's parameters are sharded. From :meth:`before_update`, where a
+            hidden layer's module returns something else than its units, as an LSTM.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))
@@ -71,7 +72,9 @@ class ProximalFeatures(Replaying, name="pfo"):
         receives: nn.Module | None = None,
     ) -> None:
         self.strength = check_number("strength", strength, 0)
-        self.all_layers = bool(all_layers)
+        if not isinstance(all_layers, bool):
+            raise ValueError(f"all_layers must be True or False, got {all_layers!r}")
+        self.all_layers = all_layers
         found = find_layers(model, example) if layers is None else layers
         groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
         if not groups:
@@ -103,10 +106,13 @@ class ProximalFeatures(Replaying, name="pfo"):
         if self._tap.acted:
             self._then = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
             self._tap.acted = False
+        own = dict(self._model.named_parameters())
+        if self._then is not None and {k: v.shape for k, v in self._then.items()} != {k: v.shape for k, v in own.items()}:
+            self._then = None  # made otherwise since
         if self._then is None:
             return None
         with torch.no_grad():
-            then = {name: self._then[name].to(parameter) for name, parameter in self._model.named_parameters()}
+            then = {name: self._then[name].to(parameter) for name, parameter in own.items()}
             before = self._units(batch, then)
         return mean_square(self._units(batch), before) if before else None
 

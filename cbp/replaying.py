@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from cbp.discovery.recording import is_compiled, tensors_of, unwrapped
+from cbp.groups import LayerError
 from cbp.regularizer import Regularizer
 from cbp.replicas import Replicas, refuse_sharded
 from cbp.taps import ArgumentsTap
@@ -22,8 +24,8 @@ Batch = tuple[tuple[Any, ...], dict[str, Any]]
 class Replaying(Regularizer):
     """A regularizer whose term is made by further passes of the model, on batches that it was trained on.
 
-    They are made in evaluation mode, so that dropout draws nothing and running statistics stay as they are, and for no other
-    method to see.
+    They are made in evaluation mode, under forked random generators and with copies of the buffers, so that they leave no trace
+    and no other method sees them. Where gradients of several passes are added up, the last pass counts.
 
     Args:
         model: Any module. Replicas add the mean of their terms' gradients if it is given as it is wrapped in
@@ -32,17 +34,20 @@ class Replaying(Regularizer):
             alone. Default: the model.
 
     Raises:
-        LayerError: The model's parameters are sharded.
+        LayerError: The model's parameters are sharded, or it has none.
     """
 
     def __init__(self, model: nn.Module, receives: nn.Module | None = None) -> None:
         refuse_sharded(model)
         self._replicas = Replicas(model)
         self._model = unwrapped(model)
+        if not any(True for _ in self._model.parameters()):
+            raise LayerError(f"{type(self._model).__name__} has no parameters")
         if is_compiled(model):
             torch.compiler.reset()  # code that was compiled before would not call what watches
         self._tap = ArgumentsTap()
-        self._handle = (receives or self._model).register_forward_pre_hook(self._tap, with_kwargs=True)
+        watched = self._model if receives is None else receives
+        self._handle = watched.register_forward_pre_hook(self._tap, with_kwargs=True)
         self._has_seen = False
 
     def _take_batch(self) -> Batch | None:
@@ -51,48 +56,62 @@ class Replaying(Regularizer):
         Raises:
             RuntimeError: It never made one.
         """
-        arguments, self._tap.arguments = self._tap.arguments, None
-        if arguments is None:
-            if not self._has_seen:
-                raise RuntimeError(
-                    f"{type(self).__name__} has seen no forward pass of the model: call it in training mode, gradients on; if "
-                    "only its parts are called, say by receives=part which of them receives what the model does"
-                )
-            return None
+        batch, self._tap.arguments = self._tap.arguments, None
+        if batch is None and not self._has_seen:
+            raise RuntimeError(
+                f"{type(self).__name__} has seen no forward pass of the model: call it in training mode, gradients on; if "
+                "only its parts are called, say by receives=part which of them receives what the model does"
+            )
         self._has_seen = True
-        batch: Batch = tree_map_only(Tensor, Tensor.clone, arguments)
         return batch
 
     def _replay(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> Any:
         """What the model returns for a batch, with other weights than its own if they are given."""
         modes = [(module, module.training) for module in self._model.modules()]
-        acted = self._tap.acted
-        args, kwargs = batch
-        for module, _ in modes:
-            module.training = False
-        try:
-            with torch.compiler.set_stance("force_eager"):
-                if weights is None:
-                    return self._model(*args, **kwargs)
-                return torch.func.functional_call(self._model, weights, args, kwargs)
-        finally:
-            self._tap.acted = acted
-            for module, mode in modes:
-                module.training = mode
+        devices = [tensor.device for tensor in self._model.parameters() if tensor.device.type == "cuda"]
+        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        args, kwargs = tree_map_only(Tensor, Tensor.clone, batch)  # which the model may change in place
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=list(dict.fromkeys(devices))))
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if devices and any(isinstance(module, nn.RNNBase) for module, _ in modes):
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in evaluation mode
+            ArgumentsTap.paused = True
+            for module, _ in modes:
+                module.training = False
+            try:
+                return torch.func.functional_call(self._model, {**buffers, **(weights or {})}, args, kwargs)
+            finally:
+                ArgumentsTap.paused = False
+                for module, mode in modes:
+                    module.training = mode
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         batch = self._take_batch()
         if batch is None:
             return
-        parameters = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        trained = [p for p in self._model.parameters() if p.grad is not None and p.requires_grad]
         with torch.enable_grad():
             term = self._term(batch)
-        if term is None or not parameters or not term.requires_grad:
+        acts = term is not None and term.requires_grad
+        if not trained or not self._on_any_replica(acts, trained[0]):
             return
-        gradients = torch.autograd.grad(term, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                yield parameter, self._replicas.mean(gradient)
+        gradients = torch.autograd.grad(term, trained, allow_unused=True) if acts else [None] * len(trained)  # type: ignore[arg-type]
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            if not self._replicas.alone:  # all of them take part, each with what it has
+                yield parameter, self._replicas.mean(torch.zeros_like(parameter) if gradient is None else gradient)
+            elif gradient is not None:
+                yield parameter, gradient
+
+    def _on_any_replica(self, flag: bool, like: Tensor) -> bool:
+        if self._replicas.alone:
+            return flag
+        return bool(self._replicas.total(torch.tensor(float(flag), device=like.device)) > 0)
+
+    def _form(self) -> tuple[Any, ...]:
+        """What a batch and weights from before must be made for to be of use: device, precision, names and shapes."""
+        first = next(self._model.parameters())
+        return first.device, first.dtype, tuple(map(tuple, self._shapes()))
 
     @abstractmethod
     def _term(self, batch: Batch) -> Tensor | None:
@@ -105,7 +124,7 @@ class Replaying(Regularizer):
     def remove(self) -> None:
         """Takes off what watches the model; nothing is added to gradients afterwards."""
         self._handle.remove()
-        self._has_seen = True
+        self._tap.arguments, self._has_seen = None, True
 
     def _shapes(self) -> list[list[Any]]:
         return [[name, *parameter.shape] for name, parameter in self._model.named_parameters()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Tap:
         self.received: Tensor | None = None
         self._key = key
 
-    def __reduce__(self) -> tuple[type[Tap], tuple[int | str | tuple[int, ...] | None]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self._key,))
 
     def _keep(self, value: Any) -> None:
@@ -70,20 +70,26 @@ class ReturnedTap(Tap):
 
 
 class ArgumentsTap(Tap):
-    """Keeps all arguments of a module.
+    """Keeps a copy of all arguments of a module.
 
     Attributes:
         acted: Whether the module was called otherwise than in training with gradients on.
+        paused: Whether no tap of this kind looks, as in passes that a method makes itself.
     """
+
+    paused: ClassVar[bool] = False
 
     def __init__(self, key: int | str | tuple[int, ...] | None = None) -> None:
         super().__init__(key)
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.acted = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self._key,), {"acted": self.acted})
+
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps them; the signature is that of a torch forward pre-hook with keyword arguments."""
-        if torch.compiler.is_exporting():
+        if ArgumentsTap.paused or torch.compiler.is_exporting():
             return
         if not torch.compiler.is_compiling() and (
             torch._C._is_tracing()
@@ -91,6 +97,6 @@ class ArgumentsTap(Tap):
         ):
             return
         if module.training and torch.is_grad_enabled():
-            self.arguments = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+            self.arguments = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs))
         else:
             self.acted = True

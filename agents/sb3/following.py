@@ -73,9 +73,13 @@ class Following(_Policy):
             layers = [layer for method in dict.fromkeys(self.methods.values()) for layer in method.layers]
             kept = sum(layer.clock > 0 for layer in layers)
             left_out = f"; left out: {'; '.join(self.left_out)}" if self.left_out else ""
+            now_treated = (
+                f"{len(layers)} hidden layers are treated now, of which {kept} keep their ages and utilities"
+                if layers
+                else "its method was made anew for what is trained now"
+            )
             warnings.warn(
-                f"modules of this {type(self).__name__} were exchanged or frozen: {len(layers)} hidden layers are treated now, "
-                f"of which {kept} keep their ages and utilities{left_out}",
+                f"modules of this {type(self).__name__} were exchanged or frozen: {now_treated}{left_out}",
                 stacklevel=3,
             )
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
@@ -206,10 +205,10 @@ class Plastic(Following):
 
     @classmethod
     def _check_algorithm(cls, algorithm: BaseAlgorithm, method: str | None) -> None:
-        if method == "pfo" and not isinstance(algorithm, OnPolicyAlgorithm):
+        if method == "pfo" and not hasattr(algorithm, "n_epochs"):
             raise NotImplementedError(
                 f"the method 'pfo' for {type(algorithm).__name__} is not supported: it compares with the network that "
-                "collected the data, which only on-policy algorithms have"
+                "collected the rollout, and is for algorithms that make several updates of a policy from one, as PPO"
             )
         if isinstance(algorithm, cls.algorithms):
             return

@@ -28,8 +28,8 @@ def twins(model, make, method_options, steps, *, loss_is_told=True):
     method = cbp.CChain(model, optimizer, **method_options)
     options = {"target": 0.05, "first_strength": 100.0, "measure_every": 320, "warm_up": 50, "window": 100, **method_options}
     problem, batches, copies, losses, churns = Problem(3, 2), [], [], [], []
-    strength, terms = options["first_strength"], 0
-    for _ in range(steps):
+    strength = options["first_strength"]
+    for update in range(1, steps + 1):
         x, y = problem()
         batches.append(x)
         copies.append(
@@ -47,14 +47,12 @@ def twins(model, make, method_options, steps, *, loss_is_told=True):
         term = churn(twin, copies[-2], batches[-3]) if len(batches) > 2 else None
         (own + (0 if term is None else strength * term)).backward()
         twin_optimizer.step()
-        if term is not None:
-            terms += 1
-            if loss_is_told and terms % options["measure_every"] == 0:
-                losses.append(abs(own.item()))
-                churns.append(term.item())
-                if len(losses) >= options["warm_up"]:
-                    of_loss, of_churn = (sum(v[-options["window"] :]) / len(v[-options["window"] :]) for v in (losses, churns))
-                    strength = options["target"] * of_loss / (of_churn + 1e-8)
+        if term is not None and loss_is_told and update % options["measure_every"] == 0:
+            losses.append(abs(own.item()))
+            churns.append(term.item())
+            if len(losses) >= options["warm_up"]:
+                of_loss, of_churn = (sum(v[-options["window"] :]) / len(v[-options["window"] :]) for v in (losses, churns))
+                strength = options["target"] * of_loss / (of_churn + 1e-8)
         for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-11)
         yield method.strength, strength
@@ -72,7 +70,7 @@ def test_the_gradient_is_that_of_the_penalised_loss(make):
     options = {"first_strength": 3.0, "measure_every": 2, "warm_up": 3, "window": 4, "target": 0.5}
     strengths = list(twins(chain(3, 6, 4, 2, seed=1), make, options, steps=20))
     assert all(ours == pytest.approx(theirs, rel=1e-6) for ours, theirs in strengths)
-    # The first term is at the third update, every second of them is measured: the third measurement is at the eighth update.
+    # The first term is at the third update, every second update is measured: the third measurement is at the eighth.
     assert [ours for ours, _ in strengths[:7]] == [3.0] * 7
     assert len({ours for ours, _ in strengths[7:]}) == 7  # after updates 8, 10, …, 20
 
@@ -150,6 +148,95 @@ def test_means_are_over_all_outputs_in_evaluation_mode():
     expected = torch.autograd.grad(term, now.first.weight)[0]
     assert torch.allclose(model.first.weight.grad, expected, rtol=1e-9)
     assert expected.abs().max() > 1e-4
+
+
+class Careless(nn.Module):
+    """Changes its input in place, draws random numbers and counts in evaluation mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2).double()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x.mul_(0.5)) + 0 * torch.rand(2)
+
+
+def test_a_careless_forward_pass_is_replayed_as_it_was_and_leaves_no_trace():
+    drawn, calls = [], []
+    for treated in (True, False):
+        torch.manual_seed(0)
+        model = Careless()
+        method = cbp.CChain(model, still(model), first_strength=1e6) if treated else None
+        for _ in range(5):
+            model(torch.ones(4, 3, dtype=torch.float64)).sum().backward()
+            before = model.layer.weight.grad.clone()
+            if method:
+                method.before_update()
+            assert torch.equal(model.layer.weight.grad, before)  # the weights never change
+        drawn.append(torch.rand(3))
+        calls.append(model.calls.item())
+    assert torch.equal(*drawn)
+    assert calls == [5, 5]
+
+
+def test_two_methods_that_replay_do_not_see_each_other():
+    found = []
+    for beside in (False, True):
+        model = chain(3, 6, 2)
+        methods = [cbp.ProximalFeatures(model, still(model), strength=1.0)]
+        methods += [cbp.CChain(model, still(model), first_strength=0.0)] * beside
+        model.eval()(torch.ones(2, 3, dtype=torch.float64))
+        for _ in range(4):
+            model.train()(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
+            for method in methods:
+                method.before_update()
+            with torch.no_grad():
+                model[0].weight += 0.1
+        found.append(model[0].weight.grad)
+    assert torch.equal(*found)
+
+
+def test_a_head_of_another_size_begins_anew():
+    model = chain(3, 6, 1)
+    methods = [cbp.CChain(model, still(model)), cbp.ProximalFeatures(model, still(model))]
+    model.eval()(torch.ones(2, 3, dtype=torch.float64))
+    for outputs in (1, 5, 2):
+        model.train()[2] = nn.Linear(6, outputs, dtype=torch.float64)
+        for step in range(3):
+            model.zero_grad()
+            (0 * model(torch.ones(2, 3, dtype=torch.float64))).sum().backward()
+            for method in methods:
+                method.before_update()
+            assert not any(parameter.grad.any() for parameter in model.parameters()), (outputs, step)  # nothing has changed
+
+
+def test_parameters_that_are_frozen_or_a_method_that_is_removed_add_nothing():
+    model = chain(3, 6, 2)
+    method = cbp.CChain(model, still(model))
+    for step in range(6):
+        model[0].weight.requires_grad_(step < 3)
+        with torch.no_grad():
+            model[2].weight += 0.1
+        model.zero_grad(set_to_none=False)
+        (0 * model(torch.ones(2, 3, dtype=torch.float64))).sum().backward()
+        if step == 5:
+            method.remove()
+        method.before_update()
+        assert bool(model[2].weight.grad.any()) == (2 <= step < 5)
+        assert model[0].weight.grad is None or step < 3 or not model[0].weight.grad.any()
+    with pytest.raises(cbp.LayerError, match="ReLU has no parameters"):
+        cbp.CChain(nn.ReLU(), still(model))
+
+
+def test_measurements_are_waited_for_and_not_updates():
+    model = chain(3, 6, 2)
+    method = cbp.CChain(model, still(model), measure_every=1, warm_up=3)
+    for step in range(12):
+        model(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
+        method.before_update(loss=1.0 if step % 3 == 2 else None)  # in updates 3, 6, 9 and 12
+        assert (method.strength == 100.0) == (step < 8)
 
 
 def test_parts_that_are_called_alone_are_watched_where_they_receive():
@@ -275,7 +362,7 @@ def test_the_state_of_another_model_is_refused():
     method = cbp.CChain(small, still(small))
     with pytest.raises(ValueError, match=r"a model with weights \[\['0.weight', 7, 3\], .*this one has \[\['0.weight', 6, 3\]"):
         method.load_state_dict(cbp.CChain(large, still(large)).state_dict())
-    with pytest.raises(ValueError, match="the state lacks last, measured, reference, strength, updates"):
+    with pytest.raises(ValueError, match="the state lacks last, measured, measurements, reference, strength, updates"):
         method.load_state_dict({"weights": []})
 
 

@@ -126,6 +126,20 @@ def test_a_model_may_be_cast_at_any_time():
     assert added == [False, True, True, True]  # at first it is as it acted
 
 
+def test_a_copy_of_model_and_method_goes_on_as_the_original():
+    model = chain(3, 6, 2)
+    method = cbp.ProximalFeatures(model, still(model), strength=1.0)
+    model.eval()(torch.ones(2, 3, dtype=torch.float64))
+    copied, copied_method = copy.deepcopy((model, method))
+    for each, of_each in ((model, method), (copied, copied_method)):
+        for _ in range(2):
+            each.train()(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
+            of_each.before_update()
+            with torch.no_grad():
+                each[0].weight += 0.25
+    assert torch.equal(model[0].weight.grad, copied[0].weight.grad)
+
+
 def test_layers_that_cannot_be_compared_are_refused():
     class Recurrent(nn.Module):
         def __init__(self):
@@ -149,6 +163,8 @@ def test_layers_that_cannot_be_compared_are_refused():
 
 def test_bad_options_and_the_state_of_another_model_are_refused():
     small, large = chain(3, 6, 2), chain(3, 7, 2)
+    with pytest.raises(ValueError, match="all_layers must be True or False, got 'no'"):
+        cbp.ProximalFeatures(small, still(small), all_layers="no")
     with pytest.raises(ValueError, match="strength must be a finite number >= 0, got -1"):
         cbp.ProximalFeatures(small, still(small), strength=-1)
     method = cbp.ProximalFeatures(small, still(small))

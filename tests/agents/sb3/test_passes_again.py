@@ -133,7 +133,7 @@ def test_the_strength_follows_the_loss_of_the_network(name, network, logged):
 
 
 def test_a_method_for_algorithms_that_learn_from_what_they_did_is_refused_by_others():
-    for name in ("SAC", "TD3", "DQN"):
+    for name in ("SAC", "TD3", "DQN", "A2C"):
         with pytest.raises(NotImplementedError, match=f"the method 'pfo' for {name} is not supported: it compares"):
             make(name, prefix="Plastic", method="pfo")
 
@@ -145,6 +145,36 @@ def test_the_fast_ppo_takes_the_loop_that_calls_the_networks(method):
     with pytest.warns(UserWarning, match="hooks, which compiled code would not call"):
         model.learn(64)
     assert model.policy.method.state_dict()["weights"]
+
+
+def test_the_last_minibatch_of_a_rollout_is_measured():
+    """Two epochs of two minibatches: every fourth update, whose loss is not that of the first, at the old policy."""
+    losses = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_start(self):
+            losses.append([loss for loss, _ in self.model.policy.method.state_dict()["measured"]])
+
+    model = make("PPO", prefix="Plastic", method="c-chain", method_kwargs={"measure_every": 4}).learn(64, Watch())
+    assert [len(seen) for seen in losses] == [0, 1, 2, 3]
+    logged = model.logger.name_to_value["train/policy_gradient_loss"]
+    assert model.policy.method.state_dict()["measured"][-1][0] != pytest.approx(abs(logged))
+    # Normalised advantages of a minibatch have mean 0, so that its loss is 0 as long as the policy is the one that acted.
+    assert all(loss > 1e-6 for loss in losses[-1])
+
+
+def test_what_is_known_outlives_freezing_another_network():
+    model = make("PPO", prefix="Plastic", method="c-chain", method_kwargs=SOON).learn(STEPS)
+    before = model.policy.method.state_dict()
+    model.policy.mlp_extractor.value_net[0].requires_grad_(False)
+    with pytest.warns(UserWarning, match="were exchanged or frozen"):
+        model.policy.set_training_mode(True)
+    after = model.policy.method.state_dict()
+    assert after["strength"] == before["strength"] != 100.0
+    assert after["measured"] == before["measured"]
 
 
 def test_a_network_that_is_exchanged_is_watched_in_place_of_the_old_one():
