@@ -141,6 +141,7 @@ def _train_in_worker(group: list[tuple[str, str]]) -> tuple[str, str]:
         The runs' state, and what went wrong.
     """
     warnings.showwarning = show_warning
+    warnings.filterwarnings("default", category=UserWarning)  # as ever; that it is said forgets what was shown in earlier runs
     runs = [Run(RunFolder(Path(path)), read_config(config, Config, LearningConfig)) for path, config in group]
     first = runs[0].folder
     try:

@@ -19,6 +19,7 @@ import processes
 import pytest
 
 from agents import sweep, train
+from agents.runs.config import Config
 from agents.runs.run_folder import RunFolder
 from agents.sweeping.live_table import _cells
 
@@ -415,3 +416,19 @@ def test_a_run_that_breaks_off_is_named_and_the_others_complete(tmp_path):
     assert "l2/seed0" in line
     assert json.loads((tmp_path / "runs/ant-nonstationary/ppo/seed0/summary.json").read_text())["complete"]
     assert train.main(["--resume", str(tmp_path / "runs/ant-nonstationary/ppo/seed0")]) == 0
+
+
+def test_a_worker_says_again_in_each_run_what_it_said_in_another(tmp_path):
+    """A process of its own, as Ray's: within one Python shows a warning of a place and text once."""
+    code = """
+import sys, warnings
+from agents.sweeping import workers
+workers._train_when_free = lambda runs: [warnings.warn("said") for _ in range(2)] and 0
+config = sys.argv[2]
+for name in "abc":
+    workers._train_in_worker([(f"{sys.argv[1]}/{name}", config)])
+"""
+    config = Config("Hopper-v5", "ppo", 1000, 100, "friction", 0, 1, normalize=False, device="cpu").to_json()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), config], check=True)
+    logs = [(tmp_path / name / "output.log").read_text() for name in "abc"]
+    assert [log.count("warning: said") for log in logs] == [1, 1, 1]
