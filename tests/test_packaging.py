@@ -35,6 +35,13 @@ def test_what_an_index_shows_stands_by_itself():
         exec(compile(code, "PACKAGE.md", "exec"), {})  # noqa: S102
 
 
+def test_recorded_runs_are_both_tracked_and_distributed():
+    tracked = re.findall(r"^!/runs/([^/\n]+)/$", (ROOT / ".gitignore").read_text(), re.MULTILINE)
+    distributed = re.findall(r"^graft runs/(.+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE)
+    assert tracked == distributed
+    assert [name for name in tracked if not (ROOT / "runs" / name).is_dir()] == []
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The source distribution and the wheel, built from what git tracks; and the names of that."""
