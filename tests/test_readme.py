@@ -137,7 +137,7 @@ def test_every_test_that_a_page_names_exists():
 def test_the_job_array_goes_on_where_it_was_stopped(tmp_path):
     script = next(block for block in re.findall(r"```sh\n(.*?)```", PAGES["docs/cluster.md"], re.DOTALL) if "--array" in block)
     assert script.count("--preset paper") == 1
-    (tmp_path / "array.sh").write_text(script.replace("--preset paper", "--timesteps 16384 --checkpoint-minutes 0"))
+    (tmp_path / "array.sh").write_text(script.replace("--preset paper", "--timesteps 8192 --checkpoint-minutes 0"))
     run = tmp_path / "slippery-ant" / "ant-nonstationary" / "ppo" / "seed3"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "SCRATCH": str(tmp_path), "SLURM_ARRAY_TASK_ID": "3"}
@@ -159,5 +159,5 @@ def test_the_job_array_goes_on_where_it_was_stopped(tmp_path):
     assert re.search(r"from step [1-9]", out)
     assert json.loads((run / "summary.json").read_text())["complete"]
     again = job()
-    assert "is complete: 16,384 of 16,384 steps" in again.communicate()[0]
+    assert "is complete: 8,192 of 8,192 steps" in again.communicate()[0]
     assert again.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -49,6 +50,7 @@ class Carried:
         self.optimizer = optimizer
         self._in_turns = in_turns
         self._targets = dict(targets or {})
+        self._has_warned = False
         self._handles: list[RemovableHandle] = []
         self.attach()
 
@@ -111,7 +113,15 @@ class Carried:
     def before_update(self, *_: Any) -> None:
         """What the method does before the optimizer's step."""
         if isinstance(self.method, cbp.CChain):
-            self.method.before_update(loss=_loss(self.name))
+            loss = _loss(self.name)
+            if loss is None and not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"the loss of {self.name} is not found, which train() of Stable-Baselines3 calls {self.name}_loss or loss: "
+                    f"λ of c-chain stays {self.method.strength:g} instead of following it",
+                    stacklevel=2,
+                )
+            self.method.before_update(loss=loss)
         else:
             self.method.before_update()
 

@@ -54,7 +54,7 @@ def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
 def too_short(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> list[str]:
     """A line for each method that does nothing in the current ``learn()``, or not all that it says.
 
-    No unit matures, or its period is longer, or it acts on gradients and the policy has none, as that of TRPO.
+    No unit matures, or its period or its warm-up is longer, or it acts on gradients and the policy has none, as that of TRPO.
 
     Args:
         algorithm: As for :func:`updates_left`.
@@ -69,18 +69,32 @@ def too_short(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> li
             still = f"it acts on {' and '.join(others)} alone" if others else "it does nothing"
             name = type(algorithm).__name__
             lines.append(f"{names[type(method)]} acts on gradients, which {name} gives its policy none of: {still}")
+            if not others:
+                continue
         at_end = {network: _updates_at_the_end(algorithm, method, network) for network in treated}
-        waits = method.maturity_threshold + 1 if isinstance(method, cbp.ContinualBackprop) else getattr(method, "period", 1)
+        waits = _first_update(method)
         short = {network: updates for network, updates in at_end.items() if updates < waits}
         for updates in dict.fromkeys(short.values()):
             alike = [network for network in short if short[network] == updates]
             where = "" if alike == list(methods) else f" of {' and '.join(alike)}"
             if isinstance(method, cbp.ContinualBackprop):
                 why, option = f"no unit{where} will be replaced: units mature after {waits - 1:,} updates", "maturity_threshold"
+            elif isinstance(method, cbp.CChain):
+                stays = f"λ of {names[type(method)]}{where} stays {method.strength:g}"
+                why, option = f"{stays}: it follows the loss after {waits:,} updates", "warm_up or measure_every"
             else:
                 why, option = f"{names[type(method)]}{where} does nothing: its period is {waits:,} updates", "period"
             lines.append(f"{why}, and this run has {updates:,}; train longer or lower {option}")
     return lines
+
+
+def _first_update(method: cbp.Method) -> int:
+    """The update from which on a method does all that it says."""
+    if isinstance(method, cbp.ContinualBackprop):
+        return method.maturity_threshold + 1
+    if isinstance(method, cbp.CChain):
+        return method.warm_up * method.measure_every
+    return getattr(method, "period", 1)
 
 
 def _acts_on_gradients(method: cbp.Method) -> bool:
@@ -91,7 +105,8 @@ def _acts_on_gradients(method: cbp.Method) -> bool:
 
 def _updates_at_the_end(algorithm: BaseAlgorithm, method: cbp.Method, network: str) -> float:
     """What the ages, or the clock, of a network's units will be; infinite for one without units."""
-    begun: int = method.state_dict().get("updates", 0) if hasattr(method, "period") else 0
+    has_clock = hasattr(method, "period") or isinstance(method, cbp.CChain)
+    begun: int = method.state_dict().get("updates", 0) if has_clock else 0
     if isinstance(method, cbp.ReplacingMethod):
         layers = [layer for layer in method.layers if network_of(layer.name) == network]
         ages = [layer.age.max() if isinstance(method, cbp.ContinualBackprop) else layer.clock for layer in layers]

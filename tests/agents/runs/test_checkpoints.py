@@ -50,25 +50,27 @@ STOPPED_TOO = {
     "normalised": [*BUSY, "--normalize"],
     "redo": ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
     "reset-all": ["--method", "reset-all"],
-    "l2 normalised": ["--method", "l2", "--n-envs", 1, "--normalize"],
     "snr": ["--method", "snr", "--set", "rejection=0.2"],
+    "regrama": ["--method", "regrama", "--set", "period=5"],
+    "hare-tortoise": ["--method", "hare-tortoise", "--set", "period=7"],
+    "trac": ["--method", "trac", "--set", "first_scale=0.1"],
+    "other utility": [
+        *[*BUSY, "--set", "utility=adaptable_contribution", "--set", "rounding=counter", "--set", "max_grad_norm=0.5"]
+    ],
+}
+STOPPED_IN_EVERY_WAY = {
+    "l2 normalised": ["--method", "l2", "--n-envs", 1, "--normalize"],
     "l2-init": ["--method", "l2-init"],
     "shrink-perturb": ["--method", "shrink-perturb"],
     "shrink-perturb-soft": ["--method", "shrink-perturb-soft", "--set", "period=7"],
     "layer-norm": ["--method", "layer-norm"],
-    "regrama": ["--method", "regrama", "--set", "period=5"],
     "spectral": ["--method", "spectral"],
     "upgd": ["--method", "upgd"],
     "swr": ["--method", "swr", "--set", "factor=1e-2"],
     "fire": ["--method", "fire"],
     "nap": ["--method", "nap"],
-    "hare-tortoise": ["--method", "hare-tortoise", "--set", "period=7"],
-    "trac": ["--method", "trac", "--set", "first_scale=0.1"],
     "crelu": ["--method", "crelu"],
     "cbp-first-layer": ["--method", "cbp-first-layer", *BUSY],
-    "other utility": [
-        *[*BUSY, "--set", "utility=adaptable_contribution", "--set", "rounding=counter", "--set", "max_grad_norm=0.5"]
-    ],
 }
 
 
@@ -77,6 +79,7 @@ STOPPED_TOO = {
     [
         *(pytest.param(options, id=name) for name, options in STOPPED.items()),
         *(pytest.param(options, id=name, marks=pytest.mark.slow) for name, options in STOPPED_TOO.items()),
+        *(pytest.param(options, id=name, marks=pytest.mark.soak) for name, options in STOPPED_IN_EVERY_WAY.items()),
     ],
 )
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, options):

@@ -259,24 +259,32 @@ def test_a_rollout_and_its_updates_are_those_of_the_published_algorithm(method):
     assert max(lengths) == LIMIT > min(lengths)  # some episodes end by a fall, some by the limit
 
 
-@pytest.mark.slow
+# Changes of the setting, and where they must show.
+SHOWN = [
+    (["adam_eps=1e-5"], None, "weights after 1"),
+    (["vf_coef=0.5"], None, "gradients of update 1"),
+    (["gamma=0.98"], None, "advantages"),
+    (["max_grad_norm=0.5"], None, "weights after 160"),
+    ([], {"terminate_after": LIMIT, "unclipped_actions": False}, "rewards"),
+]
+SHOWN_TOO = [
+    (["padded_inputs=null"], None, "initial weights"),
+    (["normalize_advantage=batch"], None, "gradients of update 1"),
+    (["beta2=0.99"], None, "weights after 160"),
+    (["clip_range=0.3"], None, "weights after 160"),
+    (["gae_lambda=0.9"], None, "advantages"),
+    (["weight_decay=1e-3"], None, "weights after 1"),
+    (["learning_rate=3e-4"], None, "weights after 1"),
+    ([], {"terminate_after": None, "max_episode_steps": LIMIT}, "advantages"),
+    ([], {"terminate_after": LIMIT, "healthy_reward_on_fall": False}, "rewards"),
+]
+
+
 @pytest.mark.parametrize(
     ("changes", "env_kwargs", "where"),
     [
-        (["padded_inputs=null"], None, "initial weights"),
-        (["adam_eps=1e-5"], None, "weights after 1"),
-        (["vf_coef=0.5"], None, "gradients of update 1"),
-        (["normalize_advantage=batch"], None, "gradients of update 1"),
-        (["beta2=0.99"], None, "weights after 160"),
-        (["clip_range=0.3"], None, "weights after 160"),
-        (["gae_lambda=0.9"], None, "advantages"),
-        (["gamma=0.98"], None, "advantages"),
-        (["weight_decay=1e-3"], None, "weights after 1"),
-        (["learning_rate=3e-4"], None, "weights after 1"),
-        (["max_grad_norm=0.5"], None, "weights after 160"),
-        ([], {"terminate_after": None, "max_episode_steps": LIMIT}, "advantages"),
-        ([], {"terminate_after": LIMIT, "unclipped_actions": False}, "rewards"),
-        ([], {"terminate_after": LIMIT, "healthy_reward_on_fall": False}, "rewards"),
+        *(pytest.param(*values, marks=pytest.mark.slow) for values in SHOWN),
+        *(pytest.param(*values, marks=pytest.mark.soak) for values in SHOWN_TOO),
     ],
     ids=str,
 )
@@ -298,7 +306,7 @@ def test_the_coupling_of_the_weight_decay_shows():
     assert float((both.after[1] - flat(*theirs)).norm()) > 3e-3 * moved
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # float64 is compiled for this test alone
 @pytest.mark.parametrize("method", ["ppo", "l2"])
 def test_the_compiled_updates_are_those_of_the_published_algorithm_in_float64(method):
     both = Both(method)

@@ -51,8 +51,14 @@ def test_without_replacement_each_policy_trains_as_its_stock_one_to_the_bit(name
     train_both(name, kind, STEPS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[NEEDS_CONTRIB] * (name in CONTRIB)) for name in SETTINGS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("PPO", "SAC", "DQN")),
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("A2C", "TD3", "DDPG")),
+        *(pytest.param(name, marks=[NEEDS_CONTRIB, pytest.mark.soak]) for name in CONTRIB),
+    ],
+)
 def test_hundreds_of_updates_are_those_of_the_stock_policy_too(name):
     steps, settings = MANY_UPDATES.get(name, (220, {}))
     policy = train_both(name, "Mlp", steps, settings).policy

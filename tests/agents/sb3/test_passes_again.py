@@ -73,12 +73,13 @@ def test_the_churn_of_ppo_is_that_of_its_mean_actions():
 
 
 @pytest.mark.parametrize(
-    ("method", "parts"), [("c-chain", ("mlp_extractor.value_net", "value_net")), ("pfo", ("mlp_extractor.value_net",))]
+    ("method", "kwargs", "parts"),
+    [("c-chain", SOON, ("mlp_extractor.value_net", "value_net")), ("pfo", {}, ("mlp_extractor.value_net",))],
 )
-def test_networks_may_have_it_by_themselves_and_a_shared_extractor_has_not(method, parts):
+def test_networks_may_have_it_by_themselves_and_a_shared_extractor_has_not(method, kwargs, parts):
     assert list(make("PPO", prefix="Plastic", method=method).policy.methods) == ["policy"]
     assert list(make("PPO", "Cnn", prefix="Plastic", method=method).policy.methods) == ["policy"]
-    options = {"policy": None, "value": {}}
+    options = {"policy": None, "value": kwargs}
     model = make("PPO", "Cnn", prefix="Plastic", method=method, method_kwargs=options).learn(STEPS)
     assert list(model.policy.methods) == ["value"]
     added = gradients(model, model.policy.method, model.policy.value_net)[2][3]
@@ -132,16 +133,25 @@ def test_the_strength_follows_the_loss_of_the_network(name, network, logged):
     assert method.strength == pytest.approx(0.05 * of_loss / (of_churn + 1e-8))
 
 
+def test_a_loss_that_is_not_found_is_said_once():
+    policy = make("PPO", prefix="Plastic", method="c-chain", method_kwargs=SOON).policy
+    policy.set_training_mode(True)
+    policy.evaluate_actions(torch.zeros(1, 3), torch.zeros(1, 1))[1].sum().backward()
+    with pytest.warns(UserWarning, match=r"the loss of policy is not found, .* λ of c-chain stays 100"):
+        policy.optimizer.step()
+    policy.optimizer.step()  # warnings are errors in tests
+
+
 def test_a_method_for_algorithms_that_learn_from_what_they_did_is_refused_by_others():
     for name in ("SAC", "TD3", "DQN", "A2C"):
         with pytest.raises(NotImplementedError, match=f"the method 'pfo' for {name} is not supported: it compares"):
             make(name, prefix="Plastic", method="pfo")
 
 
-@pytest.mark.parametrize("method", ["c-chain", "pfo"])
-def test_the_fast_ppo_takes_the_loop_that_calls_the_networks(method):
+@pytest.mark.parametrize(("method", "kwargs"), [("c-chain", SOON), ("pfo", {})])
+def test_the_fast_ppo_takes_the_loop_that_calls_the_networks(method, kwargs):
     settings = {"n_steps": 32, "batch_size": 16, "n_epochs": 1, "max_grad_norm": math.inf, "device": "cpu"}
-    model = agents.PPO("PlasticMlpPolicy", "Pendulum-v1", policy_kwargs={"method": method}, **settings)
+    model = agents.PPO("PlasticMlpPolicy", "Pendulum-v1", policy_kwargs={"method": method, "method_kwargs": kwargs}, **settings)
     with pytest.warns(UserWarning, match="hooks, which compiled code would not call"):
         model.learn(64)
     assert model.policy.method.state_dict()["weights"]
@@ -158,7 +168,7 @@ def test_the_last_minibatch_of_a_rollout_is_measured():
         def _on_rollout_start(self):
             losses.append([loss for loss, _ in self.model.policy.method.state_dict()["measured"]])
 
-    model = make("PPO", prefix="Plastic", method="c-chain", method_kwargs={"measure_every": 4}).learn(64, Watch())
+    model = make("PPO", prefix="Plastic", method="c-chain", method_kwargs={"measure_every": 4, "warm_up": 4}).learn(64, Watch())
     assert [len(seen) for seen in losses] == [0, 1, 2, 3]
     logged = model.logger.name_to_value["train/policy_gradient_loss"]
     assert model.policy.method.state_dict()["measured"][-1][0] != pytest.approx(abs(logged))
@@ -178,7 +188,7 @@ def test_what_is_known_outlives_freezing_another_network():
 
 
 def test_a_network_that_is_exchanged_is_watched_in_place_of_the_old_one():
-    model = make("PPO", prefix="Plastic", method="c-chain").learn(STEPS)
+    model = make("PPO", prefix="Plastic", method="c-chain", method_kwargs=SOON).learn(STEPS)
     old = model.policy.action_net
     model.policy.action_net = nn.Linear(old.in_features, old.out_features)
     model.policy.optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)

@@ -195,6 +195,7 @@ def test_networks_may_have_options_of_their_own_or_none():
 
 @pytest.mark.parametrize("treated", ["policy", "value"])
 @pytest.mark.parametrize("method", [name for name in cbp.METHODS if name != "snr"])  # which has no silence of tanh
+@pytest.mark.filterwarnings("ignore:the loss of .* is not found:UserWarning")  # no train() is at work
 def test_a_network_that_is_left_out_is_trained_as_without_a_method(method, treated):
     left_out = {"policy": "value", "value": "policy"}[treated]
     options = {"method": method, "method_kwargs": {treated: {}, left_out: None}}
@@ -407,6 +408,7 @@ SOON = {
     "regrama": {"period": 3, "threshold": 0.5},
     "hare-tortoise": {"period": 3},
     "swr": {"factor": 0.1},
+    "c-chain": {"measure_every": 3, "warm_up": 1},
 }
 
 
@@ -448,6 +450,8 @@ TOO_SHORT = {  # 52 steps
     ("PPO", "shrink-perturb", 16): [],
     ("PPO", "cbp", 15): [],
     ("PPO", "cbp", 16): ["no unit will be replaced: units mature after 16 updates, and this run has 16"],
+    ("PPO", "c-chain", 8): ["λ of c-chain stays 100: it follows the loss after 24 updates, and this run has 16; train longer"],
+    ("PPO", "c-chain", 5): [],
     ("TRPO", "cbp", 15): ["no unit of policy will be replaced: units mature after 15 updates, and this run has 13"],
 }
 
@@ -457,7 +461,8 @@ def test_a_run_too_short_for_a_method_is_known_at_its_start(name, method, waits)
     if name == "TRPO":
         pytest.importorskip("sb3_contrib")
     lines = TOO_SHORT[name, method, waits]
-    options = {"maturity_threshold" if method == "cbp" else "period": waits}
+    options = {"cbp": {"maturity_threshold": waits}, "c-chain": {"measure_every": waits, "warm_up": 3}}.get(method)
+    options = options or {"period": waits}
     model = make(name, prefix="Plastic", method=method, method_kwargs=options)
     model._total_timesteps = 52
     found = too_short(model, model.policy.methods)

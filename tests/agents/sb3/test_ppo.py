@@ -221,7 +221,7 @@ SETTINGS = {
     "settings",
     [
         # Each depth is compiled by itself, which takes a while.
-        pytest.param(settings, id=name, marks=[pytest.mark.slow] if name == "three hidden layers" else [])
+        pytest.param(settings, id=name, marks=[pytest.mark.soak] if name == "three hidden layers" else [])
         for name, settings in SETTINGS.items()
     ],
 )

@@ -96,9 +96,14 @@ def test_images_of_mnist_are_shown_as_they_are(tmp_path):
     assert (sorted((255 * inputs[0]).round().tolist()), labels.tolist()) == (list(range(16)), [7])
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:some layers are left out:UserWarning")
-@pytest.mark.parametrize("method", PROBLEMS["class-incremental-cifar"]["cifar100"].methods)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=pytest.mark.slow if method in ("backprop", "cbp", "redo") else pytest.mark.soak)
+        for method in PROBLEMS["class-incremental-cifar"]["cifar100"].methods
+    ],
+)
 def test_resnet_18_learns_and_goes_on_with_every_method(cifar_folder, method):
     few = ["--set", "epochs=2", "--set", "batch_size=2", "--set", "validation=1", "--set", "classes_per_task=2"]
     one = config(method, "--problem", "class-incremental-cifar", "--data", cifar_folder, "--tasks", 2, *few)
@@ -122,7 +127,7 @@ def test_resnet_18_learns_and_goes_on_with_every_method(cifar_folder, method):
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(method, marks=[] if method in ("backprop", "cbp", "redo", "fire") else pytest.mark.slow)
+        pytest.param(method, marks=[] if method in ("backprop", "cbp", "redo", "fire") else pytest.mark.soak)
         for method in PROBLEMS["continual-imagenet"]["imagenet32"].methods
     ],
 )
