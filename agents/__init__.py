@@ -5,7 +5,7 @@ from agents.names import require_ours
 
 require_ours()  # before anything of `cbp` or `envs` is imported
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from agents._moved import keep_old_paths
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 keep_old_paths()
 register()
+if importlib.util.find_spec("sb3_contrib") is not None:
+    importlib.import_module("agents.sb3.contrib").register()
 
 __all__ = [
     "PPO",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -304,12 +303,10 @@ ON_POLICY: dict[str, type[Plastic]] = {
 
 
 def register() -> None:
-    """Makes the policies known by name to Stable-Baselines3's algorithms, and to sb3-contrib's where it is installed."""
+    """Makes the policies known by name to Stable-Baselines3's algorithms."""
     name_policies(PPO, ON_POLICY)
     name_policies(A2C, ON_POLICY)
     name_policies(SAC, by_kind(SACPlasticMlpPolicy, SACPlasticCnnPolicy, SACPlasticMultiInputPolicy))
     name_policies(DQN, by_kind(DQNPlasticMlpPolicy, DQNPlasticCnnPolicy, DQNPlasticMultiInputPolicy))
     for algorithm in (TD3, DDPG):
         name_policies(algorithm, by_kind(TD3PlasticMlpPolicy, TD3PlasticCnnPolicy, TD3PlasticMultiInputPolicy))
-    if importlib.util.find_spec("sb3_contrib") is not None:
-        importlib.import_module("agents.sb3.contrib").register()
