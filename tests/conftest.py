@@ -1,8 +1,13 @@
-"""The files that take long come first, so that no worker is left alone with one of them at the end."""
+"""What all tests share: seeds, and an order in which no worker is left alone at the end with a file that takes long."""
 
 from __future__ import annotations
 
 import os
+import random
+
+import numpy as np
+import pytest
+import torch
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # it is 15, and the other worker of the tests would leave Ray's no core
 
@@ -32,3 +37,11 @@ collect_ignore_glob = ["*conftest.py"]  # for doctests: none has any, and they h
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    """A test draws the same numbers whichever tests came before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
