@@ -16,7 +16,7 @@ from agents.reporting.comparison import Comparison, compare
 from agents.reporting.figure import draw_comparison
 from agents.reporting.leaderboard import leaderboard, read_runs_of_agents, sort_runs
 from agents.reporting.results import find_runs, read_run, record
-from agents.reporting.tables import csv_table, left_out, markdown_table
+from agents.reporting.tables import csv_table, left_out, markdown_table, told_of_changes
 from agents.runs.commands import Parser, run_command
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder, write_atomically
@@ -52,7 +52,7 @@ def _report(args: argparse.Namespace) -> int:
     usual = [label for label in comparison.runs if label in ("ppo", "backprop")]
     baseline = args.baseline or (usual or list(comparison.runs))[0]
     table = markdown_table(comparison, args.statistic, baseline)
-    for line in left_out(comparison):
+    for line in (*left_out(comparison), *told_of_changes(comparison)):
         print(f"warning: {line}", file=sys.stderr)
     try:
         args.output.mkdir(parents=True, exist_ok=True)

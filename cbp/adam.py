@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from cbp.method import averaging_dtype
+
 _BLOCK = 2**16  # elements that are updated at once where counts differ: what stays in the cache
 
 
@@ -126,7 +128,7 @@ class Adam(Optimizer):
             raise RuntimeError("cbp.Adam does not support sparse gradients")
         state = cast("dict[str, Tensor]", self.state[parameter])
         if not state:
-            state["step"] = torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+            state["step"] = torch.zeros_like(parameter, dtype=averaging_dtype(parameter))
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         if group["amsgrad"] and "max_exp_avg_sq" not in state:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.method import Method, check_whole
-from cbp.weighted import weighted_parameters
+from cbp.weighted import output_axes, weighted_parameters
 
 
 class Fire(Method, name="fire"):
@@ -58,11 +58,13 @@ class Fire(Method, name="fire"):
         found = {name: parameter for name, parameter in weighted_parameters(model).items() if parameter.ndim > 1}
         self.touched = list(found)
         self._weights = list(found.values())
+        self._axes = output_axes(model, self._weights)
 
     @torch.no_grad()
     def change(self) -> None:
         """Projects the weights."""
-        for weight in self._weights:
+        for parameter, axis in zip(self._weights, self._axes, strict=True):
+            weight = parameter.movedim(axis, 0)
             outputs, inputs, *kernel = weight.shape
             positions = math.prod(kernel)
             matrices = weight.reshape(outputs, inputs, positions).movedim(2, 0)

@@ -6,6 +6,7 @@ networks*, ICML 2024 (arXiv 2406.02596).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
-from cbp.method import Method, check_number, check_whole
+from cbp.method import Method, averaging_dtype, check_number, check_whole
 
 
 class HareTortoise(Method, name="hare-tortoise"):
@@ -21,8 +22,8 @@ class HareTortoise(Method, name="hare-tortoise"):
 
         τ ← μ·τ + (1 − μ)·θ   after each update;   θ ← τ   every ``period`` updates
 
-    θ (the hare) are the model's parameters and buffers, τ (the tortoise) the average, which begins as a copy. The optimizer's
-    state and buffers of whole numbers are left alone.
+    θ (the hare) are the model's parameters and buffers, τ (the tortoise) the average, which begins as a copy, in float32 at
+    least. The optimizer's state and buffers of whole numbers are left alone.
 
     Args:
         model: Any module.
@@ -59,19 +60,22 @@ class HareTortoise(Method, name="hare-tortoise"):
         self.momentum = float(momentum)
         self.period = check_whole("period", period, least=1)
         self._updates = 0
-        plain = unwrapped(model)
-        self._hare = {
-            name: tensor for name, tensor in (*plain.named_parameters(), *plain.named_buffers()) if tensor.is_floating_point()
-        }
-        self.tortoise = {name: tensor.detach().clone() for name, tensor in self._hare.items()}
+        self._model = unwrapped(model)
+        self.tortoise = {name: fast.detach().to(averaging_dtype(fast), copy=True) for name, fast in self._hare()}
+
+    def _hare(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that are averaged, looked up anew: a model that is moved or cast has other buffers."""
+        for name, tensor in (*self._model.named_parameters(), *self._model.named_buffers()):
+            if tensor.is_floating_point():
+                yield name, tensor
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Averages; sets the weights back where it is time. Returns an empty list: no unit is replaced."""
         self._updates += 1
-        for name, fast in self._hare.items():
-            slow = self.tortoise[name] = self.tortoise[name].to(fast)
-            slow.lerp_(fast, 1 - self.momentum)
+        for name, fast in self._hare():
+            slow = self.tortoise[name] = self.tortoise[name].to(fast.device, averaging_dtype(fast))
+            slow.lerp_(fast.to(slow), 1 - self.momentum)
             if self._updates % self.period == 0:
                 fast.copy_(slow)
         return []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from cbp.units import TrackedLayer
@@ -70,6 +71,11 @@ _NO_OPTIONS = {"model", "optimizer", "layers", "example", "strict", "receives", 
 def options_of(method: type[Method]) -> list[str]:
     """The names of a method's options: what it is made with, but for the model, what is found in it, and the seed."""
     return [name for name in inspect.signature(method).parameters if name not in _NO_OPTIONS]
+
+
+def averaging_dtype(tensor: Tensor) -> torch.dtype:
+    """What a slow average of a tensor is kept in: in half precision small changes of it would be lost."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def check_choice(option: str, value: object, choices: Any) -> None:

@@ -243,16 +243,17 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
     """
     received: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(module, nn.Linear)  # noqa: S101
         if module in received or args[0].ndim != 2:
             raise ValueError(f"each Linear layer must be called once, on (samples, inputs): {module}")
-        received[module] = args[0].detach(), output
+        received[module] = args[0].detach().clone(), output
+        return output.clone()  # what follows may change it in place
 
     handles = [module.register_forward_hook(keep) for module in network.modules() if isinstance(module, nn.Linear)]
     try:
         with torch.enable_grad():
-            outputs = network(x.detach().requires_grad_())
+            outputs = network(x.detach().requires_grad_() if x.is_floating_point() else x)
     finally:
         for handle in handles:
             handle.remove()
@@ -261,8 +262,10 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
     given = [output for _, output in received.values()]
     columns = outputs.sum(dim=0)
     last = len(columns) - 1
-    deltas = [torch.autograd.grad(columns[o], given, retain_graph=o < last) for o in range(len(columns))]
-    kernel = x.new_zeros(len(x), len(x))
+    deltas = [
+        torch.autograd.grad(columns[o], given, retain_graph=o < last, materialize_grads=True) for o in range(len(columns))
+    ]
+    kernel = torch.zeros(len(x), len(x), dtype=outputs.dtype, device=outputs.device)
     for (layer, (a, _)), of_outputs in zip(received.items(), zip(*deltas, strict=True), strict=True):
         delta = torch.cat(of_outputs, dim=1)
         kernel += (delta @ delta.T) * (a @ a.T + float(layer.bias is not None))

@@ -56,6 +56,19 @@ def holds(optimizers: Sequence[Optimizer], parameter: Tensor) -> bool:
     return any(parameter is held for optimizer in optimizers for group in optimizer.param_groups for held in group["params"])
 
 
+def held_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
+    """The parameters of a model that some optimizers hold, in the optimizers' order.
+
+    Raises:
+        ValueError: There is none.
+    """
+    own = set(model.parameters())
+    held = dict.fromkeys(p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"] if p in own)
+    if not held:
+        raise ValueError(f"the optimizer holds none of the parameters of {type(model).__name__}")
+    return list(held)
+
+
 def untrained(optimizers: Sequence[Optimizer], group: Group) -> str | None:
     """Why the units of a group may not be replaced: one of their weights is frozen, or none of the optimizers holds it."""
     fixed = [slices for slices, _ in group.fixed]  # may be set without being trained

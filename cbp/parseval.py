@@ -25,7 +25,8 @@ class Parseval(Regularizer, name="parseval"):
     """Adds λ·(64/n)²·‖WWᵀ − sI‖²_F to the loss, for the weights W of each hidden layer of n units.
 
     It does so by its gradient, 4λ·(64/n)²·(WWᵀ − sI)W, in :meth:`before_update`. W is ``(units, inputs)``; of a convolution the
-    inputs are channels × kernel. Heads, biases and norms are left alone. :attr:`touched` has the names.
+    inputs are channels × kernel, and of a gated or recurrent layer each unit has several rows, all of which become orthogonal.
+    Heads, biases and norms are left alone. :attr:`touched` has the names.
 
     Args:
         model: Any module.
@@ -71,21 +72,24 @@ class Parseval(Regularizer, name="parseval"):
         self.scale = float(scale)
         found = find_layers(model, example) if layers is None else layers
         groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
-        weights = dict.fromkeys(slices.tensor for group in groups for slices in group.fresh)
+        # By their tensors, of which a layer may have several slices: the axis of the units, and how many there are.
+        weights = {slices.tensor: (slices.dim, group.units) for group in groups for slices in group.fresh}
         names = {id(parameter): name for name, parameter in unwrapped(model).named_parameters() if parameter.requires_grad}
         self._weights = [weight for weight in weights if id(weight) in names and isinstance(weight, nn.Parameter)]
+        self._units = [weights[weight] for weight in self._weights]
         if not self._weights:
             raise LayerError(f"{type(model).__name__} has no hidden layer whose weights are trained")
         self.touched = [names[id(weight)] for weight in self._weights]
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        for weight in self._weights:
+        for weight, (dim, units) in zip(self._weights, self._units, strict=True):
             if weight.grad is not None:
-                w = weight.flatten(1)
+                turned = weight.movedim(dim, 0)
+                w = turned.flatten(1)
                 # (WWᵀ − sI)W = W(WᵀW) − sW: by the smaller of the two products.
                 cube = w @ (w.T @ w) if len(w) > w.shape[1] else (w @ w.T) @ w
-                factor = 4 * (_WIDTH / len(w)) ** 2
-                yield weight, cube.sub_(w, alpha=self.scale).mul_(factor).view_as(weight)
+                factor = 4 * (_WIDTH / units) ** 2
+                yield weight, cube.sub_(w, alpha=self.scale).mul_(factor).view_as(turned).movedim(0, dim)
 
     def state_dict(self) -> dict[str, Any]:
         """The names and shapes of the weights; nothing changes with time."""

@@ -32,7 +32,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         model: Any module.
         optimizer: Not touched; every method takes it.
         strength: λ, at least 0. Default: the authors' for ReLU on MuJoCo; for Tanh they take 1.
-        all_layers: Whether all hidden layers count, or the last alone. Default: the authors' code.
+        all_layers: Whether all hidden layers count, or the last alone: those that feed no other. Default: the authors' code.
         layers: The hidden layers, where they cannot be found or only some shall be treated.
         example: What a forward pass is made with to find them, as for :func:`cbp.find_layers`.
         receives: As for :class:`cbp.Replaying`.
@@ -79,7 +79,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
         if not groups:
             raise LayerError("no hidden layer was given")
-        groups = groups if self.all_layers else groups[-1:]
+        groups = groups if self.all_layers else _last(groups)
         super().__init__(model, receives)
         self.watched = [group.name for group in groups]
         self._modules = list(dict.fromkeys(slices.module for group in groups for slices in group.fresh))
@@ -89,7 +89,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         """What the layers compute before their activations."""
         computed: dict[nn.Module, Any] = {}
         hooks = [
-            module.register_forward_hook(lambda module, _, output: computed.__setitem__(module, output))
+            module.register_forward_hook(lambda module, _, output: computed.__setitem__(module, _kept(output)))
             for module in self._modules
         ]
         try:
@@ -131,3 +131,14 @@ class ProximalFeatures(Replaying, name="pfo"):
         self._then = self._placed(state["then"])
         self._tap.acted = bool(state["acted"])
         self._has_seen |= self._then is not None
+
+
+def _kept(output: Any) -> Any:
+    """What a layer computed, whatever an activation in place does to it afterwards."""
+    return output.clone() if isinstance(output, Tensor) else output
+
+
+def _last(groups: list[Group]) -> list[Group]:
+    """The hidden layers that feed no other: one in front of each head, or each tower of heads."""
+    hidden = {slices.module for group in groups for slices in group.fresh}
+    return [group for group in groups if not any(edge.weights.module in hidden for edge in group.edges)] or groups[-1:]

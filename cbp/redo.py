@@ -84,7 +84,8 @@ class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
     def _judge(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor:
         layer.advance()
         magnitude = None if layer.clock % self.period else self._magnitude(layer, received)
-        if magnitude is None:
+        # Gradients or activations that overflowed, as at times under a gradient scaler, say nothing.
+        if magnitude is None or not magnitude.isfinite().all():
             return layer.nothing
         layer.utility.copy_(magnitude / magnitude.mean().clamp_min(torch.finfo(magnitude.dtype).tiny))
         return (layer.utility <= self.threshold).nonzero().flatten()

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from cbp.method import check_number, check_whole
 from cbp.regularizer import Regularizer
-from cbp.weighted import weighted_parameters
+from cbp.weighted import output_axes, weighted_parameters
 
 
 class Spectral(Regularizer, name="spectral"):
@@ -57,21 +57,28 @@ class Spectral(Regularizer, name="spectral"):
         found = weighted_parameters(model)
         self.touched = list(found)
         self._parameters = list(found.values())
-        self._vectors = [_first_right_vector(p.detach().flatten(1)) for p in self._parameters if p.ndim > 1]
+        self._axes = output_axes(model, self._parameters)
+        self._vectors = [
+            _first_right_vector(p.detach().movedim(axis, 0).flatten(1))
+            for p, axis in zip(self._parameters, self._axes, strict=True)
+            if p.ndim > 1
+        ]
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         k, i = self.exponent, -1
-        for parameter in self._parameters:
+        for parameter, axis in zip(self._parameters, self._axes, strict=True):
             i += parameter.ndim > 1
             if parameter.grad is None:
                 continue
             if parameter.ndim > 1:
-                w = parameter.flatten(1)
+                turned = parameter.movedim(axis, 0)
+                w = turned.flatten(1)
                 u = normalize(w @ self._vectors[i].to(w), dim=0)
-                turned = w.T @ u
-                sigma = torch.linalg.vector_norm(turned)
-                self._vectors[i] = v = torch.where(sigma > 0, turned / sigma, self._vectors[i].to(w))
-                yield parameter, (2 * k * (sigma**k - 1) * sigma ** (k - 1) * torch.outer(u, v)).view_as(parameter)
+                along = w.T @ u
+                sigma = torch.linalg.vector_norm(along)
+                self._vectors[i] = v = torch.where(sigma > 0, along / sigma, self._vectors[i].to(w))
+                gradient = 2 * k * (sigma**k - 1) * sigma ** (k - 1) * torch.outer(u, v)
+                yield parameter, gradient.view_as(turned).movedim(0, axis)
             else:
                 yield parameter, 2 * k * parameter.square().sum() ** (k - 1) * parameter
 

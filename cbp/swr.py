@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.method import Method, check_choice, check_number, check_whole
+from cbp.method import Method, averaging_dtype, check_choice, check_number, check_whole
 from cbp.weighted import weighted_parameters
 
 Utility = Literal["gradient", "magnitude"]
@@ -92,7 +92,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         self.touched = list(found)
         self._parameters = list(found.values())
         self._bounds = [math.sqrt(3) * p.detach().square().mean().sqrt().item() for p in self._parameters]
-        self._averages = [torch.zeros_like(p) for p in self._parameters] if self.decay_rate else []
+        self._averages = [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in self._parameters] if self.decay_rate else []
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
@@ -111,8 +111,8 @@ class SelectiveWeightReinitialization(Method, name="swr"):
 
     def _treat(self, k: int, parameter: nn.Parameter, utility: Tensor, *, due: bool) -> None:
         if self.decay_rate:
-            average = self._averages[k] = self._averages[k].to(parameter)
-            utility = average.lerp_(utility, 1 - self.decay_rate)
+            average = self._averages[k] = self._averages[k].to(parameter.device, averaging_dtype(parameter))
+            utility = average.lerp_(utility.to(average), 1 - self.decay_rate)
         index = self._least(utility.flatten()) if due else None
         if index is not None and len(index):
             fresh = torch.empty(len(index), dtype=parameter.dtype)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.method import Method, check_number
-from cbp.optimizers import checked
+from cbp.method import Method, averaging_dtype, check_number
+from cbp.optimizers import checked, held_of
 
 _FIRST_SIGMA = 1e-8  # the authors' code
 
@@ -85,11 +85,9 @@ class Trac(Method, name="trac"):
         self.first_scale = float(first_scale)
         self.eps = float(eps)
         self.scale = 0.0
-        groups = [group for one in checked(optimizer, "none") for group in one.param_groups]
-        own = set(model.parameters())
-        self._parameters: list[nn.Parameter] = [p for group in groups for p in group["params"] if p in own]
+        self._parameters = held_of(model, checked(optimizer, "none"))
         self._first = [parameter.detach().clone() for parameter in self._parameters]
-        self._offsets = [torch.zeros_like(first) for first in self._first]
+        self._offsets = [torch.zeros_like(first, dtype=averaging_dtype(first)) for first in self._first]
         self._variances = [0.0] * len(self.decay_rates)
         self._sums = [_FIRST_SIGMA] * len(self.decay_rates)
         self._before: dict[int, Tensor] | None = None
@@ -102,7 +100,8 @@ class Trac(Method, name="trac"):
         products = []
         for k in self._before:
             parameter = self._parameters[k]
-            self._first[k], self._offsets[k] = self._first[k].to(parameter), self._offsets[k].to(parameter)
+            self._first[k] = self._first[k].to(parameter)
+            self._offsets[k] = self._offsets[k].to(parameter.device, averaging_dtype(parameter))
             products.append((parameter.grad * self._offsets[k]).sum(dtype=torch.float64).cpu())  # type: ignore[operator]
         self._product = torch.stack(products).sum().item() if products else 0.0
 
@@ -127,7 +126,7 @@ class Trac(Method, name="trac"):
         self.scale = max(0.0, scale)
         for k, old in before.items():
             parameter, offset = self._parameters[k], self._offsets[k]
-            offset.add_(parameter).sub_(old)
+            offset.add_(parameter - old)
             parameter.copy_(self._first[k]).add_(offset, alpha=self.scale)
         return []
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.generators import for_device
-from cbp.method import Method, check_number, check_whole
-from cbp.optimizers import checked
+from cbp.method import Method, averaging_dtype, check_number, check_whole
+from cbp.optimizers import checked, held_of
 
 
 class UPGD(Method, name="upgd"):
@@ -40,7 +40,7 @@ class UPGD(Method, name="upgd"):
         seed: Seed of the noise; nothing is drawn from the global generators.
 
     Raises:
-        ValueError: An option out of its range.
+        ValueError: An option out of its range, or the optimizer holds none of the model's parameters.
         TypeError: No optimizer.
 
     Example:
@@ -75,9 +75,8 @@ class UPGD(Method, name="upgd"):
         self.weight_decay = float(weight_decay)
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._optimizers = checked(optimizer, "none")
-        own = set(model.parameters())
-        self._parameters = [parameter for parameter in self._rates() if parameter in own]
-        self._utilities = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._parameters = held_of(model, self._optimizers)
+        self._utilities = [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in self._parameters]
         self._updates = [0] * len(self._parameters)
         self._before: dict[int, Tensor] | None = None
 
@@ -87,8 +86,8 @@ class UPGD(Method, name="upgd"):
         self._before = {}
         for k, parameter in enumerate(self._parameters):
             if parameter.grad is not None:
-                utility = self._utilities[k] = self._utilities[k].to(parameter)
-                now = -parameter.grad * parameter
+                utility = self._utilities[k] = self._utilities[k].to(parameter.device, averaging_dtype(parameter))
+                now = (-parameter.grad * parameter).to(utility)
                 # Gradients that overflowed, as at times under a gradient scaler, say nothing.
                 utility.lerp_(torch.where(now.isfinite(), now, utility), 1 - self.decay_rate)
                 self._updates[k] += 1
@@ -113,7 +112,8 @@ class UPGD(Method, name="upgd"):
         rates = self._rates()
         for k, old in before.items():
             parameter, rate = self._parameters[k], rates[self._parameters[k]]
-            gate = 2 * (1 - torch.sigmoid(corrected[k] / greatest.clamp_min(torch.finfo(greatest.dtype).tiny).to(old)))
+            share = corrected[k] / greatest.clamp_min(torch.finfo(greatest.dtype).tiny).to(old.device)
+            gate = 2 * (1 - torch.sigmoid(share)).to(old)
             moved = parameter.sub_(old)
             if self.sigma:
                 drawn = torch.empty(old.shape, dtype=old.dtype, device=generator.device).normal_(generator=generator)

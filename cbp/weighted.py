@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from cbp.discovery.recording import unwrapped
@@ -23,6 +25,13 @@ def weighted_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no layer that multiplies with weights of its own")
     return {names[parameter]: parameter for parameter in found}
+
+
+def output_axes(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[int]:
+    """The axis of the outputs in each of some weights: 0, but 1 in those of transposed convolutions."""
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    turned = {id(module.weight) for module in model.modules() if isinstance(module, transposed)}
+    return [int(id(weight) in turned) for weight in weights]
 
 
 def _multiplies(module: nn.Module) -> bool:

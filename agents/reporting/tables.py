@@ -42,9 +42,6 @@ def left_out(comparison: Comparison) -> list[str]:
         lines.append(f"missing, though other methods have it: {method} with seed {', '.join(map(str, seeds))}")
     if settings := other_settings(comparison):
         lines.append(f"methods differ in more than the methods: {', '.join(settings)}")
-    told = [method for method, by_seed in comparison.runs.items() if any(_told(run.config) for run in by_seed.values())]
-    if told and len(told) < len(comparison.runs):
-        lines.append(f"told when a task begins, which the other methods are not: {', '.join(told)}")
     partly = sorted({phase for run in _runs(comparison) for phase in whole_phases(run)} - set(comparison.phases))
     if partly:
         lines.append(f"left out of all averages, because they are not whole in every run: phases {', '.join(map(str, partly))}")
@@ -60,8 +57,17 @@ def left_out(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _told(config: Config | LearningConfig) -> bool:
-    return isinstance(config, LearningConfig) and config.needs_signal
+def told_of_changes(comparison: Comparison) -> list[str]:
+    """A line that names the methods that get a signal, where others do without."""
+    told = [method for method, by_seed in comparison.runs.items() if any(_is_told(run.config) for run in by_seed.values())]
+    if not told or len(told) == len(comparison.runs):
+        return []
+    what = "task" if isinstance(_runs(comparison)[0].config, LearningConfig) else "phase"
+    return [f"told when a {what} begins, which the other methods are not: {', '.join(told)}"]
+
+
+def _is_told(config: Config | LearningConfig) -> bool:
+    return config.needs_signal if isinstance(config, LearningConfig) else config.preset.needs_signal
 
 
 def _runs(comparison: Comparison) -> list[Any]:
@@ -95,7 +101,7 @@ def markdown_table(comparison: Comparison, statistic: Statistic, baseline: str) 
         baseline: The method that differences are taken from.
     """
     over = {"mean": "Mean", "iqm": "Interquartile mean"}[statistic]
-    missing = [f"- {line}" for line in left_out(comparison)]
+    missing = [f"- {line}" for line in (*left_out(comparison), *told_of_changes(comparison))]
     lines = [
         *_heading(comparison, over),
         f"(percentile method of scipy.stats.bootstrap, {RESAMPLES:,} resamples).",

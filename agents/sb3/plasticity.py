@@ -237,7 +237,9 @@ class PlasticityCallback(BaseCallback):
                 self._gradients[layer.name] = measured = {}
                 if (norm := metrics.gradient_norm([weight])) is not None:
                     measured["gradient_norm"] = norm
-                    measured["gradient_dormant_fraction"] = metrics.gradient_dormant_fraction(weight.grad)
+                    measured["gradient_dormant_fraction"] = metrics.gradient_dormant_fraction(
+                        layer.fresh[0].units_first(weight.grad)
+                    )
 
     def _record(self, with_ranks: bool) -> None:
         self.latest, self._gradients = {}, {}
