@@ -65,6 +65,9 @@ class Trainability:
     variance that it has learned, from 0 to 1 (below 0 counts as 0); what is compared is the area under it. The network itself
     is not changed, and torch's global generators are afterwards as they were.
 
+    A network whose head has large weights learns faster, since the same change of its units does more to its outputs: called
+    with ``head`` this is left out.
+
     Random targets are those of Lyle et al., "Understanding plasticity in neural networks" (ICML 2023), section 3; the area
     under the curve and its ratio are ours.
 
@@ -108,6 +111,7 @@ class Trainability:
         check_whole("updates", updates, POINTS)
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
+        self._fresh = fresh
         self._inputs = inputs
         self._updates = updates
         self._batch_size = min(batch_size, len(inputs))
@@ -116,9 +120,22 @@ class Trainability:
         self._targets = [self._standardised(_drawn(fresh, of_targets)) for of_targets, _, _ in self._seeds]
         self.fresh_areas = self._areas([_drawn(fresh, of_network) for _, of_network, _ in self._seeds])
 
-    def __call__(self, network: nn.Module) -> Score:
-        """The score of a network whose output for a batch of the inputs is ``(batch, outputs)``."""
-        return Score.of(self._areas([network] * len(self._seeds)), self.fresh_areas)
+    def __call__(self, network: nn.Module, head: str | None = None) -> Score:
+        """The score of a network.
+
+        Args:
+            network: Its output for a batch of the inputs is ``(batch, outputs)``.
+            head: The path of one of its modules, as ``"4"`` in a Sequential. If it is given this module's weights are those of
+                the fresh network of the same repetition, so that the score is that of the layers in front of it.
+
+        Raises:
+            ValueError: The network's output is another than that of fresh ones; or it has no such module, or another one.
+        """
+        if head is None:
+            networks = [network] * len(self._seeds)
+        else:
+            networks = [_with_part(network, head, _drawn(self._fresh, of_network)) for _, of_network, _ in self._seeds]
+        return Score.of(self._areas(networks), self.fresh_areas)
 
     def _standardised(self, network: nn.Module) -> Tensor:
         outputs = _outputs(network, self._inputs)
@@ -161,6 +178,18 @@ class Trainability:
                 error = (_outputs(network, self._inputs) - targets).square().mean().item()
                 learned += max(0.0, 1.0 - error / at_first)  # a NaN counts as nothing learned
         return learned / POINTS
+
+
+def _with_part(network: nn.Module, path: str, giver: nn.Module) -> nn.Module:
+    """A copy of a network in which one module has the weights that it has in another network."""
+    network = copy.deepcopy(network)
+    try:
+        network.get_submodule(path).load_state_dict(giver.get_submodule(path).state_dict())
+    except (AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"head must be the path of a module that the network and fresh ones have alike, got {path!r}"
+        ) from error
+    return network
 
 
 def _drawn(fresh: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
@@ -13,15 +13,25 @@ from agents.sb3.threads import one_thread_each
 from cbp.trainability import MakeOptimizer, Score
 
 
-def targets_of(acting: str, judging: str) -> dict[str, str]:
-    """The kinds of learning random targets, and the network that learns them in each."""
-    return {"policy-targets": acting} | ({} if judging == acting else {"value-targets": judging})
+class Targets(NamedTuple):
+    """A kind of learning random targets: which network learns them, and whether its head is a fresh one."""
+
+    network: str
+    has_fresh_head: bool
 
 
-def score(trainability: cbp.Trainability, policy: BasePolicy, network: str) -> Score:
+def targets_of(acting: str, judging: str) -> dict[str, Targets]:
+    """The kinds of learning random targets, by their names."""
+    networks = {"policy": acting} | ({} if judging == acting else {"value": judging})
+    kinds = {"targets": False, "fresh-head": True}
+    return {f"{name}-{kind}": Targets(network, has) for name, network in networks.items() for kind, has in kinds.items()}
+
+
+def score(trainability: cbp.Trainability, policy: BasePolicy, targets: Targets) -> Score:
     """The score of one of a policy's networks beside the fresh ones of :func:`beside_fresh`."""
+    network = _network(policy, _first_of(policy, targets.network))
     with one_thread_each():
-        return trainability(_network(policy, _first_of(policy, network)))
+        return trainability(network, head=str(len(network) - 1) if targets.has_fresh_head else None)
 
 
 def beside_fresh(
@@ -41,8 +51,15 @@ def beside_fresh(
         actions: That critics receive with them.
         optimizer: Makes their optimizers.
         **settings: Of :class:`cbp.Trainability`.
+
+    Raises:
+        ValueError: The network has no hidden layer.
     """
     name = _first_of(policy, network)
+    if sum(isinstance(module, nn.Linear) for module in networks(policy)[name]) < 2:
+        raise ValueError(
+            f"the {network} network is a head alone behind its features extractor, without a hidden layer (net_arch)"
+        )
     arguments = policy._get_constructor_parameters()
     arguments |= {"method": None} if "method" in arguments else {}
     batch, _ = policy.obs_to_tensor(observations)
@@ -56,5 +73,5 @@ def _first_of(policy: BasePolicy, network: str) -> str:
     return next(name for name in networks(policy) if network_of(name) == network)
 
 
-def _network(policy: BasePolicy, name: str) -> nn.Module:
+def _network(policy: BasePolicy, name: str) -> nn.Sequential:
     return nn.Sequential(*networks(policy)[name])

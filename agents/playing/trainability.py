@@ -150,7 +150,7 @@ def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
     except OSError as error:
         raise UserError(f"cannot write '{picture}': {error.strerror}") from error
     for row in table.rows:
-        print(f"step {row['steps']:>12,}  {row['kind']:<16} {row['score']:6.2f}  [{row['low']:.2f}, {row['high']:.2f}]")
+        print(f"step {row['steps']:>12,}  {row['kind']:<17} {row['score']:6.2f}  [{row['low']:.2f}, {row['high']:.2f}]")
     print(f"Done: {table.path} and {picture.name}")
     return 0
 
@@ -201,14 +201,14 @@ class _Learning:
         if kind == RETURN:
             fresh, before = self._fresh(kind, self._let_fresh_agents_learn)
             return Score.of(self._let_agents_learn(trained)[0] - before, fresh - before)
-        network = self._targets[kind]
-        trainability = self._fresh(kind, partial(self._let_fresh_networks_learn, network, trained))
-        return score(trainability, trained.policy, network)
+        targets = self._targets[kind]
+        trainability = self._fresh(targets.network, partial(self._let_fresh_networks_learn, targets.network, trained))
+        return score(trainability, trained.policy, targets)
 
-    def _fresh(self, kind: str, learn: Callable[[], Any]) -> Any:
-        if kind not in self._beside:
-            self._beside[kind] = learn()
-        return self._beside[kind]
+    def _fresh(self, learner: str, learn: Callable[[], Any]) -> Any:
+        if learner not in self._beside:
+            self._beside[learner] = learn()
+        return self._beside[learner]
 
     def _let_fresh_networks_learn(self, network: str, trained: Trained) -> cbp.Trainability:
         values, settings = self._config.hyperparameters, self._settings

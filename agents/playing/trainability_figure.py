@@ -12,10 +12,18 @@ from matplotlib.ticker import FuncFormatter
 from agents.runs.config import Config
 from agents.runs.drawing import short_number
 
-_COLOURS = {"policy-targets": "#0072b2", "value-targets": "#d55e00", "return": "#009e73"}
+_COLOURS = {
+    "policy-targets": "#0072b2",
+    "policy-fresh-head": "#56b4e9",
+    "value-targets": "#d55e00",
+    "value-fresh-head": "#e69f00",
+    "return": "#009e73",
+}
 _WORDS = {
-    "policy-targets": "policy network, random targets",
-    "value-targets": "value network, random targets",
+    "policy-targets": "policy: network, random targets",
+    "policy-fresh-head": "policy: hidden layers, random targets",
+    "value-targets": "value: network, random targets",
+    "value-fresh-head": "value: hidden layers, random targets",
     "return": "agent, reward",
 }
 _LEAST, _GREATEST = -1.0, 3.0  # what is drawn of intervals, which may be infinite

@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+import cbp
 from agents.playing.random_targets import beside_fresh, score, targets_of
 from agents.runs.build import find_spec
 from agents.runs.errors import UserError
@@ -46,12 +47,15 @@ def measure_zip(path: Path, env: str, repetitions: int, updates: int, seed: int)
     optimizer = partial(torch.optim.Adam, lr=float(data["lr_schedule"](1)))
     settings = {"repetitions": repetitions, "updates": updates, "batch_size": data.get("batch_size") or 128, "seed": seed}
     print(f"{path} in {env}: {STATES:,} states; a fresh network is 1", flush=True)
-    for kind, network in targets_of(names[0], names[1] if len(names) > 1 else names[0]).items():
+    beside: dict[str, cbp.Trainability] = {}
+    for kind, targets in targets_of(names[0], names[1] if len(names) > 1 else names[0]).items():
         try:
-            found = score(beside_fresh(policy, network, observations, actions, optimizer, **settings), policy, network)
+            if targets.network not in beside:
+                beside[targets.network] = beside_fresh(policy, targets.network, observations, actions, optimizer, **settings)
+            found = score(beside[targets.network], policy, targets)
         except ValueError as error:
             raise UserError(f"{kind} of '{path}' cannot be measured: {error}") from error
-        print(f"{kind:<16} {found.score:6.2f}  [{found.low:.2f}, {found.high:.2f}]", flush=True)
+        print(f"{kind:<17} {found.score:6.2f}  [{found.low:.2f}, {found.high:.2f}]", flush=True)
     return 0
 
 

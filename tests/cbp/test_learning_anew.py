@@ -47,6 +47,31 @@ def test_a_network_whose_hidden_units_are_dead_learns_nothing(trainability):
     assert trainability(dead).score < 0.02
 
 
+def test_a_head_of_large_weights_learns_faster_and_is_left_out_on_demand(trainability, score_of_some):
+    large = some_network()
+    with torch.no_grad():
+        large[2].weight.mul_(10)
+    assert trainability(large).score > score_of_some.score + 0.05
+    found, plain = trainability(large, head="2"), trainability(some_network(), head="2")
+    assert found.areas.tolist() == plain.areas.tolist() != score_of_some.areas.tolist()
+
+
+def test_a_fresh_head_is_that_of_the_fresh_network_of_the_repetition():
+    measure = cbp.Trainability(network, INPUTS, repetitions=3, updates=20, batch_size=50)
+    for repetition, (_, of_network, _) in enumerate(measure._seeds):
+        torch.manual_seed(of_network)
+        fresh = network()
+        nn.init.zeros_(fresh[2].weight)
+        assert measure(fresh, head="2").areas[repetition] == measure.fresh_areas[repetition]
+
+
+@pytest.mark.parametrize("path", ["3", "2.weight", "0"])
+def test_a_head_that_networks_do_not_share_is_refused(trainability, path):
+    other = nn.Sequential(nn.Linear(3, 12), nn.ReLU(), nn.Linear(12, 2))
+    with pytest.raises(ValueError, match=f"head must be the path of a module that .* have alike, got '{path}'"):
+        trainability(other, head=path)
+
+
 @pytest.mark.parametrize("alive", [4, 12])
 def test_the_fewer_units_are_alive_the_less_it_learns(trainability, score_of_some, alive):
     some = some_network()

@@ -46,23 +46,25 @@ for kind in ("image", "both"):
 
 
 def scores(capsys):
-    lines = [re.fullmatch(r"(\S+-targets) +(\S+) +\[.*\]", line) for line in capsys.readouterr().out.splitlines()]
+    lines = [
+        re.fullmatch(r"(\S+-(?:targets|fresh-head)) +(\S+) +\[.*\]", line) for line in capsys.readouterr().out.splitlines()
+    ]
     return {line[1]: float(line[2]) for line in lines if line}
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "policy", "env", "kinds"),
+    ("algorithm", "policy", "env", "networks"),
     [
-        (PPO, "MlpPolicy", "CartPole-v1", ["policy-targets", "value-targets"]),
-        (PPO, "CnnPolicy", "seen-image-v0", ["policy-targets", "value-targets"]),
-        (A2C, "MultiInputPolicy", "seen-both-v0", ["policy-targets", "value-targets"]),
-        (SAC, "CBPMlpPolicy", "Pendulum-v1", ["policy-targets", "value-targets"]),
-        (TD3, "MlpPolicy", "Pendulum-v1", ["policy-targets", "value-targets"]),
-        (DQN, "MlpPolicy", "CartPole-v1", ["policy-targets"]),
-        (agents.PPO, "PlasticMlpPolicy", "Pendulum-v1", ["policy-targets", "value-targets"]),
+        (PPO, "MlpPolicy", "CartPole-v1", ["policy", "value"]),
+        (PPO, "CnnPolicy", "seen-image-v0", ["policy", "value"]),
+        (A2C, "MultiInputPolicy", "seen-both-v0", ["policy", "value"]),
+        (SAC, "CBPMlpPolicy", "Pendulum-v1", ["policy", "value"]),
+        (TD3, "MlpPolicy", "Pendulum-v1", ["policy", "value"]),
+        (DQN, "MlpPolicy", "CartPole-v1", ["policy"]),
+        (agents.PPO, "PlasticMlpPolicy", "Pendulum-v1", ["policy", "value"]),
     ],
 )
-def test_networks_of_a_zip_are_beside_fresh_ones_and_dead_ones_are_told(tmp_path, capsys, algorithm, policy, env, kinds):
+def test_networks_of_a_zip_are_beside_fresh_ones_and_dead_ones_are_told(tmp_path, capsys, algorithm, policy, env, networks):
     settings = {"net_arch": [32, 32], "activation_fn": torch.nn.ReLU}
     if policy.startswith("Plastic"):
         settings["method"] = "l2-init"
@@ -71,7 +73,7 @@ def test_networks_of_a_zip_are_beside_fresh_ones_and_dead_ones_are_told(tmp_path
     model.save(tmp_path / "new")
     assert trainability.main([str(tmp_path / "new.zip"), "--env", env, *QUICK]) == 0
     found = scores(capsys)
-    assert list(found) == kinds
+    assert list(found) == [f"{network}-{kind}" for network in networks for kind in ("targets", "fresh-head")]
     assert all(0.4 < score < 2.5 for score in found.values())  # with other seeds 0.56 to 1.3 so far
     with torch.no_grad():
         for module in model.policy.modules():
@@ -80,6 +82,18 @@ def test_networks_of_a_zip_are_beside_fresh_ones_and_dead_ones_are_told(tmp_path
     model.save(tmp_path / "dead")
     assert trainability.main([str(tmp_path / "dead.zip"), "--env", env, *QUICK]) == 0
     assert all(score < 0.3 for score in scores(capsys).values())
+
+
+@pytest.mark.parametrize(("algorithm", "network"), [(PPO, "policy"), (DQN, "q_net")])
+def test_a_head_alone_is_refused(tmp_path, capsys, algorithm, network):
+    """As by default with images: all that was learned lies in the extractor, which fresh heads would share."""
+    memory = {"buffer_size": 10} if algorithm is DQN else {}
+    env = "seen-image-v0" if algorithm is PPO else "CartPole-v1"
+    policy = "CnnPolicy" if algorithm is PPO else "MlpPolicy"
+    algorithm(policy, env, policy_kwargs={"net_arch": []}, device="cpu", **memory).save(tmp_path / "model")
+    assert trainability.main([str(tmp_path / "model.zip"), "--env", env, *QUICK]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the {network} network is a head alone behind its features extractor, without a hidden layer (net_arch)" in line
 
 
 def test_the_same_zip_has_the_same_score(tmp_path, capsys):
