@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 from cbp.discovery.recording import unwrapped
 
@@ -14,7 +14,7 @@ def weighted_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
     These are Linear and convolutional layers, recurrent ones, the projections of attention, what a parametrisation computes
     their weights from, and any other module with a ``weight`` of two or more dimensions. Embeddings, norms, bare parameters and
-    frozen ones are left out.
+    frozen ones are left out. A norm that was written by hand is known by a weight such as ``(channels, 1, 1)``.
 
     Raises:
         ValueError: The model has no such layer.
@@ -40,4 +40,8 @@ def _multiplies(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention | nn.utils.parametrize.ParametrizationList):
         return True
-    return bool(getattr(getattr(module, "weight", None), "ndim", 0) >= 2)
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim < 2:
+        return False
+    is_scale = weight.ndim > 2 and weight.numel() == max(weight.shape) and not isinstance(module, nn.modules.conv._ConvNd)
+    return not is_scale

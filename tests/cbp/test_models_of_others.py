@@ -230,6 +230,25 @@ def test_each_tower_has_a_last_layer_whose_features_are_held():
     assert cbp.ProximalFeatures(chain, sgd(chain)).watched == ["2"]
 
 
+@pytest.mark.parametrize("name", ["fire", "spectral", "nap", "swr", "shrink-perturb"])
+def test_a_norm_that_was_written_by_hand_multiplies_nothing(name):
+    class ChannelNorm(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(3 * torch.ones(channels, 1, 1)), nn.Parameter(torch.zeros(channels, 1, 1))
+
+        def forward(self, x):
+            return self.weight * (x - x.mean(dim=1, keepdim=True)) + self.bias
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), ChannelNorm(8), nn.ReLU(), nn.Conv2d(8, 1, 1), nn.Flatten(), nn.Linear(16, 1))
+    names = {parameter: key for key, parameter in model.named_parameters()}
+    touched = cbp.METHODS[name](model, sgd(model)).touched
+    expected = [
+        names[p] for k in (0, 3, 5) for p in model[k].parameters()
+    ]  # of the second convolution a weight of (1, 8, 1, 1)
+    assert touched == [key for key in expected if name not in ("fire", "nap") or not key.endswith("bias")]
+
+
 @pytest.mark.parametrize("name", ["upgd", "trac"])
 def test_an_optimizer_of_another_model_is_refused(name):
     with pytest.raises(ValueError, match="the optimizer holds none of the parameters of Linear"):
