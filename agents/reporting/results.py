@@ -26,7 +26,7 @@ BINS = 20
 
 RETURN = "return"
 TRAINABILITY = "trainability.csv"
-_KIND = "policy-targets"  # of the kinds of learning there, the one that every run has
+_KIND = "policy-fresh-head"  # of the kinds of learning there, the one that is compared
 _DIGITS = 5  # of what is recorded of supervised runs
 _MEASURES = (
     *("dormant_fraction", "saturated_fraction", "gradient_dormant_fraction"),
@@ -131,7 +131,7 @@ def read_run(path: Path) -> RunResult:
             if recorded.exists()
             else _make_curve(folder, phases, _phase_lengths(config, phases))
         )
-        cost, trainability = _cost(summary["time"]), _trainability(path / TRAINABILITY)
+        cost, trainability = _cost(summary["time"]), _trainability(path / TRAINABILITY, summary["timesteps"])
         progress = f"{summary['timesteps']:,} steps"
         return AgentResult(path, config, progress, True, summary["versions"], curve, phases, cost, trainability)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
@@ -143,12 +143,13 @@ def _cost(time: dict[str, Any]) -> float:
     return 1e6 * seconds / steps if steps else math.nan
 
 
-def _trainability(path: Path) -> float:
+def _trainability(path: Path, steps: int) -> float:
+    """The policy's score at the end of a run; NaN where that checkpoint was not measured."""
     if not path.exists():
         return math.nan
     with path.open(newline="", encoding="utf-8") as file:
-        of_policy = [row for row in csv.DictReader(file) if row["kind"] == _KIND]
-    return float(max(of_policy, key=lambda row: int(row["steps"]))["score"]) if of_policy else math.nan
+        scores = [float(row["score"]) for row in csv.DictReader(file) if (row["kind"], int(row["steps"])) == (_KIND, steps)]
+    return scores[0] if scores else math.nan
 
 
 def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:

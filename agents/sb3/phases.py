@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.sb3.networks import owners, target_pairs
-from agents.sb3.plastic import methods_of
+from agents.sb3.plastic import Plastic, methods_of
 
 _FINAL_SHARE = 0.1  # the share of a phase's episodes, the last ones, that its final return is the mean of
 _FEWEST_EPISODES = 3  # that tell a standard error
@@ -182,6 +182,8 @@ class ChangeCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._phase = _first_phase(self.training_env)
+        if isinstance(self.model.policy, Plastic):
+            self.model.policy.is_told_of_changes = True
 
     def _on_step(self) -> bool:
         return True

@@ -105,6 +105,7 @@ class Plastic(Following):
         self._carried: list[Carried] = []
         self._checked_timesteps: int | None = None
         self._has_warned = False
+        self.is_told_of_changes = False  # by ChangeCallback
         self.methods = {}
         self.left_out = []
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -219,10 +220,17 @@ class Plastic(Following):
         raise NotImplementedError(f"{cls.__name__} for {name} is not supported; it is for {served}{instead}")
 
     def _warn_if_short(self, algorithm: BaseAlgorithm) -> None:
-        lines = [] if self._has_warned else too_short(algorithm, self.methods)
+        if self._has_warned:
+            return
+        lines = too_short(algorithm, self.methods)
+        if not self.is_told_of_changes and any(isinstance(method, cbp.Fire) for method in self.methods.values()):
+            lines.append(
+                "fire acts where the task changes, and nothing says where: give learn() the callback "
+                "agents.callbacks.ChangeCallback(), or call change() of policy.methods there"
+            )
         for line in lines:
             warnings.warn(line, stacklevel=4)
-        self._has_warned |= bool(lines)
+        self._has_warned = bool(lines)
 
     # Saved, loaded, copied
 

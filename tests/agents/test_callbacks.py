@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from recorder import Recorder
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -199,6 +199,19 @@ def test_the_method_is_told_of_each_phase_of_the_first_environment():
     model.learn(5 * 48, [ChangeCallback(), Watch()])
     # Phases 0, 0, 1, 1, 2: the head, one action and four units, becomes √(1/4) long where a phase begins.
     assert [length == pytest.approx(1, abs=1e-3) for length in seen] == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize("name", ["PPO", "SAC"])
+def test_a_method_that_nobody_tells_of_changes_says_so_at_the_start(name):
+    def make():
+        options = {"policy_kwargs": {"net_arch": [4], "method": "fire"}, "device": "cpu"}
+        rollout = {"n_steps": 8, "batch_size": 8} if name == "PPO" else {"learning_starts": 4}
+        return {"PPO": PPO, "SAC": SAC}[name]("PlasticMlpPolicy", "Pendulum-v1", **options, **rollout)
+
+    with pytest.warns(UserWarning, match=r"fire acts where the task changes, and nothing says where: .*ChangeCallback\(\)"):
+        make().learn(8)
+    model = make().learn(8, ChangeCallback())  # warnings are errors in tests
+    model.learn(8, reset_num_timesteps=False)
 
 
 class Recording(PlasticityCallback):

@@ -59,7 +59,8 @@ def test_a_row_has_each_column_worked_out_by_hand(tmp_path):
     path = run(tmp_path / "runs", time={"seconds": 50.0, "steps": 400_000})
     (path / "trainability.csv").write_text(
         "checkpoint,phase,steps,kind,score,low,high\n"
-        "a,0,200000,policy-targets,0.9,0.8,1\nb,1,400000,policy-targets,0.75,0.7,0.8\nb,1,400000,value-targets,0.5,0.4,0.6\n"
+        "a,0,200000,policy-fresh-head,0.9,0.8,1\nb,1,400000,policy-targets,0.8,0.7,0.9\n"
+        "b,1,400000,policy-fresh-head,0.75,0.7,0.8\nb,1,400000,value-fresh-head,0.5,0.4,0.6\n"
     )
     run(tmp_path / "runs", "reset-all", returns=(0.0, 12.0), finals=(1.0, 2.0), dormant=0.5)
     assert draw(tmp_path / "runs", page=tmp_path / "page.md") == 0
@@ -70,6 +71,15 @@ def test_a_row_has_each_column_worked_out_by_hand(tmp_path):
     assert text.index("`ppo`") < text.index("`reset-all`")
     assert PROTOCOLS["quick-ant"].source in text
     assert "Phases 0 to 1 of ant-nonstationary-v0, friction changes every 200,000 steps." in text
+
+
+def test_a_run_that_went_on_after_it_was_measured_has_no_trainability(tmp_path):
+    path = run(tmp_path / "runs")
+    (path / "trainability.csv").write_text(
+        "checkpoint,phase,steps,kind,score,low,high\na,0,200000,policy-fresh-head,0.9,0.8,1\n"
+    )
+    draw(tmp_path / "runs", page=tmp_path / "page.md")
+    assert "| `ppo` | 1 | 15.0 | 40.0 | – |" in section(tmp_path / "page.md")
 
 
 def test_five_seeds_have_an_interval(tmp_path):
@@ -139,7 +149,7 @@ def test_what_stands_above_the_mark_stays(tmp_path):
 def test_a_recorded_run_has_the_same_row(tmp_path):
     path = run(tmp_path / "runs", time={"seconds": 50.0, "steps": 400_000})
     (path / "trainability.csv").write_text(
-        "checkpoint,phase,steps,kind,score,low,high\nb,1,400000,policy-targets,0.75,0.7,0.8\n"
+        "checkpoint,phase,steps,kind,score,low,high\nb,1,400000,policy-fresh-head,0.75,0.7,0.8\n"
     )
     recorded = tmp_path / "recorded"
     assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--record", str(recorded)]) == 0

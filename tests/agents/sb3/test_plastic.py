@@ -26,7 +26,7 @@ from agents.sb3.networks import target_pairs
 from agents.sb3.plastic import replaced_units
 from agents.sb3.updates import too_short, updates_left
 
-pytestmark = pytest.mark.filterwarnings("ignore:no unit:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:no unit:UserWarning", "ignore:fire acts where:UserWarning")
 OLD = {"maturity_threshold": 10**6}
 
 
