@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.method import Method, check_whole
-from cbp.weighted import output_axes, weighted_parameters
+from cbp.weighted import trained_names, weights_of
 
 
 class Fire(Method, name="fire"):
@@ -27,8 +27,10 @@ class Fire(Method, name="fire"):
 
         X ← 1.5·X − 0.5·X·Xᵀ·X
 
-    A convolution is treated position by position of its kernel, each divided by the number of positions. Biases, norms and the
-    optimizer's state are left alone. What is treated are the weights among those that :class:`cbp.ShrinkPerturb` treats.
+    A convolution is treated position by position of its kernel, each divided by the number of positions. The gates of a
+    recurrent layer, the queries, keys and values of attention and the groups of a convolution have a matrix each. Of weight
+    normalisation the directions are treated. Biases, norms and the optimizer's state are left alone. What is treated are the
+    weights among those that :class:`cbp.ShrinkPerturb` treats.
 
     The method needs a signal: call :meth:`change` where the task has changed. :meth:`step` does nothing.
 
@@ -36,9 +38,6 @@ class Fire(Method, name="fire"):
         model: Any module.
         optimizer: Not touched; every method takes it.
         iterations: Of Newton and Schulz, at least 1. Default: the authors'.
-
-    Attributes:
-        touched: The names of the weights.
 
     Raises:
         ValueError: ``iterations`` out of its range, or a model without layers that multiply.
@@ -55,25 +54,28 @@ class Fire(Method, name="fire"):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, iterations: int = 10) -> None:  # noqa: ARG002
         self.iterations = check_whole("iterations", iterations, least=1)
-        found = {name: parameter for name, parameter in weighted_parameters(model).items() if parameter.ndim > 1}
-        self.touched = list(found)
-        self._weights = list(found.values())
-        self._axes = output_axes(model, self._weights)
+        self._weights = [weight for weight in weights_of(model) if weight.kind == "matrix"]
+
+    @property
+    def touched(self) -> list[str]:
+        """The names of the weights that are not frozen."""
+        return trained_names(self._weights)
 
     @torch.no_grad()
     def change(self) -> None:
         """Projects the weights."""
-        for parameter, axis in zip(self._weights, self._axes, strict=True):
-            weight = parameter.movedim(axis, 0)
-            outputs, inputs, *kernel = weight.shape
-            positions = math.prod(kernel)
-            matrices = weight.reshape(outputs, inputs, positions).movedim(2, 0)
-            scale = math.sqrt(outputs / inputs) / positions
-            weight.copy_((scale * self._orthogonal(matrices)).movedim(0, 2).reshape(weight.shape))
+        for weight in self._weights:
+            if weight.is_trained:
+                parts = weight.by_parts(weight.parameter)
+                _, outputs, inputs, *kernel = parts.shape
+                positions = math.prod(kernel)
+                scale = math.sqrt(outputs / inputs) / positions
+                orthogonal = self._orthogonal(parts.flatten(3).movedim(3, 1) if kernel else parts[:, None])
+                parts.copy_((scale * orthogonal).movedim(1, 3).reshape(parts.shape))
 
     def _orthogonal(self, matrices: Tensor) -> Tensor:
-        """The nearest matrices with orthogonal rows or columns: ``(positions, outputs, inputs)``."""
-        wide = matrices.shape[1] < matrices.shape[2]
+        """The nearest matrices with orthogonal rows or columns: ``(…, outputs, inputs)``."""
+        wide = matrices.shape[-2] < matrices.shape[-1]
         x: Tensor = matrices if wide else matrices.mT
         x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         for _ in range(self.iterations):
@@ -87,7 +89,7 @@ class Fire(Method, name="fire"):
 
     def state_dict(self) -> dict[str, Any]:
         """The names and shapes of the weights; nothing changes with time."""
-        return {"weights": [[name, *weight.shape] for name, weight in zip(self.touched, self._weights, strict=True)]}
+        return {"weights": [[weight.name, *weight.parameter.shape] for weight in self._weights]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Checks that a state made by :meth:`state_dict` is of such a model.

@@ -23,7 +23,8 @@ class HareTortoise(Method, name="hare-tortoise"):
         τ ← μ·τ + (1 − μ)·θ   after each update;   θ ← τ   every ``period`` updates
 
     θ (the hare) are the model's parameters and buffers, τ (the tortoise) the average, which begins as a copy, in float32 at
-    least. The optimizer's state and buffers of whole numbers are left alone.
+    least. The optimizer's state and buffers of whole numbers are left alone; so are frozen parameters, and the
+    buffers of a module that has no others.
 
     Args:
         model: Any module.
@@ -69,6 +70,13 @@ class HareTortoise(Method, name="hare-tortoise"):
             if tensor.is_floating_point():
                 yield name, tensor
 
+    def _is_trained(self, name: str, tensor: Tensor) -> bool:
+        """Whether a parameter, or one beside a buffer, is not frozen. A module of buffers alone is trained."""
+        if isinstance(tensor, nn.Parameter):
+            return tensor.requires_grad
+        beside = list(self._model.get_submodule(name.rpartition(".")[0]).parameters(recurse=False))
+        return not beside or any(parameter.requires_grad for parameter in beside)
+
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Averages; sets the weights back where it is time. Returns an empty list: no unit is replaced."""
@@ -76,7 +84,7 @@ class HareTortoise(Method, name="hare-tortoise"):
         for name, fast in self._hare():
             slow = self.tortoise[name] = self.tortoise[name].to(fast.device, averaging_dtype(fast))
             slow.lerp_(fast.to(slow), 1 - self.momentum)
-            if self._updates % self.period == 0:
+            if self._updates % self.period == 0 and self._is_trained(name, fast):
                 fast.copy_(slow)
         return []
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.method import Method
-from cbp.weighted import weighted_parameters
+from cbp.weighted import weights_of
 
 
 class NormalizeAndProject(Method, name="nap"):
@@ -24,7 +24,9 @@ class NormalizeAndProject(Method, name="nap"):
     Behind a norm the scale of W has no effect on what the network computes, but the larger W is, the less an update turns it.
     The projection keeps that rate. The other half of the method is the norms: one between each layer and its activation, which
     the network has to bring (``PlasticMlpPolicy(layer_norm=True)``). What is treated are the weights among those that
-    :class:`cbp.ShrinkPerturb` treats, but for those that begin at 0. Biases and norms are left alone.
+    :class:`cbp.ShrinkPerturb` treats, but for those that begin at 0. The gates of a recurrent layer, the queries, keys and
+    values of attention and the groups of a convolution have a length each; of weight normalisation the directions are treated.
+    Biases and norms are left alone.
 
     Args:
         model: Any module.
@@ -45,24 +47,26 @@ class NormalizeAndProject(Method, name="nap"):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:  # noqa: ARG002
-        self._weights = {name: weight for name, weight in weighted_parameters(model).items() if weight.ndim > 1}
-        self._lengths = {name: torch.linalg.vector_norm(weight.detach()).item() for name, weight in self._weights.items()}
+        self._weights = {weight.name: weight for weight in weights_of(model) if weight.kind == "matrix"}
+        self._lengths = {name: _lengths(weight.by_parts(weight.parameter.detach())) for name, weight in self._weights.items()}
 
     @property
     def touched(self) -> list[str]:
-        """The names of the weights."""
-        return [name for name, length in self._lengths.items() if length > 0]
+        """The names of the weights that are not frozen."""
+        return [name for name, lengths in self._lengths.items() if lengths.any() and self._weights[name].is_trained]
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Projects the weights. Returns an empty list: no unit is replaced."""
         for name in self.touched:
-            weight = self._weights[name]
-            weight.mul_(self._lengths[name] / torch.linalg.vector_norm(weight).clamp_min(torch.finfo(weight.dtype).tiny))
+            parts = self._weights[name].by_parts(self._weights[name].parameter)
+            begun, now = self._lengths[name].to(parts), _lengths(parts)
+            factors = torch.where(begun > 0, begun / now.clamp_min(torch.finfo(now.dtype).tiny), 1.0)
+            parts.mul_(factors.view(-1, *[1] * (parts.ndim - 1)))
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """The lengths that weights are scaled to, by their names; 0 for those that began at 0."""
+        """The lengths that weights are scaled to, by their names: ``(parts,)`` each; 0 for those that began at 0."""
         return {"lengths": dict(self._lengths)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -71,7 +75,13 @@ class NormalizeAndProject(Method, name="nap"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        lengths = state.get("lengths", {})
-        if list(lengths) != list(self._lengths):
-            raise ValueError(f"the state is of a model with weights {list(lengths)}, this one has {list(self._lengths)}")
-        self._lengths = {name: float(length) for name, length in lengths.items()}
+        lengths = {name: torch.as_tensor(length).reshape(-1) for name, length in state.get("lengths", {}).items()}
+        theirs, own = ({name: len(length) for name, length in each.items()} for each in (lengths, self._lengths))
+        if list(theirs.items()) != list(own.items()):
+            raise ValueError(f"the state is of a model with weights (name: parts) {theirs}, this one has {own}")
+        self._lengths = {name: length.to(self._lengths[name], copy=True) for name, length in lengths.items()}
+
+
+def _lengths(parts: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(parts.flatten(1), dim=1)
+    return lengths

@@ -17,6 +17,7 @@ from cbp.discovery.recording import Example, unwrapped
 from cbp.groups import Group, HiddenLayer, LayerError
 from cbp.method import check_number
 from cbp.regularizer import Regularizer
+from cbp.weighted import Weight, known_weights, trained_names
 
 _WIDTH = 64  # of the networks that the authors chose λ for; for others they multiply λ by (64 / width)²
 
@@ -25,8 +26,9 @@ class Parseval(Regularizer, name="parseval"):
     """Adds λ·(64/n)²·‖WWᵀ − sI‖²_F to the loss, for the weights W of each hidden layer of n units.
 
     It does so by its gradient, 4λ·(64/n)²·(WWᵀ − sI)W, in :meth:`before_update`. W is ``(units, inputs)``; of a convolution the
-    inputs are channels × kernel, and of a gated or recurrent layer each unit has several rows, all of which become orthogonal.
-    Heads, biases and norms are left alone. :attr:`touched` has the names.
+    inputs are channels × kernel. The gates of a recurrent layer and the groups of a convolution have a W each; where a gated
+    layer is one Linear its units have several rows, all of which become orthogonal. Heads, biases and norms are left alone.
+    :attr:`touched` has the names.
 
     Args:
         model: Any module.
@@ -36,9 +38,6 @@ class Parseval(Regularizer, name="parseval"):
             orthogonal initial weights have.
         layers: The hidden layers, where they cannot be found or only some shall be treated.
         example: What a forward pass is made with to find them, as for :func:`cbp.find_layers`.
-
-    Attributes:
-        touched: The names of the weights.
 
     Raises:
         ValueError: An option out of its range.
@@ -72,28 +71,38 @@ class Parseval(Regularizer, name="parseval"):
         self.scale = float(scale)
         found = find_layers(model, example) if layers is None else layers
         groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
-        # By their tensors, of which a layer may have several slices: the axis of the units, and how many there are.
-        weights = {slices.tensor: (slices.dim, group.units) for group in groups for slices in group.fresh}
-        names = {id(parameter): name for name, parameter in unwrapped(model).named_parameters() if parameter.requires_grad}
-        self._weights = [weight for weight in weights if id(weight) in names and isinstance(weight, nn.Parameter)]
-        self._units = [weights[weight] for weight in self._weights]
-        if not self._weights:
+        # By their tensors, of which a layer may have several slices.
+        units = {slices.tensor: group.units for group in groups for slices in group.fresh}
+        known = known_weights(model)
+        names = {parameter: name for name, parameter in unwrapped(model).named_parameters()}
+        # Bare parameters are matrices either way round: the gradient is the same.
+        self._weights = {
+            known.get(parameter) or Weight(names[parameter], parameter, "matrix"): width
+            for parameter, width in units.items()
+            if isinstance(parameter, nn.Parameter) and parameter in names
+        }
+        if not self.touched:
             raise LayerError(f"{type(model).__name__} has no hidden layer whose weights are trained")
-        self.touched = [names[id(weight)] for weight in self._weights]
+
+    @property
+    def touched(self) -> list[str]:
+        """The names of the weights that are not frozen."""
+        return trained_names(list(self._weights))
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        for weight, (dim, units) in zip(self._weights, self._units, strict=True):
-            if weight.grad is not None:
-                turned = weight.movedim(dim, 0)
-                w = turned.flatten(1)
+        for weight, units in self._weights.items():
+            parameter = weight.parameter
+            if parameter.grad is not None:
+                parts = weight.by_parts(parameter)
+                w = parts.flatten(2)
                 # (WWᵀ − sI)W = W(WᵀW) − sW: by the smaller of the two products.
-                cube = w @ (w.T @ w) if len(w) > w.shape[1] else (w @ w.T) @ w
+                cube = w @ (w.mT @ w) if w.shape[1] > w.shape[2] else (w @ w.mT) @ w
                 factor = 4 * (_WIDTH / units) ** 2
-                yield weight, cube.sub_(w, alpha=self.scale).mul_(factor).view_as(turned).movedim(0, dim)
+                yield parameter, weight.whole(cube.sub_(w, alpha=self.scale).mul_(factor).view_as(parts))
 
     def state_dict(self) -> dict[str, Any]:
         """The names and shapes of the weights; nothing changes with time."""
-        return {"weights": [[name, *weight.shape] for name, weight in zip(self.touched, self._weights, strict=True)]}
+        return {"weights": [[weight.name, *weight.parameter.shape] for weight in self._weights]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Checks that a state made by :meth:`state_dict` is of such a model.

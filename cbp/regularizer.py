@@ -14,8 +14,8 @@ from cbp.method import Method
 class Regularizer(Method):
     """A method that adds a term to the loss, by adding its gradient to those of the loss.
 
-    It does so in :meth:`before_update`: to every parameter that has a gradient, and like the optimizer's weight decay behind
-    any clipping of gradients. A subclass says in :meth:`_gradients` what is added.
+    It does so in :meth:`before_update`: to every parameter that has a gradient and is not frozen, and like the optimizer's
+    weight decay behind any clipping of gradients. A subclass says in :meth:`_gradients` what is added.
 
     Attributes:
         strength: λ, what the term is multiplied with.
@@ -34,8 +34,8 @@ class Regularizer(Method):
         """
         self._regularized = True
         for parameter, gradient in self._gradients():
-            assert parameter.grad is not None  # noqa: S101
-            parameter.grad.add_(gradient, alpha=self.strength * scale)
+            if parameter.grad is not None and parameter.requires_grad:
+                parameter.grad.add_(gradient, alpha=self.strength * scale)
 
     @abstractmethod
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:

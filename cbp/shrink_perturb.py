@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from cbp.generators import for_device
 from cbp.method import Method, check_choice, check_number, check_whole
-from cbp.weighted import weighted_parameters
+from cbp.weighted import trained_names, weights_of
 
 Noise = Literal["normal", "fresh"]
 
@@ -26,8 +26,8 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         θ ← λ·θ + σ·ε
 
     These are Linear and convolutional layers, recurrent ones, the projections of attention, what a parametrisation computes
-    their weights from, and any other module with a ``weight`` of two or more dimensions. Embeddings, norms, bare parameters and
-    frozen ones are left alone. :attr:`touched` has the names.
+    their weights from, and any other module with a ``weight`` of two or more dimensions. Embeddings, norms and bare parameters
+    are left alone, frozen ones as long as they are. :attr:`touched` has the names.
 
     With ``noise="normal"``, ε is standard normal. With ``noise="fresh"`` it is drawn like fresh weights, uniform with each
     tensor's spread at the moment the method is made (√3 times its root mean square; a bias that begins at 0 is shrunk only).
@@ -44,9 +44,6 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         noise: What ε is.
         seed: Seed of the noise; nothing is drawn from the global generators. Weights on a GPU have their noise drawn there, so
             that it is another than on the CPU.
-
-    Attributes:
-        touched: The names of the parameters that are shrunk and perturbed.
 
     Raises:
         ValueError: An option out of its range or an unknown name, or a model without such layers.
@@ -78,10 +75,14 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self.noise = noise
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._updates = 0
-        found = weighted_parameters(model)
-        self.touched = list(found)
-        self._parameters = list(found.values())
+        self._weights = weights_of(model)
+        self._parameters = [weight.parameter for weight in self._weights]
         self._spreads = [parameter.detach().square().mean().sqrt().item() for parameter in self._parameters]
+
+    @property
+    def touched(self) -> list[str]:
+        """The names of the parameters that are shrunk and perturbed: those that are not frozen."""
+        return trained_names(self._weights)
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
@@ -89,7 +90,8 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self._updates += 1
         if self._updates % self.period == 0:
             for parameter, drawn in zip(self._parameters, self._draw(), strict=True):
-                parameter.mul_(self.shrink).add_(drawn.to(parameter), alpha=self.perturb)
+                if parameter.requires_grad:
+                    parameter.mul_(self.shrink).add_(drawn.to(parameter), alpha=self.perturb)
         return []
 
     def _draw(self) -> list[Tensor]:
@@ -119,11 +121,14 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         """Updates so far, the names, shapes and spreads of the weights, and the generator."""
         return {
             "updates": self._updates,
-            "names": list(self.touched),
+            "names": self._names(),
             "shapes": self._shapes(),
             "spreads": list(self._spreads),
             "generator": self._generator.get_state(),
         }
+
+    def _names(self) -> list[str]:
+        return [weight.name for weight in self._weights]
 
     def _shapes(self) -> list[list[int]]:
         return [list(parameter.shape) for parameter in self._parameters]
@@ -134,8 +139,8 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        if state.get("names", self.touched) != self.touched:
-            raise ValueError(f"the state is of a model with weights {state['names']}, this one has {self.touched}")
+        if state.get("names", self._names()) != self._names():
+            raise ValueError(f"the state is of a model with weights {state['names']}, this one has {self._names()}")
         if missing := {"updates", "shapes", "spreads", "generator"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
         if state.get("shapes") != self._shapes():

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from cbp.method import check_number, check_whole
 from cbp.regularizer import Regularizer
-from cbp.weighted import output_axes, weighted_parameters
+from cbp.weighted import trained_names, weights_of
 
 
 class Spectral(Regularizer, name="spectral"):
@@ -25,16 +25,15 @@ class Spectral(Regularizer, name="spectral"):
     It does so by the gradients 2λk·(σ^k − 1)·σ^(k−1)·uvᵀ and 2λk·‖b‖^(2k−2)·b in :meth:`before_update`, with u and v the
     singular vectors of σ. These are followed by one power iteration an update: v ← Wᵀu/‖Wᵀu‖ with u = Wv/‖Wv‖, exact at the
     moment the method is made. The layers are those that multiply (:class:`cbp.ShrinkPerturb` says which); W is ``(outputs,
-    inputs)``, of a convolution the inputs are channels × kernel.
+    inputs)``, of a convolution the inputs are channels × kernel. The gates of a recurrent layer, the queries, keys and values
+    of attention and the groups of a convolution are layers of their own. Behind a parametrisation W is what the weights are
+    computed from; of weight normalisation the directions alone, which has no effect on what the network computes.
 
     Args:
         model: Any module.
         optimizer: Not touched; every method takes it.
         strength: λ, at least 0. Default: ours.
         exponent: k, at least 1. Default: the paper's.
-
-    Attributes:
-        touched: The names of the weights and biases.
 
     Raises:
         ValueError: An option out of its range, or a model without layers that multiply.
@@ -54,36 +53,41 @@ class Spectral(Regularizer, name="spectral"):
         check_number("strength", strength, 0)
         self.strength = float(strength)
         self.exponent = check_whole("exponent", exponent, least=1)
-        found = weighted_parameters(model)
-        self.touched = list(found)
-        self._parameters = list(found.values())
-        self._axes = output_axes(model, self._parameters)
+        self._weights = [weight for weight in weights_of(model) if weight.kind != "magnitude"]
         self._vectors = [
-            _first_right_vector(p.detach().movedim(axis, 0).flatten(1))
-            for p, axis in zip(self._parameters, self._axes, strict=True)
-            if p.ndim > 1
+            _first_right_vectors(weight.by_parts(weight.parameter.detach()).flatten(2))
+            for weight in self._weights
+            if weight.kind == "matrix"
         ]
+
+    @property
+    def touched(self) -> list[str]:
+        """The names of the weights and biases that are not frozen."""
+        return trained_names(self._weights)
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         k, i = self.exponent, -1
-        for parameter, axis in zip(self._parameters, self._axes, strict=True):
-            i += parameter.ndim > 1
+        for weight in self._weights:
+            i += weight.kind == "matrix"
+            parameter = weight.parameter
             if parameter.grad is None:
                 continue
-            if parameter.ndim > 1:
-                turned = parameter.movedim(axis, 0)
-                w = turned.flatten(1)
-                u = normalize(w @ self._vectors[i].to(w), dim=0)
-                along = w.T @ u
-                sigma = torch.linalg.vector_norm(along)
-                self._vectors[i] = v = torch.where(sigma > 0, along / sigma, self._vectors[i].to(w))
-                gradient = 2 * k * (sigma**k - 1) * sigma ** (k - 1) * torch.outer(u, v)
-                yield parameter, gradient.view_as(turned).movedim(0, axis)
+            parts = weight.by_parts(parameter)
+            if weight.kind == "matrix":
+                w = parts.flatten(2)
+                before = self._vectors[i].to(w)
+                u = normalize(w @ before[..., None], dim=1)
+                along = (w.mT @ u).squeeze(2)
+                sigma = torch.linalg.vector_norm(along, dim=1, keepdim=True)
+                self._vectors[i] = v = torch.where(sigma > 0, along / sigma, before)
+                factor = 2 * k * (sigma**k - 1) * sigma ** (k - 1)
+                gradient = (u * (factor * v)[:, None]).view_as(parts)
             else:
-                yield parameter, 2 * k * parameter.square().sum() ** (k - 1) * parameter
+                gradient = 2 * k * parts.square().sum(1, keepdim=True) ** (k - 1) * parts
+            yield parameter, weight.whole(gradient)
 
     def state_dict(self) -> dict[str, Any]:
-        """The singular vectors v, layer by layer."""
+        """The singular vectors v, layer by layer: ``(parts, inputs)`` each."""
         return {"vectors": [vector.clone() for vector in self._vectors]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -92,18 +96,19 @@ class Spectral(Regularizer, name="spectral"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        theirs, own = ([len(vector) for vector in vectors] for vectors in (state.get("vectors", []), self._vectors))
+        theirs, own = ([vector.numel() for vector in vectors] for vectors in (state.get("vectors", []), self._vectors))
         if theirs != own:
             raise ValueError(f"the state is of a model whose layers have {theirs} inputs, this one has {own}")
-        self._vectors = [vector.to(own, copy=True) for vector, own in zip(state["vectors"], self._vectors, strict=True)]
+        pairs = zip(state["vectors"], self._vectors, strict=True)
+        self._vectors = [vector.to(own, copy=True).view_as(own) for vector, own in pairs]
 
 
-def _first_right_vector(weight: Tensor) -> Tensor:
-    """The right singular vector of the largest singular value, from the smaller of WᵀW and WWᵀ: cheaper than an SVD."""
-    w = weight.double()
-    is_wide = w.shape[0] < w.shape[1]
-    v: Tensor = torch.linalg.eigh(w @ w.T if is_wide else w.T @ w).eigenvectors[:, -1]
+def _first_right_vectors(weights: Tensor) -> Tensor:
+    """The right singular vectors of the largest singular values, from the smaller of WᵀW and WWᵀ: cheaper than an SVD."""
+    w = weights.double()
+    is_wide = w.shape[1] < w.shape[2]
+    v: Tensor = torch.linalg.eigh(w @ w.mT if is_wide else w.mT @ w).eigenvectors[..., -1]
     if is_wide:
-        v = w.T @ v
-        v = normalize(v if v.any() else torch.ones_like(v), dim=0)
-    return v.to(weight)
+        v = (w.mT @ v[..., None]).squeeze(2)
+        v = normalize(torch.where(v.any(dim=1, keepdim=True), v, torch.ones_like(v)), dim=1)
+    return v.to(weights)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.method import Method, averaging_dtype, check_choice, check_number, check_whole
-from cbp.weighted import weighted_parameters
+from cbp.weighted import trained_names, weights_of
 
 Utility = Literal["gradient", "magnitude"]
 Selection = Literal["proportional", "threshold"]
@@ -46,7 +46,6 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         seed: Seed of the generator of fresh weights; nothing is drawn from the global ones.
 
     Attributes:
-        touched: The names of the parameters.
         drawn: How many weights were drawn anew so far.
 
     Raises:
@@ -88,11 +87,15 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         self.drawn = 0
         self._updates = 0
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
-        found = weighted_parameters(model)
-        self.touched = list(found)
-        self._parameters = list(found.values())
+        self._weights = weights_of(model)
+        self._parameters = [weight.parameter for weight in self._weights]
         self._bounds = [math.sqrt(3) * p.detach().square().mean().sqrt().item() for p in self._parameters]
         self._averages = [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in self._parameters] if self.decay_rate else []
+
+    @property
+    def touched(self) -> list[str]:
+        """The names of the parameters that are not frozen."""
+        return trained_names(self._weights)
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
@@ -103,6 +106,8 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         due = self._updates % self.period == 0
         if due or self.decay_rate:
             for k, parameter in enumerate(self._parameters):
+                if not parameter.requires_grad:
+                    continue
                 if self.utility == "magnitude":
                     self._treat(k, parameter, parameter.abs(), due=due)
                 elif parameter.grad is not None:
@@ -141,14 +146,14 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         return {
             "updates": self._updates,
             "drawn": self.drawn,
-            "weights": self._weights(),
+            "weights": self._shapes(),
             "bounds": list(self._bounds),
             "averages": [average.clone() for average in self._averages],
             "generator": self._generator.get_state(),
         }
 
-    def _weights(self) -> list[list[Any]]:
-        return [[name, *parameter.shape] for name, parameter in zip(self.touched, self._parameters, strict=True)]
+    def _shapes(self) -> list[list[Any]]:
+        return [[weight.name, *weight.parameter.shape] for weight in self._weights]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`.
@@ -159,8 +164,8 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         """
         if missing := {"updates", "drawn", "weights", "bounds", "averages", "generator"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
-        if state["weights"] != self._weights():
-            raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._weights()}")
+        if state["weights"] != self._shapes():
+            raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._shapes()}")
         if len(state["averages"]) != len(self._averages):
             raise ValueError("the state has averages of the utilities and this method has none, or the other way round")
         self._updates, self.drawn = int(state["updates"]), int(state["drawn"])

@@ -35,6 +35,7 @@ class Watch:
         self._arguments: tuple[Any, Any] | None = None
         self._modules: list[nn.Module] = []
         self._shapes: list[torch.Size] = []
+        self._frozen: list[nn.Parameter] = []
         self._asleep: set[nn.Module] = set()
         self._sleepers: list[RemovableHandle] = []
         self._owner: Callable[[], Any] = weakref.ref(owner)
@@ -55,6 +56,7 @@ class Watch:
         self.awake = self.stale = False
         self._modules = list(model.modules())
         self._shapes = _shapes(model)
+        self._frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         for handle in self._sleepers:
             handle.remove()
         called = set(called)
@@ -72,10 +74,10 @@ class Watch:
         self._known.add(_signature(args, kwargs))
 
     def exchanged(self, model: nn.Module) -> bool:
-        """Whether the model has other modules than when it was recorded, or weights of other shapes."""
+        """Whether the model has other modules than when it was recorded, weights of other shapes, or some that were frozen."""
         now = list(model.modules())
         same = len(now) == len(self._modules) and all(a is b for a, b in zip(now, self._modules, strict=True))
-        return not same or _shapes(model) != self._shapes
+        return not same or _shapes(model) != self._shapes or any(parameter.requires_grad for parameter in self._frozen)
 
     def remove(self) -> None:
         """Takes off the hooks."""
@@ -120,7 +122,7 @@ def _inert() -> Watch:
     watch = Watch.__new__(Watch)
     watch.awake = watch.stale = watch.was_called = False
     watch._known, watch._arguments, watch._asleep = set(), None, set()
-    watch._modules, watch._shapes, watch._sleepers, watch._handles = [], [], [], []
+    watch._modules, watch._shapes, watch._frozen, watch._sleepers, watch._handles = [], [], [], [], []
     watch._owner = _nobody
     return watch
 

@@ -105,3 +105,77 @@ def test_a_method_treats_the_weights_of_the_model_that_it_is_given_and_no_others
                 method.change()
         found.append(list(both[1].parameters()))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in cbp.METHODS), ("swr", {"utility": "magnitude"}), ("shrink-perturb", {"noise": "fresh"})],
+)
+@pytest.mark.parametrize("frozen_at", [0, 7], ids=["before it is made", "later"])
+def test_what_is_frozen_stays_as_it_is(name, options, frozen_at):
+    model = nn.Sequential(nn.BatchNorm1d(3), *chain(3, 8, 6, 2)).double()
+    model[1].weight.data *= 3
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    part = model[:2]
+    part.requires_grad_(frozen_at > 0)
+    method = cbp.METHODS[name](model, optimizer, **{**SOON.get(name, {}), **options})
+    numbers = torch.Generator().manual_seed(1)
+    for update in range(20):
+        if update == frozen_at:
+            part.requires_grad_(False).eval()
+            before = {key: tensor.clone() for key, tensor in part.state_dict().items()}
+        x = torch.randn(5, 3, generator=numbers, dtype=torch.float64)
+        optimizer.zero_grad()
+        (model(x) - x[:, :2]).square().mean().backward()
+        method.before_update()
+        optimizer.step()
+        method.step()
+        method.change()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in part.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["fire", "spectral", "parseval", "nap", "shrink-perturb", "swr", "hare-tortoise"])
+def test_what_was_frozen_when_the_method_was_made_is_treated_once_it_is_trained(name):
+    model = chain(3, 8, 6, 2)
+    model[0].requires_grad_(False)
+    options = {"hare-tortoise": {"period": 1}, "swr": {"utility": "magnitude", "factor": 0.5}}.get(name, {})
+    method = cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.0), **options)
+    assert not hasattr(method, "touched") or "0.weight" not in method.touched
+    for trained_now in (False, True):
+        model[0].requires_grad_(trained_now)
+        model[0].weight.data *= 3  # for what compares with the first weights
+        before = model[0].weight.detach().clone()
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        method.before_update()
+        method.step()
+        method.change()
+        acted = not torch.equal(model[0].weight, before) or bool(model[0].weight.grad.any())
+        assert acted == trained_now
+    assert not hasattr(method, "touched") or "0.weight" in method.touched
+
+
+@pytest.mark.parametrize("name", ["cbp", "redo", "regrama", "snr"])
+def test_hidden_layers_that_were_frozen_are_found_anew_once_they_are_trained(name):
+    model = chain(3, 8, 6, 2)
+    model[0].requires_grad_(False)
+    nn.init.zeros_(model[2].weight[:, :4].detach())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    options = {"redo": {"threshold": 1.0}, "regrama": {"threshold": 1.0}}.get(name, {})
+    method = cbp.METHODS[name](model, optimizer, **{**SOON[name], **options})
+
+    def updates(count):
+        replaced = []
+        for _ in range(count):
+            optimizer.zero_grad()
+            model(torch.randn(5, 3, dtype=torch.float64)).square().mean().backward()
+            replaced.append(list(map(len, method.step())))
+        return replaced
+
+    updates(12)
+    assert [layer.name for layer in method.layers] == ["2"]
+    model[0].requires_grad_(True)
+    with pytest.warns(UserWarning, match="found anew, 2 now, of which 1 keep their ages"):
+        updates(12)
+    assert [layer.name for layer in method.layers] == ["0", "2"]
+    assert sum(replaced[0] for replaced in updates(12)) > 0
