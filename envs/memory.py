@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import logging
 import pathlib
 import random
 import re
+import sys
 import threading
 import types
 import weakref
@@ -24,7 +26,6 @@ _NO_STATE: tuple[Any, ...] = (
     gymnasium.envs.registration.EnvSpec,
     Callable,
     types.ModuleType,
-    enum.Enum,
     pathlib.PurePath,
     logging.Logger,
     re.Pattern,
@@ -39,6 +40,11 @@ _ELSEWHERE = ("mujoco", "glfw", "OpenGL", "pygame", "PIL")
 """Packages whose objects show or drive a simulation; its own state is saved by itself."""
 
 _CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque, "set": set, "frozenset": frozenset}
+
+_PLAIN = (bool, int, float, complex, str, bytes)
+
+_OF_TORCH = "?bhilqBHILQefdFD"
+"""The types of arrays, by NumPy's characters, that have tensors like them: what writes a state to a file may need these."""
 
 _NOTHING = object()
 
@@ -70,7 +76,7 @@ class Memory:
                 continue
             then = _decode(value, now)
             if then is not now or not hasattr(owner, name):
-                setattr(owner, name, then)
+                _set(owner, name, then)
 
     def knows(self, owner: Any, saved: dict[str, Any]) -> bool:
         """Whether an object has the objects whose attributes were saved."""
@@ -85,15 +91,19 @@ class Memory:
             return leaf
         if id(value) in seen or isinstance(value, _NO_STATE) or _package(value) in _ELSEWHERE:
             return _NOTHING
-        if not isinstance(value, (dict, *_CONTAINERS.values())):
+        is_of_objects = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
+        if not is_of_objects and not isinstance(value, (dict, *_CONTAINERS.values())):
             return self._encode_object(value, path, seen)
         within = seen | {id(value)}  # a container may stand in several places, but not in itself
+        if isinstance(value, np.ndarray):
+            elements = self._encode_all(value.ravel().tolist(), path, within)
+            return {"elements": elements, "shape": list(value.shape), "dtype": value.dtype.str}
         if isinstance(value, dict):
-            if all(isinstance(key, str) for key in value):
+            if all(type(key) is str for key in value):
                 return {"dict": self._encode_items(value.items(), path, within)}
             return {"pairs": [self._encode_all(pair, path, within) for pair in value.items()]}
         name = next(name for name, kind in _CONTAINERS.items() if isinstance(value, kind))
-        items: Any = sorted(value, key=repr) if "set" in name else value  # type: ignore[call-overload]
+        items: Any = sorted(value, key=repr) if "set" in name else value
         return {name: self._encode_all(items, path, within)}
 
     def _encode_object(self, value: Any, path: str, seen: set[int]) -> Any:
@@ -126,12 +136,16 @@ def _package(value: Any) -> str:
 
 def _encode_leaf(value: Any) -> Any:
     """What has no parts."""
-    if _is_plain(value) and not isinstance(value, np.ndarray | np.generic):
-        return value
-    if isinstance(value, np.generic):
-        return {"scalar": np.array(value)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return {"array": value.copy()}
+    if isinstance(value, enum.Enum):
+        kind = type(value)
+        return {"enum": [kind.__module__, kind.__qualname__, value.name if value.name in kind.__members__ else value.value]}
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.char in _OF_TORCH:
+        return {"scalar": np.array(value)} if isinstance(value, np.generic) else {"array": value.copy()}
+    if value is None:
+        return None
+    for plain in _PLAIN:  # a subclass becomes what it is one of, NumPy's strings too
+        if isinstance(value, plain):
+            return plain(value)  # type: ignore[arg-type]
     if isinstance(value, np.random.Generator):
         return {"generator": value.bit_generator.state}
     if isinstance(value, np.random.RandomState):
@@ -149,7 +163,14 @@ def _stands_for_a_simulation(value: Any) -> bool:
 
 def _may_become(now: Any, saved: Any) -> bool:
     """Whether what is there may be replaced: never an object by None, as a renderer that was made since."""
-    return saved is not None or now is None or isinstance(now, bool | int | float | str | np.generic | np.ndarray)
+    return saved is not None or _is_plain(now)
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    try:
+        setattr(owner, name, value)
+    except dataclasses.FrozenInstanceError:
+        object.__setattr__(owner, name, value)
 
 
 def _decode(saved: Any, now: Any) -> Any:
@@ -170,9 +191,32 @@ def _decode(saved: Any, now: Any) -> Any:
     if kind == "object":
         Memory(()).load(now, content)
         return now
-    if kind in _GENERATORS:
-        return _GENERATORS[kind](saved, now)
+    if kind in _READERS:
+        return _READERS[kind](saved, now)
     return _decode_mapping(kind, content, now) if kind in ("dict", "pairs") else _decode_items(kind, content, now)
+
+
+def _elements(saved: dict[str, Any], now: Any) -> np.ndarray[Any, Any]:
+    """An array of objects or strings."""
+    array: np.ndarray[Any, Any] = np.empty(saved["shape"], saved["dtype"])
+    before = now.ravel().tolist() if isinstance(now, np.ndarray) else []
+    flat = array.reshape(-1)
+    for number, item in enumerate(_decode_items("list", saved["elements"], before)):
+        flat[number] = item
+    return array
+
+
+def _member(saved: dict[str, Any], now: Any) -> Any:
+    """The member of an enumeration: of that of ``now``, or of one that is imported; without it, ``now``."""
+    module, qualified, member = saved["enum"]
+    kind: Any = type(now)
+    if (kind.__module__, kind.__qualname__) != (module, qualified):
+        kind = sys.modules.get(module)
+        for name in qualified.split("."):
+            kind = getattr(kind, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, enum.Enum)):
+        return now
+    return kind[member] if member in kind.__members__ else kind(member)
 
 
 def _decode_mapping(kind: str, content: Any, now: Any) -> dict[Any, Any]:
@@ -223,7 +267,9 @@ def _random(saved: dict[str, Any], now: Any) -> random.Random:
     return source
 
 
-_GENERATORS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+_READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+    "enum": _member,
+    "elements": _elements,
     "generator": _generator,
     "random_state": _random_state,
     "random": _random,
@@ -231,4 +277,4 @@ _GENERATORS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
 
 
 def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | np.generic | np.ndarray)
+    return value is None or isinstance(value, (*_PLAIN, enum.Enum, np.generic, np.ndarray))

@@ -350,15 +350,31 @@ def _load_random(state: dict[str, Any]) -> None:
     random.setstate((version_, tuple(internal), gauss))
 
 
-def to_tensors(value: Any) -> Any:
-    """Arrays as tensors and numbers as Python's, which is what ``weights_only`` reads."""
+def to_tensors(value: Any, path: str = "its state") -> Any:
+    """Arrays as tensors and numbers as Python's, which is what ``weights_only`` reads.
+
+    Args:
+        value: Dictionaries, lists and tuples of arrays, tensors, numbers and strings.
+        path: What it is called, for an error.
+
+    Raises:
+        UserError: Something else is in it, which could be written but not read.
+    """
     if isinstance(value, dict):
-        return {key: to_tensors(item) for key, item in value.items()}
+        return {to_tensors(key, f"a key of {path}"): to_tensors(item, f"{path}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(to_tensors(item) for item in value)
-    if isinstance(value, np.ndarray):
+        items = [to_tensors(item, f"{path}[{number}]") for number, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":
         return torch.from_numpy(value.copy())
-    return value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, torch.Tensor | torch.dtype | torch.device):
+        return value
+    for plain in (bool, int, float, complex, str, bytes):
+        if isinstance(value, plain):  # of a subclass, such as an enumeration's, what it is one of
+            return plain(value)  # type: ignore[arg-type]
+    if isinstance(value, np.generic) and value.dtype.kind in "fiubc":
+        return value.item()
+    raise UserError(f"a checkpoint cannot hold {path}, which is a {type(value).__name__}")
 
 
 def to_arrays(value: Any) -> Any:
