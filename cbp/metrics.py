@@ -10,12 +10,16 @@ Activations ``h`` are those of one hidden layer, ``(samples, units)``, as the la
 - *Liu*: Liu, Wu, Obando-Ceron, Castro, Courville, Pan, *Measure gradients, not activations!*, NeurIPS 2025.
 - *Jacot*: Jacot, Gabriel, Hongler, *Neural tangent kernel*, NeurIPS 2018.
 
+Where a number is not finite, as in a run that has diverged, nothing is known of its layer: its measures are NaN.
+
 What each is good for, and what it misses, is in ``docs/plasticity.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +49,7 @@ def dormant_fraction(h: Tensor) -> float:
         0.5
     """
     _check_activations(h)
-    return _fraction_true_at_most(h > 0, DORMANT_FRACTION_ACTIVE)
+    return _fraction_true_at_most(h > 0, DORMANT_FRACTION_ACTIVE) if _is_known(h) else math.nan
 
 
 def dead_fraction(h: Tensor) -> float:
@@ -61,7 +65,7 @@ def dead_fraction(h: Tensor) -> float:
         ValueError: As :func:`dormant_fraction`.
     """
     _check_activations(h)
-    return _fraction_true_at_most(h > 0, 0.0)
+    return _fraction_true_at_most(h > 0, 0.0) if _is_known(h) else math.nan
 
 
 def tau_dormant_fraction(h: Tensor, tau: float = TAU) -> float:
@@ -84,8 +88,7 @@ def tau_dormant_fraction(h: Tensor, tau: float = TAU) -> float:
     _check_activations(h)
     if not tau >= 0:
         raise ValueError(f"tau must be >= 0, got {tau!r}")
-    activity = h.abs().mean(dim=0, dtype=torch.float64)
-    return (activity <= tau * activity.mean()).double().mean().item()
+    return _share_at_most(h.abs().mean(dim=0, dtype=torch.float64), tau)
 
 
 def gradient_dormant_fraction(gradient: Tensor, tau: float = GRADIENT_TAU) -> float:
@@ -113,8 +116,7 @@ def gradient_dormant_fraction(gradient: Tensor, tau: float = GRADIENT_TAU) -> fl
         raise ValueError(f"the gradient must be (units, …) with at least one unit, got shape {tuple(gradient.shape)}")
     if not tau >= 0:
         raise ValueError(f"tau must be >= 0, got {tau!r}")
-    magnitude = gradient.flatten(1).abs().mean(dim=1, dtype=torch.float64)
-    return (magnitude <= tau * magnitude.mean()).double().mean().item()
+    return _share_at_most(gradient.flatten(1).abs().mean(dim=1, dtype=torch.float64), tau)
 
 
 def saturated_fraction(h: Tensor) -> float:
@@ -133,10 +135,10 @@ def saturated_fraction(h: Tensor) -> float:
         ValueError: As :func:`dormant_fraction`.
     """
     _check_activations(h)
-    return _fraction_true_at_most(h.abs() <= SATURATED_BEYOND, DORMANT_FRACTION_ACTIVE)
+    return _fraction_true_at_most(h.abs() <= SATURATED_BEYOND, DORMANT_FRACTION_ACTIVE) if _is_known(h) else math.nan
 
 
-def stable_rank(h: Tensor) -> int:
+def stable_rank(h: Tensor) -> float:
     """The paper's "stable rank": how many singular values make up 99 % of their sum.
 
     The least k with Σ_{i≤k} σ_i > 0.99 · Σ_i σ_i, the greatest first and none squared (Dohare, methods). Not to be confused
@@ -184,7 +186,7 @@ def effective_rank(h: Tensor) -> float:
     return _effective_rank(_singular_values(h))
 
 
-def feature_rank(h: Tensor) -> int:
+def feature_rank(h: Tensor) -> float:
     """How many singular values of h/√samples exceed 0.01 (Lyle, section 3.2).
 
     Unlike the other ranks it depends on the scale of the activations.
@@ -217,6 +219,8 @@ def ranks(h: Tensor) -> dict[str, float]:
     }
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
     """The empirical neural tangent kernel of a network on some samples (Jacot), summed over its outputs.
 
@@ -224,7 +228,8 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
 
     θ are the weights and biases of the network's Linear layers; others (of norms, convolutions) do not count. The gradients of
     single samples are never made: that of a weight is the outer product of the gradient δ by what its layer gives and of what
-    the layer receives, a, so that a layer adds (Σ_o δ_o,i·δ_o,j)·(a_i·a_j + 1), the 1 for its bias.
+    the layer receives, a, so that a layer adds (Σ_o δ_o,i·δ_o,j)·(a_i·a_j + 1), the 1 for its bias. The network is in
+    evaluation mode meanwhile, so that samples do not meet in a norm, and is not changed.
 
     Args:
         network: A module that takes ``x``, treats each sample by itself and calls each of its Linear layers once.
@@ -235,7 +240,7 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
 
     Raises:
         ValueError: The network calls no Linear layer, or one more than once or with anything but ``(samples, inputs)``; its
-            output is not ``(samples, outputs)``.
+            output is not a tensor ``(samples, outputs)``.
 
     Example:
         >>> neural_tangent_kernel(nn.Linear(2, 1), torch.tensor([[1.0, 0.0], [2.0, 3.0]])).tolist()
@@ -243,33 +248,52 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
     """
     received: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def keep(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
         assert isinstance(module, nn.Linear)  # noqa: S101
-        if module in received or args[0].ndim != 2:
+        a = args[0] if args else kwargs["input"]
+        if module in received or a.ndim != 2:
             raise ValueError(f"each Linear layer must be called once, on (samples, inputs): {module}")
-        received[module] = args[0].detach().clone(), output
+        if not output.requires_grad:  # of frozen layers
+            output.requires_grad_()
+        received[module] = a.detach().clone(), output
         return output.clone()  # what follows may change it in place
 
-    handles = [module.register_forward_hook(keep) for module in network.modules() if isinstance(module, nn.Linear)]
+    handles = [
+        module.register_forward_hook(keep, with_kwargs=True) for module in network.modules() if isinstance(module, nn.Linear)
+    ]
     try:
-        with torch.enable_grad():
-            outputs = network(x.detach().requires_grad_() if x.is_floating_point() else x)
+        with _evaluating(network):
+            outputs = network(x.detach().clone())
     finally:
         for handle in handles:
             handle.remove()
-    if not received or outputs.ndim != 2:
-        raise ValueError(f"the network must have Linear layers and give (samples, outputs), got {tuple(outputs.shape)}")
+    if not received or not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(f"the network must have Linear layers and give a tensor (samples, outputs), got {got}")
     given = [output for _, output in received.values()]
     columns = outputs.sum(dim=0)
     last = len(columns) - 1
     deltas = [
         torch.autograd.grad(columns[o], given, retain_graph=o < last, materialize_grads=True) for o in range(len(columns))
     ]
-    kernel = torch.zeros(len(x), len(x), dtype=outputs.dtype, device=outputs.device)
+    wide = torch.promote_types(outputs.dtype, torch.float32)  # in which products do not overflow
+    kernel = torch.zeros(len(x), len(x), dtype=wide, device=outputs.device)
     for (layer, (a, _)), of_outputs in zip(received.items(), zip(*deltas, strict=True), strict=True):
-        delta = torch.cat(of_outputs, dim=1)
+        delta, a = torch.cat(of_outputs, dim=1).to(wide), a.to(wide)
         kernel += (delta @ delta.T) * (a @ a.T + float(layer.bias is not None))
     return kernel
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """All parts in evaluation mode, and afterwards as they were."""
+    before = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
 
 
 def ntk_effective_rank(network: nn.Module, x: Tensor) -> float:
@@ -356,33 +380,50 @@ def _fraction_true_at_most(on_samples: Tensor, share: float) -> float:
     return (on_samples.count_nonzero(dim=0).double() / len(on_samples) <= share).double().mean().item()
 
 
+def _share_at_most(scores: Tensor, tau: float) -> float:
+    """Fraction of units whose score is at most τ of the mean."""
+    return (scores <= tau * scores.mean()).double().mean().item() if _is_known(scores) else math.nan
+
+
+def _is_known(numbers: Tensor) -> bool:
+    """Whether all are finite."""
+    return bool(numbers.sum(dtype=torch.float64).isfinite()) or bool(numbers.isfinite().all())
+
+
 def _singular_values(h: Tensor) -> Tensor:
-    """The greatest first."""
+    """The greatest first; NaN where an activation is not finite."""
     _check_activations(h)
     h = h.double()
+    if not _is_known(h):
+        return h.new_full((min(h.shape),), math.nan)
+    # By a power of two, which rounds nothing, so that squares are neither infinite nor 0.
+    scale = h.abs().max().clamp_min(torch.finfo(h.dtype).tiny).log2().floor().exp2()
+    h = h / scale
     # The eigenvalues of hᵀh are the squared singular values; for 1,000 × 256 in a fifth of the time.
     squares: Tensor = torch.linalg.eigvalsh(h.T @ h if h.shape[0] > h.shape[1] else h @ h.T).clamp_min(0)
-    return squares.sqrt().flip(0)
+    return squares.sqrt().flip(0) * scale
 
 
-def _stable_rank(sigma: Tensor) -> int:
+def _stable_rank(sigma: Tensor) -> float:
+    if not sigma[0] > 0:
+        return math.nan if sigma[0].isnan() else 0
     share = sigma.cumsum(0) / sigma.sum()
-    return int((share <= STABLE_RANK_SHARE).sum()) + 1 if sigma[0] > 0 else 0
+    return int((share <= STABLE_RANK_SHARE).sum()) + 1
 
 
 def _true_stable_rank(sigma: Tensor) -> float:
-    return (sigma / sigma[0]).square().sum().item() if sigma[0] > 0 else 0.0
+    return 0.0 if sigma[0] == 0 else (sigma / sigma[0]).square().sum().item()
 
 
 def _effective_rank(sigma: Tensor) -> float:
-    if not sigma[0] > 0:
+    if sigma[0] == 0:
         return 0.0
     entropy: Tensor = torch.special.entr(sigma / sigma.sum()).sum()
     return entropy.exp().item()
 
 
-def _feature_rank(sigma: Tensor, samples: int) -> int:
-    return int((sigma / samples**0.5 > FEATURE_RANK_THRESHOLD).sum())
+def _feature_rank(sigma: Tensor, samples: int) -> float:
+    return math.nan if sigma[0].isnan() else int((sigma / samples**0.5 > FEATURE_RANK_THRESHOLD).sum())
 
 
 def _norm(tensors: list[Tensor]) -> float:

@@ -79,8 +79,8 @@ def make_mlp(
 
 
 def measure_units(h: Tensor, activation: str) -> dict[str, float]:
-    """Stable rank of a layer's values ``(samples, units)``, NaN where it has diverged, and of ReLU the dormant units."""
-    found = {"stable_rank": metrics.stable_rank(h) if bool(h.isfinite().all()) else math.nan}
+    """Stable rank of a layer's values ``(samples, units)``, and of ReLU the dormant units; NaN where it has diverged."""
+    found = {"stable_rank": metrics.stable_rank(h)}
     if activation == "relu":
         found["dormant_fraction"] = metrics.dormant_fraction(h)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -224,10 +223,10 @@ class TaskLearner:
             h = h.flatten(2).transpose(1, 2) if h.ndim > 2 else h.reshape(len(h), layer.units, columns).transpose(1, 2)
             h = h.reshape(-1, layer.units)
             for name, measure in (("dormant", metrics.dormant_fraction), ("tau_dormant", metrics.tau_dormant_fraction)):
-                row[f"plasticity/network/{layer.name}/{name}_fraction"] = _if_finite(measure, h)
+                row[f"plasticity/network/{layer.name}/{name}_fraction"] = measure(h)
         if self.layers:
             for name, measure in (("stable_rank", metrics.stable_rank), ("effective_rank", metrics.effective_rank)):
-                row[f"plasticity/network/features/{name}"] = _if_finite(measure, received["features"])
+                row[f"plasticity/network/features/{name}"] = measure(received["features"])
         weights = torch.cat([p.detach().flatten() for p in self.network.parameters() if p.ndim > 1])
         row["plasticity/network/weights/weight_magnitude"] = metrics.weight_magnitude(weights)
         if self.method is not None and self.method.layers:
@@ -269,8 +268,3 @@ class TaskLearner:
             self.method.load_state_dict(state["method"])
         for generator, saved in zip((self._of_order, self._of_images), state["generators"], strict=True):
             generator.bit_generator.state = saved
-
-
-def _if_finite(measure: Callable[[Tensor], float], h: Tensor) -> float:
-    """A measure of activations; NaN where the network has diverged."""
-    return measure(h) if bool(h.isfinite().all()) else math.nan

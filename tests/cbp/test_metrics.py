@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -86,6 +87,27 @@ def test_measures_do_not_change_what_they_measure(measure):
     before = h.clone()
     measure(h)
     assert torch.equal(h, before)
+
+
+@pytest.mark.parametrize("measure", [*OF_ACTIVATIONS, metrics.gradient_dormant_fraction], ids=lambda measure: measure.__name__)
+@pytest.mark.parametrize("where", [slice(None), (3, 1)], ids=["all", "one"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_of_what_is_not_finite_nothing_is_known(measure, where, value, dtype):
+    h = torch.ones(30, 5, dtype=dtype)
+    h[where] = value
+    found = measure(h)
+    assert all(math.isnan(number) for number in (found.values() if isinstance(found, dict) else [found]))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e300])
+def test_ranks_do_not_depend_on_how_large_activations_are(scale):
+    h = torch.rand(30, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
+    expected, found = metrics.ranks(h), metrics.ranks(scale * h)
+    for name in ("stable_rank", "true_stable_rank", "effective_rank"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-6)
+    assert found["feature_rank"] == (5 if scale > 1 else 0)
+    assert metrics.dormant_fraction(scale * h) == metrics.tau_dormant_fraction(scale * h) == 0
 
 
 @pytest.mark.parametrize(
@@ -289,3 +311,48 @@ def test_a_network_whose_kernel_is_not_known_is_refused():
         assert not shared._forward_hooks
     with pytest.raises(ValueError, match="must have Linear layers"):
         metrics.neural_tangent_kernel(nn.ReLU(), torch.ones(3, 2))
+    for outputs in ((torch.ones(3, 2),), {"logits": torch.ones(3, 2)}, torch.distributions.Normal(0.0, 1.0)):
+        with pytest.raises(ValueError, match=rf"a tensor \(samples, outputs\), got {type(outputs).__name__}"):
+            metrics.neural_tangent_kernel(Giving(outputs), torch.ones(3, 2))
+
+
+class Giving(nn.Module):
+    """Calls its layer by keyword, and gives what it is told to; else what the layer gave."""
+
+    def __init__(self, outputs=None):
+        super().__init__()
+        self.table, self.layer, self.outputs = nn.Embedding(5, 2), nn.Linear(2, 2), outputs
+
+    def forward(self, x):
+        h = self.layer(input=x if x.is_floating_point() else self.table(x[:, 0]))
+        return h if self.outputs is None else self.outputs
+
+
+def test_the_kernel_of_frozen_layers_and_under_inference_is_that_of_trained_ones():
+    network, x = Giving(), torch.tensor([[0], [1], [4]])
+    expected = metrics.neural_tangent_kernel(network, x)
+    a = network.table.weight[x[:, 0]]  # one layer of two outputs: K = 2 · (a·a + 1)
+    torch.testing.assert_close(expected, 2 * (a @ a.T + 1).detach())
+    with torch.inference_mode():
+        assert torch.equal(metrics.neural_tangent_kernel(network, x.clone()), expected)
+        assert torch.equal(metrics.neural_tangent_kernel(network.layer, a.clone()), expected)
+    network.requires_grad_(False)
+    assert torch.equal(metrics.neural_tangent_kernel(network, x), expected)
+
+
+def test_a_kernel_in_half_precision_does_not_overflow():
+    network = nn.Linear(2, 1).half()
+    kernel = metrics.neural_tangent_kernel(network, torch.full((3, 2), 1000.0, dtype=torch.float16))
+    assert kernel[0, 0].item() == 2 * 1000**2 + 1
+    assert metrics.ntk_effective_rank(network, torch.full((3, 2), 1000.0, dtype=torch.float16)) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_kernel_changes_nothing_of_a_network_with_norms_and_dropout_and_takes_each_sample_by_itself():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+    network[2].eval()
+    before = copy.deepcopy(network.state_dict())
+    x = torch.randn(6, 3)
+    kernel = metrics.neural_tangent_kernel(network, x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert [module.training for module in network] == [True, True, False, True]
+    torch.testing.assert_close(metrics.neural_tangent_kernel(network, x[:2]), kernel[:2, :2])

@@ -501,6 +501,17 @@ def test_the_probe_batch_is_the_first_states_and_stays_in_its_file(tmp_path):
     assert np.array_equal(saved["actions"], model.replay_buffer.actions[100:1100, 0])
 
 
+@few
+def test_a_training_that_diverges_is_recorded_to_its_end():
+    model = make("DQN", learning_rate=1e30)
+    tested = PlasticityCallback(every=FEW // 2, ranks_every=FEW // 2)
+    learn(model, 2 * FEW, [tested])
+    assert not all(parameter.isfinite().all() for parameter in model.policy.parameters())
+    found = {name: value for name, value in tested.latest.items() if "rank" in name or "dormant" in name}
+    assert len(found) > 4
+    assert all(math.isnan(value) for value in found.values())
+
+
 def test_numbers_of_steps_below_one_are_refused():
     with pytest.raises(ValueError, match="every must be >= 1 steps, got 0"):
         PlasticityCallback(every=0)
