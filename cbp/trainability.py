@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from cbp.method import check_whole
 
 POINTS = 20  # of a learning curve, evenly spaced
-RESAMPLES = 10_000
+_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
+"""The 97.5 % quantile of Student's t, by its degrees of freedom."""
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 ADAM: MakeOptimizer = partial(torch.optim.Adam, lr=1e-3)
@@ -29,8 +30,9 @@ class Score:
 
     Attributes:
         score: Mean area under its learning curves ÷ that of the fresh networks: 1 is as able as new, 0 learns nothing.
-        low: Lower end of the score's 95 % interval: percentiles of a bootstrap over repetitions, paired with fresh networks.
-            Where fresh networks learn nothing in a resample its ratio counts as infinite.
+        low: Lower end of the score's 95 % interval over repetitions, paired with fresh networks: Student's, of the ratio of
+            means by its linear terms (Cochran, *Sampling techniques*, 1977, chapter 6). It is of this one network: another of
+            the same kind has another score.
         high: Upper end.
         areas: Under its learning curve in each repetition, ``(repetitions,)``.
     """
@@ -50,11 +52,10 @@ class Score:
         areas, fresh = areas.double(), fresh.double()
         if not fresh.mean() > 0:
             raise ValueError("fresh networks learned nothing, so that there is nothing to compare with: let them learn longer")
-        draws = torch.randint(len(areas), (RESAMPLES, len(areas)), generator=torch.Generator().manual_seed(0))
-        drawn, beside = areas[draws].mean(dim=1), fresh[draws].mean(dim=1)
-        ratios = torch.where(beside > 0, drawn / beside, torch.where(drawn > 0, math.inf, -math.inf)).sort().values
-        low, high = (ratios[round(share * (RESAMPLES - 1))].item() for share in (0.025, 0.975))
-        return cls((areas.mean() / fresh.mean()).item(), low, high, areas)
+        score = (areas.mean() / fresh.mean()).item()
+        error = ((areas - score * fresh).std() / fresh.mean()).item() / math.sqrt(len(areas))
+        reach = _student(len(areas) - 1) * error
+        return cls(score, score - reach, score + reach, areas)
 
 
 class Trainability:
@@ -159,25 +160,30 @@ class Trainability:
         outputs = _outputs(network, self._inputs)
         if outputs.shape != new.shape:
             raise ValueError(f"the network's output must be that of fresh ones, {tuple(new.shape)}, got {tuple(outputs.shape)}")
-        targets = outputs + new
-        at_first = (outputs - targets).square().mean().item()  # 1 but for rounding
+        # What is learned is the difference to the outputs, in which large outputs are not rounded away.
+        at_first = new.square().mean().item()  # 1 but for rounding
         optimizer = self._make_optimizer([parameter for parameter in network.parameters() if parameter.requires_grad])
         generator = torch.Generator().manual_seed(seed)
         batches = _minibatches(len(self._inputs), self._batch_size, generator)
         learned = 0.0
         marks = {round((point + 1) * self._updates / POINTS) for point in range(POINTS)}
         for update in range(1, self._updates + 1):
-            batch = next(batches).to(targets.device)
+            batch = next(batches).to(new.device)
             network.train()
             with torch.enable_grad():
-                loss = (network(self._inputs[batch]) - targets[batch]).square().mean()
+                loss = (network(self._inputs[batch]) - outputs[batch] - new[batch]).square().mean()
                 optimizer.zero_grad()
                 loss.backward()
             optimizer.step()
             if update in marks:
-                error = (_outputs(network, self._inputs) - targets).square().mean().item()
+                error = (_outputs(network, self._inputs) - outputs - new).square().mean().item()
                 learned += max(0.0, 1.0 - error / at_first)  # a NaN counts as nothing learned
         return learned / POINTS
+
+
+def _student(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t; of many degrees of freedom by Cornish and Fisher's series."""
+    return _STUDENT.get(degrees) or 1.95996 + 2.37227 / degrees + 2.82250 / degrees**2 + 2.55585 / degrees**3
 
 
 def _with_part(network: nn.Module, path: str, giver: nn.Module) -> nn.Module:

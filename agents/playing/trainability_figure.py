@@ -26,7 +26,7 @@ _WORDS = {
     "value-fresh-head": "value: hidden layers, random targets",
     "return": "agent, reward",
 }
-_LEAST, _GREATEST = -1.0, 3.0  # what is drawn of intervals, which may be infinite
+_LEAST, _GREATEST = -1.0, 3.0  # what is drawn of intervals, which may be wide
 
 
 def draw_trainability(rows: list[dict[str, Any]], config: Config, value: float | None, path: Path) -> None:

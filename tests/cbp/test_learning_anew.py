@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -115,24 +116,45 @@ def test_the_area_is_that_of_a_loop_written_out(updates, batch_size, points):
 
 
 def test_a_score_is_the_ratio_of_means_and_its_interval_is_over_pairs():
-    areas, fresh = torch.tensor([0.2, 0.4]), torch.tensor([0.4, 0.8])
-    found = Score.of(areas, fresh)
-    # Every resample has half of what the fresh networks have: 0.2/0.4, 0.4/0.8 and 0.6/1.2.
+    # Each pair has half of what its fresh network has.
+    found = Score.of(torch.tensor([0.2, 0.4]), torch.tensor([0.4, 0.8]))
     assert (found.score, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    # Of two pairs: 0.5 ± 12.706 · std(0, 1) / √2 = 0.5 ± 12.706 · 0.7071 / 1.4142
     found = Score.of(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))
-    assert (found.score, found.low, found.high) == pytest.approx((0.5, 0.0, 1.0))
-    # Of six pairs, one learned: a resample has it n times of 6, n binomial. P(n = 0) = (5/6)^6 = 0.33; P(n > 3) = 0.0087,
-    # P(n > 2) = 0.062: the share of 0.975 lies at n = 3.
-    found = Score.of(torch.tensor([1.0, 0, 0, 0, 0, 0]), torch.ones(6))
-    assert (found.score, found.low, found.high) == pytest.approx((1 / 6, 0.0, 3 / 6))
+    assert (found.score, found.low, found.high) == pytest.approx((0.5, -5.853, 6.853))
+    # 0.4/0.8; what remains of each pair is 0.1 − 0.5·0.5 = −0.15, 0.3 − 0.5·0.9 = −0.15 and 0.8 − 0.5·1.0 = 0.3, of a standard
+    # deviation of √(0.135/2) = 0.2598, and 4.303 · 0.2598 / (√3 · 0.8) = 0.8068
+    found = Score.of(torch.tensor([0.1, 0.3, 0.8]), torch.tensor([0.5, 0.9, 1.0]))
+    assert (found.score, found.low, found.high) == pytest.approx((0.5, 0.5 - 0.8068, 0.5 + 0.8068), abs=1e-3)
 
 
-def test_where_fresh_networks_learn_nothing_in_a_resample_the_interval_is_open():
-    # A quarter of the resamples has the first pair twice: nothing learned, by fresh networks less than nothing.
-    found = Score.of(torch.tensor([0.0, 1.0]), torch.tensor([-0.5, 2.5]))
-    assert (found.score, found.low, found.high) == (0.5, -math.inf, 0.5)
-    found = Score.of(torch.tensor([0.5, 1.0]), torch.tensor([-0.5, 2.5]))
-    assert (found.low, found.high) == (0.4, math.inf)
+@pytest.mark.parametrize("repetitions", [2, 3, 5, 10, 30])
+def test_nineteen_of_twenty_intervals_have_the_true_ratio(repetitions):
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(2000):
+        fresh = rng.normal(0.6, 0.06, repetitions)
+        found = Score.of(torch.from_numpy(0.8 * fresh + rng.normal(0, 0.05, repetitions)), torch.from_numpy(fresh))
+        held += found.low <= 0.8 <= found.high
+    assert held / 2000 == pytest.approx(0.95, abs=0.015)  # three standard errors
+
+
+@pytest.mark.parametrize("shift", [1e3, 1e5])
+def test_large_outputs_are_not_rounded_away(trainability, score_of_some, shift):
+    """Near 10⁵ neighbouring float32 are 0.008 apart, which is little beside the targets' deviation of 1."""
+    shifted = some_network()
+    with torch.no_grad():
+        shifted[2].bias += shift
+    assert trainability(shifted).score == pytest.approx(score_of_some.score, abs=0.05)
+
+
+@pytest.mark.parametrize("factor", [1e10, 1e20, 1e30, math.inf, math.nan])
+def test_a_network_that_has_diverged_has_a_score(trainability, factor):
+    diverged = some_network()
+    with torch.no_grad():
+        diverged[2].bias += factor
+        diverged[2].weight *= factor
+    assert trainability(diverged).score == pytest.approx(0, abs=0.1)
 
 
 def test_dropout_draws_alike_and_leaves_the_global_generator_alone():
