@@ -15,7 +15,7 @@ from pathlib import Path
 from agents.reporting.comparison import Comparison, compare
 from agents.reporting.figure import draw_comparison
 from agents.reporting.leaderboard import leaderboard, read_runs_of_agents, sort_runs
-from agents.reporting.results import find_runs, read_run, record
+from agents.reporting.results import RunResult, check_place, find_runs, read_run, record
 from agents.reporting.tables import csv_table, left_out, markdown_table, told_of_changes
 from agents.runs.commands import Parser, run_command
 from agents.runs.errors import UserError
@@ -52,6 +52,7 @@ def _report(args: argparse.Namespace) -> int:
     usual = [label for label in comparison.runs if label in ("ppo", "backprop")]
     baseline = args.baseline or (usual or list(comparison.runs))[0]
     table = markdown_table(comparison, args.statistic, baseline)
+    places = _places(comparison, args.record) if args.record else []
     for line in (*left_out(comparison), *told_of_changes(comparison)):
         print(f"warning: {line}", file=sys.stderr)
     try:
@@ -59,8 +60,8 @@ def _report(args: argparse.Namespace) -> int:
         write_atomically(args.output / "table.csv", csv_table(comparison))
         write_atomically(args.output / "table.md", table)
         draw_comparison(comparison, args.statistic, [args.output / "report.png", args.output / "report.svg"])
-        if args.record:
-            _record(comparison, args.record)
+        for place in places:
+            record(*place)
     except OSError as error:
         raise UserError(f"cannot write to '{error.filename or args.output}': {error.strerror}") from error
     number = sum(map(len, comparison.runs.values()))
@@ -74,23 +75,29 @@ def _write_leaderboard(args: argparse.Namespace) -> int:
             raise UserError(f"--{option} goes with --output, not with --leaderboard")
     boards, others = sort_runs(read_runs_of_agents(args.folders))
     if not boards:
-        raise UserError(f"no complete run of a protocol is below {', '.join(map(str, args.folders))}: {others[0]}")
+        reason = others[0] if others else "all runs there are of agents.learn"
+        raise UserError(f"no complete run of a protocol is below {', '.join(map(str, args.folders))}: {reason}")
     for line in others:
         print(f"warning: {line}", file=sys.stderr)
     path: Path = args.leaderboard
     try:
         page = path.read_text(encoding="utf-8") if path.exists() else ""
         write_atomically(path, leaderboard(page, boards, args.statistic))
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no page of text in UTF-8, and is left as it is") from error
     except OSError as error:
         raise UserError(f"cannot write '{error.filename or args.leaderboard}': {error.strerror}") from error
     print(f"{args.leaderboard}: {', '.join(boards)}")
     return 0
 
 
-def _record(comparison: Comparison, folder: Path) -> None:
-    for by_seed in comparison.runs.values():
-        for result in by_seed.values():
-            record(result, RunFolder.below(folder, result.config, f"seed{result.config.seed}").path)
+def _places(comparison: Comparison, folder: Path) -> list[tuple[RunResult, Path]]:
+    """Where each run is to be recorded, none of them where another one is."""
+    results: list[RunResult] = [result for by_seed in comparison.runs.values() for result in by_seed.values()]
+    places = [(result, RunFolder.below(folder, result.config, f"seed{result.config.seed}").path) for result in results]
+    for place in places:
+        check_place(*place)
+    return places
 
 
 if __name__ == "__main__":

@@ -164,6 +164,11 @@ class Clock:
         self.phase = self.began = self.episodes = 0
         self.length = 1
 
+    def describe(self) -> dict[str, Any]:
+        """What it was made with, as JSON can hold it."""
+        change_at, count = "now" if self.now else "episode_end", "episodes" if self._by_episodes else "steps"
+        return {"period": self.times.describe(), "change_at": change_at, "count": count}
+
     def restart(self, seed: np.random.SeedSequence) -> None:
         """Begins the sequence of lengths; the first phase is still to begin."""
         self._generator = np.random.Generator(np.random.PCG64(seed))

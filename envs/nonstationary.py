@@ -282,8 +282,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             self._put_into_force(began=self._step)
         if self._acts_in_steps:
             action = self._acting.begin_step(self._force.subject, action)
-        transition = self.env.step(action)
-        info = transition[4]
+        observation, reward, terminated, truncated, own = self.env.step(action)
+        info = dict(own)  # which some environments give again and again
         if self._listens:
             self._keep(info)
         info.update(self._values)
@@ -291,9 +291,9 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         info["changed"] = self._step == self._began
         self._step += 1
         if self._acts_in_steps:
-            reward = self._acting.reward(self._force.subject, transition[1], info)
-            return self._arriving(transition[0]), reward, *transition[2:]
-        return transition
+            reward = self._acting.reward(self._force.subject, reward, info)
+            observation = self._arriving(observation)
+        return observation, reward, terminated, truncated, info
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsType, dict[str, Any]]:
         """Resets the environment, after a change where one is due, and sees to it that the values are in force afterwards.
@@ -324,8 +324,9 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             self._put_into_force(began=self._step)
         self._episode_began = self._step
         self._acting.begin_episode()
-        observation, info = self.env.reset(seed=seed, options=options)
+        observation, own = self.env.reset(seed=seed, options=options)
         self._force.write_again(self._sequence, self)
+        info = dict(own)
         self._keep(info)
         self._listens = True
         info |= {**self._values, "phase": self._phase, "changed": False}
@@ -419,14 +420,14 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         }
         return state | ({"own": self._force.own_values()} if self._force.has_other_own else {})
 
-    def check_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Refuses what :meth:`state_dict` of another problem returned.
+    def check_state_dict(self, state: Mapping[str, Any], *, timing: bool = True) -> None:
+        """Refuses what :meth:`state_dict` of another problem returned, and with ``timing`` that of other clocks.
 
         Raises:
             envs.ParameterError: Such a state.
         """
         try:
-            self._sequence.check_state(state)
+            self._sequence.check_state(state, timing=timing)
             fits = len(state["interface"]) == len(self._acting) and {"phase", "steps", "steps_in_episode"} <= state.keys()
             fits &= "own" not in state or self._force.fits(state["own"])
         except (KeyError, TypeError, AttributeError) as error:
@@ -440,12 +441,12 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         Args:
             state: What it returned.
             hold: Stay in its phase until another state is loaded, however many steps and resets follow, and whatever their
-                seeds: to judge in the world of another environment, which trains.
+                seeds: to judge in the world of another environment, which trains; its periods may differ.
 
         Raises:
             envs.ParameterError: The state is that of other parameters, schedules or clocks. Nothing is changed then.
         """
-        self.check_state_dict(state)
+        self.check_state_dict(state, timing=not hold)
         self._holds = checks.boolean("hold", hold)
         self._step = 0
         self._sequence.load_state_dict(state, self._step)

@@ -176,11 +176,12 @@ class Sequence:
             "phase": self.phase,
             "episodes": first["episodes"],
             "changes": [change.state_dict() for change in self.changes],
+            "timing": [clock.describe() for clock, _ in self._clocks],
         }
         return state if self._simple else state | {"clocks": [first, *others]}
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuses the state of another sequence.
+    def check_state(self, state: Mapping[str, Any], *, timing: bool) -> None:
+        """Refuses the state of another sequence, and with ``timing`` one of other clocks.
 
         Raises:
             ParameterError: Such a state.
@@ -194,6 +195,8 @@ class Sequence:
         clocks = 1 if "clocks" not in state else len(state["clocks"])
         if clocks != len(self._clocks) or ("clocks" in state) == self._simple:
             raise ParameterError(f"state must have {len(self._clocks)} clocks as here, got {clocks} of another kind")
+        if timing:
+            check_timing(state.get("timing"), [clock for clock, _ in self._clocks])
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
         """Goes on from there: from what :meth:`state_dict` returned, with the steps since the last change as ``"steps"``."""
@@ -215,6 +218,18 @@ class Sequence:
             if is_due:
                 _begin(clock, changes, clock.phase + 1, step)
         return True
+
+
+def check_timing(saved: list[dict[str, Any]] | None, clocks: list[Clock]) -> None:
+    """Refuses the state of clocks that were made otherwise; earlier releases did not say how.
+
+    Raises:
+        ParameterError: Such a state.
+    """
+    for theirs, clock in zip(saved or [], clocks, strict=False):
+        for name, own in clock.describe().items():
+            if theirs[name] != own:
+                raise ParameterError(f"state must be that of {name} {own!r} as here, got {theirs[name]!r}")
 
 
 def _begin(clock: Clock, changes: list[Change], phase: int, step: int) -> None:

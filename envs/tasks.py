@@ -11,7 +11,7 @@ import numpy as np
 from envs import checks
 from envs.checks import ParameterError
 from envs.nonstationary import DEFAULT_PERIOD
-from envs.sequence import SPAWN_KEY, make_clock
+from envs.sequence import SPAWN_KEY, check_timing, make_clock
 from envs.simulation import check_env
 
 TASK = "task"
@@ -42,8 +42,8 @@ class TaskSequence(gymnasium.Env[Any, Any]):
     All tasks must have one observation space and one action space. Nothing is padded: the published sequences of DeepMind's
     control suite are tasks of one robot, with the same observations and actions. A task that differs is given in a wrapper.
 
-    A task from an id or a function is made when it begins and closed when it ends, so only one of them is open. Environments
-    that are given stay open until ``close()``, which closes them all. At a change the new task is reset with a seed that
+    A task from an id or a function is made when it begins, and closed once the next one is made, so only one stays open.
+    Environments that are given stay open until ``close()``, which closes them all. At a change the new task is reset with a seed that
     follows from the phase and from the last seed of ``reset``, without one from the operating system's entropy: a task that
     comes again goes on alike whether it was kept or made anew.
 
@@ -101,13 +101,22 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         self._entropy: Any = None
         self.env = self._make(0)
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
-        self.metadata, self.render_mode = self.env.metadata, self.env.render_mode
         try:
             self._check_spaces()
         except BaseException:
             self.env.close()
             raise
         self._restart(self._seed, None)
+
+    @property
+    def metadata(self) -> dict[str, Any]:  # type: ignore[override]
+        """That of the task in force."""
+        return self.env.metadata
+
+    @property
+    def render_mode(self) -> str | None:  # type: ignore[override]
+        """That of the task in force."""
+        return self.env.render_mode
 
     @property
     def phase(self) -> int:
@@ -128,8 +137,8 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         Returns:
             What the task returned, with the keys above added to ``info``.
         """
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self._tell(info, changed=self._step == self._clock.began)
+        observation, reward, terminated, truncated, own = self.env.step(action)
+        info = self._told(own, changed=self._step == self._clock.began)
         self._step += 1
         is_over = self._step >= self._clock.end and not self._holds
         return observation, reward, terminated, truncated or (is_over and not terminated), info
@@ -154,14 +163,13 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         elif not self._holds:
             self._clock.episodes += self._step > self._episode_began
             if self._clock.due(self._step) or self._step >= self._clock.end:
+                self._enter((self._clock.phase + 1) % len(self._tasks))
                 self._clock.begin(self._clock.phase + 1, self._step)
-                self._enter(self._clock.phase % len(self._tasks))
                 spawned = np.random.SeedSequence(self._entropy, spawn_key=(*SPAWN_KEY, self._clock.phase))
                 seed = int(spawned.generate_state(1)[0])
         self._episode_began = self._step
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._tell(info, changed=False)
-        return observation, info
+        observation, own = self.env.reset(seed=seed, options=options)
+        return observation, self._told(own, changed=False)
 
     def render(self) -> Any:
         """What the task in force draws."""
@@ -181,16 +189,19 @@ class TaskSequence(gymnasium.Env[Any, Any]):
             "steps_in_episode": self._step - self._episode_began,
             "entropy": self._entropy,
             "clock": self._clock.state_dict(self._step),
+            "timing": [self._clock.describe()],
         }
 
-    def check_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Refuses what :meth:`state_dict` of another sequence returned.
+    def check_state_dict(self, state: Mapping[str, Any], *, timing: bool = True) -> None:
+        """Refuses what :meth:`state_dict` of another sequence returned, and with ``timing`` that of another clock.
 
         Raises:
             envs.ParameterError: Such a state.
         """
         if state.get("tasks") != list(self.tasks):
             raise ParameterError(f"state must be that of tasks {', '.join(self.tasks)}, got that of {state.get('tasks')}")
+        if timing:
+            check_timing(state.get("timing"), [self._clock])
 
     def load_state_dict(self, state: Mapping[str, Any], *, hold: bool = False) -> None:
         """Goes on from where :meth:`state_dict` was called, with the task of then; what it simulates is still to be loaded.
@@ -200,14 +211,14 @@ class TaskSequence(gymnasium.Env[Any, Any]):
             hold: Stay in its phase until another state is loaded, as :class:`envs.NonStationary` does.
 
         Raises:
-            envs.ParameterError: The state is that of other tasks. Nothing is changed then.
+            envs.ParameterError: The state is that of other tasks or another clock. Nothing is changed then.
         """
-        self.check_state_dict(state)
+        self.check_state_dict(state, timing=not hold)
         self._holds = checks.boolean("hold", hold)
+        self._enter(state["task"])
         self._step, self._episode_began = 0, -state["steps_in_episode"]
         self._entropy = state["entropy"]
         self._clock.load_state_dict(state["clock"], self._step)
-        self._enter(state["task"])
 
     def _restart(self, seed: int | None, of_tasks: int | None) -> None:
         """Goes back to the first task.
@@ -216,18 +227,19 @@ class TaskSequence(gymnasium.Env[Any, Any]):
             seed: Of the lengths of phases; None for the operating system's entropy.
             of_tasks: What the seeds of the tasks to come follow from, likewise.
         """
+        self._enter(0)
         self._entropy = np.random.SeedSequence(of_tasks).entropy
         self._step = self._episode_began = 0
         self._clock.restart(np.random.SeedSequence(seed, spawn_key=SPAWN_KEY))
         self._clock.begin(0, 0)
-        self._enter(0)
 
     def _enter(self, task: int) -> None:
         if task == self.task:
             return
+        made = self._make(task)  # or not, and everything stays as it is
         if self.env not in self._tasks:
             self.env.close()
-        self.env, self.task = self._make(task), task
+        self.env, self.task = made, task
 
     def _make(self, number: int) -> gymnasium.Env[Any, Any]:
         task = self._tasks[number]
@@ -255,9 +267,10 @@ class TaskSequence(gymnasium.Env[Any, Any]):
                 if env is not task:
                     env.close()
 
-    def _tell(self, info: dict[str, Any], *, changed: bool) -> None:
-        info |= {f"env_{key}": info[key] for key in _KEYS if key in info}
-        info |= {TASK: self.task, "phase": self.phase, "changed": changed}
+    def _told(self, own: dict[str, Any], *, changed: bool) -> dict[str, Any]:
+        """What a task says, which some give again and again, with what is to be said of it."""
+        kept = {f"env_{key}": own[key] for key in _KEYS if key in own}
+        return {**own, **kept, TASK: self.task, "phase": self.phase, "changed": changed}
 
 
 def _name(task: Task) -> str:

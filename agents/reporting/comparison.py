@@ -133,7 +133,7 @@ def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, Ru
         same_method = other.config.label == result.config.label
         differences = result.config.differences(other.config)
         for name, own, theirs in sorted(differences, key=lambda difference: difference[0] != "algo"):  # which changes others
-            if name == "seed" or not (same_method or name.split(".")[0] in result.config.of_world):
+            if name in ("seed", "device") or not (same_method or name.split(".")[0] in result.config.of_world):
                 continue
             where = f"{own} in '{result.path}' and {theirs} in '{other.path}'"
             raise UserError(f"runs of different settings are not averaged: {name} is {where}")

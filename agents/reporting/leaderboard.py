@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def leaderboard(page: str, boards: Boards, statistic: Statistic) -> str:
         statistic: What is taken over seeds.
     """
     lines = [page.partition(MARK)[0].strip() or "# Leaderboard", "", MARK, ""]
+    if statistic == "iqm":
+        lines += ["Over seeds, what follows are interquartile means.", ""]
     for name, comparisons in boards.items():
         lines += [f"## {name}", "", PROTOCOLS[name].source, "", *_table(name, comparisons, statistic), ""]
     if missing := [f"`{name}`" for name in PROTOCOLS if name not in boards]:
@@ -95,10 +98,20 @@ def leaderboard(page: str, boards: Boards, statistic: Statistic) -> str:
 def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -> list[str]:
     phases = sorted(set.intersection(*(set(comparison.phases) for comparison in comparisons)))
     rows = []
+    measured = [run for comparison in comparisons for by_seed in comparison.runs.values() for run in by_seed.values()]
+    measured = [run for run in measured if math.isfinite(run.trainability)]
+    usual = Counter(run.learned_for for run in measured).most_common(1)[0][0] if measured else None
     for comparison in comparisons:
         for method, by_seed in comparison.runs.items():
             runs: list[AgentResult] = list(by_seed.values())
-            measures = [{**run_measures(run, phases), "trainability": run.trainability, "cost": run.cost} for run in runs]
+            measures = [
+                {
+                    **run_measures(run, phases),
+                    "trainability": run.trainability if run.learned_for == usual else math.nan,
+                    "cost": run.cost,
+                }
+                for run in runs
+            ]
             estimates = [estimate([of_run[column] for of_run in measures], statistic) for column in COLUMNS]
             rows.append((_name(runs[0].config, method, name), len(runs), estimates))
     rows.sort(key=lambda of_row: -_or_last(of_row[2][0]))
@@ -106,6 +119,10 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
     assert isinstance(environments, Config)  # noqa: S101
     counted = f"Phases {phases[0]} to {phases[-1]} of {environments.env}, {environments.change_words} steps." if phases else ""
     notes = [f"- {line}" for comparison in comparisons for line in left_out(comparison)]
+    others = sorted({f"`{run.config.method}`, seed {run.config.seed}" for run in measured if run.learned_for != usual})
+    if others:
+        by = usual or "an unknown number of"
+        notes.append(f"- Trainability that was not measured by {by} updates is left out: {'; '.join(others)}.")
     return [
         counted,
         "",

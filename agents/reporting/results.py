@@ -26,6 +26,7 @@ BINS = 20
 
 RETURN = "return"
 TRAINABILITY = "trainability.csv"
+MEASURED_BY = "trainability.json"  # the settings
 _KIND = "policy-fresh-head"  # of the kinds of learning there, the one that is compared
 _DIGITS = 5  # of what is recorded of supervised runs
 _MEASURES = (
@@ -68,13 +69,15 @@ class AgentResult(RunResult):
         phases: The ``phases`` of its ``summary.json``; empty while it is not complete.
         cost: Microseconds of wall-clock time per environment step, since the start or the last resume; NaN where it was not
             recorded.
-        trainability: Of the policy at the newest checkpoint that was measured, a fresh network's being 1; NaN where none was.
+        trainability: Of the policy at the end, a fresh network's being 1; NaN where it was not measured.
+        learned_for: The updates of each learning there; None where that was not recorded.
     """
 
     config: Config
     phases: list[dict[str, Any]]
     cost: float = math.nan
     trainability: float = math.nan
+    learned_for: int | None = None
 
     @property
     def phase_lengths(self) -> list[int]:
@@ -132,8 +135,9 @@ def read_run(path: Path) -> RunResult:
             else _make_curve(folder, phases, _phase_lengths(config, phases))
         )
         cost, trainability = _cost(summary["time"]), _trainability(path / TRAINABILITY, summary["timesteps"])
+        learned_for = _learned_for(path / MEASURED_BY)
         progress = f"{summary['timesteps']:,} steps"
-        return AgentResult(path, config, progress, True, summary["versions"], curve, phases, cost, trainability)
+        return AgentResult(path, config, progress, True, summary["versions"], curve, phases, cost, trainability, learned_for)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
         raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
@@ -150,6 +154,10 @@ def _trainability(path: Path, steps: int) -> float:
     with path.open(newline="", encoding="utf-8") as file:
         scores = [float(row["score"]) for row in csv.DictReader(file) if (row["kind"], int(row["steps"])) == (_KIND, steps)]
     return scores[0] if scores else math.nan
+
+
+def _learned_for(path: Path) -> int | None:
+    return int(json.loads(path.read_text(encoding="utf-8"))["updates"]) if path.exists() else None
 
 
 def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
@@ -179,13 +187,29 @@ def _record_learning(result: LearningResult, folder: Path) -> None:
     write_atomically(folder / "curve.csv", text.getvalue())
 
 
+def check_place(result: RunResult, folder: Path) -> None:
+    """Refuses to record a run where another one is recorded.
+
+    Raises:
+        UserError: The run in the folder has other settings; or cannot be read.
+    """
+    if not (folder / "config.json").exists():
+        return
+    _, there = RunFolder.open(folder, Config, LearningConfig)
+    for name, own, theirs in result.config.differences(there):
+        raise UserError(
+            f"'{folder}' has another run, which is not overwritten: its {name} is {theirs}, that of '{result.path}' {own}; "
+            "record it to another folder"
+        )
+
+
 def record(result: RunResult, folder: Path) -> None:
     """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all.
 
-    And ``trainability.csv``, where it was measured.
+    And ``trainability.csv`` with its settings, where it was measured.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    measured = [TRAINABILITY] if (result.path / TRAINABILITY).exists() else []
+    measured = [name for name in (TRAINABILITY, MEASURED_BY) if (result.path / name).exists()]
     for name in ("config.json", "summary.json", *measured):
         write_atomically(folder / name, (result.path / name).read_text(encoding="utf-8"))
     if isinstance(result, LearningResult):

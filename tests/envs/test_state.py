@@ -223,6 +223,9 @@ def changing(parameter="friction", **kwargs):
         (lambda: changing(schedule="random_walk"), "state of friction must be that of .*'random_walk'"),
         (lambda: changing({"friction": {}, "mass": {}}), "state must be that of friction and mass, got friction"),
         (lambda: changing(period={"name": "geometric", "mean": 10}), "state must have 1 clocks as here"),
+        (lambda: changing(period=20), "state must be that of period 20 as here, got 10"),
+        (lambda: changing(change_at="now"), "state must be that of change_at 'now' as here, got 'episode_end'"),
+        (lambda: changing(count="episodes"), "state must be that of count 'episodes' as here, got 'steps'"),
     ],
 )
 def test_the_state_of_another_change_is_refused_and_changes_nothing(other, words):
@@ -252,6 +255,7 @@ def test_a_state_of_the_release_before_goes_on():
     state = envs.save_state(env)
     for change in state[0]["schedule"]["changes"]:
         del change["name"], change["options"]
+    del state[0]["schedule"]["timing"]
     assert state[0]["schedule"].keys() == {"phase", "steps", "episodes", "steps_in_episode", "changes", "interface"}
     del state[-1]["simulation"]["model"], state[-1]["simulation"]["options"], state[-1]["simulation"]["signature"]
     envs.load_state(other, state)

@@ -196,6 +196,85 @@ def test_the_state_of_other_tasks_is_refused():
         envs.load_state(envs.TaskSequence(TWO[::-1], period=50), state)
 
 
+@pytest.mark.parametrize("other", [{"period": 9}, {"change_at": "now"}, {"count": "episodes"}])
+def test_the_state_of_another_clock_is_refused_unless_it_is_held(other):
+    first = envs.TaskSequence([Counting, Counting], period=8, change_at="episode_end")
+    second = envs.TaskSequence([Counting, Counting], **({"period": 8, "change_at": "episode_end"} | other))
+    first.reset(seed=0)
+    play(first, 14)
+    (name, value), *_ = other.items()
+    with pytest.raises(envs.ParameterError, match=f"state must be that of {name} {value!r} as here, got "):
+        envs.load_state(second, envs.save_state(first))
+    assert second.task == 0
+    second.load_state_dict(first.state_dict(), hold=True)
+    second.reset()
+    assert (second.task, {entry[4] for entry in steps_of(play(second, 40))}) == (1, {1})
+
+
+def test_where_a_task_cannot_be_made_the_sequence_stays_and_tries_again():
+    made = []
+
+    def unsteady():
+        made.append(len(made))
+        if len(made) == 2:  # the first is looked at by the constructor
+            raise OSError("no connection")
+        return Counting(opened=opened)
+
+    opened = []
+    env = envs.TaskSequence([lambda: Counting(opened=opened), unsteady], period=4, change_at="now")
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(env.action_space.low)
+    with pytest.raises(OSError, match="no connection"):
+        env.reset()
+    assert (env.task, env.phase, opened) == (0, 0, [env.env])
+    _, info = env.reset()
+    assert (info["task"], info["phase"], opened) == (1, 1, [env.env])
+    assert env.step(env.action_space.low)[4]["changed"]
+
+
+class Reusing(Counting):
+    """Gives one dictionary again and again."""
+
+    def __init__(self):
+        super().__init__()
+        self.info = {"own": 1}
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], self.info
+
+    def step(self, action):
+        return *super().step(action)[:4], self.info
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda env: envs.TaskSequence([env], period=4),
+        lambda env: envs.NonStationary(env, "observation_noise", period=4),
+    ],
+    ids=["TaskSequence", "NonStationary"],
+)
+def test_what_an_environment_gives_again_and_again_is_not_written_to(around):
+    env = around(Reusing())
+    _, info = env.reset(seed=0)
+    infos = [info, *(env.step(env.action_space.low)[4] for _ in range(3)), env.reset()[1]]
+    assert env.unwrapped.info == {"own": 1} if not isinstance(env, envs.TaskSequence) else env.env.info == {"own": 1}
+    assert all(not any(key.startswith("env_") for key in each) and each["own"] == 1 for each in infos)
+    assert [each["changed"] for each in infos] == [False, True, False, False, False]
+
+
+def test_what_is_drawn_is_the_task_in_force():
+    env = envs.TaskSequence(
+        [lambda: gymnasium.make("Pendulum-v1", render_mode="rgb_array"), "Pendulum-v1"], period=1, change_at="now"
+    )
+    env.reset(seed=0)
+    assert (env.render_mode, env.render().ndim) == ("rgb_array", 3)
+    env.step(env.action_space.low)
+    env.reset()
+    assert (env.task, env.render_mode) == (1, None)
+
+
 def wide():
     return gymnasium.wrappers.TransformObservation(Counting(), lambda seen: seen, gymnasium.spaces.Box(-1, 1, (2,)))
 

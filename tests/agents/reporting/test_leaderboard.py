@@ -159,6 +159,69 @@ def test_a_recorded_run_has_the_same_row(tmp_path):
     assert (tmp_path / "recorded.md").read_text() == (tmp_path / "runs.md").read_text()
 
 
+def score(path, value, updates):
+    (path / "trainability.csv").write_text(
+        f"checkpoint,phase,steps,kind,score,low,high\nb,1,400000,policy-fresh-head,{value},0.7,0.8\n"
+    )
+    if updates:
+        (path / "trainability.json").write_text(json.dumps({"repetitions": 5, "updates": updates}))
+
+
+def test_trainability_by_another_number_of_updates_is_not_beside_the_others(tmp_path):
+    for seed, updates in enumerate((300, 300, 20, None)):
+        score(run(tmp_path / "runs", seed=seed), 0.5 + seed / 10, updates)
+    assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--record", str(tmp_path / "recorded")]) == 0
+    for folder in ("runs", "recorded"):
+        draw(tmp_path / folder, page=tmp_path / "page.md")
+        text = section(tmp_path / "page.md")
+        assert "| `ppo` | 4 | 15.0 (15.0, 15.0, 15.0, 15.0) | 40.0 (40.0, 40.0, 40.0, 40.0) | 0.55 (0.50, 0.60)" in text
+        assert "- Trainability that was not measured by 300 updates is left out: `ppo`, seed 2; `ppo`, seed 3." in text
+
+
+def test_a_run_is_never_recorded_over_another_one(tmp_path, capsys):
+    recorded = tmp_path / "recorded"
+    run(tmp_path / "a")
+    run(tmp_path / "b", "cbp", returns=(1.0, 2.0))
+    run(tmp_path / "b", "ppo", 0, "--set", "gamma=0.9")
+    record = ["--output", str(tmp_path / "out"), "--record", str(recorded)]
+    for _ in range(2):  # the same run may be recorded again
+        assert report.main([str(tmp_path / "a"), *record]) == 0
+    before = {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert report.main([str(tmp_path / "b"), *record]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    place = recorded / "quick-ant" / "ppo" / "seed0"
+    assert f"'{place}' has another run, which is not overwritten: its hyperparameters.gamma is 0.99, that of '" in line
+    assert {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()} == before
+
+
+def test_seeds_that_ran_on_another_device_are_of_the_same_row(tmp_path):
+    for seed, device in enumerate(("cpu", "cuda")):
+        path = run(tmp_path / "runs", seed=seed)
+        config = json.loads((path / "config.json").read_text()) | {"device": device}
+        (path / "config.json").write_text(json.dumps(config))
+    assert draw(tmp_path / "runs", page=tmp_path / "page.md") == 0
+    assert "| `ppo` | 2 | 15.0 (15.0, 15.0) |" in section(tmp_path / "page.md")
+
+
+def test_the_page_says_where_it_has_interquartile_means(tmp_path):
+    run(tmp_path / "runs")
+    for options, said in ((["--statistic", "iqm"], True), ([], False)):
+        assert report.main([str(tmp_path / "runs"), "--leaderboard", str(tmp_path / "page.md"), *options]) == 0
+        assert ("Over seeds, what follows are interquartile means." in (tmp_path / "page.md").read_text()) == said
+
+
+def test_supervised_runs_alone_and_a_page_that_is_no_text_are_refused(tmp_path, capsys):
+    supervised = Path(__file__).parents[3] / "runs" / "supervised" / "class-incremental-cifar"
+    assert draw(supervised, page=tmp_path / "page.md") == 2
+    assert "no complete run of a protocol is below" in capsys.readouterr().err
+    run(tmp_path / "runs")
+    (tmp_path / "page.md").write_bytes(b"\xff\xfe")
+    assert draw(tmp_path / "runs", page=tmp_path / "page.md") == 2
+    assert "page.md' is no page of text in UTF-8, and is left as it is" in capsys.readouterr().err
+    assert (tmp_path / "page.md").read_bytes() == b"\xff\xfe"
+
+
 def test_the_report_has_the_table_of_the_protocols_source(tmp_path):
     run(tmp_path / "runs", name="eppo-slippery-ant")
     run(tmp_path / "runs", "cbp", name="eppo-slippery-ant", returns=(1.0, 3.0))
