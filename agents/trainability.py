@@ -56,10 +56,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(args: argparse.Namespace) -> int:
     import_modules(args.imports or [])
+    if not args.run.exists() and (zipped := args.run.with_name(f"{args.run.name}.zip")).is_file():
+        args.run = zipped  # as Stable-Baselines3's own load does
     if args.run.is_file():
         return _measure_zip(args)
     if args.env is not None:
-        raise UserError(f"--env goes with a zip of Stable-Baselines3; '{args.run}' is none")
+        why = "is a folder" if args.run.is_dir() else "does not exist"
+        raise UserError(f"--env goes with a zip of Stable-Baselines3; '{args.run}' {why}")
     folder, config = RunFolder.open(args.run, Config, LearningConfig)
     if not isinstance(config, Config):
         raise UserError(f"'{args.run}' is a run of agents.learn; RUN is a run of agents.train")

@@ -1,14 +1,16 @@
 """Compares methods in some phases of recorded runs, where ``agents.report`` averages over all or tells each by itself.
 
 ``python benchmarks/late_phases.py FOLDER --phases 6-9 [--baseline NAME] [--without SEED …]`` prints for each method below
-FOLDER the mean over seeds of a run's mean final return in these phases, and of the difference from the baseline with the same
-seed, with the report's bootstrap intervals. Where all runs have one, the trainability at the end of the run likewise.
+FOLDER the mean over seeds of a run's mean final return in these phases, which must be whole in every run, and of the difference
+from the baseline with the same seed, with the report's bootstrap intervals. Where all runs were measured at their end, their
+trainability there likewise.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,8 @@ import numpy as np
 from nature import paired
 
 from agents.reporting.comparison import Comparison, Estimate, compare
-from agents.reporting.results import AgentResult, find_runs, read_run
+from agents.reporting.results import TRAINABILITY, AgentResult, find_runs, read_run
+from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.plan import parse_seeds
 
@@ -28,12 +31,13 @@ def words(found: Estimate, digits: int = 1) -> str:
 
 
 def trainability(run: AgentResult) -> dict[str, float]:
-    """The scores of the newest checkpoint, by kind; empty where none was measured."""
-    path = run.path / "trainability.csv"
+    """The scores at the end of a run, by kind; empty where these were not measured."""
+    path = run.path / TRAINABILITY
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        return {row["kind"]: float(row["score"]) for row in csv.DictReader(file)}
+    end = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["timesteps"]
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["kind"]: float(row["score"]) for row in csv.DictReader(file) if int(row["steps"]) == end}
 
 
 def table(
@@ -60,14 +64,22 @@ def main() -> None:
         comparison = compare(run for run in map(read_run, find_runs([args.folder])) if run.config.seed not in args.without)
     except UserError as error:
         parser.error(str(error))
+    if not isinstance(comparison.config, Config):
+        parser.error(f"{args.folder} has runs of agents.learn, which have tasks and no phases")
+    if args.baseline not in comparison.runs:
+        parser.error(f"--baseline must be one of {', '.join(comparison.runs)}, got {args.baseline}")
+    if parts := [phase for phase in args.phases if phase not in comparison.phases]:
+        whole = ", ".join(map(str, comparison.phases))
+        parser.error(f"--phases must be whole in every run, {whole}; got {', '.join(map(str, parts))}")
 
     def final_return(run: AgentResult) -> float:
-        return float(np.mean([run.phases[phase]["final_return"] for phase in args.phases]))
+        finals = [run.phases[phase]["final_return"] for phase in args.phases]
+        return float(np.mean([np.nan if final is None else final for final in finals]))
 
     title = f"phases {', '.join(map(str, args.phases))}"
     table(comparison, title, final_return, args.baseline, 1, seeds_own=False)
     each = [trainability(run) for by_seed in comparison.runs.values() for run in by_seed.values()]
-    for kind in each[0] if all(each) else ():
+    for kind in [kind for kind in each[0] if all(kind in of_run for of_run in each)]:
         table(comparison, kind, lambda run, kind=kind: trainability(run)[kind], args.baseline, 2, seeds_own=True)  # type: ignore[misc]
 
 

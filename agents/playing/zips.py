@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from functools import partial
@@ -30,21 +31,24 @@ STATES = 1_000  # on which networks learn, as the probe batch of a run
 def measure_zip(path: Path, env: str, repetitions: int, updates: int, seed: int) -> int:
     """Prints the score of each network, on states that the policy meets in an environment.
 
-    The optimizer is Adam with the model's learning rate at the start of its training. Loading a zip runs code that is in it,
-    as Stable-Baselines3's own ``load`` does.
+    The optimizer is Adam with the model's learning rate at the start of its training, or half way where it begins at 0. Loading
+    a zip runs code that is in it, as Stable-Baselines3's own ``load`` does.
 
     Returns:
         0.
 
     Raises:
-        UserError: No zip of Stable-Baselines3, one of a recurrent policy, or another environment's.
+        UserError: No zip of Stable-Baselines3, one of a recurrent policy, one without a step size, or another environment's.
     """
     policy, data = _load(path)
+    step_size = next((float(rate) for rate in map(data["lr_schedule"], (1.0, 0.5, 0.0)) if rate > 0), 0.0)
+    if not 0 < step_size < math.inf:
+        raise UserError(f"'{path}' has a step size of {step_size:g}: its networks cannot learn by it")
     vec_env = _make(env, policy)
     observations, actions = _meet_states(policy, vec_env, seed)
     vec_env.close()
     names = network_names(policy)
-    optimizer = partial(torch.optim.Adam, lr=float(data["lr_schedule"](1)))
+    optimizer = partial(torch.optim.Adam, lr=step_size)
     settings = {"repetitions": repetitions, "updates": updates, "batch_size": data.get("batch_size") or 128, "seed": seed}
     print(f"{path} in {env}: {STATES:,} states; a fresh network is 1", flush=True)
     beside: dict[str, cbp.Trainability] = {}

@@ -183,6 +183,8 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     parameter, change = make_change(args)
     if protocol:
         of_values = OPTIONS if parameter is not None else ()  # those of another parameter
+        if "schedule" in change and not make_schedule(change["schedule"]).takes_range:
+            of_values = (*of_values, "low", "high")
         change = {name: value for name, value in protocol.change.items() if name not in of_values} | change
         parameter = given(parameter, protocol.param)
     env_kwargs = (preset.env_kwargs if protocol or is_nonstationary(spec) else {}) | _env_kwargs(args.env_kwargs)

@@ -105,6 +105,15 @@ def test_the_same_zip_has_the_same_score(tmp_path, capsys):
     assert found[0] == found[1] != found[2]
 
 
+def test_a_zip_may_be_named_without_its_ending_and_its_step_size_may_begin_at_zero(tmp_path, capsys):
+    found = []
+    for name, schedule in (("warm", lambda left: 1e-3 * min(1.0, 2 * (1 - left))), ("constant", 1e-3)):
+        PPO("MlpPolicy", "CartPole-v1", learning_rate=schedule, device="cpu", seed=0).save(tmp_path / name)
+        assert trainability.main([str(tmp_path / name), "--env", "CartPole-v1", *QUICK]) == 0
+        found.append(scores(capsys))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("name", "policy", "words"),
     [("RecurrentPPO", "MlpLstmPolicy", "is recurrent"), ("ARS", "LinearPolicy", "has no networks to measure")],
@@ -122,6 +131,7 @@ def bad_zips(tmp_path):
     other.policy_kwargs["unheard_of"] = 1
     other.save(tmp_path / "options")
     PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "model")
+    PPO("MlpPolicy", "CartPole-v1", learning_rate=0.0, device="cpu").save(tmp_path / "still")
     whole = (tmp_path / "model.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.zip").write_text("no zip")
@@ -141,8 +151,10 @@ def bad_zips(tmp_path):
         (["options.zip", "--env", "CartPole-v1"], "unexpected keyword argument 'unheard_of'"),
         (["half.zip", "--env", "CartPole-v1"], "is no model of Stable-Baselines3"),
         (["text.zip", "--env", "CartPole-v1"], "is no model of Stable-Baselines3"),
-        (["folder", "--env", "CartPole-v1"], "--env goes with a zip"),
-        (["none.zip", "--env", "CartPole-v1"], "none.zip"),
+        (["folder", "--env", "CartPole-v1"], "--env goes with a zip of Stable-Baselines3; 'folder' is a folder"),
+        (["none.zip", "--env", "CartPole-v1"], "--env goes with a zip of Stable-Baselines3; 'none.zip' does not exist"),
+        (["none", "--env", "CartPole-v1"], "'none' does not exist"),
+        (["still.zip", "--env", "CartPole-v1"], "'still.zip' has a step size of 0: its networks cannot learn by it"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys, monkeypatch, options, words):

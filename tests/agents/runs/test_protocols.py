@@ -231,6 +231,11 @@ def test_options_beside_a_protocol_override_it():
     assert (config.param, config.change) == ("gravity", {"change_at": "now"})
     config = config_of("--protocol", "eppo-slippery-ant", "--schedule", "list,values=[4,0.5]")
     assert config.change["schedule"]["values"] == [4, 0.5]
+    # A schedule with values of its own is not given the protocol's range, and one without keeps it.
+    config = config_of("--protocol", "slippery-humanoid", "--schedule", "list,values=[0.1,2]")
+    assert (config.change["schedule"]["values"], "low" in config.change) == ([0.1, 2], False)
+    config = config_of("--protocol", "slippery-humanoid", "--schedule", "uniform", "--low", "0.5")
+    assert (config.change["schedule"], config.change["low"], config.change["high"]) == ("uniform", 0.5, 2.0)
 
 
 @pytest.mark.parametrize(
