@@ -43,9 +43,9 @@ class TaskSequence(gymnasium.Env[Any, Any]):
     control suite are tasks of one robot, with the same observations and actions. A task that differs is given in a wrapper.
 
     A task from an id or a function is made when it begins, and closed once the next one is made, so only one stays open.
-    Environments that are given stay open until ``close()``, which closes them all. At a change the new task is reset with a seed that
-    follows from the phase and from the last seed of ``reset``, without one from the operating system's entropy: a task that
-    comes again goes on alike whether it was kept or made anew.
+    Environments that are given stay open until ``close()``, which closes all. At a change the new task is reset with a seed
+    that follows from the phase and from the last seed of ``reset``, without one from the operating system's entropy: a task
+    that comes again goes on alike whether it was kept or made anew.
 
     ``reset(seed=s)`` restarts clock and sequence, that of the constructor's seed or, where none was given, of ``s``, and passes
     ``s`` on to the first task; ``reset()`` restarts neither. A seed at every reset keeps the first task.

@@ -292,11 +292,15 @@ def test_methods_in_other_worlds_are_refused(tmp_path, capsys, name, value):
 
 def test_two_runs_of_a_second_method_must_agree_too(tmp_path, capsys):
     write(tmp_path / "first", config_for("ppo", 0), even(FLAT, FLAT))
-    mixed(tmp_path, capsys, first=("cbp", 0), method="cbp", seed=1, device="cuda", words=["device", "cuda"])
+    other = dataclasses.replace(config_for("cbp").hyperparameters, gamma=0.5)
+    mixed(
+        tmp_path, capsys, first=("cbp", 0), method="cbp", seed=1, hyperparameters=other, words=["hyperparameters.gamma", "0.5"]
+    )
 
 
 def test_worlds_that_differ_behind_another_difference_are_refused(tmp_path, capsys):
-    changes = {"device": "cuda", "env_kwargs": {"terminate_after": 7}}
+    other = dataclasses.replace(config_for("cbp").hyperparameters, gamma=0.5)
+    changes = {"hyperparameters": other, "env_kwargs": {"terminate_after": 7}}
     mixed(tmp_path, capsys, method="cbp", seed=0, words=["env_kwargs.terminate_after", "7"], **changes)
 
 
