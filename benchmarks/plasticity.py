@@ -8,7 +8,8 @@ The task changes fast: 256 random inputs with random labels are to be learned by
 All tasks are equally hard, so a network that gets worse at them has lost plasticity, by definition and whatever its units look
 like. ``loses`` is a small network (two hidden layers of 64 ReLU units) under Adam with its usual β of 0.9 and 0.999; ``keeps``
 is the same with ``cbp.L2Init``. Accuracy at the end of each task is the ground truth, the rest is to agree with it;
-``trainability`` is ``cbp.Trainability`` on the probe batch, measured after tasks 1, 11, 21, ….
+``trainability`` is ``cbp.Trainability`` on the probe batch under a fresh head, so of the hidden layers, measured after tasks 1,
+11, 21, …; ``trainability_own_head`` is that of the whole network.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ PROBE = 1000  # samples
 EXPECTED = {
     "accuracy": -1,
     "trainability": -1,
+    "trainability_own_head": -1,
     "dormant_fraction": +1,
     "dead_fraction": +1,
     "tau_dormant_fraction": +1,
@@ -105,7 +107,8 @@ def train(setting: Setting, seed: int) -> NDArray[np.float64]:
     draws = torch.Generator().manual_seed(seed)  # the same tasks for all settings
     probe = torch.randn(PROBE, INPUTS, generator=draws)
     trainability = cbp.Trainability(setting.network, probe[:EXAMPLES], 3, UPDATES, BATCH, seed=seed)
-    score = math.nan
+    scores: dict[str, float] = {}
+    head = str(len(network) - 1)
     hidden, weight = network[:-1], [module for module in network if isinstance(module, nn.Linear)][-2].weight
     initial = weight.detach().clone()
     rows = []
@@ -126,8 +129,10 @@ def train(setting: Setting, seed: int) -> NDArray[np.float64]:
         measured = {"probe_ntk_effective_rank": metrics.ntk_effective_rank(network, probe[:KERNEL])}
         with torch.no_grad():
             measured["accuracy"] = (network(inputs).argmax(dim=1) == labels).double().mean().item()
-            score = trainability(network).score if task % LAST == 0 else score
-            measured["trainability"] = score
+            if task % LAST == 0:
+                scores["trainability"] = trainability(network, head).score
+                scores["trainability_own_head"] = trainability(network).score
+            measured |= scores
             for prefix, batch in (("", inputs), ("probe_", probe)):
                 h = hidden(batch)
                 for measure in (metrics.dormant_fraction, metrics.dead_fraction, metrics.tau_dormant_fraction):

@@ -2,7 +2,8 @@
 
 ``python benchmarks/predicting.py [--data FILE.csv]`` trains networks in eleven ways, five seeds each, in some twenty minutes of
 processor time. They lose their ability to learn at different speeds, some not at all. The tasks, networks and measures are
-those of :mod:`plasticity`, beside it; what is to be predicted is ``cbp.Trainability``, 20 tasks after the measure was taken.
+those of :mod:`plasticity`, beside it; what is to be predicted is ``cbp.Trainability`` under a fresh head, 20 tasks after the
+measure was taken.
 
 For each measure it prints Spearman's rank correlation over runs, averaged over the tasks 11, 21 and 31 at which it was taken:
 with the trainability then, with that of 20 tasks later, and with that of 20 tasks later at the same trainability then (the
@@ -85,12 +86,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="measurements: runs in it are taken from there, others are added")
     rows = plasticity.measure_all(parser.parse_args().data, SETTINGS)
-    print("| setting | accuracy, last 10 tasks | trainability after tasks 11, 31 and 51 |\n|---|---|---|")
-    accuracy, score = (list(EXPECTED).index(name) for name in ("accuracy", "trainability"))
+    print(
+        "| setting | accuracy, last 10 tasks | trainability after tasks 11, 31 and 51 | under its own head |\n|---|---|---|---|"
+    )
+    accuracy, score, own = (list(EXPECTED).index(name) for name in ("accuracy", "trainability", "trainability_own_head"))
     for label in SETTINGS:
         of_label = np.mean([rows[label, seed] for seed in range(plasticity.SEEDS)], axis=0)
-        scores = ", ".join(f"{of_label[task, score]:.2f}" for task in (10, 30, 50))
-        print(f"| {label} | {of_label[-plasticity.LAST :, accuracy].mean():.2f} | {scores} |")
+        scores, under_own = (", ".join(f"{of_label[task, name]:.2f}" for task in (10, 30, 50)) for name in (score, own))
+        print(f"| {label} | {of_label[-plasticity.LAST :, accuracy].mean():.2f} | {scores} | {under_own} |")
     print("\n| measure | trainability now | 20 tasks later | 20 tasks later, beyond what it is now |\n|---|---|---|---|")
     told = tell_all(rows)
     for measure, (values, intervals) in sorted(told.items(), key=lambda item: -abs(item[1][0][1])):
