@@ -48,6 +48,8 @@ def _report(args: argparse.Namespace) -> int:
         raise UserError("--output OUT, or --leaderboard FILE in its place, says what is made")
     if args.leaderboard is not None:
         return _write_leaderboard(args)
+    if (args.output / "config.json").exists():
+        raise UserError(f"--output must not be a run, whose report.png would be overwritten; '{args.output}' is one")
     comparison = compare([read_run(path) for path in find_runs(args.folders)])
     usual = [label for label in comparison.runs if label in ("ppo", "backprop")]
     baseline = args.baseline or (usual or list(comparison.runs))[0]

@@ -24,7 +24,7 @@ import cbp
 import envs
 from agents.runs.algorithms import find_algorithm
 from agents.runs.config import Config
-from agents.runs.errors import UserError, unknown
+from agents.runs.errors import UserError, in_words, unknown
 from agents.runs.modules import check_imported
 from agents.runs.off_policy import DQNHyperparameters, OffPolicyHyperparameters, SACHyperparameters, TD3Hyperparameters
 from agents.runs.presets import Hyperparameters
@@ -57,6 +57,10 @@ def find_spec(name: str) -> gymnasium.envs.registration.EnvSpec:
     if found is None:
         raise unknown("environment", name, [spec.id for spec in newest.values()], listed=False)
     return found
+
+
+BY_PERIOD = {"geometric": "mean", "exponential": "mean", "bursts": "calm"}
+"""What the period is of phases whose lengths differ, by the name of their times."""
 
 
 def is_nonstationary(spec: gymnasium.envs.registration.EnvSpec) -> bool:
@@ -96,6 +100,8 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         return envs.NonStationary(env, **change) if change else env
     except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
         raise UserError(f"environment '{spec.id}' cannot be made: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever an environment of others raises
+        raise UserError(f"environment '{spec.id}' cannot be made: {in_words(error)}") from error
 
 
 def _refuse_modules(tasks: object) -> None:
@@ -122,11 +128,10 @@ def _own_period(period: int, n_envs: int, times: dict[str, Any] | None) -> Any:
     """
     if times is None:
         return period // n_envs
-    names = {"geometric": "mean", "exponential": "mean", "bursts": "calm"}
-    if times["name"] not in names:
-        raise unknown("times", times["name"], names)
+    if times["name"] not in BY_PERIOD:
+        raise unknown("times", times["name"], BY_PERIOD)
     spread = {"gap": max(1, times["gap"] // n_envs)} if isinstance(times.get("gap"), int) else {}
-    return {**times, **spread, names[times["name"]]: period / n_envs if times["name"] != "bursts" else period // n_envs}
+    return {**times, **spread, BY_PERIOD[times["name"]]: period / n_envs if times["name"] != "bursts" else period // n_envs}
 
 
 def _with_a_vector(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:

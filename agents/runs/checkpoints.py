@@ -24,7 +24,7 @@ from agents.runs import checkpoint_files, logs
 from agents.runs.build import make_env, make_model, make_vec_env
 from agents.runs.checkpoint_files import BESIDE, to_arrays
 from agents.runs.config import Config
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, in_words
 from agents.runs.off_policy import OffPolicyHyperparameters
 from agents.runs.replay import ReplayFiles
 from agents.runs.run_folder import RunFolder
@@ -117,17 +117,34 @@ class Checkpoints:
             logs.load_state(model.logger, logged)
         return model
 
+    def load_model(self, config: Config) -> BaseAlgorithm:
+        """The model as it was at the newest whole checkpoint, without a run to go on with: logs stay as they are.
+
+        Raises:
+            UserError: As :meth:`load`; or there is no checkpoint.
+        """
+        found = checkpoint_files.read_newest(self._folder)
+        if found is None:
+            raise UserError(f"'{self._folder.path}' has no checkpoint yet")
+        model = make_model(config, make_vec_env(config))
+        with found.opened() as state:
+            _load_model(model, state["model"])
+        return model
+
 
 def check_environment(config: Config) -> None:
-    """Refuses a run whose environment cannot be saved, before it has trained up to its first checkpoint.
+    """Refuses a run whose environment cannot be stepped or saved, before it has trained up to its first checkpoint.
 
     Raises:
         UserError: Such a run; the message names the part that cannot be saved.
     """
     env = make_env(config)
-    env.reset(seed=config.seed)
-    env.action_space.seed(config.seed)
-    env.step(env.action_space.sample())
+    try:
+        env.reset(seed=config.seed)
+        env.action_space.seed(config.seed)
+        env.step(env.action_space.sample())
+    except Exception as error:  # whatever an environment of others raises
+        raise UserError(f"environment '{config.env}' cannot be stepped: {in_words(error)}") from error
     try:
         envs.save_state(env)
     except envs.ParameterError as error:

@@ -33,6 +33,7 @@ _KINDS: dict[str, type] = {
 }
 
 
+_MANY_THREADS = 1024  # more than any machine has cores for; torch fails in words of its own at some number
 _NO_DIFFERENCE = ("threads", "checkpoint_minutes", "keep_phases", "data", "protocol")
 
 
@@ -201,6 +202,8 @@ class Config(RunConfig):
         check_whole("seed", self.seed, least=0)
         if self.threads is not None:
             check_whole("threads", self.threads, least=1)
+            if self.threads > _MANY_THREADS:
+                raise UserError(f"threads must be at most {_MANY_THREADS:,}, got {self.threads:,}")
         if self.seed >= 2**32:
             raise UserError(f"seed must be less than 2^32, got {self.seed}")
         self._check_change()

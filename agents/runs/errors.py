@@ -20,6 +20,11 @@ class UserError(_OneLine, ValueError):
     """Bad input. The message is one line: what is wrong, what was received, what is allowed. Commands exit with code 2."""
 
 
+def in_words(error: Exception) -> str:
+    """An error of somebody else's code, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
 class RunError(_OneLine):
     """Work that broke off. The message is one line: what happened, what is kept, how to go on. Commands exit with code 1."""
 

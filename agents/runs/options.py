@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 
 import envs
 from agents.runs.algorithms import ALGORITHMS, find_algorithm
-from agents.runs.build import find_spec, is_nonstationary, is_sequence
+from agents.runs.build import BY_PERIOD, find_spec, is_nonstationary, is_sequence
 from agents.runs.commands import check_device, given, parse_override
 from agents.runs.config import Config, with_overrides
 from agents.runs.errors import UserError, unknown
@@ -119,6 +119,8 @@ def make_change(args: argparse.Namespace) -> tuple[str | dict[str, Any] | None, 
     }
     if args.times is not None:
         name, options = _name_and_options(args.times)
+        if (own := BY_PERIOD.get(name)) in options:
+            raise UserError(f"--times {name} takes its {own} from --period, got {own}={options[own]}")
         change["times"] = {"name": name, **options}
     if args.schedule is not None:
         change["schedule"] = _describe_schedule(args.schedule)
@@ -175,7 +177,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     if args.env is None and protocol is None:
         raise UserError("--env is missing, for example: --env ant-nonstationary")
     imports = [*(args.imports or []), *(protocol.imports if protocol else ())]
-    name, modules = import_named(args.env or protocol.env, imports)  # type: ignore[union-attr]
+    name, modules = import_named(given(args.env, protocol.env if protocol else ""), imports)
     spec = find_spec(name)
     algo = given(args.algo, "ppo")
     algorithm = find_algorithm(algo)
@@ -213,7 +215,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         seed=seed,
         n_envs=given(args.n_envs, preset.n_envs),
         normalize=given(args.normalize, protocol is not None and protocol.normalize),
-        device=check_device(args.device or "cpu"),
+        device=check_device(given(args.device, "cpu")),
         threads=args.threads,
         checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
         keep_phases=bool(args.keep_phases),

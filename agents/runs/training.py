@@ -21,7 +21,7 @@ from agents.runs.logs import make_logger
 from agents.runs.recording import LogCallback, ProgressCallback, Recorders
 from agents.runs.run_folder import RunFolder
 from agents.runs.running import Pauses, carry_out, use_threads
-from agents.runs.summary import is_complete, write_summary
+from agents.runs.summary import is_complete, steps_of, write_summary
 from agents.sb3 import dashboard
 from agents.sb3.phases import ChangeCallback, FreshNetworkCallback, PhaseCallback
 
@@ -63,26 +63,30 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         0 when the run is complete, 130 when it was asked to stop before.
 
     Raises:
-        UserError: The folder is in use or its checkpoints cannot be read, or the file to export to exists.
+        UserError: The folder is in use or its checkpoints cannot be read; or the file to export to exists, or there is no
+            checkpoint to export.
         RunError: Training broke off.
     """
     with folder.locked():
         use_threads(config)
         recorders = Recorders.of(folder, config)
         checkpoints = Checkpoints(folder, recorders._asdict())
-        model = checkpoints.load(config)
         if export is not None:
-            return _export(model, export)
+            return _export(checkpoints.load_model(config), export)
+        if is_complete(folder) and checkpoint_files.read_newest(folder, with_files=True) is not None:
+            print(f"The run in {folder.path} is complete: {steps_of(folder):,} of {config.timesteps:,} steps.")
+            return 0
+        model = checkpoints.load(config)
         training = _Training(folder, config, model, recorders, checkpoints)
-        if model.num_timesteps >= config.timesteps:
-            if not is_complete(folder):  # it was killed between its last checkpoint and its summary
-                training.finish(seconds=0)
+        if model.num_timesteps >= config.timesteps:  # it was killed between its last checkpoint and its summary
+            training.finish(seconds=0)
             print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
             return 0
         return training.carry_out()
 
 
 def _export(model: BaseAlgorithm, path: Path) -> int:
+    path = path if path.suffix else path.with_name(f"{path.name}.zip")  # as Stable-Baselines3 does
     if path.exists():
         raise UserError(f"'{path}' exists already")
     try:

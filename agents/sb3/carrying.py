@@ -52,6 +52,7 @@ class Carried:
         self._targets = dict(targets or {})
         self._has_warned = False
         self._handles: list[RemovableHandle] = []
+        self._given = self._options()
         self.attach()
 
     def attach(self) -> None:
@@ -80,20 +81,28 @@ class Carried:
 
     def state_dict(self) -> dict[str, Any]:
         """The method's state, and its options as they are now."""
+        own = {"options": self._options(), "given": dict(self._given), "kind": type(self.method).__name__}
+        return {**self.method.state_dict(), **own}
+
+    def _options(self) -> dict[str, Any]:
         options = {name: getattr(self.method, name, None) for name in options_of(type(self.method))}
-        kept = {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
-        return {**self.method.state_dict(), "options": kept, "kind": type(self.method).__name__}
+        return {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state made by :meth:`state_dict`, or from one of the method alone."""
+        """Goes on from a state made by :meth:`state_dict`, or from one of the method alone.
+
+        Options that were set since go on too, but for those that the two were given differently.
+        """
         of_method = dict(state)
         options = of_method.pop("options", {})
+        given = of_method.pop("given", self._given)  # which earlier releases did not keep
         own = type(self.method).__name__
         if (kind := of_method.pop("kind", own)) != own:
             raise ValueError(f"the state is of {kind}, and this policy carries {own}")
         self.method.load_state_dict(of_method)
         for name in options.keys() & set(options_of(type(self.method))):
-            if getattr(self.method, name, None) != options[name]:
+            given_alike = given.get(name) == self._given.get(name)
+            if given_alike and getattr(self.method, name, None) != options[name]:
                 setattr(self.method, name, options[name])
 
     def take_over(self, other: Carried, *, all_the_same: bool) -> None:

@@ -79,15 +79,18 @@ class PhaseCallback(BaseCallback):
 
     Warns:
         UserWarning: Once, where environments have different values in the same phase, as without a seed of their own.
+
+    Raises:
+        ValueError: At the start of training, where the file has other columns.
     """
 
     every_step = False
 
-    def __init__(self, parameters: str | Sequence[str] | None, path: Path | None = None) -> None:
+    def __init__(self, parameters: str | Sequence[str] | None, path: str | Path | None = None) -> None:
         super().__init__()
         self.parameters = (parameters,) if isinstance(parameters, str) else tuple(parameters or ())
         self.phases: dict[int, Phase] = {}
-        self._path = path
+        self._path = None if path is None else Path(path)
         self._rows: list[list[Any]] = []
         self._worlds_differ = False
 
@@ -109,9 +112,15 @@ class PhaseCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._counted = self.num_timesteps
-        if self._path is not None and not self._path.exists():
+        if self._path is None:
+            return
+        if not self._path.exists():
             self._rows.append(self.columns)
             self._write()
+            return
+        with self._path.open(newline="", encoding="utf-8") as file:
+            if (there := next(csv.reader(file), [])) != self.columns:
+                raise ValueError(f"'{self._path}' cannot be continued: its columns are {there}, not {self.columns}")
 
     def _on_step(self) -> bool:
         # Of a rollout in compiled code only the steps in which something happens come here. Between two of them every
@@ -210,13 +219,19 @@ class FreshNetworkCallback(ChangeCallback):
 
     What an agent reaches in a phase with a fresh network tells how hard this phase is by itself; without it, a loss of
     plasticity cannot be told from a harder world. Acts between two rollouts. Fresh weights are drawn from torch's generator.
+    Frozen ones stay as they are.
     """
 
     def _change(self) -> None:
         policy = self.model.policy
         fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
-        policy.load_state_dict(fresh.state_dict())
+        frozen = {name: weight for name, weight in policy.named_parameters() if not weight.requires_grad}
+        policy.load_state_dict({**fresh.state_dict(), **frozen})
         for owner in owners(policy).values():
             owner.optimizer.state.clear()
         for method, begun in zip(methods_of(policy), methods_of(fresh), strict=True):
-            method.load_state_dict(begun.state_dict())
+            state = begun.state_dict()
+            if method.layers:  # some may be left out, such as frozen ones
+                known = {layer.name for layer in method.layers}
+                state["layers"] = [layer for layer in state["layers"] if layer["name"] in known]
+            method.load_state_dict(state)

@@ -50,7 +50,7 @@ def make_configs(args: argparse.Namespace, methods: Iterable[str], seeds: Iterab
             examples=preset.examples,
             seed=seed,
             data=None if args.data is None else str(args.data.absolute()),
-            device=check_device(args.device or "cpu"),
+            device=check_device(given(args.device, "cpu")),
             threads=args.threads,
             checkpoint_minutes=given(args.checkpoint_minutes, 5.0),
             stream=stream,

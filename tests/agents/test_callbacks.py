@@ -180,6 +180,35 @@ def test_networks_and_optimizer_begin_anew_with_each_phase_of_the_first_environm
         assert torch.allclose(weight.T @ weight, 2 * torch.eye(2), atol=1e-5)
 
 
+def test_frozen_layers_stay_as_they_are_while_the_others_begin_anew():
+    environments = iter([Phases(8), Phases(2)])
+    env = make_vec_env(lambda: next(environments), n_envs=2)
+    soon = {"replacement_rate": 0.1, "maturity_threshold": 5}
+    options = {"policy_kwargs": {"net_arch": [4, 4], "method_kwargs": soon}, "seed": 0, "device": "cpu"}
+    model = PPO("CBPMlpPolicy", env, n_steps=24, batch_size=24, **options)
+    frozen = model.policy.mlp_extractor.value_net.requires_grad_(False)
+    before = copy.deepcopy(frozen.state_dict()), model.policy.action_net.weight.detach().clone()
+    with pytest.warns(UserWarning, match="frozen"):
+        model.learn(3 * 48, FreshNetworkCallback())
+    assert all(torch.equal(tensor, before[0][name]) for name, tensor in frozen.state_dict().items())
+    assert not torch.equal(model.policy.action_net.weight, before[1])
+    assert [layer.name for layer in model.policy.method.layers] == ["policy/hidden1", "policy/hidden2"]
+
+
+def test_a_file_of_other_columns_is_not_continued(tmp_path):
+    path = tmp_path / "episodes.csv"
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu")
+    for _ in range(2):  # it may be named by a string, and is continued
+        model.learn(128, PhaseCallback(None, str(path)))
+    before = path.read_text()
+    with pytest.raises(
+        ValueError, match=r"cannot be continued: its columns are \['step', 'env', 'phase', 'return', 'length'\], not"
+    ):
+        model.learn(128, PhaseCallback("friction", path))
+    assert path.read_text() == before
+    assert before.count("step") == 1
+
+
 def test_the_method_is_told_of_each_phase_of_the_first_environment():
     environments = iter([Phases(8), Phases(2)])
     seen = []

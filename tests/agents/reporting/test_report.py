@@ -549,3 +549,14 @@ def test_the_recorded_pilot_gives_its_table_and_the_signs_that_its_summaries_sho
     assert (idle[0], below[0]) == (1, 1)
     # Recorded before the error of the final return was.
     assert "| return falling at like values | – | – | – | – | – |" in table
+
+
+def test_a_report_does_not_go_into_a_run(tmp_path, capsys):
+    path = tmp_path / "run"
+    write(path, config_for("ppo", 0), even(FLAT, FLAT))
+    (path / "report.png").write_text("of the run")
+    assert report.main([str(path), "--output", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--output must not be a run, whose report.png would be overwritten; '{path}' is one" in line
+    assert (path / "report.png").read_text() == "of the run"
+    assert not (path / "table.md").exists()

@@ -295,6 +295,31 @@ def test_the_model_can_be_exported_for_sb3(command, finished, tmp_path, capsys):
     assert command("--env", "ant-nonstationary", "--export", tmp_path / "another.zip") == 2
 
 
+def test_a_complete_run_stays_as_it_is_whatever_is_exported_or_resumed(command, finished, tmp_path, capsys):
+    with (finished / "episodes.csv").open("a") as file:
+        file.write("of another\n")
+    before = contents(finished)
+    assert command("--resume", finished) == 0
+    assert "is complete: 768 of 768 steps." in capsys.readouterr().out
+    assert command("--resume", finished, "--export", tmp_path / "model") == 0  # which Stable-Baselines3 calls model.zip
+    assert f"{tmp_path / 'model.zip'}: the model at 768 steps" in capsys.readouterr().out
+    assert contents(finished) == before
+    (tmp_path / "mine.zip").write_text("mine")
+    assert command("--resume", finished, "--export", tmp_path / "mine") == 2
+    assert "mine.zip' exists already" in told(capsys)[-1]
+    assert (tmp_path / "mine.zip").read_text() == "mine"
+    shutil.rmtree(finished / "checkpoints")
+    before = contents(finished)
+    assert command("--resume", finished, "--export", tmp_path / "untrained.zip") == 2
+    assert "has no checkpoint yet" in told(capsys)[-1]
+    assert contents(finished) == before
+    assert not (tmp_path / "untrained.zip").exists()
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
 # Faults, in real processes
 
 

@@ -363,6 +363,23 @@ def test_options_that_were_set_while_training_are_saved():
     assert {layer.maturity_threshold for layer in loaded["critic"].layers} == {7}
 
 
+@pytest.mark.parametrize("how", ["load", "set_parameters"])
+def test_options_that_are_given_anew_hold_and_those_that_were_set_since_go_on(how):
+    model = make("PPO", method_kwargs={"replacement_rate": 0.01, "maturity_threshold": 5})
+    model.policy.method.decay_rate = 0.5
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    if how == "load":
+        kwargs = model.policy_kwargs | {"method_kwargs": {"replacement_rate": 0.3, "maturity_threshold": 5}}
+        loaded = PPO.load(file, device="cpu", custom_objects={"policy_kwargs": kwargs})
+    else:
+        loaded = make("PPO", method_kwargs={"replacement_rate": 0.3, "maturity_threshold": 5})
+        loaded.set_parameters(file)
+    method = loaded.policy.method
+    assert (method.replacement_rate, method.maturity_threshold, method.decay_rate) == (0.3, 5, 0.5)
+
+
 def test_a_model_of_the_first_release_brings_its_ages():
     path = Path(__file__).parents[2] / "data" / "first_release.zip"
     policy = PPO.load(path, device="cpu").policy
