@@ -1,7 +1,7 @@
 """Can the measures of plasticity tell a network that loses its ability to learn from one that keeps it?
 
 ``python benchmarks/plasticity.py [--data FILE.csv] [--figure FILE.png] [--swap-labels]`` trains both, five seeds each, in some
-three minutes of processor time, and exits with 1 if a measure does not tell them apart in the expected direction, by a 95 %
+four minutes of processor time, and exits with 1 if a measure does not tell them apart in the expected direction, by a 95 %
 interval over seeds, or if the verdict of ``agents.runs.verdict`` is wrong about a run.
 
 The task changes fast: 256 random inputs with random labels are to be learned by heart in 320 updates, then come 256 others.

@@ -1,7 +1,7 @@
 """Which measures of plasticity tell early how well a network will still learn?
 
-``python benchmarks/predicting.py [--data FILE.csv]`` trains networks in eleven ways, five seeds each, in some twenty minutes of
-processor time. They lose their ability to learn at different speeds, some not at all. The tasks, networks and measures are
+``python benchmarks/predicting.py [--data FILE.csv]`` trains networks in eleven ways, five seeds each, in some twenty-five
+minutes of processor time. They lose their ability to learn at different speeds, some not at all. The tasks, networks and measures are
 those of :mod:`plasticity`, beside it; what is to be predicted is ``cbp.Trainability`` under a fresh head, 20 tasks after the
 measure was taken.
 
