@@ -1,9 +1,9 @@
 """Which measures of plasticity tell early how well a network will still learn?
 
 ``python benchmarks/predicting.py [--data FILE.csv]`` trains networks in eleven ways, five seeds each, in some twenty-five
-minutes of processor time. They lose their ability to learn at different speeds, some not at all. The tasks, networks and measures are
-those of :mod:`plasticity`, beside it; what is to be predicted is ``cbp.Trainability`` under a fresh head, 20 tasks after the
-measure was taken.
+minutes of processor time. They lose their ability to learn at different speeds, some not at all. The tasks, networks and
+measures are those of :mod:`plasticity`, beside it; what is to be predicted is ``cbp.Trainability`` under a fresh head, 20 tasks
+after the measure was taken.
 
 For each measure it prints Spearman's rank correlation over runs, averaged over the tasks 11, 21 and 31 at which it was taken:
 with the trainability then, with that of 20 tasks later, and with that of 20 tasks later at the same trainability then (the
