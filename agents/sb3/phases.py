@@ -114,7 +114,7 @@ class PhaseCallback(BaseCallback):
         self._counted = self.num_timesteps
         if self._path is None:
             return
-        if not self._path.exists():
+        if not self._path.exists() or not self._path.stat().st_size:
             self._rows.append(self.columns)
             self._write()
             return

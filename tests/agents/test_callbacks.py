@@ -197,6 +197,7 @@ def test_frozen_layers_stay_as_they_are_while_the_others_begin_anew():
 
 def test_a_file_of_other_columns_is_not_continued(tmp_path):
     path = tmp_path / "episodes.csv"
+    path.touch()  # without even a line
     model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, device="cpu")
     for _ in range(2):  # it may be named by a string, and is continued
         model.learn(128, PhaseCallback(None, str(path)))
