@@ -28,6 +28,7 @@ from agents.runs.errors import UserError, in_words
 from agents.runs.off_policy import OffPolicyHyperparameters
 from agents.runs.replay import ReplayFiles
 from agents.runs.run_folder import RunFolder
+from agents.runs.summary import is_complete
 from envs.tasks import TASK
 
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "exploration_rate")  # the last two of DQN
@@ -86,7 +87,8 @@ class Checkpoints:
     def load(self, config: Config) -> BaseAlgorithm:
         """The model, its environments and its logger as they were at the newest whole checkpoint; random generators too.
 
-        Logs are cut back to it. A run that was stopped before its first checkpoint begins anew.
+        Logs are cut back to it, but for those of a complete run, which stay as they are and have no logger. A run that was
+        stopped before its first checkpoint begins anew.
 
         Warns:
             UserWarning: A checkpoint is damaged, and the one before it is taken; or the run had another machine, number of
@@ -112,9 +114,10 @@ class Checkpoints:
             _load_environments(model, to_arrays(state["environments"]))
             for name, recorder in self._recorders.items():
                 recorder.load_state_dict(to_arrays(state["callbacks"][name]))
-            logs.cut(folder, model.num_timesteps, logged["sizes"])
-            model.set_logger(logs.make_logger(folder))
-            logs.load_state(model.logger, logged)
+            if not (is_complete(folder) and model.num_timesteps >= config.timesteps):
+                logs.cut(folder, model.num_timesteps, logged["sizes"])
+                model.set_logger(logs.make_logger(folder))
+                logs.load_state(model.logger, logged)
         return model
 
     def load_model(self, config: Config) -> BaseAlgorithm:

@@ -29,11 +29,6 @@ def is_complete(folder: RunFolder) -> bool:
         return False
 
 
-def steps_of(folder: RunFolder) -> int:
-    """The steps of a complete run."""
-    return int(json.loads(folder.summary.read_text(encoding="utf-8"))["timesteps"])
-
-
 def versions() -> dict[str, str]:
     """What a run was made with."""
     return {

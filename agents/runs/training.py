@@ -21,7 +21,7 @@ from agents.runs.logs import make_logger
 from agents.runs.recording import LogCallback, ProgressCallback, Recorders
 from agents.runs.run_folder import RunFolder
 from agents.runs.running import Pauses, carry_out, use_threads
-from agents.runs.summary import is_complete, steps_of, write_summary
+from agents.runs.summary import is_complete, write_summary
 from agents.sb3 import dashboard
 from agents.sb3.phases import ChangeCallback, FreshNetworkCallback, PhaseCallback
 
@@ -73,13 +73,11 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         checkpoints = Checkpoints(folder, recorders._asdict())
         if export is not None:
             return _export(checkpoints.load_model(config), export)
-        if is_complete(folder) and checkpoint_files.read_newest(folder, with_files=True) is not None:
-            print(f"The run in {folder.path} is complete: {steps_of(folder):,} of {config.timesteps:,} steps.")
-            return 0
         model = checkpoints.load(config)
         training = _Training(folder, config, model, recorders, checkpoints)
-        if model.num_timesteps >= config.timesteps:  # it was killed between its last checkpoint and its summary
-            training.finish(seconds=0)
+        if model.num_timesteps >= config.timesteps:
+            if not is_complete(folder):  # it was killed between its last checkpoint and its summary
+                training.finish(seconds=0)
             print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
             return 0
         return training.carry_out()

@@ -240,7 +240,7 @@ def refused(command, capsys, *arguments):
         (["--algo", "td3", "--env", "Hopper-v5", "--set", f"learning_rate={10**400}"], "int too large"),
         (
             ["--algo", "td3", "--env", "Hopper-v5", "--threads", 10**12],
-            "threads must be a number of threads that torch can have",
+            "threads must be at most 1,024",
         ),
         (["--algo", "", "--env", "Hopper-v5"], "unknown algo ''"),
         (["--algo", "dqn", "--env", "FromFive-v0"], "actions of 'FromFive-v0' are Discrete(2, start=5)"),
