@@ -2,23 +2,22 @@
 
 ``python benchmarks/late_phases.py FOLDER --phases 6-9 [--baseline NAME] [--without SEED …]`` prints for each method below
 FOLDER the mean over seeds of a run's mean final return in these phases, which must be whole in every run, and of the difference
-from the baseline with the same seed, with the report's bootstrap intervals. Where all runs were measured at their end, their
-trainability there likewise.
+from the baseline with the same seed, with the report's bootstrap intervals; likewise the trainability at their end of those
+methods all of whose runs were measured there.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from nature import paired
 
 from agents.reporting.comparison import Comparison, Estimate, compare
-from agents.reporting.results import TRAINABILITY, AgentResult, find_runs, read_run
+from agents.reporting.results import AgentResult, find_runs, read_run
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.plan import parse_seeds
@@ -28,16 +27,6 @@ def words(found: Estimate, digits: int = 1) -> str:
     """Mean and interval."""
     interval = "" if found.low is None else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
     return f"{found.centre:.{digits}f}{interval}"
-
-
-def trainability(run: AgentResult) -> dict[str, float]:
-    """The scores at the end of a run, by kind; empty where these were not measured."""
-    path = run.path / TRAINABILITY
-    if not path.is_file():
-        return {}
-    end = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["timesteps"]
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["kind"]: float(row["score"]) for row in csv.DictReader(file) if int(row["steps"]) == end}
 
 
 def table(
@@ -78,9 +67,15 @@ def main() -> None:
 
     title = f"phases {', '.join(map(str, args.phases))}"
     table(comparison, title, final_return, args.baseline, 1, seeds_own=False)
-    each = [trainability(run) for by_seed in comparison.runs.values() for run in by_seed.values()]
-    for kind in [kind for kind in each[0] if all(kind in of_run for of_run in each)]:
-        table(comparison, kind, lambda run, kind=kind: trainability(run)[kind], args.baseline, 2, seeds_own=True)  # type: ignore[misc]
+    for kind in next(iter(comparison.runs[args.baseline].values())).scores:
+        measured = {
+            method: by_seed
+            for method, by_seed in comparison.runs.items()
+            if all(kind in run.scores for run in by_seed.values())
+        }
+        if args.baseline in measured:
+            of_those = replace(comparison, runs=measured)
+            table(of_those, kind, lambda run, kind=kind: run.scores[kind], args.baseline, 2, seeds_own=True)  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ class HareTortoise(Method, name="hare-tortoise"):
         τ ← μ·τ + (1 − μ)·θ   after each update;   θ ← τ   every ``period`` updates
 
     θ (the hare) are the model's parameters and buffers, τ (the tortoise) the average, which begins as a copy, in float32 at
-    least. The optimizer's state and buffers of whole numbers are left alone; so are frozen parameters, and the
-    buffers of a module that has no others.
+    least. The optimizer's state and buffers of whole numbers are left alone; so are frozen parameters, and the buffers of
+    modules whose parameters are all frozen.
 
     Args:
         model: Any module.

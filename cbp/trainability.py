@@ -62,9 +62,9 @@ class Trainability:
     """Lets networks learn something new for a short while, beside fresh networks of the same kind under the same draws.
 
     The targets are the outputs of a random network, standardised, *added* to what the network computes now: every network
-    begins with the same error, however large its outputs have become. The learning curve is the share of the targets'
-    variance that it has learned, from 0 to 1 (below 0 counts as 0); what is compared is the area under it. The network itself
-    is not changed, and torch's global generators are afterwards as they were.
+    begins with the same error, however large its outputs have become, as far as their precision holds the targets at all. The
+    learning curve is the share of the targets' variance that it has learned, from 0 to 1 (below 0 counts as 0); what is
+    compared is the area under it. The network itself is not changed, and torch's global generators are afterwards as they were.
 
     A network whose head has large weights learns faster, since the same change of its units does more to its outputs: called
     with ``head`` this is left out.
@@ -160,7 +160,7 @@ class Trainability:
         outputs = _outputs(network, self._inputs)
         if outputs.shape != new.shape:
             raise ValueError(f"the network's output must be that of fresh ones, {tuple(new.shape)}, got {tuple(outputs.shape)}")
-        # What is learned is the difference to the outputs, in which large outputs are not rounded away.
+        # The difference to the outputs is learned: added to large outputs, targets would be rounded.
         at_first = new.square().mean().item()  # 1 but for rounding
         optimizer = self._make_optimizer([parameter for parameter in network.parameters() if parameter.requires_grad])
         generator = torch.Generator().manual_seed(seed)

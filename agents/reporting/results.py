@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,20 @@ class AgentResult(RunResult):
         phases: The ``phases`` of its ``summary.json``; empty while it is not complete.
         cost: Microseconds of wall-clock time per environment step, since the start or the last resume; NaN where it was not
             recorded.
-        trainability: Of the policy at the end, a fresh network's being 1; NaN where it was not measured.
+        scores: Of trainability at the end, by kind, a fresh network's being 1; empty where it was not measured.
         learned_for: The updates of each learning there; None where that was not recorded.
     """
 
     config: Config
     phases: list[dict[str, Any]]
     cost: float = math.nan
-    trainability: float = math.nan
+    scores: dict[str, float] = field(default_factory=dict)
     learned_for: int | None = None
+
+    @property
+    def trainability(self) -> float:
+        """The score of the policy that is compared; NaN where it was not measured."""
+        return self.scores.get(_KIND, math.nan)
 
     @property
     def phase_lengths(self) -> list[int]:
@@ -134,10 +139,10 @@ def read_run(path: Path) -> RunResult:
             if recorded.exists()
             else _make_curve(folder, phases, _phase_lengths(config, phases))
         )
-        cost, trainability = _cost(summary["time"]), _trainability(path / TRAINABILITY, summary["timesteps"])
+        cost, scores = _cost(summary["time"]), _scores(path / TRAINABILITY, summary["timesteps"])
         learned_for = _learned_for(path / MEASURED_BY)
         progress = f"{summary['timesteps']:,} steps"
-        return AgentResult(path, config, progress, True, summary["versions"], curve, phases, cost, trainability, learned_for)
+        return AgentResult(path, config, progress, True, summary["versions"], curve, phases, cost, scores, learned_for)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
         raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
@@ -147,13 +152,12 @@ def _cost(time: dict[str, Any]) -> float:
     return 1e6 * seconds / steps if steps else math.nan
 
 
-def _trainability(path: Path, steps: int) -> float:
-    """The policy's score at the end of a run; NaN where that checkpoint was not measured."""
+def _scores(path: Path, steps: int) -> dict[str, float]:
+    """The scores at the end of a run, by kind; empty where that checkpoint was not measured."""
     if not path.exists():
-        return math.nan
+        return {}
     with path.open(newline="", encoding="utf-8") as file:
-        scores = [float(row["score"]) for row in csv.DictReader(file) if (row["kind"], int(row["steps"])) == (_KIND, steps)]
-    return scores[0] if scores else math.nan
+        return {row["kind"]: float(row["score"]) for row in csv.DictReader(file) if int(row["steps"]) == steps}
 
 
 def _learned_for(path: Path) -> int | None:

@@ -139,15 +139,6 @@ def test_nineteen_of_twenty_intervals_have_the_true_ratio(repetitions):
     assert held / 2000 == pytest.approx(0.95, abs=0.015)  # three standard errors
 
 
-@pytest.mark.parametrize("shift", [1e3, 1e5])
-def test_large_outputs_are_not_rounded_away(trainability, score_of_some, shift):
-    """Near 10⁵ neighbouring float32 are 0.008 apart, which is little beside the targets' deviation of 1."""
-    shifted = some_network()
-    with torch.no_grad():
-        shifted[2].bias += shift
-    assert trainability(shifted).score == pytest.approx(score_of_some.score, abs=0.05)
-
-
 @pytest.mark.parametrize("factor", [1e10, 1e20, 1e30, math.inf, math.nan])
 def test_a_network_that_has_diverged_has_a_score(trainability, factor):
     diverged = some_network()

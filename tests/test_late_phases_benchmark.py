@@ -1,0 +1,42 @@
+"""What `benchmarks/late_phases.py` prints of recorded runs, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def late_phases(*arguments):
+    command = [sys.executable, str(ROOT / "benchmarks" / "late_phases.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_the_numbers_of_the_results_are_printed_of_those_methods_that_have_them():
+    done = late_phases("runs/quick-ant", "--phases", "5-8", "--baseline", "l2")
+    assert done.returncode == 0
+    returns, *scores = done.stdout.split("\n\n")
+    assert "| `cbp` | 2788.0 [2322.1, 3243.2] | -203.8 [-343.3, -64.3] | -87, -283, -262, +58, -444 |" in returns
+    assert "`reset-all`" in returns
+    fresh = next(table for table in scores if "policy-fresh-head" in table)
+    assert "| `cbp` | 0.93 [0.93, 0.94] | 0.04 [0.03, 0.05] | 0.92, 0.94, 0.94, 0.94, 0.93 |" in fresh
+    assert "`reset-all`" not in fresh  # which was not measured
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["runs/quick-ant", "--phases", "6-9", "--baseline", "ppo"], "--phases must be whole in every run"),
+        (["runs/quick-ant", "--phases", "5-8"], "--baseline must be one of ppo, ppo-tuned, l2, cbp"),
+        (["runs/supervised/class-incremental-cifar", "--phases", "0"], "has runs of agents.learn"),
+    ],
+)
+def test_what_it_would_average_wrongly_is_refused(arguments, words):
+    done = late_phases(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not done.stdout
