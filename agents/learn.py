@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.runs.commands import Parser, add_shared_options, given, refuse_beside_resume, run_command
+from agents.runs.commands import Parser, add_shared_options, check_device, given, refuse_beside_resume, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.plan import Run, inspect, parse_seeds
@@ -48,6 +48,7 @@ def _learn(args: argparse.Namespace) -> int:
             raise UserError(f"'{args.resume}' is a run of agents.train: python -m agents.train --resume {args.resume}")
         if args.data is not None:
             config = dataclasses.replace(config, data=str(args.data.absolute()))
+        check_device(config.device)
         runs = [inspect(Run(folder, config))]
         return learn_all(runs, f"python -m agents.learn --resume {args.resume}")
     configs = make_configs(args, [given(args.method, "cbp")], parse_seeds(given(args.seeds, "0")))

@@ -57,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sweep(args: argparse.Namespace) -> int:
+    if (args.device or "").startswith("cuda:"):
+        raise UserError(
+            f"--device must be cpu, cuda or auto: a sweep spreads its runs over the GPUs itself, got '{args.device}'"
+        )
     runs = _plan(args)
     todo = [run for run in runs if run.state != "complete"]
     print(f"{len(runs)} runs in {args.run_dir}, {len(runs) - len(todo)} of them complete", flush=True)
@@ -67,7 +71,7 @@ def _sweep(args: argparse.Namespace) -> int:
             check_cores(os.cpu_count() or 1, args.threads)
         ray = start_ray(args.address)
         try:
-            check_room(ray, args.threads)
+            check_room(ray, args.threads, todo[0].config.device)
             _make_folder(args.run_dir)
             run_all(ray, runs, args.run_dir / "ray.log")
         finally:

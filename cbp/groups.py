@@ -77,7 +77,8 @@ class Slices:
             view, index = self._by_block(tensor), self.of(units)
             view[index // view.shape[1], index % view.shape[1]] = value
             return
-        self.view(tensor).index_fill_(self.dim, self.of(units), value)
+        view = self.view(tensor)
+        view.index_fill_(self.dim, self.of(units).to(view.device), value)
 
     def copy(self, units: Tensor, to: Tensor) -> None:
         """Copies the slices of some units into another tensor of the same shape, in place."""
@@ -86,8 +87,9 @@ class Slices:
             block, column = index // view.shape[1], index % view.shape[1]
             other[block, column] = view[block, column]
             return
-        index = self.of(units)
-        self.view(to).index_copy_(self.dim, index, self.view().index_select(self.dim, index))
+        view = self.view()
+        index = self.of(units).to(view.device)
+        self.view(to).index_copy_(self.dim, index, view.index_select(self.dim, index))
 
     def _by_block(self, tensor: Tensor | None = None) -> Tensor:
         """``(groups, inputs of a group, outputs of a group, …)``: a view."""

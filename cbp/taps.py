@@ -12,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from cbp.groups import Place
 
 _is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+# Compiled code of earlier versions writes gradients over a value that is kept, a copy of it too.
+_OVERWRITTEN = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
 
 
 class Tap:
@@ -30,9 +32,11 @@ class Tap:
 
     def _keep(self, value: Any) -> None:
         # What vmap and its like pass is no tensor of its own, and what a trace or an export passes no training.
-        if torch.compiler.is_exporting():
+        if _is_exporting():
             return
-        if torch.compiler.is_compiling() or not (_is_transformed(value) or torch._C._is_tracing()):
+        if torch.compiler.is_compiling() and _OVERWRITTEN:
+            self.received = _between_graphs(value)
+        elif torch.compiler.is_compiling() or not (_is_transformed(value) or torch._C._is_tracing()):
             self.received = value.detach()
 
     @staticmethod
@@ -89,7 +93,7 @@ class ArgumentsTap(Tap):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps them; the signature is that of a torch forward pre-hook with keyword arguments."""
-        if ArgumentsTap.paused or torch.compiler.is_exporting():
+        if ArgumentsTap.paused or _is_exporting():
             return
         if not torch.compiler.is_compiling() and (
             torch._C._is_tracing()
@@ -100,3 +104,14 @@ class ArgumentsTap(Tap):
             self.arguments = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs))
         else:
             self.acted = True
+
+
+def _is_exporting() -> bool:
+    """``torch.compiler.is_exporting()``, which before PyTorch 2.13 is true within all compiled code."""
+    return torch.compiler._is_exporting_flag
+
+
+@torch.compiler.disable
+def _between_graphs(value: Tensor) -> Tensor:
+    """The value, where compiled code is interrupted: what passes from one graph to the next is not written over."""
+    return value.detach()

@@ -75,7 +75,7 @@ def _verify_group(model: nn.Module, example: Example, group: Group) -> float:
             f"layer '{group.name}': the outputs deviate by {deviation:.2g} of the greatest from those without these units"
         )
     for slices, gradient, greatest in gradients:
-        own = slices.view(gradient).index_select(slices.dim, slices.of(units)).abs().max().item()
+        own = slices.view(gradient).index_select(slices.dim, slices.of(units.to(gradient.device))).abs().max().item()
         if own > _ROUNDING * precision * greatest:
             raise VerifyError(
                 f"layer '{group.name}': outputs depend on fresh weights, the gradient by '{slices.attribute}' is {own:.2g}"
@@ -87,7 +87,7 @@ def _run(
     make_pass: Callable[[nn.Module], Any], model: nn.Module, group: Group
 ) -> tuple[list[Tensor], list[tuple[Any, Tensor, float]]]:
     """Outputs, and the gradients of a mixture of them by the incoming weights, with the greatest of all gradients."""
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
         torch.manual_seed(0)
         outputs = [output for output in tensors_of(make_pass(model)) if output.is_floating_point()]
         total = sum((output * torch.rand_like(output)).sum() for output in outputs if output.requires_grad)

@@ -221,8 +221,9 @@ class Checkpoint:
             UserError: It does not fit what it is loaded into.
         """
         with self.opened() as state:
-            made_by = state["made_by"]
-            differing = [f"{name} {made_by[name]}, not {now}" for name, now in _made_by().items() if made_by[name] != now]
+            now = _made_by()
+            made_by = {"gpu": now["gpu"], **state["made_by"]}  # which the first releases did not name
+            differing = [f"{name} {made_by[name]}, not {here}" for name, here in now.items() if made_by[name] != here]
             yield state
             _load_random(state["random"])
         if differing:
@@ -239,7 +240,8 @@ def read(path: Path) -> Checkpoint:
         content = path.read_bytes()
         if not _fits_its_name(path, content):
             raise ValueError("its checksum is another")
-        state = torch.load(io.BytesIO(content), weights_only=True)
+        # To the CPU: a run that trained on a GPU is read on a machine without one.
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         beside = state.get(BESIDE, []) if isinstance(state, dict) else None
         if not isinstance(beside, list) or not all(isinstance(name, str) for name in beside):
             raise TypeError("it holds something else than a state")
@@ -324,12 +326,19 @@ _version = cache(version)  # each time it looks through the folders of all packa
 def _made_by() -> dict[str, str | int]:
     """What the rounding of a run depends on."""
     packages = ("torch", "numpy", "scipy", "numba", "mujoco", "gymnasium", "stable-baselines3")
+    gpus = sorted({torch.cuda.get_device_name(index) for index in _gpus()})
     return {
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "gpu": ", ".join(gpus) or "none",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: _version(name) for name in packages},
     }
+
+
+def _gpus() -> range:
+    """The indices of the GPUs, if this process uses one."""
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
 
 
 def _save_random() -> dict[str, Any]:
@@ -337,6 +346,7 @@ def _save_random() -> dict[str, Any]:
     version_, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state(index) for index in _gpus()],
         "numpy": [np.asarray(keys, np.int64), *rest],
         "python": [version_, list(internal), gauss],
     }
@@ -344,6 +354,8 @@ def _save_random() -> dict[str, Any]:
 
 def _load_random(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
+    for index, of_gpu in zip(_gpus(), state.get("cuda", []), strict=False):  # not in the first releases' checkpoints
+        torch.cuda.set_rng_state(of_gpu, index)
     keys, *rest = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     version_, internal, gauss = state["python"]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
+from stable_baselines3.common.utils import get_device
 from tqdm import tqdm
 
 from agents.runs.errors import RunError, UserError, one_line
@@ -77,7 +78,7 @@ def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = No
     """
     add = parser.add_argument
     add("--set", metavar="KEY=VALUE", action="append", help="another value for a setting of the method; VALUE as in JSON")
-    add("--device", metavar="NAME", help="torch device of the networks (default: cpu)")
+    add("--device", metavar="NAME", help="torch device of the networks, as cpu, cuda, auto (default: cpu)")
     add(
         "--threads",
         metavar="N",
@@ -113,9 +114,13 @@ def parse_override(text: str, of: str = "--set") -> tuple[str, Any]:
 
 
 def check_device(name: str) -> str:
-    """The name of a device that can be used."""
+    """The name of a device that can be used; ``auto`` is, as in Stable-Baselines3, a GPU if there is one."""
     try:
-        torch.empty(0, device=name)
+        if name == "auto":
+            name = get_device(name).type
+        torch.zeros(1, device=name).item()  # what a device without numbers, meta, cannot
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from error
+        why = str(error).splitlines()[0].split(". ")[0]
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise UserError(f"device '{name}' cannot be used: {why}; here there are {', '.join(['auto', 'cpu', *gpus])}") from error
     return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         recorders = Recorders.of(folder, config)
         checkpoints = Checkpoints(folder, recorders._asdict())
         if export is not None:
-            return _export(checkpoints.load_model(config), export)
+            return _export(checkpoints.load_model(replace(config, device="cpu")), export)
         model = checkpoints.load(config)
         training = _Training(folder, config, model, recorders, checkpoints)
         if model.num_timesteps >= config.timesteps:

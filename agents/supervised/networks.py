@@ -89,7 +89,7 @@ def make_network(settings: Settings, shape: tuple[int, int, int], outputs: int, 
     if settings.layer_norm:
         raise UserError("networks that learn by minibatches have the norms of their kind: layer_norm must be false, got true")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of the CPU alone
         if settings.network == "resnet":
             return ResNet(shape[0], settings.net_arch, outputs)
         if settings.network == "linear":

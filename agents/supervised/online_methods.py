@@ -340,7 +340,7 @@ def _plain(options: dict[str, Any], seed: int, weights: list[Tensor], activation
     modules: list[nn.Module] = []
     for w in weights:
         linear = nn.Linear(w.shape[1], w.shape[0], dtype=w.dtype)
-        linear.weight.data = w.clone()
+        linear.weight.data = w.cpu().clone()
         modules += [linear, MODULES[activation][0]()]
     model = nn.Sequential(*modules[:-1])
     return cbp.ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), **options, seed=seed)

@@ -132,7 +132,7 @@ class TaskLearner:
                 self._build(seed)
             else:
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
+                    torch.default_generator.manual_seed(seed)  # of the CPU alone
                     fresh = nn.Linear(head.in_features, head.out_features)
                     init_head(fresh)
                 head.load_state_dict(fresh.state_dict())

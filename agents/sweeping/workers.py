@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -53,9 +54,11 @@ def start_ray(address: str | None) -> ModuleType:
     return ray
 
 
-def check_room(ray: ModuleType, threads: int) -> None:
+def check_room(ray: ModuleType, threads: int, device: str) -> None:
     """Refuses runs that would wait for ever; nodes that have no cores may be waiting for others to come."""
     check_cores(max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes()), threads)
+    if device == "cuda" and not any(node["Resources"].get("GPU") for node in ray.nodes()):
+        raise UserError("device 'cuda' cannot be used: no node of the cluster has a GPU")
 
 
 def check_cores(cores: int, threads: int) -> None:
@@ -69,7 +72,10 @@ def run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
     from agents.sweeping.live_table import LiveTable  # needs the extra
 
     task = ray.remote(num_cpus=1, max_retries=0)(_train_in_worker)
-    pending = {_submit(task, group): group for group in _groups(runs)}
+    groups = _groups(runs)
+    first = groups[0][0].config
+    share = share_of_a_gpu(ray.nodes(), first.device, first.threads or 1)
+    pending = {_submit(task, group, share): group for group in groups}
     stopping = False
     with (
         LiveTable(runs) as table,
@@ -88,7 +94,7 @@ def run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
                 for run in group:
                     _take_result(ray, handle, run)
                 if group[0].state == "waiting" and not stopping:
-                    pending[_submit(task, group)] = group
+                    pending[_submit(task, group, share)] = group
             for group in pending.values():
                 if _size(group[0].folder.output) > group[0].printed:
                     for run in group:
@@ -106,11 +112,23 @@ def _groups(runs: list[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def _submit(task: Any, group: list[Run]) -> Any:
+def share_of_a_gpu(nodes: list[dict[str, Any]], device: str, threads: int) -> float:
+    """What Ray is asked for, so that the runs that a node's cores allow side by side are spread over its GPUs.
+
+    Older versions of Ray show no GPU to a task that asks for none.
+    """
+    if device != "cuda":
+        return 0.0
+    resources = [node["Resources"] for node in nodes if node["Resources"].get("GPU") and node["Resources"].get("CPU")]
+    share: float = min(each["GPU"] * threads / each["CPU"] for each in resources)
+    return min(1.0, math.floor(share * 1e4) / 1e4)  # Ray counts ten-thousandths
+
+
+def _submit(task: Any, group: list[Run], share: float) -> Any:
     first = group[0]
     first.printed = _size(first.folder.output)
     each = [(str(run.folder.path), run.config.to_json()) for run in group]
-    return task.options(num_cpus=first.config.threads).remote(each)
+    return task.options(num_cpus=first.config.threads, num_gpus=share).remote(each)
 
 
 def _take_result(ray: ModuleType, handle: Any, run: Run) -> None:

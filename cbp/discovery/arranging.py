@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from cbp.discovery.calls import Call, aligned, mix, unknown
 from cbp.discovery.following import Follower
@@ -39,6 +40,7 @@ def rearrange(follower: Follower, call: Call) -> list[Value]:
         arguments = {name: argument for name, argument in call.arguments.items() if argument is not tensor}
         first = next(name for name, argument in call.arguments.items() if argument is tensor)
 
+        arguments = tree_map_only(Tensor, Tensor.cpu, arguments)  # labels are there, wherever the model is
         given = call.function(**{first: value.labels.expand(tensor.shape)}, **arguments)
         labels = [compress(part) for part in ([given] if isinstance(given, Tensor) else given)]
     keeps = len(labels) == 1 and call.returned[0].numel() == tensor.numel()

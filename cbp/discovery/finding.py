@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cbp.discovery.following import Follower, Key, Seen, Use
+from cbp.discovery.following import Follower, Key, Producer, Seen, Use
 from cbp.discovery.labels import varying
 from cbp.discovery.memory import Path
 from cbp.discovery.recording import Arguments, Example, record, unwrapped
@@ -212,7 +212,7 @@ class _Builder:
         """For each unit, in the order of their first rows, the indices of its slices of every kind."""
         found: dict[int, dict[tuple[str, Key], list[int]]] = {}
         follower = self._follower
-        tables = [("fresh", producer.key, producer.rows) for producer in follower.producers]
+        tables = [("fresh", producer.key, producer.rows) for producer in self._producers()]
         tables += [("fixed", key, owners) for key, (owners, _) in follower.own.items()]
         tables += [("edge", key, use.columns) for key, use in follower.uses.items()]
         for kind, key, labels in tables:
@@ -221,6 +221,20 @@ class _Builder:
                 if kind == "fresh" or root in found:
                     found.setdefault(root, {}).setdefault((kind, key), []).append(index)
         return found
+
+    def _producers(self) -> list[Producer]:
+        """In the order of the forward pass; those of a recurrent module in its own order, as devices compute in others."""
+        first: dict[str, int] = {}
+
+        def order(numbered: tuple[int, Producer]) -> tuple[int, int]:
+            number, producer = numbered
+            path, _, attribute = producer.key[0].rpartition(".")
+            module = self._modules.get(path)
+            if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
+                return number, 0
+            return first.setdefault(path, number), list(module._parameters).index(attribute)
+
+        return [producer for _, producer in sorted(enumerate(self._follower.producers), key=order)]
 
     def _group(self, units: list[int], parts: dict[tuple[str, Key], Tensor]) -> Group | str:
         follower = self._follower

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from cbp.discovery.calls import Call
 from cbp.discovery.following import Follower
+from cbp.discovery.fused import WRITTEN_OUT
 from cbp.discovery.labels import CONSTANT, uniform
 from cbp.discovery.memory import Value
 from cbp.discovery.operations import follow
@@ -227,6 +228,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in WRITTEN_OUT:
+            with self:
+                return WRITTEN_OUT[func](*args, **kwargs)
         given = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
         # What an operation works on in place is noted as it was before.
         was = (args, kwargs)

@@ -12,6 +12,7 @@ from small_networks import Problem, chain, learn, still, update
 from torch import Tensor, nn
 
 import cbp
+from cbp.discovery.fused import WRITTEN_OUT
 
 
 def all_at_once(model: nn.Module, **options: object) -> cbp.ContinualBackprop:
@@ -389,6 +390,69 @@ def test_lower_recurrent_layers_are_judged_by_their_states():
     torch.testing.assert_close(upper.utility, output * (memory["weight_hh_l1"] + head))
 
 
+class OnAGpu(nn.Module):
+    """What torch computes of a cell's or a recurrent layer's step on a GPU, operation by operation."""
+
+    def __init__(self, kind: type[nn.RNNCellBase], bias: bool) -> None:
+        super().__init__()
+        self.cell, self.head = kind(3, 5, bias=bias, dtype=torch.float64), nn.Linear(5, 2, dtype=torch.float64)
+        self.cell.forward = self.step  # the hooks of the cell see it
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor | tuple[Tensor, ...]:
+        cell = self.cell
+        if isinstance(cell, nn.RNNCell):  # the state is multiplied first
+            of_hidden = F.linear(state, cell.weight_hh, cell.bias_hh)
+            return of_hidden.add_(F.linear(x, cell.weight_ih, cell.bias_ih)).tanh()
+        gates = F.linear(x, cell.weight_ih), F.linear(state, cell.weight_hh)
+        fused = torch.ops.aten._thnn_fused_lstm_cell if isinstance(cell, nn.LSTMCell) else torch.ops.aten._thnn_fused_gru_cell
+        found = fused(*gates, state, cell.bias_ih, cell.bias_hh)
+        return found[:2] if isinstance(cell, nn.LSTMCell) else found[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.cell(x, x.new_zeros(len(x), 5))
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+class OnACpu(OnAGpu):
+    """The same cell as torch computes it here."""
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor | tuple[Tensor, ...]:
+        cell = self.cell
+        return type(cell).forward(cell, x, (state, state) if isinstance(cell, nn.LSTMCell) else state)
+
+
+@pytest.mark.parametrize("kind", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_units_of_recurrence_on_a_gpu_are_those_on_a_cpu(kind, bias):
+    def described(model: nn.Module) -> list[object]:
+        found = []
+        for group in cbp.find_layers(model, (torch.ones(2, 3, dtype=torch.float64),)):
+            slices = [*group.fresh, *(part for part, _ in group.fixed), *(edge.weights for edge in group.edges)]
+            values = [value for _, value in group.fixed]
+            places = [(edge.place.returned, edge.place.key, edge.place.axis, edge.activation) for edge in group.edges]
+            each = [(part.attribute, part.dim, part.index.tolist(), part.within) for part in slices]
+            found.append((group.name, group.units, each, values, places))
+        return found
+
+    there = described(OnAGpu(kind, bias))
+    assert there == described(OnACpu(kind, bias))
+    assert [name for name, *_ in there] == ["cell.weight_ih"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_cells_that_a_gpu_has_in_one_are_written_out_as_they_are(bias):
+    x, state, cell = torch.randn(4, 3), torch.randn(4, 5), torch.randn(4, 5)
+    for kind, fused in ((nn.LSTMCell, "_thnn_fused_lstm_cell"), (nn.GRUCell, "_thnn_fused_gru_cell")):
+        module = kind(3, 5, bias=bias)
+        written_out = WRITTEN_OUT[getattr(torch.ops.aten, fused).default]
+        biases = (module.bias_ih, module.bias_hh) if bias else ()
+        before = (cell,) if kind is nn.LSTMCell else (state,)
+        found = written_out(x @ module.weight_ih.T, state @ module.weight_hh.T, *before, *biases)
+        expected = module(x, (state, cell)) if kind is nn.LSTMCell else (module(x, state),)
+        for ours, theirs in zip(found, expected, strict=False):
+            torch.testing.assert_close(ours, theirs)
+
+
 # Parameters that are not trained
 
 
@@ -631,6 +695,28 @@ def test_wrappers_are_taken_off(wrap):
     for _ in range(2):
         wrapped(torch.randn(4, 3)).sum().backward()
         assert [len(units) for units in method.step()] == [3]
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+def test_the_units_of_compiled_code_are_those_of_plain_code(backend):
+    """Over many updates: what is seen of a pass is still there after the backward pass."""
+    replaced = []
+    for compiled in (False, True):
+        model = chain(3, 32, 16, 2)
+        call = torch.compile(model, backend=backend) if compiled else model
+        problem, optimizer = Problem(3, 2), torch.optim.Adam(model.parameters(), lr=0.01)
+        example = (torch.ones(4, 3, dtype=torch.float64),)
+        method = cbp.ContinualBackprop(call, optimizer, replacement_rate=0.05, maturity_threshold=3, example=example)
+        replaced.append([])
+        for _ in range(30):
+            learn(call, optimizer, *problem())
+            seen = [hook.received for module in model for hook in module._forward_pre_hooks.values()]
+            replaced[-1].append([units.tolist() for units in method.step()])
+        assert all(bool((h >= 0).all()) for h in seen)  # behind a ReLU
+        assert len(seen) == 2
+    assert replaced[0] == replaced[1]
+    assert sum(len(units) for update in replaced[0] for units in update) > 10
 
 
 def test_a_method_that_is_made_after_the_first_compiled_call_sees_the_next():

@@ -737,7 +737,7 @@ class Rope(nn.Module):
         x = self.embedding(tokens)
         n, t, _ = x.shape
         q, k, v = self.q(x).view(n, t, 2, 4), self.k(x).view(n, t, 1, 4), self.v(x).view(n, t, 1, 4)
-        angle = torch.arange(t)[:, None, None] * torch.tensor([1.0, 0.1])
+        angle = torch.arange(t, device=x.device)[:, None, None] * torch.tensor([1.0, 0.1], device=x.device)
         q, k = (
             torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1)
             for a, b in (q.chunk(2, -1), k.chunk(2, -1))

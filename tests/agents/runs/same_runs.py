@@ -38,7 +38,7 @@ def differences(one, other, place=""):
 
 def assert_same_run(folder, other):
     """To the bit: the last checkpoint with all states and weights, logs, curves, summary."""
-    states = [torch.load(newest(path), weights_only=True) for path in (folder, other)]
+    states = [torch.load(newest(path), map_location="cpu", weights_only=True) for path in (folder, other)]
     files = [state.pop("transitions", None) for state in states]
     if any(files):  # which may be others; what is in them must not
         assert transitions(folder) == transitions(other)
@@ -74,7 +74,7 @@ def transitions(folder):
     """Every transition of the replay buffer in bytes, row by row: as the newest checkpoint's files have them."""
     config = json.loads((folder / "config.json").read_text())
     found = {}
-    for name in torch.load(newest(folder), weights_only=True)["transitions"]:
+    for name in torch.load(newest(folder), map_location="cpu", weights_only=True)["transitions"]:
         with np.load(folder / "checkpoints" / "transitions" / name) as file:
             following = list(file["next_observations"])
             for row, others in enumerate(file["other"]):

@@ -28,6 +28,7 @@ from same_runs import assert_same_run, curves, newest
 
 from agents.callbacks import ProgressCallback
 from agents.runs import checkpoint_files
+from agents.runs.checkpoints import load_policy
 from agents.runs.config import Config
 from agents.runs.figure import draw_run
 from agents.runs.run_folder import RunFolder
@@ -521,3 +522,53 @@ def kill_at_random_moments(folder, arguments, kills):
     _, err = run.communicate()
     assert run.returncode == 0, err
     return kills
+
+
+def as_if_saved_on_a_gpu(folder, monkeypatch):
+    """Marks the tensors of the newest checkpoint as those of a run on a GPU are."""
+    path = newest(folder)
+    state = torch.load(path, weights_only=True)
+    stream = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save(state, stream)
+    path.unlink()
+    digest = hashlib.sha256(stream.getvalue()).hexdigest()[:16]
+    (path.parent / f"{path.stem[:12]}-{digest}.pt").write_bytes(stream.getvalue())
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_of_a_gpu_is_read_and_goes_on_without_one(command, interrupted, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    interrupted(*SHORT, *BUSY, *ALWAYS, "--run-dir", run, until=512)
+    as_if_saved_on_a_gpu(run, monkeypatch)
+    folder, config = RunFolder.open(run, Config)
+    assert load_policy(folder, config).steps == 256
+    assert command("--resume", run, "--export", tmp_path / "model.zip") == 0
+    assert stable_baselines3.PPO.load(tmp_path / "model.zip").num_timesteps == 256
+    assert command("--resume", run) == 0
+    assert "damaged" not in capsys.readouterr().err
+    assert json.loads((run / "summary.json").read_text())["complete"]
+
+
+def test_the_generators_of_gpus_and_their_names_are_kept(monkeypatch):
+    """Of two GPUs that this process uses; a machine with one takes up the first."""
+    states = [torch.tensor([1, 2], dtype=torch.uint8), torch.tensor([3, 4], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(states))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "One" if index else "Other")
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda index: states[index].clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, index: states[index].copy_(state))
+    kept = checkpoint_files.to_tensors(checkpoint_files._save_random())
+    assert checkpoint_files._made_by()["gpu"] == "One, Other"
+    for state in states:
+        state.zero_()
+    checkpoint_files._load_random(kept)
+    assert [state.tolist() for state in states] == [[1, 2], [3, 4]]
+    states.pop()[:] = 0
+    checkpoint_files._load_random({**kept, "cuda": kept["cuda"][::-1]})
+    assert [state.tolist() for state in states] == [[3, 4]]
+    checkpoint_files._load_random({key: value for key, value in kept.items() if key != "cuda"})  # of the first releases
+    assert [state.tolist() for state in states] == [[3, 4]]

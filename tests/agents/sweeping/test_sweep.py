@@ -21,6 +21,7 @@ import pytest
 from agents import sweep, train
 from agents.runs.config import Config
 from agents.runs.run_folder import RunFolder
+from agents.sweeping import workers
 from agents.sweeping.live_table import _cells
 
 # 4 environments × 128 steps a rollout.
@@ -285,6 +286,41 @@ sys.exit(code)
         assert results(folder / "ant-nonstationary" / run) == results(swept[0] / "ant-nonstationary" / run)
 
 
+@pytest.mark.slow
+def test_the_runs_of_a_node_are_spread_over_its_gpus():
+    """Two cores and two GPUs: each run sees one of its own."""
+    script = """
+import os, time, ray
+from agents.sweeping import workers
+ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+@ray.remote(num_cpus=1)
+def gpu():
+    time.sleep(2)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+workers.check_room(ray, 1, "cuda")
+share = workers.share_of_a_gpu(ray.nodes(), "cuda", 1)
+print(sorted(ray.get([gpu.options(num_gpus=share).remote() for _ in range(2)])))
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "['0', '1']"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "threads", "share"),
+    [
+        ([(16, 2)], 1, 0.125),  # 8 runs on each GPU
+        ([(16, 2)], 3, 0.375),
+        ([(3, 1)], 1, 0.3333),  # rounded down, so that all three have room
+        ([(2, 8)], 1, 1.0),
+        ([(16, 2), (0, 0), (32, 1), (8, 0)], 1, 0.0312),  # as many as the node with the fewest GPUs a core needs
+    ],
+)
+def test_as_many_runs_share_a_gpu_as_the_cores_allow(nodes, threads, share):
+    resources = [{"Resources": {"CPU": cores, "GPU": gpus}} for cores, gpus in nodes]
+    assert workers.share_of_a_gpu(resources, "cuda", threads) == share
+    assert workers.share_of_a_gpu(resources, "cpu", threads) == 0
+
+
 # Bad input
 
 
@@ -321,6 +357,10 @@ def refused(monkeypatch, tmp_path, capsys):
         (["--methods", "ppo", "--seeds", "4-2"], "got '4-2'"),
         (["--methods", "ppo", "--seeds", "0,"], "got '0,'"),
         (["--methods", "ppo", "--seeds", "0-4000000000"], "--seeds takes at most 10,000 seeds, got '0-4000000000'"),
+        (
+            ["--methods", "ppo", "--device", "cuda:1"],
+            "--device must be cpu, cuda or auto: a sweep spreads its runs over the GPUs",
+        ),
         (["--methods", "ppo", "--timesteps", "0"], "timesteps must be a whole number >= 1, got 0"),
         (["--methods", "ppo", "--env", "mars"], "unknown environment 'mars'"),
         ([], "--methods"),
