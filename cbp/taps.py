@@ -111,7 +111,7 @@ def _is_exporting() -> bool:
     return torch.compiler._is_exporting_flag
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _between_graphs(value: Tensor) -> Tensor:
     """The value, where compiled code is interrupted: what passes from one graph to the next is not written over."""
     return value.detach()
