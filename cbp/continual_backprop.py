@@ -271,8 +271,7 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         weights: the mean over positions counts. A Linear layer has weights for each position: their utilities add up.
         """
         w_out = layer.hidden.outgoing_weight(k)
-        if w_out.dtype != layer.utility.dtype:
-            w_out = w_out.to(layer.utility.dtype)
+        w_out = w_out.to(layer.utility)
         if w_out.ndim == 3 and self.utility != "feature_by_input":
             if h.ndim == 3 and h.shape[1] == len(w_out):
                 return self._utility_of(layer, k, h.transpose(0, 1), w_out).sum(dim=0)
@@ -312,4 +311,4 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
 
 
 def _incoming(layer: MaturingLayer) -> Tensor:
-    return layer.hidden.incoming_weight.to(layer.utility.dtype)
+    return layer.hidden.incoming_weight.to(layer.utility)

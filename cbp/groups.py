@@ -83,7 +83,8 @@ class Slices:
     def copy(self, units: Tensor, to: Tensor) -> None:
         """Copies the slices of some units into another tensor of the same shape, in place."""
         if self.blocks > 1:
-            view, other, index = self._by_block(), self._by_block(to), self.of(units)
+            view, other = self._by_block(), self._by_block(to)
+            index = self.of(units).to(view.device)
             block, column = index // view.shape[1], index % view.shape[1]
             other[block, column] = view[block, column]
             return
@@ -235,7 +236,7 @@ class Group:
     def incoming_weight(self) -> Tensor:
         """``(units, inputs)``; the inputs of a convolution are channels × kernel."""
         parts = [slices.units_first() for slices in self.fresh]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts], dim=1)
 
     def outgoing_weight(self, k: int) -> Tensor:
         """Weights of the ``k``-th edge, units last.

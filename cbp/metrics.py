@@ -280,7 +280,7 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
     kernel = torch.zeros(len(x), len(x), dtype=wide, device=outputs.device)
     for (layer, (a, _)), of_outputs in zip(received.items(), zip(*deltas, strict=True), strict=True):
         delta, a = torch.cat(of_outputs, dim=1).to(wide), a.to(wide)
-        kernel += (delta @ delta.T) * (a @ a.T + float(layer.bias is not None))
+        kernel += ((delta @ delta.T) * (a @ a.T + float(layer.bias is not None))).to(kernel.device)
     return kernel
 
 
@@ -344,7 +344,7 @@ def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> f
     for weight, other in zip(weights, reference, strict=True):
         if weight.shape != other.shape:
             raise ValueError(f"weights of shape {tuple(weight.shape)} have no distance from {tuple(other.shape)}")
-        differences.append(weight.detach() - other)
+        differences.append(weight.detach() - other.to(weight.device))
     return _norm(differences)
 
 
@@ -427,7 +427,7 @@ def _feature_rank(sigma: Tensor, samples: int) -> float:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt().item()
+    return torch.stack([tensor.double().square().sum().to(tensors[0].device) for tensor in tensors]).sum().sqrt().item()
 
 
 def _check_activations(h: Tensor) -> None:

@@ -144,5 +144,6 @@ class Replaying(Regularizer):
 def mean_square(values: Any, before: Any) -> Tensor:
     """The mean over all elements of the squared difference of two equal structures of tensors."""
     pairs = [pair for pair in zip(tensors_of(values), tensors_of(before), strict=True) if pair[0].is_floating_point()]
-    total = torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
+    squares = [(now - then.to(now.device)).square().sum() for now, then in pairs]
+    total = torch.stack([square.to(squares[0].device) for square in squares]).sum()
     return total / sum(now.numel() for now, _ in pairs)

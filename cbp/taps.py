@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from cbp.groups import Place
 
 _is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
-# Compiled code of earlier versions writes gradients over a value that is kept, a copy of it too.
+# Compiled code of earlier versions writes gradients over a value that is kept, and over its copy, which it leaves out.
 _OVERWRITTEN = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
 
 
@@ -35,7 +35,7 @@ class Tap:
         if _is_exporting():
             return
         if torch.compiler.is_compiling() and _OVERWRITTEN:
-            self.received = _between_graphs(value)
+            self.received = value.detach().neg().neg()
         elif torch.compiler.is_compiling() or not (_is_transformed(value) or torch._C._is_tracing()):
             self.received = value.detach()
 
@@ -109,9 +109,3 @@ class ArgumentsTap(Tap):
 def _is_exporting() -> bool:
     """``torch.compiler.is_exporting()``, which before PyTorch 2.13 is true within all compiled code."""
     return torch.compiler._is_exporting_flag
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _between_graphs(value: Tensor) -> Tensor:
-    """The value, where compiled code is interrupted: what passes from one graph to the next is not written over."""
-    return value.detach()

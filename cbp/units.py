@@ -97,7 +97,7 @@ class TrackedLayer:
             dtype = self.utility.dtype  # under automatic mixed precision layers receive half precision
             received = [None if h is None else h.to(dtype) for h in received]
             known = known.to(dtype)
-        return [known if h is None else h for h in received]
+        return [known if h is None else h.to(known.device) for h in received]
 
     def advance(self) -> None:
         """One update passes: a ← a + 1."""

@@ -326,10 +326,9 @@ _version = cache(version)  # each time it looks through the folders of all packa
 def _made_by() -> dict[str, str | int]:
     """What the rounding of a run depends on."""
     packages = ("torch", "numpy", "scipy", "numba", "mujoco", "gymnasium", "stable-baselines3")
-    gpus = sorted({torch.cuda.get_device_name(index) for index in _gpus()})
     return {
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "gpu": ", ".join(gpus) or "none",
+        "gpu": torch.cuda.get_device_name() if _gpus() else "none",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: _version(name) for name in packages},

@@ -56,9 +56,16 @@ def start_ray(address: str | None) -> ModuleType:
 
 def check_room(ray: ModuleType, threads: int, device: str) -> None:
     """Refuses runs that would wait for ever; nodes that have no cores may be waiting for others to come."""
-    check_cores(max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes()), threads)
-    if device == "cuda" and not any(node["Resources"].get("GPU") for node in ray.nodes()):
+    nodes = _nodes(ray, device)
+    if device == "cuda" and not nodes:
         raise UserError("device 'cuda' cannot be used: no node of the cluster has a GPU")
+    check_cores(max(cores for cores, _ in nodes), threads)
+
+
+def _nodes(ray: ModuleType, device: str) -> list[tuple[int, int]]:
+    """The cores and GPUs of each node that has the device."""
+    nodes = [(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0))) for node in ray.nodes()]
+    return [(cores, gpus) for cores, gpus in nodes if gpus or device != "cuda"]
 
 
 def check_cores(cores: int, threads: int) -> None:
@@ -71,10 +78,11 @@ def run_all(ray: ModuleType, runs: list[Run], log: Path) -> None:
     """Trains what is not complete, with a live table on the screen; what Ray itself prints goes to the ``log``."""
     from agents.sweeping.live_table import LiveTable  # needs the extra
 
-    task = ray.remote(num_cpus=1, max_retries=0)(_train_in_worker)
     groups = _groups(runs)
-    first = groups[0][0].config
-    share = share_of_a_gpu(ray.nodes(), first.device, first.threads or 1)
+    first, threads = groups[0][0].config, groups[0][0].config.threads or 1
+    share = share_of_a_gpu(_nodes(ray, "cuda"), threads, len(groups)) if first.device == "cuda" else 0.0
+    # A process that has used one GPU keeps it, so that it cannot be given another.
+    task = ray.remote(num_cpus=1, max_retries=0, max_calls=1 if share else 0)(_train_in_worker)
     pending = {_submit(task, group, share): group for group in groups}
     stopping = False
     with (
@@ -112,16 +120,18 @@ def _groups(runs: list[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def share_of_a_gpu(nodes: list[dict[str, Any]], device: str, threads: int) -> float:
-    """What Ray is asked for, so that the runs that a node's cores allow side by side are spread over its GPUs.
+def share_of_a_gpu(nodes: list[tuple[int, int]], threads: int, runs: int) -> float:
+    """What a run asks of one GPU, so that as many run side by side as cores allow, and no GPU is left without.
 
-    Older versions of Ray show no GPU to a task that asks for none.
+    Ray fills a GPU before it takes the next, and older versions show none to a task that asks for none.
+
+    Args:
+        nodes: The cores and GPUs of each node that has a GPU.
+        threads: Of each run.
+        runs: How many there are.
     """
-    if device != "cuda":
-        return 0.0
-    resources = [node["Resources"] for node in nodes if node["Resources"].get("GPU") and node["Resources"].get("CPU")]
-    share: float = min(each["GPU"] * threads / each["CPU"] for each in resources)
-    return min(1.0, math.floor(share * 1e4) / 1e4)  # Ray counts ten-thousandths
+    on_each = [math.ceil(min(cores // threads, runs) / gpus) for cores, gpus in nodes if cores >= threads]
+    return math.floor(1e4 / max(on_each)) / 1e4  # Ray counts ten-thousandths
 
 
 def _submit(task: Any, group: list[Run], share: float) -> Any:

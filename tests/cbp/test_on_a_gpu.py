@@ -7,7 +7,7 @@ import io
 
 import pytest
 import torch
-from small_networks import chain, still
+from small_networks import UTILITIES, chain, still
 from test_every_method import SOON, numbers_of
 from test_zoo import COUPLED, NOTHING, made
 from torch import nn
@@ -108,9 +108,9 @@ def test_a_model_may_be_moved_after_the_method_was_made(name, after):
 
 
 @pytest.mark.parametrize(
-    "name", ["cbp", "redo", "regrama", "snr", "l2-init", "spectral", "swr", "parseval", "nap", "fire", "trac"]
+    ("name", "options"), [*((name, {}) for name in cbp.METHODS), *(("cbp", {"utility": utility}) for utility in UTILITIES)]
 )
-def test_a_model_may_lie_on_two_devices(name):
+def test_a_model_may_lie_on_two_devices(name, options):
     class Split(nn.Module):
         def __init__(self):
             super().__init__()
@@ -123,7 +123,8 @@ def test_a_model_may_lie_on_two_devices(name):
     pairs = []
     for model in (split, whole):
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        pairs.append((model, optimizer, cbp.METHODS[name](model, optimizer, **SOON.get(name, {}))))
+        method = cbp.METHODS[name](model, optimizer, **{**SOON.get(name, {}), **ALIKE.get(name, {}), **options})
+        pairs.append((model, optimizer, method))
     replaced = [[], []]
     for update in range(20):
         x = torch.randn(5, 3, generator=torch.Generator().manual_seed(update), dtype=torch.float64)

@@ -14,12 +14,14 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import processes
 import pytest
 
 from agents import sweep, train
 from agents.runs.config import Config
+from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder
 from agents.sweeping import workers
 from agents.sweeping.live_table import _cells
@@ -288,37 +290,47 @@ sys.exit(code)
 
 @pytest.mark.slow
 def test_the_runs_of_a_node_are_spread_over_its_gpus():
-    """Two cores and two GPUs: each run sees one of its own."""
+    """Each in a process of its own, though there is room for all on the first."""
     script = """
 import os, time, ray
 from agents.sweeping import workers
-ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-@ray.remote(num_cpus=1)
+ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
+@ray.remote(num_cpus=1, max_calls=1)
 def gpu():
     time.sleep(2)
     return os.environ["CUDA_VISIBLE_DEVICES"]
 workers.check_room(ray, 1, "cuda")
-share = workers.share_of_a_gpu(ray.nodes(), "cuda", 1)
-print(sorted(ray.get([gpu.options(num_gpus=share).remote() for _ in range(2)])))
+share = workers.share_of_a_gpu(workers._nodes(ray, "cuda"), 1, 4)
+print(sorted(ray.get([gpu.options(num_gpus=share).remote() for _ in range(4)])))
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert process.stdout.splitlines()[-1] == "['0', '1']"
+    assert process.stdout.splitlines()[-1] == "['0', '0', '1', '1']"
 
 
 @pytest.mark.parametrize(
-    ("nodes", "threads", "share"),
+    ("nodes", "threads", "runs", "share"),
     [
-        ([(16, 2)], 1, 0.125),  # 8 runs on each GPU
-        ([(16, 2)], 3, 0.375),
-        ([(3, 1)], 1, 0.3333),  # rounded down, so that all three have room
-        ([(2, 8)], 1, 1.0),
-        ([(16, 2), (0, 0), (32, 1), (8, 0)], 1, 0.0312),  # as many as the node with the fewest GPUs a core needs
+        ([(16, 2)], 1, 100, 0.125),  # 8 runs on each GPU
+        ([(16, 2)], 3, 100, 0.3333),  # 5 runs: 3 and 2
+        ([(16, 2)], 1, 4, 0.5),
+        ([(3, 2)], 1, 100, 0.5),
+        ([(2, 8)], 1, 100, 1.0),
+        ([(16, 2), (2, 1), (32, 1)], 4, 100, 0.125),  # as the node with the most runs on a GPU needs; one is too small
     ],
 )
-def test_as_many_runs_share_a_gpu_as_the_cores_allow(nodes, threads, share):
-    resources = [{"Resources": {"CPU": cores, "GPU": gpus}} for cores, gpus in nodes]
-    assert workers.share_of_a_gpu(resources, "cuda", threads) == share
-    assert workers.share_of_a_gpu(resources, "cpu", threads) == 0
+def test_as_many_runs_share_a_gpu_as_the_cores_allow(nodes, threads, runs, share):
+    assert workers.share_of_a_gpu(nodes, threads, runs) == share
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [([(64, 0)], "no node of the cluster has a GPU"), ([(64, 0), (2, 1)], "at most the 2 cores of a node, got 4")],
+)
+def test_a_sweep_without_room_on_a_node_with_a_gpu_is_refused(nodes, words):
+    ray = SimpleNamespace(nodes=lambda: [{"Resources": {"CPU": cores, "GPU": gpus}} for cores, gpus in nodes])
+    with pytest.raises(UserError, match=words):
+        workers.check_room(ray, 4, "cuda")
+    workers.check_room(ray, 4, "cpu")
 
 
 # Bad input
