@@ -85,6 +85,7 @@ class CChain(Replaying, name="c-chain"):
         self._reference: tuple[Batch, Any] | None = None  # a batch, and what the model gave for it before the last update
         self._churn: Tensor | None = None
         self._made_for: tuple[Any, ...] | None = None
+        self._device: torch.device | None = None
 
     @torch.no_grad()
     def before_update(self, scale: float = 1.0, loss: Tensor | float | None = None) -> None:
@@ -116,8 +117,10 @@ class CChain(Replaying, name="c-chain"):
             self.strength = self.target * losses / (churns + _EPS)
 
     def _term(self, batch: Batch) -> Tensor | None:
-        if self._form() != self._made_for:  # moved, cast or made otherwise since: what is kept is not for it any more
+        if self._form() != self._made_for:  # cast or made otherwise since: what is kept is not for it any more
             self._made_for, self._last, self._reference = self._form(), None, None
+        if self._device != (device := next(self._model.parameters()).device):
+            self._device, self._last, self._reference = device, self._placed(self._last), self._placed(self._reference)
         reference, last = self._reference, self._last
         self._last = batch
         if last is not None:

@@ -109,9 +109,8 @@ class Replaying(Regularizer):
         return bool(self._replicas.total(torch.tensor(float(flag), device=like.device)) > 0)
 
     def _form(self) -> tuple[Any, ...]:
-        """What a batch and weights from before must be made for to be of use: device, precision, names and shapes."""
-        first = next(self._model.parameters())
-        return first.device, first.dtype, tuple(map(tuple, self._shapes()))
+        """What a batch and weights from before must be made for to be of use: precision, names and shapes."""
+        return next(self._model.parameters()).dtype, tuple(map(tuple, self._shapes()))
 
     @abstractmethod
     def _term(self, batch: Batch) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cbp import fresh
 from cbp.discovery.finding import find_layers
-from cbp.discovery.recording import Arguments, Example, copied, tensors_of, unwrapped
+from cbp.discovery.recording import Arguments, Example, copied, tensors_of, undisturbed, unwrapped
 from cbp.groups import Group
 
 _ROUNDING = 1000  # times the machine epsilon of the outputs, in units of their greatest value
@@ -87,7 +87,7 @@ def _run(
     make_pass: Callable[[nn.Module], Any], model: nn.Module, group: Group
 ) -> tuple[list[Tensor], list[tuple[Any, Tensor, float]]]:
     """Outputs, and the gradients of a mixture of them by the incoming weights, with the greatest of all gradients."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
+    with undisturbed(model):
         torch.manual_seed(0)
         outputs = [output for output in tensors_of(make_pass(model)) if output.is_floating_point()]
         total = sum((output * torch.rand_like(output)).sum() for output in outputs if output.requires_grad)

@@ -101,7 +101,7 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
         follower.buffers.add(name, buffer)
         follower.memory.put(buffer, Value(uniform(CONSTANT, buffer.ndim)))
     with ExitStack() as stack:
-        stack.enter_context(_undisturbed(duplicate))
+        stack.enter_context(undisturbed(duplicate))
         stack.enter_context(_watched(duplicate, follower))
         stack.enter_context(_Recorder(follower))
         try:
@@ -155,7 +155,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Gradients on, generators forked, compiled code off; and attention and recurrence in plain operations."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()

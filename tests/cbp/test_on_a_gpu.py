@@ -70,6 +70,10 @@ def test_every_method_does_on_a_gpu_what_it_does_on_a_cpu(name):
     assert all(parameter.device.type == "cuda" for parameter in twin.parameters())
     found = [numbers_of(method.state_dict()) for _, method in (ours, theirs)]
     for here, there in zip(*found, strict=True):
+        if here.dtype == torch.uint8:  # the state of a generator, which no two kinds of device share
+            continue
+        if name == "spectral":  # of singular vectors the sign is free
+            here, there = here.abs(), there.abs()
         assert torch.allclose(here.double(), there.cpu().double(), rtol=1e-6, atol=1e-9)
 
 
@@ -149,6 +153,7 @@ def test_the_units_of_every_network_are_found_and_replaced_on_a_gpu(name):
     assert {layer.name: layer.units for layer in cbp.find_layers(model, example)} == treated
     if name not in COUPLED:
         assert cbp.verify(model, example) < 1e-4
+        assert cbp.verify(model.eval(), example) < 1e-4
     method = cbp.ContinualBackprop(
         model, still(model), replacement_rate=1.0, maturity_threshold=0, example=example, init="lecun"
     )
