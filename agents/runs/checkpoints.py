@@ -146,6 +146,8 @@ def check_environment(config: Config) -> None:
         env.reset(seed=config.seed)
         env.action_space.seed(config.seed)
         env.step(env.action_space.sample())
+        if (frame_skip := getattr(env.unwrapped, "frame_skip", 1)) < 1:  # MuJoCo makes no step then, and says nothing
+            raise ValueError(f"frame_skip must be >= 1, got {frame_skip}")
     except Exception as error:  # whatever an environment of others raises
         raise UserError(f"environment '{config.env}' cannot be stepped: {in_words(error)}") from error
     try:

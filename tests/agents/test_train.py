@@ -315,6 +315,7 @@ ANT = ["--env", "ant-nonstationary"]
         ([*ANT, "--times", "bursts,calm=abc"], ["--times bursts takes its calm from --period, got calm=abc"]),
         ([*ANT, "--env-kwargs", "xml_file=/missing.xml"], ["cannot be made: OSError", "/missing.xml"]),
         ([*ANT, "--env-kwargs", "frame_skip=0"], ["cannot be made: ZeroDivisionError"]),
+        ([*ANT, "--env-kwargs", "frame_skip=-1"], ["cannot be stepped: ValueError: frame_skip must be >= 1, got -1"]),
         ([*ANT, "--env-kwargs", "reset_noise_scale=abc"], ["cannot be stepped: TypeError"]),
         ([*ANT, "--env-kwargs", "ctrl_cost_weight=nan"], ["cannot be stepped: TypeError"]),
         ([*ANT, "--checkpoint-minutes", "-1"], ["checkpoint-minutes", ">= 0", "-1"]),
