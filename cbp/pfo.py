@@ -26,7 +26,8 @@ class ProximalFeatures(Replaying, name="pfo"):
     θ' are the weights that the model last acted with: those of its last pass without gradients or in evaluation mode before
     this update. For PPO these are the weights that collected the rollout. Nothing is added as long as the model never acted.
     The mean is over the minibatch and the units. Running statistics of norms are those of now on both sides. Of a module
-    that is called several times in a pass the last call counts.
+    that is called several times in a pass the last call counts; one that the other weights do not call, or call with another
+    number of samples, as an expert, is left out of the mean of this update.
 
     Args:
         model: Any module.
@@ -85,8 +86,8 @@ class ProximalFeatures(Replaying, name="pfo"):
         self._modules = list(dict.fromkeys(slices.module for group in groups for slices in group.fresh))
         self._then: dict[str, Tensor] | None = None
 
-    def _units(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> list[Tensor]:
-        """What the layers compute before their activations."""
+    def _units(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> dict[nn.Module, Tensor]:
+        """What the layers that are called compute before their activations."""
         computed: dict[nn.Module, Any] = {}
         hooks = [
             module.register_forward_hook(lambda module, _, output: computed.__setitem__(module, _kept(output)))
@@ -100,7 +101,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         for module, output in computed.items():
             if not isinstance(output, Tensor):
                 raise LayerError(f"a {type(module).__name__} does not return what its units compute, which PFO compares")
-        return [computed[module] for module in self._modules if module in computed]
+        return computed
 
     def _term(self, batch: Batch) -> Tensor | None:
         if self._tap.acted:
@@ -114,7 +115,11 @@ class ProximalFeatures(Replaying, name="pfo"):
         with torch.no_grad():
             then = {name: self._then[name].to(parameter) for name, parameter in own.items()}
             before = self._units(batch, then)
-        return mean_square(self._units(batch), before) if before else None
+        now = self._units(batch)
+        # Other weights may route the batch's samples otherwise.
+        both = [module for module in self._modules if module in now and module in before]
+        both = [module for module in both if now[module].shape == before[module].shape]
+        return mean_square([now[module] for module in both], [before[module] for module in both]) if both else None
 
     def state_dict(self) -> dict[str, Any]:
         """The weights that the model last acted with, and whether it acted since the last update."""

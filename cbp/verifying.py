@@ -91,10 +91,11 @@ def _run(
         torch.manual_seed(0)
         outputs = [output for output in tensors_of(make_pass(model)) if output.is_floating_point()]
         total = sum((output * torch.rand_like(output)).sum() for output in outputs if output.requires_grad)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(total, parameters, allow_unused=True)  # type: ignore[arg-type]
-    by_parameter = {id(parameter): gradient for parameter, gradient in zip(parameters, found, strict=True)}
-    greatest = max((gradient.abs().max().item() for gradient in found if gradient is not None), default=0.0)
+    model.zero_grad()
+    if isinstance(total, Tensor):
+        total.backward()  # type: ignore[no-untyped-call]
+    by_parameter = {id(parameter): parameter.grad for parameter in model.parameters()}
+    greatest = max((gradient.abs().max().item() for gradient in by_parameter.values() if gradient is not None), default=0.0)
     gradients = [
         (slices, gradient, greatest) for slices in group.fresh if (gradient := by_parameter.get(id(slices.tensor))) is not None
     ]

@@ -33,6 +33,10 @@ def rearrange(follower: Follower, call: Call) -> list[Value]:
         return mix(follower, call, f"are selected by numbers in '{call.name}', which may be others in the next pass")
     if call.name in COPIES:
         labels = [value.labels]
+    elif not tensor.numel() or not all(part.numel() for part in call.returned):
+        return _without_elements(follower, call, value)
+    elif call.name == "view_as_real":
+        labels = [value.labels.unsqueeze(-1)]
     elif call.name in VIEWS:
         target = call.returned[0].shape
         labels = [reshaped(value.labels, tensor.shape, target)]
@@ -46,6 +50,20 @@ def rearrange(follower: Follower, call: Call) -> list[Value]:
     keeps = len(labels) == 1 and call.returned[0].numel() == tensor.numel()
     identity = value.identity if keeps else 0
     return [Value(of, dict(value.paths), identity, mask=value.mask, computed=value.computed) for of in labels]
+
+
+def _without_elements(follower: Follower, call: Call, value: Value) -> list[Value]:
+    """Views and selections of no elements, as of an expert that receives no sample: the last axes keep their units."""
+    shape, out = call.tensors[0].shape, []
+    for part in call.returned:
+        kept = 0
+        while kept < min(len(shape), part.ndim) and shape[-1 - kept] == part.shape[-1 - kept]:
+            kept += 1
+        if any(size > 1 for size in value.labels.shape[: len(shape) - kept]):
+            return mix(follower, call, f"are in a tensor without elements that '{call.name}' arranges")
+        labels = value.labels.reshape(value.labels.shape[len(shape) - kept :])
+        out.append(Value(aligned(labels, part.ndim), dict(value.paths)))
+    return out
 
 
 def _rearrange_parameter(follower: Follower, call: Call, weights: Weights) -> list[Value]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cbp.discovery.following import Follower
@@ -38,14 +39,29 @@ class Call:
 Operation = Callable[[Follower, Call], list[Value]]
 
 
+_SHIFTS = {"add", "sub", "rsub"}  # which may make random signs of zeros and ones
+
+
 def without_units(call: Call, values: list[Value]) -> list[Value]:
     """Numbers of inputs or of none, and what units that are left out have become."""
     data = any(bool((value.labels == DATA).any()) for value in values)
     label = DATA if data else CONSTANT
     computed = frozenset() if data else frozenset().union(*(value.computed for value in values))
-    mask = call.name == "bernoulli" or (any(value.mask for value in values) and not data)
+    mask = call.name == "bernoulli" or (any(value.mask for value in values) and call.name not in _SHIFTS and not data)
+    mask = mask and all(_is_nowhere_negative(tensor) for tensor in call.returned)
     paths = merged(values)
     return [Value(uniform(label, tensor.ndim), dict(paths), computed=computed, mask=mask) for tensor in call.returned]
+
+
+def _is_nowhere_negative(tensor: Tensor) -> bool:
+    return not (tensor.is_meta or tensor.is_complex() or bool((tensor < 0).any()))
+
+
+def zeros_along(tensor: Tensor, axis: int) -> Tensor:
+    """At each index of an axis whether a tensor is zero there throughout; a tensor on the meta device is nowhere."""
+    if tensor.is_meta:
+        return torch.zeros(tensor.shape[axis], dtype=torch.bool)
+    return (tensor == 0).movedim(axis, 0).flatten(1).all(dim=1).cpu()
 
 
 def unknown(follower: Follower, call: Call) -> list[Value]:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from cbp.discovery.following import Follower, Key, Producer, Seen, Use
-from cbp.discovery.labels import varying
+from cbp.discovery.labels import CONSTANT, varying
 from cbp.discovery.memory import Path
 from cbp.discovery.recording import Arguments, Example, record, unwrapped
 from cbp.groups import Edge, Group, LayerError, Place, Slices
 
 _SIZES = (32, 8, 16, 28, 64, 84, 96, 224)  # of images that are tried where no example is given, then all others up to 64
 _LENGTH = 5  # of sequences
+NO_PAST = "are computed from zeros, as of a state that has no past: give an example that has one, such as a longer sequence"
 
 
 def find_layers(model: nn.Module, example: Example | None = None) -> list[Group]:
@@ -156,11 +157,13 @@ def _input(model: nn.Module, shape: tuple[int, ...], *, integers: bool) -> Tenso
 class _Builder:
     def __init__(self, model: nn.Module, follower: Follower) -> None:
         self._modules = dict(model.named_modules())
+        self._parameters = dict(model.named_parameters())
         self._follower = follower
 
     def build(self) -> tuple[list[Group], list[str]]:
         follower = self._follower
         self._leave_out_shared()
+        self._leave_out_without_past()
         roots, _ = follower.units.members()
         self._whole: dict[int, list[int]] = {}  # the members of each unit
         for number, root in enumerate(roots.tolist(), start=1):
@@ -199,14 +202,32 @@ class _Builder:
         for key, (owners, _) in follower.own.items():
             written.setdefault(key[0], []).append(("own", key, owners))
         for name, parts in written.items():
-            how = follower.otherwise.get(name)
-            dims = {kind: {key[1] for other, key, _ in parts if other == kind} for kind in ("row", "column", "own")}
-            twice = len(dims["row"]) > 1 or len(dims["column"]) > 1 or bool(dims["row"] & dims["column"])
-            twice |= bool(dims["own"]) and bool(dims["column"])
-            if how or twice or _overlap([key for kind, key, _ in parts if kind == "column"]):
-                reason = f"have weights in '{name}', which is used {f'in {how!r} too' if how else 'in two ways'}"
-                for _, _, labels in parts:
-                    follower.units.leave_out(labels, reason)
+            reason = self._why_left_out(name, [(kind, key) for kind, key, _ in parts])
+            for _, _, labels in parts if reason else ():
+                follower.units.leave_out(labels, reason)
+
+    def _leave_out_without_past(self) -> None:
+        """Leaves out units of layers that had zeros where in another pass, it seems, they have a state."""
+        follower = self._follower
+        for key, zeros in follower.met_zeros.items():
+            if bool((zeros & (follower.uses[key].columns == CONSTANT)).any()):
+                for producer in follower.producers:
+                    if producer.key.name == key.name:
+                        follower.units.leave_out(producer.rows, NO_PAST)
+
+    def _why_left_out(self, name: str, parts: list[tuple[str, Key]]) -> str:
+        """Why units cannot have slices of a parameter, of these kinds and places; empty where they can."""
+        how, other = self._follower.otherwise.get(name), self._follower.shared.get(name)
+        keys = {kind: [key for of, key in parts if of == kind] for kind in ("row", "column", "own")}
+        dims = {kind: {key.dim for key in of_kind} for kind, of_kind in keys.items()}
+        twice = len(dims["row"]) > 1 or len(dims["column"]) > 1 or bool(dims["row"] & dims["column"])
+        twice |= bool(dims["own"]) and bool(dims["column"])
+        if how or twice or _overlap(keys["row"]) or _overlap(keys["column"]):
+            return f"have weights in '{name}', which is used {f'in {how!r} too' if how else 'in two ways'}"
+        if other:
+            return f"have weights in '{name}', which shares its memory with '{other}'"
+        parameter = self._parameters.get(name)
+        return f"have complex weights in '{name}'" if parameter is not None and parameter.is_complex() else ""
 
     def _slices_by_unit(self) -> dict[int, dict[tuple[str, Key], list[int]]]:
         """For each unit, in the order of their first rows, the indices of its slices of every kind."""

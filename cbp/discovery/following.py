@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from cbp.discovery.memory import Memory, Path, Value
 from cbp.discovery.uniting import Units
 from cbp.discovery.weights import Geometry, Storages, Weights
 
+MIXED = "reach units of others through a sum or mean over units"
 OUTPUT = "reach the model's output besides the layers behind them"
 
 
@@ -77,6 +79,9 @@ class Follower:
         uses: Of each weight's columns.
         own: Elements of parameters and buffers that belong to units: ``(unit numbers, value at replacement)`` by key.
         otherwise: Parameters that are used in another way, with the operation's name.
+        shared: Parameters and buffers that share memory, each with the other.
+        normed: Units that a statistic has met, of all that it is of.
+        met_zeros: For each weight's columns whether they have received zeros that do not depend on the input.
         called: The modules that were called.
         seen_at: The borders that each identity has passed.
         last_at: For each pass what was the last at each border, ``(module, returned, key)``.
@@ -92,6 +97,9 @@ class Follower:
         self.uses: dict[Key, Use] = {}
         self.own: dict[Key, tuple[Tensor, float | None]] = {}
         self.otherwise: dict[str, str] = {}
+        self.shared: dict[str, str] = {}
+        self.met_zeros: dict[Key, Tensor] = {}
+        self.normed: dict[int, list[Tensor]] = {}
         self.called: set[str] = set()
         self.seen_at: dict[int, list[Seen]] = {}
         self.last_at: list[dict[tuple[object, ...], Seen]] = []
@@ -149,7 +157,9 @@ class Follower:
             for number in value.paths:
                 self.producers[number].consumed = True
 
-    def consume(self, labels: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1, blocks: int = 1) -> None:
+    def consume(
+        self, labels: Tensor, weights: Weights, axis: int, value: Value, zeros: Tensor, prefer: int = 1, blocks: int = 1
+    ) -> None:
         """Units meet the columns of a weight along its axis. They are left out where these are no slices of one dimension.
 
         Args:
@@ -157,6 +167,7 @@ class Follower:
             weights: The weight.
             axis: The columns' axis.
             value: What holds the units.
+            zeros: ``(columns,)``: where it is zero, throughout.
             prefer: As in :meth:`cbp.discovery.weights.Weights.locate`.
             blocks: Groups of a convolution, whose columns are counted through all of them.
         """
@@ -167,9 +178,11 @@ class Follower:
             self.otherwise.setdefault(weights.name, "reshaping")
             return
         self.units.consume(labels[labels > 0])
-        self._claim(geometry, weights, labels, value)
+        key = self._claim(geometry, weights, labels, value)
+        met = self.met_zeros.setdefault(key, torch.zeros_like(self.uses[key].columns, dtype=torch.bool))
+        met[geometry.indices] |= zeros & (labels == CONSTANT)
 
-    def _claim(self, geometry: Geometry, weights: Weights, labels: Tensor, value: Value) -> None:
+    def _claim(self, geometry: Geometry, weights: Weights, labels: Tensor, value: Value) -> Key:
         key = Key(weights.name, geometry.dim, geometry.within, geometry.blocks)
         columns = weights.shape[geometry.dim] * geometry.blocks
         use = self.uses.setdefault(key, Use(key, torch.zeros(columns, dtype=torch.int64)))
@@ -184,6 +197,7 @@ class Follower:
         for number in self.units.producers_of(labels):
             identity = self._padded.get(self.module, value.identity)
             use.seen[number] = self.module, identity, value.paths.get(number, Path())
+        return key
 
     def own_slices(self, name: str, shape: Iterable[int], geometry: Geometry, labels: Tensor, value: float | None) -> None:
         """Slices of a parameter or buffer belong to units by themselves; ``value`` is what a new unit has there.
@@ -223,6 +237,35 @@ class Follower:
             self._pass_border(Seen(name, True, key, value.labels), tensor)
             if isinstance(module, nn.RNNBase | nn.RNNCellBase):
                 self._show_state(name, Seen(name, True, key, value.labels), value)
+        if isinstance(module, nn.RNNBase):
+            self._claim_states(module, returned)
+        elif isinstance(module, nn.RNNCellBase):
+            state = self.memory.value(returned[0 if isinstance(module, nn.LSTMCell) else None])
+            self._claim_state(module.weight_hh, state.labels, state, unless_taken=True)
+
+    def _claim_states(self, module: nn.RNNBase, returned: dict[Any, Tensor]) -> None:
+        """The next step of each layer receives its state, also where this pass has no next step."""
+        states = self.memory.value(returned[(1, 0) if isinstance(module, nn.LSTM) else 1])
+        suffixes = ["", "_reverse"] if module.bidirectional else [""]
+        for k, (layer, suffix) in enumerate(product(range(module.num_layers), suffixes)):
+            labels = states.labels[k if states.labels.shape[0] > 1 else 0]
+            is_last = layer == module.num_layers - 1 and 0 in returned
+            self._claim_state(
+                getattr(module, f"weight_hh_l{layer}{suffix}"), labels, self.memory.value(returned[0]) if is_last else states
+            )
+
+    def _claim_state(self, weight: Tensor, labels: Tensor, value: Value, *, unless_taken: bool = False) -> None:
+        weights = self.storages.find(weight)
+        geometry = weights.locate(1, 1) if weights else None
+        if weights is None or geometry is None:
+            return
+        labels = labels.reshape(-1, labels.shape[-1])[0].clamp_min(CONSTANT).expand(len(geometry.indices))
+        use = self.uses.get(Key(weights.name, geometry.dim, geometry.within))
+        seen = dict(use.seen) if use else {}
+        if use and unless_taken:
+            labels = torch.where(use.columns[geometry.indices] == CONSTANT, labels, CONSTANT)
+        self.units.consume(labels[labels > 0])
+        self.uses[self._claim(geometry, weights, labels, value)].seen |= seen
 
     def _pass_border(self, seen: Seen, tensor: Tensor) -> None:
         self.seen_at.setdefault(self.memory.value(tensor).identity, []).append(seen)
@@ -242,4 +285,7 @@ class Follower:
             units = torch.unique(labels[labels > 0])
             self.units.leave_out(units, OUTPUT)
             self.units.leave_out(labels[labels <= FIRST_STATISTIC], OUTPUT)
+        for number, met in self.normed.items():
+            self.units.leave_out(self.units.not_among(number, torch.cat(met)), MIXED)
+        self.normed.clear()
         self.memory.clear()

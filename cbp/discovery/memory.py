@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cbp.discovery.labels import DATA, compress, uniform
+from cbp.discovery.labels import DATA, compress, has_units, uniform
 from cbp.discovery.uniting import Units
 
 UNCHANGED = "unchanged"  # an activation that is that of the input
@@ -95,6 +95,11 @@ class Memory:
             self.put(tensor, known)
         known.labels = self._units.roots(known.labels)
         return known
+
+    def holds_units(self, tensor: Tensor) -> bool:
+        """Whether a tensor of the pass has units that are not left out."""
+        known = self._values.get(tensor.untyped_storage()._cdata, {}).get(_key(tensor))
+        return known is not None and has_units(self._units.roots(known.labels))
 
     def overwritten(self, tensor: Tensor, value: Value) -> None:
         """A tensor was written in place, and with it what other views of its memory hold."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cbp.discovery.calls import Call, aligned, mix
+from cbp.discovery.calls import Call, aligned, mix, zeros_along
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, has_units, uniform, varying
 from cbp.discovery.memory import Path, Value, merged
@@ -45,9 +45,9 @@ def _product(follower: Follower, a: Tensor, b: Tensor, call: Call) -> Value:
     """``(…, n, k) @ (…, k, m)``."""
     of_a, of_b = follower.storages.find(a), follower.storages.find(b)
     if of_b is not None and of_a is None:
-        return _times_weight(follower, follower.memory.value(a), of_b, call, rows=-2, inner=(-1, -2), columns=-1)
+        return _times_weight(follower, a, of_b, call, rows=-2, inner=(-1, -2), columns=-1)
     if of_a is not None and of_b is None:
-        return _times_weight(follower, follower.memory.value(b), of_a, call, rows=-1, inner=(-2, -1), columns=-2)
+        return _times_weight(follower, b, of_a, call, rows=-1, inner=(-2, -1), columns=-2)
     if of_a is not None and of_b is not None:
         return mix(follower, call, "")[0]
     first, second = follower.memory.value(a), follower.memory.value(b)
@@ -82,22 +82,24 @@ def _of_two(follower: Follower, a: Value, b: Value, call: Call) -> Value:
 
 
 def _times_weight(
-    follower: Follower, value: Value, weights: Weights, call: Call, *, rows: int, inner: tuple[int, int], columns: int
+    follower: Follower, tensor: Tensor, weights: Weights, call: Call, *, rows: int, inner: tuple[int, int], columns: int
 ) -> Value:
     """A tensor times a weight; ``inner`` is the axis that is summed over, in either."""
+    value = follower.memory.value(tensor)
     ndim = call.returned[0].ndim if call.name not in ("mv", "addmv") else 2
     labels = aligned(value.labels, ndim)
     batch = labels.shape[:-2].numel()
     batched = [axis for axis in range(len(weights.steps) - 2) if bool(weights.steps[axis].any())]
     if batched:
         return _times_each(follower, value, labels, weights, call, inner, columns)
+    zeros = zeros_along(tensor, inner[0])
     if labels.shape[inner[0]] == 1 and (labels.shape[rows] > 1 or batch > 1) and has_units(labels):
         # Positions are summed, with the same weights for every unit.
         follower.otherwise.setdefault(weights.name, call.name)
         follower.meet_weight(value)
         return Value(labels.clone(), merged([value], None))
     along = _same_in_rows(follower, labels.movedim(inner[0], -1).flatten(0, -2), weights.name)
-    _meet(follower, along.expand(len(weights.steps[inner[1]])), weights, inner[1], value)
+    _meet(follower, along.expand(len(weights.steps[inner[1]])), weights, inner[1], value, zeros)
     produced, paths = follower.produce(weights, columns)
     shape = [1] * ndim
     shape[columns] = produced.numel()
@@ -115,12 +117,19 @@ def _same_in_rows(follower: Follower, rows: Tensor, name: str) -> Tensor:
 
 
 def _meet(
-    follower: Follower, along: Tensor, weights: Weights, axis: int, value: Value, prefer: int = 1, blocks: int = 1
+    follower: Follower,
+    along: Tensor,
+    weights: Weights,
+    axis: int,
+    value: Value,
+    zeros: Tensor,
+    prefer: int = 1,
+    blocks: int = 1,
 ) -> None:
     if bool((along <= FIRST_STATISTIC).any()):
         follower.units.leave_out(along[along <= FIRST_STATISTIC], "are summed up before they meet a weight")
         along = along.masked_fill(along <= FIRST_STATISTIC, DATA)
-    follower.consume(along, weights, axis, value, prefer, blocks)
+    follower.consume(along, weights, axis, value, zeros, prefer, blocks)
 
 
 def _times_each(
@@ -135,7 +144,7 @@ def _times_each(
     for i in range(size):
         one = Weights(weights.name, weights.shape, weights.base + int(weights.steps[0][i]), weights.steps[1:])
         along = labels[i if labels.shape[0] > 1 else 0].flatten().expand(len(one.steps[inner[1]]))
-        _meet(follower, along, one, inner[1], value)
+        _meet(follower, along, one, inner[1], value, torch.zeros_like(along, dtype=torch.bool))
         produced, path = follower.produce(one, columns)
         parts.append(produced)
         paths |= path
@@ -169,7 +178,8 @@ def convolution(follower: Follower, call: Call) -> list[Value]:
     if groups > 1 and (weights.base or weights.shape != tuple(weight.shape)):
         return mix(follower, call, "meet a convolution in groups with a part of a parameter")
     inner, outer = (0, 1) if transposed else (1, 0)
-    _meet(follower, along, weights, inner, value, inner, groups)
+    zeros = zeros_along(maps, 1)
+    _meet(follower, along, weights, inner, value, zeros, inner, groups)
     produced, paths = follower.produce(weights, outer, prefer=outer)
     out = Value(produced.reshape(1, -1, *[1] * (ndim - 2)), paths)
     _own_bias(follower, bias, out.labels)
@@ -178,6 +188,8 @@ def convolution(follower: Follower, call: Call) -> list[Value]:
 
 def _own_bias(follower: Follower, bias: Tensor | None, labels: Tensor) -> None:
     weights = None if bias is None else follower.storages.find(bias)
+    if bias is not None and weights is None:
+        follower.units.leave_out(follower.memory.value(bias).labels, "are the bias of a convolution")
     if weights is not None:
         steps = (weights.steps[0], *[torch.zeros(1, dtype=torch.int64)] * (labels.ndim - 2))
         own(follower, replace(weights, steps=steps), labels, 0.0, axis=1)

@@ -15,7 +15,7 @@ from cbp.discovery.labels import has_units
 from cbp.discovery.memory import UNCHANGED, Value
 from cbp.discovery.multiplying import convolution, matmul
 from cbp.discovery.norms import batch_norm, group_norm, layer_norm
-from cbp.discovery.pointwise import elu, hardtanh, pointwise
+from cbp.discovery.pointwise import elu, hardtanh, pointwise, where
 from cbp.discovery.reducing import along_axis, attention, glu, over_axes, pad, positions
 
 
@@ -27,10 +27,21 @@ def follow(follower: Follower, call: Call) -> list[Value]:
     values = [follower.memory.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
     times_computed = call.name in _MULTIPLYING and any(value.computed for value in values)
     if any(weights) or times_computed or any(has_units(value.labels) for value in values):
-        if call.name in OPERATIONS:
-            return OPERATIONS[call.name](follower, call)
-        return unknown(follower, call)
+        if call.name not in OPERATIONS:
+            return unknown(follower, call)
+        operation = OPERATIONS[call.name]
+        if getattr(operation, "func", operation) in _OF_THE_FIRST:
+            for other in call.tensors[1:]:
+                if follower.storages.find(other) is None:
+                    labels = follower.memory.value(other).labels
+                    follower.units.leave_out(labels, f"decide in '{call.name}' what becomes of others")
+        return operation(follower, call)
+    if call.name in ("cat", "stack"):
+        return concatenate(follower, call)
     return without_units(call, values)
+
+
+_OF_THE_FIRST = {positions, pad, along_axis, over_axes, glu, batch_norm, layer_norm, group_norm}
 
 
 _ACTIVATIONS = {
@@ -77,7 +88,7 @@ _PRODUCTS = """
     mul div pow masked_fill eq ne gt ge lt le logical_and logical_or bitwise_and bitwise_or atan2 fmod remainder copysign xlogy
     floor_divide true_divide multiply divide
 """
-_SUMS = "add sub rsub maximum minimum where lerp addcmul addcdiv fmax fmin hypot logaddexp"
+_SUMS = "add sub rsub maximum minimum lerp addcmul addcdiv fmax fmin hypot logaddexp"
 _ARRANGING = """
     permute transpose t unsqueeze squeeze select slice split split_with_sizes unsafe_split unsafe_chunk
     unsafe_split_with_sizes
@@ -126,6 +137,7 @@ OPERATIONS: dict[str, Operation] = {
     **_each(_OF_ONE, partial(pointwise, activation=None)),
     **_each(_PRODUCTS, partial(pointwise, activation=None)),
     **_each(_SUMS, partial(pointwise, activation=None, added=True)),
+    "where": where,
     "elu": elu,
     "hardtanh": hardtanh,
     "native_dropout": partial(pointwise, activation=UNCHANGED),

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from cbp.discovery.calls import Call, aligned, normed
-from cbp.discovery.following import Follower
+from cbp.discovery.following import MIXED, Follower
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform, varying
 from cbp.discovery.memory import UNCHANGED, Value, merged
 from cbp.discovery.uniting import ADDED
 from cbp.discovery.weights import Geometry, Weights
+
+_OF_NORMS = {None, UNCHANGED, "abs", "square", "exp", "relu", "threshold", "clamp", "clamp_min", "clamp_max"}
+"""What a norm does to its statistics; another function of them is a gate."""
 
 
 def pointwise(follower: Follower, call: Call, *, activation: str | None, added: bool = False) -> list[Value]:
@@ -24,6 +27,9 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
     labels = uniform(CONSTANT, len(shape))
     for value in values:
         labels = combine(follower, labels, aligned(value.labels, len(shape)), added=added)
+    statistics = labels[labels <= FIRST_STATISTIC]
+    if activation not in _OF_NORMS and len(statistics):
+        follower.units.leave_out(statistics, f"are summed up before they meet '{call.name}'")
     if not bool((labels != CONSTANT).any()):
         return _of_parameters(follower, call, weights, values, scales=call.name in ("mul", "div"))
     in_norm = follower.module in follower.norms
@@ -99,8 +105,9 @@ def _meet_statistics(follower: Follower, units: Tensor, statistics: Tensor) -> N
         its_units = torch.unique(units[met & (statistics == number)])
         if follower.units.is_of(number, its_units):
             follower.couple(its_units, follower.module)
+            follower.normed.setdefault(number, []).append(its_units)
         else:
-            follower.units.leave_out(torch.tensor([number]), "reach units of others through a sum or mean over units")
+            follower.units.leave_out(torch.tensor([number]), MIXED)
 
 
 def own(follower: Follower, weights: Weights, labels: Tensor, value: float | None, axis: int | None = None) -> None:
@@ -150,3 +157,12 @@ def hardtanh(follower: Follower, call: Call) -> list[Value]:
     """Hardtanh, which is ReLU6 between 0 and 6."""
     bounds = call.arguments.get("min_val", -1), call.arguments.get("max_val", 1)
     return pointwise(follower, call, activation="relu6" if bounds == (0, 6) else "hardtanh")
+
+
+def where(follower: Follower, call: Call) -> list[Value]:
+    """Elements of one or the other; a condition of the input's has no part in them."""
+    condition, *others = call.tensors
+    if others and (follower.memory.value(condition).labels == DATA).all():
+        (value,) = pointwise(follower, replace(call, tensors=others), activation=None, added=True)
+        return [replace(value, labels=aligned(value.labels, call.returned[0].ndim))]
+    return pointwise(follower, call, activation=None, added=True)

@@ -7,14 +7,19 @@ forked random generators, so that it leaves no trace on the model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -93,6 +98,9 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
     Raises:
         LayerError: The model cannot be copied, or the pass fails.
     """
+    if lazy := next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None):
+        raise LayerError(f"'{lazy}' has no shape yet: make one forward pass of {type(model).__name__} first")
+    follower.shared |= _sharing(model)
     (duplicate,) = copied(model)
     follower.begin()
     for name, parameter in duplicate.named_parameters():
@@ -105,10 +113,45 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
         stack.enter_context(_watched(duplicate, follower))
         stack.enter_context(_Recorder(follower))
         try:
-            returned = make_pass(duplicate)
+            returned = tensors_of(make_pass(duplicate))
+            if any(follower.memory.holds_units(tensor) for tensor in _kept(duplicate)):
+                returned += tensors_of(make_pass(duplicate))  # in which they may be the state of the past
         except Exception as error:  # whatever the model's own forward raises
             raise LayerError(f"the forward pass of {type(model).__name__} fails: {_first_line(error)}") from error
-    follower.finish(tensors_of(returned))
+    follower.finish(returned)
+
+
+def _kept(model: nn.Module) -> list[Tensor]:
+    """The tensors that modules have as buffers and attributes."""
+    parts = [value for module in model.modules() for name, value in vars(module).items() if name != "_parameters"]
+    return [tensor for tensor in tensors_of(parts) if _is_followed(tensor)]
+
+
+def _sharing(model: nn.Module) -> dict[str, str]:
+    """The parameters some of whose memory is another parameter's or a buffer's, each with the other."""
+    at: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if _is_followed(tensor) and tensor.numel() and tensor.device.type != "meta":
+            at.setdefault(tensor.untyped_storage()._cdata, []).append((name, tensor.detach()))
+    found: dict[str, str] = {}
+    for members in at.values():
+        for (name, tensor), (other, of_other) in combinations(members, 2):
+            if _overlap(tensor, of_other):
+                found |= {name: other, other: name}
+    return found
+
+
+def _overlap(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of one storage have elements in the same places."""
+    places: list[tuple[int, int]] = []
+    for tensor in (first, second):
+        reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        places.append((int(tensor.storage_offset()), int(tensor.storage_offset()) + reach))
+    if max(places)[0] > min(places)[1]:
+        return False
+    numbers = torch.arange(max(end for _, end in places) + 1)
+    of_each = [numbers.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()) for tensor in (first, second)]
+    return bool(torch.isin(*of_each).any())
 
 
 def _first_line(error: Exception) -> str:
@@ -136,6 +179,9 @@ def copied(model: nn.Module, *others: Any) -> tuple[Any, ...]:
         ) from error
 
 
+_WITHOUT_TENSORS = (nn.Module, str, bytes, type, int, float, complex)
+
+
 def tensors_of(value: Any) -> list[Tensor]:
     """The tensors within lists, tuples, dictionaries and objects with attributes."""
     found, waiting, met = [], [value], set()
@@ -143,14 +189,17 @@ def tensors_of(value: Any) -> list[Tensor]:
         value = waiting.pop()
         if isinstance(value, Tensor):
             found.append(value)
-        elif id(value) not in met and not isinstance(value, nn.Module | str | bytes | type) and not callable(value):
+        elif id(value) not in met and not isinstance(value, _WITHOUT_TENSORS) and not callable(value):
             met.add(id(value))
             if isinstance(value, dict):
                 waiting += value.values()
             elif isinstance(value, list | tuple | set):
                 waiting += value
-            elif hasattr(value, "__dict__"):
-                waiting += vars(value).values()
+            else:
+                waiting += getattr(value, "__dict__", {}).values()
+                slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+                names = [name for of_kind in slots for name in ((of_kind,) if isinstance(of_kind, str) else of_kind)]
+                waiting += [getattr(value, name, None) for name in names]
     return found
 
 
@@ -160,7 +209,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
     forked = [device.index or 0 for device in devices if device.type == "cuda"]
+    numpy = sys.modules.get("numpy")  # which the model's forward may draw from
     with ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        if numpy is not None:
+            stack.callback(numpy.random.set_state, numpy.random.get_state())
         stack.enter_context(torch.random.fork_rng(devices=forked))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -216,11 +269,15 @@ def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
 
 
 def _is_followed(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    if not isinstance(value, Tensor) or torch._C._functorch.is_functorch_wrapped_tensor(value):
+        return False
+    return value.layout == torch.strided and not value.is_nested
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tells the follower of each operation."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, follower: Follower) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -232,6 +289,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return WRITTEN_OUT[func](*args, **kwargs)
         given = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
+        if isinstance(func, HigherOrderOperator):  # which takes functions, and calls them where nothing is seen
+            self._leave_out(func, given)
+            return func(*args, **kwargs)
         # What an operation works on in place is noted as it was before.
         was = (args, kwargs)
         if func._schema.is_mutable and all(map(_is_followed, given)):
@@ -240,7 +300,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         returned = [tensor for tensor in tree_leaves(out) if isinstance(tensor, Tensor)]
         if returned:
             self._note(func, was, {id(tensor) for tensor in given}, returned)
-        elif func is torch.ops.aten._local_scalar_dense.default and given[0].is_floating_point():
+        elif func is torch.ops.aten._local_scalar_dense.default and given[0].dtype != torch.bool:
             labels = self._follower.memory.value(given[0]).labels
             self._follower.units.leave_out(labels, "are read as a number, whose use is not followed")
         return out
@@ -249,8 +309,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         follower = self._follower
         tensors = [tensor for tensor in tree_leaves(was) if isinstance(tensor, Tensor)]
         if not all(map(_is_followed, [*tensors, *returned])):
-            for tensor in filter(_is_followed, tensors):
-                follower.units.leave_out(follower.memory.value(tensor).labels, f"reach '{func}', which is not followed")
+            self._leave_out(func, tensors)
             return
         call = Call(func.overloadpacket.__name__.removesuffix("_"), func, _bound(func, *was), tensors, returned)
         for tensor, value in zip(returned, follow(follower, call), strict=True):
@@ -261,6 +320,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 follower.otherwise.setdefault(name, call.name)
                 follower.storages.drop_copy(tensor)
             follower.memory.overwritten(tensor, value)
+
+    def _leave_out(self, func: Any, tensors: Iterable[Tensor]) -> None:
+        follower = self._follower
+        for tensor in filter(_is_followed, tensors):
+            if (name := follower.storages.parameter(tensor)) is not None:
+                follower.otherwise.setdefault(name, str(func))
+                continue
+            value = follower.memory.value(tensor)
+            follower.meet_weight(value)
+            follower.units.leave_out(value.labels, f"reach '{func}', which is not followed")
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import torch
 from cbp.discovery.calls import Call, unknown
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, compress, uniform
-from cbp.discovery.memory import Value, merged
+from cbp.discovery.memory import UNCHANGED, Value, merged
 from cbp.discovery.pointwise import combine
+
+_BICUBIC = 2  # the interpolation_mode of grid_sampler
 
 
 def over_axes(follower: Follower, call: Call) -> list[Value]:
@@ -23,6 +25,8 @@ def over_axes(follower: Follower, call: Call) -> list[Value]:
     axes = [axis % max(tensor.ndim, 1) for axis in (axes if isinstance(axes, list | tuple) else [axes])]
     labels = value.labels
     if tensor.ndim and any(labels.shape[axis] > 1 for axis in axes):
+        if call.name == "logsumexp" or (call.name == "sum" and any(p.activation == "exp" for p in value.paths.values())):
+            return unknown(follower, call)  # a softmax, written by hand
         kept = labels.amax(dim=axes, keepdim=True)
         labels = uniform(follower.units.statistic(labels), tensor.ndim).expand(kept.shape)
     keeps = call.returned[0].ndim == tensor.ndim
@@ -39,7 +43,8 @@ def along_axis(follower: Follower, call: Call) -> list[Value]:
     axis = call.arguments.get("dim", -1)
     if value.labels.ndim and value.labels.shape[axis] > 1:
         return unknown(follower, call)
-    return [Value(value.labels, dict(value.paths)) for _ in call.returned]
+    activation = None if "log" in call.name else UNCHANGED  # which has other signs
+    return [Value(value.labels, merged([value], activation)) for _ in call.returned]
 
 
 def glu(follower: Follower, call: Call) -> list[Value]:
@@ -59,7 +64,8 @@ def positions(follower: Follower, call: Call, *, axes: int) -> list[Value]:
     labels = value.labels
     if any(size > 1 for size in labels.shape[-axes:]):
         return unknown(follower, call)
-    return [Value(labels, dict(value.paths)) for _ in call.returned]
+    overshoots = "bicubic" in call.name or call.arguments.get("interpolation_mode") == _BICUBIC
+    return [Value(labels, merged([value], None if overshoots else UNCHANGED)) for _ in call.returned]
 
 
 def pad(follower: Follower, call: Call) -> list[Value]:

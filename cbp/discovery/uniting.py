@@ -106,6 +106,11 @@ class Units:
         self._statistics.append(units)
         return FIRST_STATISTIC - (len(self._statistics) - 1)
 
+    def not_among(self, statistic: int, units: Tensor) -> Tensor:
+        """The units that a statistic is of, but for these."""
+        whole = torch.tensor(sorted(self._statistics[FIRST_STATISTIC - statistic]))
+        return whole[~torch.isin(self._table[whole], self._table[units])]
+
     def is_of(self, statistic: int, units: Tensor) -> bool:
         """Whether a statistic is of all these units."""
         whole = torch.tensor(sorted(self._statistics[FIRST_STATISTIC - statistic]))

@@ -1,0 +1,155 @@
+"""States of the past: the weights that receive them are found, whether or not the example has a past."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_networks import still
+from torch import Tensor, nn
+
+import cbp
+
+
+def batch(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], width: int = 4, **options: int | bool) -> None:
+        super().__init__()
+        self.memory = kind(6, 4, batch_first=True, **options)
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.memory(x)[0])
+
+
+KINDS = {
+    "rnn": lambda: Recurrent(nn.RNN),
+    "gru": lambda: Recurrent(nn.GRU),
+    "lstm": lambda: Recurrent(nn.LSTM),
+    "projected": lambda: Recurrent(nn.LSTM, 3, proj_size=3),
+    "both ways": lambda: Recurrent(nn.GRU, 8, bidirectional=True),
+    "two layers": lambda: Recurrent(nn.LSTM, num_layers=2),
+    "all of it": lambda: Recurrent(nn.LSTM, 6, num_layers=2, bidirectional=True, proj_size=3, bias=False),
+}
+
+
+def slices(layers: list[cbp.groups.Group]) -> list[object]:
+    """Of each layer what is drawn anew and what is zeroed."""
+    return [
+        (
+            layer.name,
+            [(of.attribute, of.dim, of.index.tolist()) for of in layer.fresh],
+            sorted((edge.weights.attribute, edge.weights.dim, edge.weights.index.tolist()) for edge in layer.edges),
+        )
+        for layer in layers
+    ]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_sequence_of_one_step_shows_what_a_longer_one_does(name):
+    model = KINDS[name]()
+    short = cbp.find_layers(model, (batch(3, 1, 6),))
+    assert slices(short) == slices(cbp.find_layers(model, (batch(3, 5, 6),)))
+    assert cbp.verify(model, (batch(3, 5, 6),), layers=short) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm", "both ways"])
+def test_units_found_in_one_step_are_judged_and_replaced_in_longer_sequences(name):
+    model = KINDS[name]()
+    groups = cbp.find_layers(model, (batch(3, 1, 6),))
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0, example=(batch(3, 1, 6),))
+    model(batch(3, 5, 6)).sum().backward()
+    for group, units in zip(groups, method.step(), strict=True):
+        assert len(units) == group.units // 2
+        for edge in group.edges:
+            assert not edge.weights.view().index_select(edge.weights.dim, edge.weights.of(units)).any()
+
+
+class KeepsItsState(nn.Module):
+    """A cell whose state is an attribute."""
+
+    def __init__(self, kind: type[nn.RNNCellBase]) -> None:
+        super().__init__()
+        self.cell, self.head, self.state = kind(6, 4), nn.Linear(4, 2), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = self.cell(x, self.state)
+        return self.head(self.state[0] if isinstance(self.state, tuple) else self.state)
+
+
+class KeepsABuffer(nn.Module):
+    """A recurrence by hand, whose state is a buffer that is exchanged or written."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.again, self.head = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("state", torch.zeros(3, 4))
+        self.in_place = in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x) + self.again(self.state.clone()))
+        if self.in_place:
+            self.state.copy_(h.detach())
+        else:
+            self.state = h.detach()
+        return self.head(h)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: KeepsItsState(nn.GRUCell),
+        lambda: KeepsItsState(nn.LSTMCell),
+        lambda: KeepsItsState(nn.RNNCell),
+        lambda: KeepsABuffer(in_place=False),
+        lambda: KeepsABuffer(in_place=True),
+    ],
+)
+def test_a_state_that_the_model_keeps_between_calls_is_followed(make):
+    """The oracle makes three calls: what is left of the old units would reach the second."""
+    model, x = make(), batch(3, 6)
+    layers = cbp.find_layers(model, (x,))
+    assert [layer.units for layer in layers] == [4]
+    assert cbp.verify(model, lambda model: [model(x), model(x + 1), model(2 * x)], layers=layers) < 1e-5
+
+
+class Loop(nn.Module):
+    """A recurrence by hand on a sequence, one weight for input and state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.Linear(6 + 4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 4)
+        for step in x.unbind(1):
+            h = torch.tanh(self.cell(torch.cat([step, h], dim=1)))
+        return self.head(h)
+
+
+class ConvLoop(nn.Module):
+    """The same with convolutions and the gates of an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.Conv2d(3 + 4, 16, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = x.new_zeros(len(x), 4, 6, 6)
+        for step in x.unbind(1):
+            i, f, g, o = self.cell(torch.cat([step, h], dim=1)).chunk(4, dim=1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.head(h)
+
+
+@pytest.mark.parametrize(("make", "shape"), [(Loop, (6,)), (ConvLoop, (3, 6, 6))])
+def test_a_recurrence_by_hand_needs_an_example_with_a_past(make, shape):
+    model = make()
+    layers = cbp.find_layers(model, (batch(2, 3, *shape),))
+    assert [(layer.name, layer.units) for layer in layers] == [("cell", 4)]
+    assert cbp.verify(model, (batch(2, 7, *shape),), layers=layers) < 1e-5
+    with pytest.raises(cbp.LayerError, match="the units of 'cell' are computed from zeros, as of a state that has no past"):
+        cbp.find_layers(model, (batch(2, 1, *shape),))
