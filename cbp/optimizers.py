@@ -14,10 +14,11 @@ from cbp.groups import Group, Slices
 
 ResetOptimizer = Literal["none", "moments", "moments_and_step"]
 
-# What each class of torch.optim remembers of a weight that does not begin at 0: the option that says where it begins.
-_BEGINNINGS: dict[str, dict[str, str]] = {
+# What each class of optimizer remembers of a weight that does not begin at 0: where it begins, or the option that says so.
+_BEGINNINGS: dict[str, dict[str, str | float]] = {
     "Adagrad": {"sum": "initial_accumulator_value"},
     "Rprop": {"step_size": "lr"},
+    "RMSpropTFLike": {"square_avg": 1.0},  # Stable-Baselines3's
 }
 _KNOWN = (
     "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD",
@@ -118,12 +119,10 @@ def _begin(optimizer: Optimizer, name: str, value: Tensor, slices: Slices, units
     if isinstance(optimizer, torch.optim.ASGD) and name == "ax" and slices.blocks == 1:  # the average of the weights themselves
         value.index_copy_(slices.dim, index, slices.view().index_select(slices.dim, index))
         return
-    option = _BEGINNINGS.get(type(optimizer).__name__, {}).get(name)
-    beginning = (
-        0.0
-        if option is None
-        else next(group[option] for group in optimizer.param_groups if any(slices.tensor is held for held in group["params"]))
-    )
+    beginning = _BEGINNINGS.get(type(optimizer).__name__, {}).get(name, 0.0)
+    if isinstance(beginning, str):
+        groups = (group for group in optimizer.param_groups if any(slices.tensor is held for held in group["params"]))
+        beginning = next(groups)[beginning]
     if slices.blocks > 1:
         slices.fill(units.to(value.device), float(beginning), value)
     else:

@@ -158,6 +158,7 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         """
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)
+            super().reset(seed=seed)
             if not self._holds:
                 self._restart(seed if self._seed is None else self._seed, seed)
         elif not self._holds:

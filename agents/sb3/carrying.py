@@ -99,11 +99,27 @@ class Carried:
         own = type(self.method).__name__
         if (kind := of_method.pop("kind", own)) != own:
             raise ValueError(f"the state is of {kind}, and this policy carries {own}")
+        if isinstance(self.method, cbp.ReplacingMethod):
+            of_method = self._for_own_layers(of_method)
         self.method.load_state_dict(of_method)
         for name in options.keys() & set(options_of(type(self.method))):
             given_alike = given.get(name) == self._given.get(name)
             if given_alike and getattr(self.method, name, None) != options[name]:
                 setattr(self.method, name, options[name])
+
+    def _for_own_layers(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state with this model's layers: weights may be frozen here or have been there, of which no file tells."""
+        own = {layer.name: layer for layer in self.method.layers}
+        saved = {layer.get("name"): layer for layer in state.get("layers", [])}
+        if not own or None in saved or saved.keys() == own.keys() or not saved.keys() & own.keys():
+            return state
+        told = [f"{', '.join(sorted(saved.keys() - own.keys()))} is left aside"] if saved.keys() - own.keys() else []
+        told += [f"{', '.join(sorted(own.keys() - saved.keys()))} stays as it is"] if own.keys() - saved.keys() else []
+        warnings.warn(
+            f"hidden layers are frozen here or were when the state was saved: what is known of {' and of '.join(told)}",
+            stacklevel=4,
+        )
+        return {**state, "layers": [saved.get(name) or layer.state_dict() for name, layer in own.items()]}
 
     def take_over(self, other: Carried, *, all_the_same: bool) -> None:
         """Goes on where another left off; unless all modules are the same, with those units alone that are."""

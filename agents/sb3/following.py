@@ -64,7 +64,13 @@ class Following(_Policy):
         carried = self._carried
         for old in carried:
             old.detach()
-        self._carry()
+        try:
+            self._carry()
+        except cbp.LayerError as error:
+            self._carried = []
+            self._begin_to_follow()
+            warnings.warn(f"the method of this {type(self).__name__} rests: {error}", stacklevel=3)
+            return
         for new in self._carried:
             for old in carried:
                 if old.name == new.name:

@@ -43,20 +43,35 @@ def networks(policy: BasePolicy) -> dict[str, list[nn.Module]]:
     Returns:
         The networks by the beginning of their layers' names: ``policy/`` and ``value/``; ``actor/`` and ``critic/qf0_``,
         ``critic/qf1_``; ``q_net/``.
+
+    Raises:
+        cbp.LayerError: A policy whose networks do not lie where those of Stable-Baselines3 do.
     """
     parts: Any = policy
     names = network_names(policy)
     if names == ["actor", "critic"]:
-        chain = [*parts.actor.latent_pi, parts.actor.mu] if hasattr(parts.actor, "latent_pi") else [*parts.actor.mu]
-        return {"actor/": chain, **{f"critic/qf{i}_": [*network] for i, network in enumerate(parts.critic.q_networks)}}
+        actor = (
+            _chain(policy, "actor.latent_pi", "actor.mu") if hasattr(parts.actor, "latent_pi") else _chain(policy, "actor.mu")
+        )
+        return {"actor/": actor, **{f"critic/qf{i}_": [*network] for i, network in enumerate(parts.critic.q_networks)}}
     if names[0] != "policy":
-        net = getattr(parts, names[0])
-        return {f"{names[0]}/": [*getattr(net, names[0])]}
-    extractor = parts.mlp_extractor
+        return {f"{names[0]}/": _chain(policy, f"{names[0]}.{names[0]}")}
     return {
-        "policy/": [*extractor.policy_net, parts.action_net],
-        "value/": [*extractor.value_net, parts.value_net],
+        "policy/": _chain(policy, "mlp_extractor.policy_net", "action_net"),
+        "value/": _chain(policy, "mlp_extractor.value_net", "value_net"),
     }
+
+
+def _chain(policy: BasePolicy, *paths: str) -> list[nn.Module]:
+    """The modules at these paths in turn, taken out of those that are sequences."""
+    modules: list[nn.Module] = []
+    for path in paths:
+        try:
+            part = policy.get_submodule(path)
+        except AttributeError as error:
+            raise cbp.LayerError(f"this {type(policy).__name__} has no '{path}', where its networks would be") from error
+        modules += part if isinstance(part, nn.Sequential | nn.ModuleList) else [part]
+    return modules
 
 
 def owners(policy: BasePolicy) -> dict[str, Any]:

@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.sb3.networks import owners, target_pairs
@@ -92,6 +95,7 @@ class PhaseCallback(BaseCallback):
         self.phases: dict[int, Phase] = {}
         self._path = None if path is None else Path(path)
         self._rows: list[list[Any]] = []
+        self._counts_of: BaseAlgorithm | None = None
         self._worlds_differ = False
 
     @property
@@ -105,12 +109,16 @@ class PhaseCallback(BaseCallback):
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
         """Goes on from phases made by :meth:`state_dict`."""
+        self._counts_of = None
         self.phases = {
             saved["phase"]: Phase(dict(saved["values"]), saved["steps"], list(saved["returns"]), dict(saved["measures"]))
             for saved in state
         }
 
     def _on_training_start(self) -> None:
+        if self._counts_of is not None and self._counts_of is not self.model:
+            self.phases = {}  # they were another model's
+        self._counts_of = self.model
         self._counted = self.num_timesteps
         if self._path is None:
             return
@@ -167,7 +175,7 @@ class PhaseCallback(BaseCallback):
         for name in self.parameters:
             if name in info:
                 self.logger.record(f"env/{name}", info[name])
-                self.logger.record("env/phase", info["phase"])
+                self.logger.record("env/phase", info.get("phase", 0))
 
     def _write(self) -> None:
         if self._path is not None and self._rows:
@@ -219,12 +227,12 @@ class FreshNetworkCallback(ChangeCallback):
 
     What an agent reaches in a phase with a fresh network tells how hard this phase is by itself; without it, a loss of
     plasticity cannot be told from a harder world. Acts between two rollouts. Fresh weights are drawn from torch's generator.
-    Frozen ones stay as they are.
+    Frozen ones stay as they are, and so does SAC's entropy coefficient.
     """
 
     def _change(self) -> None:
         policy = self.model.policy
-        fresh = type(policy)(**policy._get_constructor_parameters()).to(policy.device)
+        fresh = self._made_anew().to(policy.device)
         frozen = {name: weight for name, weight in policy.named_parameters() if not weight.requires_grad}
         policy.load_state_dict({**fresh.state_dict(), **frozen})
         for owner in owners(policy).values():
@@ -235,3 +243,12 @@ class FreshNetworkCallback(ChangeCallback):
                 known = {layer.name for layer in method.layers}
                 state["layers"] = [layer for layer in state["layers"] if layer["name"] in known]
             method.load_state_dict(state)
+
+    def _made_anew(self) -> BasePolicy:
+        """Another policy as the model made its own; what a policy says of its construction leaves out options."""
+        model = self.model
+        options = dict(model.policy_kwargs)
+        if isinstance(model, OnPolicyAlgorithm):
+            options["use_sde"] = model.use_sde
+        made: BasePolicy = type(model.policy)(model.observation_space, model.action_space, model.lr_schedule, **options)
+        return made

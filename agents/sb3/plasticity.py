@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HumanOutputFormat
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -31,6 +33,7 @@ EVERY = 16_384  # ours: together with the ranks 2 % of the time of agents.train 
 RANKS_EVERY = 32_768  # ours
 KERNEL_SAMPLES = 64  # ours: of the probe batch, for the tangent kernel, whose rank then costs a tenth of one of activations
 SAMPLES = 1000  # paper: dormant units are counted on the last 1,000 steps
+_LONGEST = len("   /gradient_dormant_fraction")  # what is printed around a layer's name
 _SILENT = ("csv", "stdout", "log", "json")  # outputs that take no histograms
 
 
@@ -105,6 +108,7 @@ class PlasticityCallback(BaseCallback):
         self._probe_path = probe_path
         self.recorded_at: int | None = None
         self._ranked_at: int | None = None
+        self._policy: BasePolicy | None = None  # that was measured last
         self._modules: list[nn.Module] = []  # of the policy, when its layers were found
         self._layers: list[cbp.Group] = []
         self._window: deque[dict[str, Any]] = deque()  # of the last steps of all environments, as the probe
@@ -130,6 +134,7 @@ class PlasticityCallback(BaseCallback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`."""
+        self._policy = None
         self.recorded_at, self._ranked_at = state["recorded_at"], state["ranked_at"]
         self._initial = {name: torch.from_numpy(weight) for name, weight in state["initial"].items()}
         self.probe = state["probe"]
@@ -145,6 +150,11 @@ class PlasticityCallback(BaseCallback):
                 f"PlasticityCallback cannot measure a {type(policy).__name__}: what its units do depends on states of before, "
                 "which are not kept; policy.methods has what a method knows of them"
             )
+        if self._policy is not None and self._policy is not policy:  # of another model: nothing that is kept is of it
+            self._initial, self.probe, self._before = {}, None, None
+            self._window.clear()
+            self.recorded_at = self._ranked_at = None
+        self._policy = policy
         modules = list(policy.modules())
         if modules != self._modules:  # else an earlier training has found its layers
             self._before = None if self._modules else self._before  # that of other layers
@@ -164,6 +174,10 @@ class PlasticityCallback(BaseCallback):
             self._watch_gradients()
         names = dict.fromkeys(network_of(layer.name) for layer in self._layers)
         replaces = any(method.layers for method in methods_of(policy))
+        longest = max(len(layer.name) for layer in self._layers) + _LONGEST
+        for output in self.logger.output_formats:
+            if isinstance(output, HumanOutputFormat):  # which ends a run where two keys begin alike
+                output.max_length = max(output.max_length, longest)
         write_layout(self.logger, layout(names, changes=self.training_env.has_attr("phase"), replaces=replaces))
 
     def _watch_gradients(self) -> None:
@@ -273,7 +287,11 @@ class PlasticityCallback(BaseCallback):
 
     def _record_kernels(self, probe: dict[str, Any]) -> None:
         of_kernel = _map(lambda rows: rows[:: len(rows) // KERNEL_SAMPLES][:KERNEL_SAMPLES], probe)
-        for name, (network, received) in inputs(self.model.policy, *self._tensors(of_kernel)).items():
+        try:
+            found = inputs(self.model.policy, *self._tensors(of_kernel))
+        except cbp.LayerError:  # networks that are no chains, as behind a user's own mlp_extractor
+            return
+        for name, (network, received) in found.items():
             self._log(f"plasticity/{name}/probe_ntk_effective_rank", metrics.ntk_effective_rank(network, received))
 
     def _record_activations(self, prefix: str, activation: str | None, h: Tensor) -> None:

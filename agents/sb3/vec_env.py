@@ -74,10 +74,20 @@ class ThreadedVecEnv(DummyVecEnv):
         self.one_thread_because: str | None = None
         if any(map(_renders, self.envs)):
             self._use_one_thread("an environment renders")
-        # The thread that calls step() is one more. Each has a queue of its own, so that an environment stays with its thread.
-        self._threads = [ThreadPoolExecutor(1, "environments") for _ in range(self.n_threads - 1)]
+        self._threads = self._other_threads()
         self._seen: set[str] = set()
         self._taken = 0
+
+    def _other_threads(self) -> list[ThreadPoolExecutor]:
+        """Those beside the caller of step(), each with a queue of its own, so that an environment stays with its thread."""
+        return [ThreadPoolExecutor(1, "environments") for _ in range(self.n_threads - 1)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_threads": None, "_natives": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._threads = self._other_threads()
 
     def step_wait(self) -> VecEnvStepReturn:
         """Steps every environment once; one whose episode ended is reset, as in SB3."""

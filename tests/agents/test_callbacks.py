@@ -12,6 +12,7 @@ from recorder import Recorder
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import agents
 from agents.callbacks import ChangeCallback, FreshNetworkCallback, Phase, PhaseCallback, PlasticityCallback, VerdictCallback
@@ -303,3 +304,50 @@ def test_without_a_parameter_nothing_is_said(capsys):
     said, phases = verdicts_of([192], capsys, parameter=None)
     assert said == []
     assert len(phases.phases) == 4
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_fresh_networks_are_made_as_the_model_made_its_own(recurrent):
+    """What a stock policy says of its construction leaves out an LSTM's width and whether extractors are shared."""
+    options = {"n_steps": 24, "batch_size": 24, "n_epochs": 1, "device": "cpu", "seed": 0}
+    env = make_vec_env(lambda: Phases(4), n_envs=1)
+    if recurrent:
+        contrib = pytest.importorskip("sb3_contrib")
+        model = contrib.RecurrentPPO("MlpLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 8}, **options)
+    else:
+        kwargs = {"features_extractor_class": OneLayer, "share_features_extractor": False}
+        model = PPO("MlpPolicy", env, policy_kwargs=kwargs, **options)
+    before = copy.deepcopy(model.policy.state_dict())
+    model.learn(120, FreshNetworkCallback())
+    after = model.policy.state_dict()
+    assert {name: weight.shape for name, weight in before.items()} == {name: weight.shape for name, weight in after.items()}
+    if not recurrent:
+        assert not torch.equal(after["pi_features_extractor.layer.weight"], after["vf_features_extractor.layer.weight"])
+
+
+class OneLayer(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=5)
+        self.layer = torch.nn.Linear(2, 5)
+
+    def forward(self, observations):
+        return torch.tanh(self.layer(observations))
+
+
+def test_a_callback_counts_the_phases_of_one_model():
+    callback = PhaseCallback("friction")
+    for steps in (48, 24):
+        learn(callback, steps, env=make_vec_env(lambda: Scripted(1), n_envs=1))
+        assert sum(phase.steps for phase in callback.phases.values()) == steps
+
+
+def test_a_world_of_the_user_s_own_need_not_count_phases():
+    class Own(Scripted):
+        def step(self, action):
+            *rest, _ = super().step(action)
+            return *rest, {"friction": 0.5}
+
+    callback = PhaseCallback("friction")
+    _, logged = learn(callback, 24, env=make_vec_env(lambda: Own(1), n_envs=1))
+    assert list(callback.phases) == [0]
+    assert logged[-1]["env/phase"] == 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_networks import Problem, chain, learn, still, update
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor, nn
 
 import cbp
@@ -518,6 +519,7 @@ def test_what_begins_at_another_value_than_zero_begins_there_again():
         "Adadelta": (torch.optim.Adadelta(model.parameters()), {"square_avg": 0.0, "acc_delta": 0.0}),
         "NAdam": (torch.optim.NAdam(model.parameters()), {"exp_avg": 0.0, "exp_avg_sq": 0.0}),
         "Adamax": (torch.optim.Adamax(model.parameters()), {"exp_avg": 0.0, "exp_inf": 0.0}),
+        "RMSpropTFLike": (RMSpropTFLike(model.parameters()), {"square_avg": 1.0}),
     }
     problem = Problem(3, 2)
     for optimizer, values in kinds.values():

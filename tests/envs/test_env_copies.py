@@ -153,6 +153,11 @@ def test_gymnasiums_checker_passes(options):
     check_env(gymnasium.make("ant-nonstationary-v0", **options), skip_render_check=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*A Box observation space (minimum|maximum) value is.*:UserWarning")
+def test_gymnasiums_checker_passes_on_a_sequence_of_tasks():
+    check_env(envs.TaskSequence(["HalfCheetah-v5", "Walker2d-v5"], period=50, seed=0), skip_render_check=True)
+
+
 @pytest.mark.filterwarnings("ignore:We recommend you to use a symmetric and normalized Box action space:UserWarning")
 @pytest.mark.parametrize("options", [{}, {"unclipped_actions": True, "terminate_after": 1000}, OPTIONS])
 def test_stable_baselines3s_checker_passes(options):

@@ -21,7 +21,7 @@ from torch import nn
 
 import agents
 import cbp
-from agents.callbacks import ChangeCallback
+from agents.callbacks import ChangeCallback, PlasticityCallback
 from agents.sb3.networks import target_pairs
 from agents.sb3.plastic import replaced_units
 from agents.sb3.updates import too_short, updates_left
@@ -593,3 +593,146 @@ def test_hindsight_experience_replay_trains_with_its_dictionaries():
     plastic = trained("CBPMultiInputPolicy", method_kwargs={**BUSY, "replacement_rate": 0.0})
     assert torch.equal(weights(trained("MultiInputPolicy")), weights(plastic))
     assert replaced_units(trained("CBPMultiInputPolicy", method_kwargs=BUSY).policy)["q_net"] > 0
+
+
+def frozen(name, *paths, **settings):
+    model = make(name, method_kwargs=BUSY, **settings)
+    for path in paths:
+        model.policy.get_submodule(path).requires_grad_(False)
+    return model
+
+
+FROZEN = [
+    ("PPO", "mlp_extractor.value_net"),
+    ("PPO", "mlp_extractor.policy_net.0"),
+    ("SAC", "actor.latent_pi"),
+    ("DQN", "q_net.q_net.0"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:modules of this")
+@pytest.mark.parametrize(("name", "path"), FROZEN)
+@pytest.mark.parametrize("target", ["a model", "one frozen alike"])
+def test_a_model_with_frozen_layers_is_saved_and_loaded(tmp_path, name, path, target):
+    """No file tells what is frozen: what is known of the other layers goes on, and a warning says of which it does not."""
+    model = frozen(name, path).learn(STEPS)
+    model.save(tmp_path / "model.zip")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if target == "a model":
+            again = algorithm(name).load(tmp_path / "model.zip", device="cpu")
+        else:
+            again = frozen(name, path)
+            again.set_parameters(tmp_path / "model.zip", device="cpu")
+    saved = {layer.name: layer for method in model.policy.methods.values() for layer in method.layers}
+    loaded = {layer.name: layer for method in again.policy.methods.values() for layer in method.layers}
+    assert saved.keys() <= loaded.keys()
+    for layer_name, layer in saved.items():
+        assert torch.equal(loaded[layer_name].age, layer.age)
+        assert torch.equal(loaded[layer_name].utility, layer.utility)
+        assert layer.clock > 0
+    missing = loaded.keys() - saved.keys()
+    assert all(loaded[layer_name].clock == 0 for layer_name in missing)
+    lines = [str(warning.message) for warning in told if "frozen here" in str(warning.message)]
+    assert bool(lines) == any(any(f"{other}" in line for line in lines) for other in missing)
+    again.set_env(env_of(name))
+    again.learn(STEPS, reset_num_timesteps=False)
+
+
+@pytest.mark.filterwarnings("ignore:modules of this")
+def test_a_policy_with_frozen_layers_is_saved_and_loaded(tmp_path):
+    model = frozen("PPO", "mlp_extractor.value_net").learn(STEPS)
+    model.policy.save(tmp_path / "policy.pth")
+    with pytest.warns(UserWarning, match="what is known of value/hidden1, value/hidden2 stays as it is"):
+        again = type(model.policy).load(tmp_path / "policy.pth", device="cpu")
+    ages = {layer.name: layer.age.tolist() for layer in again.method.layers}
+    assert {layer.name: layer.age.tolist() for layer in model.policy.method.layers}.items() <= ages.items()
+    whole = make("PPO", method_kwargs=BUSY).learn(STEPS)
+    whole.save(tmp_path / "whole.zip")
+    model.policy.set_training_mode(True)
+    with pytest.warns(UserWarning, match="what is known of value/hidden1, value/hidden2 is left aside"):
+        model.set_parameters(tmp_path / "whole.zip", device="cpu")
+
+
+def test_the_state_of_quite_another_model_is_still_refused():
+    with pytest.raises(ValueError, match=r"the state is of hidden layers \['policy/hidden1', .*this model has \['q_net"):
+        make("DQN").policy._carried[0].load_state_dict(make("PPO").policy._carried[0].state_dict())
+
+
+def test_a_method_rests_while_every_hidden_layer_is_frozen():
+    model = make("DQN", method_kwargs=BUSY).learn(STEPS)
+    layers = [module for module in model.policy.q_net.q_net[:-1] if isinstance(module, nn.Linear)]
+    for layer in layers:
+        layer.requires_grad_(False)
+    before = [layer.weight.clone() for layer in layers]
+    with pytest.warns(UserWarning, match="the method of this DQNPlasticMlpPolicy rests: .*'q_net/hidden1' is frozen"):
+        model.learn(STEPS, reset_num_timesteps=False)
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers, before, strict=True))
+    for layer in layers:
+        layer.requires_grad_(True)
+    with pytest.warns(UserWarning, match="2 hidden layers are treated now"):
+        model.learn(STEPS, reset_num_timesteps=False)
+    assert sum(replaced_units(model.policy).values()) > 0
+
+
+class OwnNetworks(nn.Module):
+    """A user's own, in which nothing is called or arranged as in Stable-Baselines3."""
+
+    latent_dim_pi = latent_dim_vf = 5
+
+    def __init__(self, *, trunk: bool) -> None:
+        super().__init__()
+        names = ("trunk", "pi", "vf") if trunk else ("shared", "policy_net", "value_net")
+        self.names = names
+        for name, width in zip(names, (3, 6, 6), strict=True):
+            self.add_module(name, Layer(width, 6 if width == 3 else 5))
+
+    def forward(self, x):
+        return self.forward_actor(x), self.forward_critic(x)
+
+    def forward_actor(self, x):
+        return getattr(self, self.names[1])(getattr(self, self.names[0])(x))
+
+    def forward_critic(self, x):
+        return getattr(self, self.names[2])(getattr(self, self.names[0])(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        return torch.relu(self.linear(x))
+
+
+class OwnPolicy(agents.CBPMlpPolicy):
+    trunk = True
+
+    def _build_mlp_extractor(self):
+        self.mlp_extractor = OwnNetworks(trunk=self.trunk)
+
+
+class OwnPolicyOfParts(OwnPolicy):
+    trunk = False
+
+
+@pytest.mark.parametrize("policy", [OwnPolicy, OwnPolicyOfParts])
+@pytest.mark.parametrize("method", [None, *cbp.METHODS])
+def test_networks_of_a_user_s_own_are_trained_and_measured(monkeypatch, capsys, policy, method):
+    monkeypatch.setattr("agents.sb3.plasticity.SAMPLES", 64)
+    options = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "device": "cpu", "verbose": 1}
+    if method in ("pfo", "c-chain") and policy is OwnPolicy:
+        with pytest.raises(cbp.LayerError, match=r"this OwnPolicy has no 'mlp_extractor\.policy_net', where its networks"):
+            PPO(policy, env_of("PPO"), policy_kwargs={"method": method}, **options)
+        return
+    model = PPO(policy, env_of("PPO"), policy_kwargs={"method": method}, **options)
+    callback = PlasticityCallback(every=1, ranks_every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of methods that do nothing in so short a run
+        model.learn(192, callback)
+    kernels = {name for name in callback.latest if name.endswith("probe_ntk_effective_rank")}
+    assert len(kernels) == (0 if policy is OwnPolicy else 2)  # of networks that are chains
+    printed = capsys.readouterr().out
+    for measure in ("gradient_norm", "gradient_dormant_fraction"):  # which Stable-Baselines3's table would cut to the same
+        assert f"mlp_extractor.{'trunk' if policy is OwnPolicy else 'shared'}.linear/{measure}" in printed

@@ -607,3 +607,20 @@ def test_layers_that_were_exchanged_between_two_trainings_are_found_anew():
     learn(model, 256, callback)
     assert callback.latest["plasticity/policy/hidden1/weight_magnitude"] == network[0].weight.abs().mean().item()
     assert callback.latest["plasticity/policy/hidden1/distance_from_init"] == 0  # the optimizer holds the old ones
+
+
+@few
+@pytest.mark.parametrize("given_state", [False, True])
+def test_a_callback_that_is_given_to_another_model_begins_anew(given_state):
+    callback = PlasticityCallback(every=256)
+    first = make("PPO", n_steps=256)
+    learn(first, 512, callback)
+    probe, state = callback.probe, callback.state_dict()
+    other = make("PPO", n_steps=256)
+    with torch.no_grad():
+        other.policy.mlp_extractor.policy_net[0].weight.add_(1)
+    if given_state:  # as of a run that goes on in another process
+        callback.load_state_dict(state)
+    learn(other, 256, callback)
+    assert (callback.latest["plasticity/policy/hidden1/distance_from_init"] > 0) == given_state
+    assert (callback.probe is probe) == given_state

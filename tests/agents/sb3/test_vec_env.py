@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
@@ -292,3 +293,17 @@ def test_pictures_of_simulations_are_taken_in_one_thread():
     assert ThreadedVecEnv([Drawn] * 2, 2).n_threads == 2  # of no simulation
     Drawn.model = gymnasium.make("Hopper-v5").unwrapped.model
     assert ThreadedVecEnv([Drawn] * 2, 2).one_thread_because == "an environment renders"
+
+
+def test_a_copy_has_threads_and_environments_of_its_own():
+    vec_env = ThreadedVecEnv([Scripted] * 3, n_threads=2)
+    vec_env.reset()
+    vec_env.step(np.zeros(3, np.int64))
+    copied = copy.deepcopy(vec_env)
+    assert copied.step(np.zeros(3, np.int64))[0]["b"].tolist() == [2, 2, 2]
+    assert [env.steps for env in vec_env.envs] == [1, 1, 1]
+    assert len(environment_threads()) == 2
+    vec_env.close()
+    assert copied.step(np.zeros(3, np.int64))[0]["b"].tolist() == [3, 3, 3]
+    copied.close()
+    assert not environment_threads()
