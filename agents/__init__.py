@@ -1,8 +1,10 @@
 """Learners, plugins and commands of continual-backprop. Importing them makes its policies known to Stable-Baselines3."""
 
 # ruff: noqa: E402
+from agents._starting import prepare
 from agents.names import require_ours
 
+prepare()
 require_ours()  # before anything of `cbp` or `envs` is imported
 
 import importlib.util

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agents.runs.commands import Parser, add_shared_options, check_device, given, refuse_beside_resume, run_command
 from agents.runs.config import Config
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, for_a_shell
 from agents.runs.plan import Run, inspect, parse_seeds
 from agents.runs.run_folder import RunFolder
 from agents.supervised.config import LearningConfig
@@ -45,12 +45,14 @@ def _learn(args: argparse.Namespace) -> int:
         refuse_beside_resume(args, "data")
         folder, config = RunFolder.open(args.resume, Config, LearningConfig)
         if not isinstance(config, LearningConfig):
-            raise UserError(f"'{args.resume}' is a run of agents.train: python -m agents.train --resume {args.resume}")
+            raise UserError(
+                f"'{args.resume}' is a run of agents.train: python -m agents.train --resume {for_a_shell(args.resume)}"
+            )
         if args.data is not None:
             config = dataclasses.replace(config, data=str(args.data.absolute()))
         check_device(config.device)
         runs = [inspect(Run(folder, config))]
-        return learn_all(runs, f"python -m agents.learn --resume {args.resume}")
+        return learn_all(runs, f"python -m agents.learn --resume {for_a_shell(args.resume)}")
     configs = make_configs(args, [given(args.method, "cbp")], parse_seeds(given(args.seeds, "0")))
     run_dir = given(args.run_dir, Path("runs"))
     runs = [inspect(Run(RunFolder.below(run_dir, config, f"seed{config.seed}"), config)) for config in configs]

@@ -8,11 +8,12 @@ With ``--leaderboard FILE`` it writes a page with a table for each protocol inst
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.reporting.comparison import Comparison, compare
+from agents.reporting.comparison import Comparison, Statistic, compare
 from agents.reporting.figure import draw_comparison
 from agents.reporting.leaderboard import leaderboard, read_runs_of_agents, sort_runs
 from agents.reporting.results import RunResult, check_place, find_runs, read_run, record
@@ -59,9 +60,9 @@ def _report(args: argparse.Namespace) -> int:
         print(f"warning: {line}", file=sys.stderr)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
+        _draw(comparison, args.statistic, args.output)
         write_atomically(args.output / "table.csv", csv_table(comparison))
         write_atomically(args.output / "table.md", table)
-        draw_comparison(comparison, args.statistic, [args.output / "report.png", args.output / "report.svg"])
         for place in places:
             record(*place)
     except OSError as error:
@@ -69,6 +70,18 @@ def _report(args: argparse.Namespace) -> int:
     number = sum(map(len, comparison.runs.values()))
     print(f"{number} runs of {', '.join(comparison.runs)}: {args.output / 'report.png'}, report.svg, table.md and table.csv")
     return 0
+
+
+def _draw(comparison: Comparison, statistic: Statistic, folder: Path) -> None:
+    """Draws beside the old figure, which takes seconds, and puts the new one in its place at the end."""
+    new = {folder / f".{os.getpid()}-{name}": folder / name for name in ("report.png", "report.svg")}
+    try:
+        draw_comparison(comparison, statistic, list(new))
+        for drawn, path in new.items():
+            drawn.replace(path)
+    finally:
+        for drawn in new:
+            drawn.unlink(missing_ok=True)
 
 
 def _write_leaderboard(args: argparse.Namespace) -> int:

@@ -20,12 +20,12 @@ from agents.runs.algorithms import METHODS, find_method
 from agents.runs.build import make_model, make_vec_env
 from agents.runs.commands import INTERRUPTED, Parser, add_shared_options, given, run_command
 from agents.runs.config import Config, RunConfig
-from agents.runs.errors import RunError, UserError
+from agents.runs.errors import RunError, UserError, for_a_shell
 from agents.runs.options import CHANGE_OPTIONS, add_run_options, make_config
 from agents.runs.plan import Run, inspect, parse_seeds
 from agents.runs.run_folder import RunFolder
-from agents.supervised.build import make_learner
 from agents.supervised.config import LearningConfig
+from agents.supervised.job import try_to_make
 from agents.supervised.options import add_learning_options
 from agents.supervised.options import make_configs as make_learning_configs
 from agents.sweeping.workers import check_cores, check_room, run_all, start_ray
@@ -76,7 +76,7 @@ def _sweep(args: argparse.Namespace) -> int:
             run_all(ray, runs, args.run_dir / "ray.log")
         finally:
             ray.shutdown()
-    report = f"python -m agents.report {args.run_dir} --output {args.run_dir / 'report'}"
+    report = f"python -m agents.report {for_a_shell(args.run_dir)} --output {for_a_shell(args.run_dir / 'report')}"
     failed = [f"{run.folder.path}: {run.note}" for run in runs if run.state == "failed"]
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again: {'; '.join(failed)}")
@@ -115,7 +115,7 @@ def _check_buildable(runs: list[Run]) -> None:
             if isinstance(config, Config):
                 make_model(config, make_vec_env(config)).get_env().close()  # type: ignore[union-attr]
             elif isinstance(config, LearningConfig):
-                make_learner([config])
+                try_to_make(config)
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         warnings.warn(text, stacklevel=2)
 

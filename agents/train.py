@@ -14,7 +14,7 @@ from pathlib import Path
 from agents.runs.algorithms import METHODS
 from agents.runs.commands import Parser, add_shared_options, given, refuse_beside_resume, run_command
 from agents.runs.config import Config
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, for_a_shell
 from agents.runs.listing import list_environments, list_parameters
 from agents.runs.modules import import_modules
 from agents.runs.options import add_run_options, import_named, make_config
@@ -56,7 +56,9 @@ def _train_or_resume(args: argparse.Namespace) -> int:
         import_modules(args.imports or [])
         folder, config = RunFolder.open(args.resume, Config, LearningConfig)
         if not isinstance(config, Config):
-            raise UserError(f"'{args.resume}' is a run of agents.learn: python -m agents.learn --resume {args.resume}")
+            raise UserError(
+                f"'{args.resume}' is a run of agents.learn: python -m agents.learn --resume {for_a_shell(args.resume)}"
+            )
         return resume(folder, config, export=args.export)
     if args.export is not None:
         raise UserError("--export needs --resume RUN, the run whose model is meant")

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,23 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     for folder in folders:
         if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir raises where a name is too long
             raise UserError(f"'{folder}' is no folder")
-        runs = sorted(path.parent for path in folder.rglob("config.json"))
+        runs = sorted(_with_config(folder))
         if not runs:
             raise UserError(f"'{folder}' has no runs in it: no config.json at any depth")
         found += runs
     return list({run.resolve(): run for run in found}.values())
+
+
+def _with_config(folder: Path) -> Iterator[Path]:
+    """The folders at any depth, links to others followed, that have a config.json."""
+    met: set[Path] = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        if (there := Path(path).resolve()) in met:  # a link that leads back
+            folders.clear()
+            continue
+        met.add(there)
+        if "config.json" in files:
+            yield Path(path)
 
 
 def read_run(path: Path) -> RunResult:
@@ -295,6 +307,8 @@ def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], lengths: li
         counts = np.bincount(cells, minlength=phases * BINS).reshape(phases, BINS)
         sums = np.bincount(cells, weights=episodes["return"], minlength=phases * BINS).reshape(phases, BINS)
         np.divide(sums, counts, out=curve[RETURN], where=counts > 0)
+    if "time/total_timesteps" not in progress:
+        raise ValueError("progress.csv is missing, or has no column time/total_timesteps")
     steps = progress["time/total_timesteps"]
     phase = progress.get("env/phase", np.zeros_like(steps)).astype(int)
     # A row tells of the rollout that ends at its step, and of the phase of the first environment there.

@@ -95,10 +95,12 @@ class Checkpoints:
                 threads or version of a package, so that it goes on with other rounding.
 
         Raises:
-            UserError: Every checkpoint is damaged, or belongs to another run.
+            UserError: Every checkpoint is damaged, or belongs to another run; or there is none, though the run has logged.
         """
         folder = self._folder
         found = checkpoint_files.read_newest(folder, with_files=True)
+        if found is None:
+            logs.check_unwritten(folder)
         model = make_model(config, make_vec_env(config))
         if found is None:
             logs.cut(folder, timesteps=0, sizes={})

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, NoReturn
 
 import torch
@@ -41,14 +45,71 @@ def run_command(command: Callable[[], int], interrupted: str = "nothing was writ
     warnings.showwarning = show_warning
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a console or pipe of Windows lacks some letters, such as ∞
+    out, err = (stream and _Lasting(stream) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err), handled(_interrupt):
+        try:
+            return command()
+        except KeyboardInterrupt:
+            print(f"Stopped at once; {interrupted}.", file=sys.stderr)
+            return INTERRUPTED
+        except (UserError, RunError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2 if isinstance(error, UserError) else 1
+        except OSError as error:  # of a file that no command expected trouble with, such as one of too long a name
+            where = f"'{error.filename}': " if error.filename else ""
+            print(f"error: {where}{error.strerror or one_line(str(error))}", file=sys.stderr)
+            return 2
+        finally:
+            for stream in filter(None, (out, err)):
+                stream.flush()
+
+
+class _Lasting:
+    """A stream that is silent from when nobody reads it any more, so that no work is lost for want of a listener."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._silenced():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._silenced():
+            self._stream.flush()
+
+    @contextmanager
+    def _silenced(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # the reader of a pipe has gone, a terminal has closed, a disk is full
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # what waits to be written goes there, too
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handles Ctrl-C, SIGTERM and the closing of the terminal; in another thread than the first nothing is changed."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # as under nohup
+        numbers.append(hangup)
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        return command()
-    except KeyboardInterrupt:
-        print(f"Stopped at once; {interrupted}.", file=sys.stderr)
-        return INTERRUPTED
-    except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        yield
+    finally:
+        for number, of_before in before.items():
+            signal.signal(number, of_before)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

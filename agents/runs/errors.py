@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
+
+
+def for_a_shell(path: Path) -> str:
+    """A path as part of a command that can be pasted."""
+    return shlex.quote(str(path))
 
 
 def one_line(text: str) -> str:

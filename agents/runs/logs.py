@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
 
+from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder, write_atomically
 
 
@@ -90,6 +91,19 @@ def cut(folder: RunFolder, timesteps: int, sizes: dict[str, int], column: str = 
         elif path.stat().st_size > sizes[path.name]:
             with path.open("r+b") as file:
                 file.truncate(sizes[path.name])
+
+
+def check_unwritten(folder: RunFolder) -> None:
+    """Refuses to begin a run anew over what it has logged: its first checkpoint is older than its first row.
+
+    Raises:
+        UserError: It has logged.
+    """
+    if _read(folder.progress)[1]:
+        raise UserError(
+            f"'{folder.path}' has no checkpoint to go on from, though '{folder.progress.name}' tells of training; nothing was "
+            "changed: take the folder away to begin anew"
+        )
 
 
 def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from agents.runs.config import RunConfig, read_config
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, for_a_shell
 
 _Kind = TypeVar("_Kind", bound=RunConfig)
 
@@ -93,18 +93,38 @@ class RunFolder:
 
         Raises:
             UserError: Something is there already, or the folder cannot be written.
+            FolderInUseError: Another process makes a run there.
         """
         folder = cls(path)
+        if not _is_text(path):
+            raise UserError(f"a run folder's name must be text, which {str(path)!a} is not: TensorBoard could not write there")
         try:
-            own = (folder.output.name, ".")  # of a sweep, which takes lock and log before the configuration is there
-            if path.exists() and (not path.is_dir() or any(not file.name.startswith(own) for file in path.iterdir())):
-                hint = f"; to go on with the run there: --resume {path}" if folder.config.exists() else ""
-                raise UserError(f"'{path}' exists already{hint}")
+            folder._refuse_if_taken()
             path.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder.config, config.to_json())
         except OSError as error:
             raise UserError(f"cannot write to run folder '{path}': {error.strerror}") from error
+        with folder.locked():
+            folder.begin(config)
         return folder
+
+    def begin(self, config: RunConfig) -> None:
+        """Writes the configuration to a folder that is locked.
+
+        Raises:
+            UserError: As :meth:`create`.
+        """
+        try:
+            self._refuse_if_taken()
+            write_atomically(self.config, config.to_json())
+        except OSError as error:
+            raise UserError(f"cannot write to run folder '{self.path}': {error.strerror}") from error
+
+    def _refuse_if_taken(self) -> None:
+        path = self.path
+        own = (self.output.name, ".")  # of a sweep, which takes lock and log before the configuration is there
+        if path.exists() and (not path.is_dir() or any(not file.name.startswith(own) for file in path.iterdir())):
+            hint = f"; to go on with the run there: --resume {for_a_shell(path)}" if self.config.exists() else ""
+            raise UserError(f"'{path}' exists already{hint}")
 
     @classmethod
     def open(cls, path: Path, *kinds: type[_Kind]) -> tuple[RunFolder, _Kind]:
@@ -139,6 +159,15 @@ class RunFolder:
             raise UserError(f"cannot write to run folder '{self.path}': {error.strerror}") from error
         with held:
             yield
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is UTF-8, or of bytes that are no letters."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 import traceback
@@ -16,12 +14,10 @@ from typing import Any, Protocol
 import torch
 
 from agents.runs import checkpoint_files
-from agents.runs.commands import INTERRUPTED
+from agents.runs.commands import INTERRUPTED, handled
 from agents.runs.config import RunConfig
 from agents.runs.errors import RunError, UserError
 from agents.runs.run_folder import RunFolder
-
-_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 class Job(Protocol):
@@ -135,22 +131,11 @@ def _broken(job: Job, error: Exception) -> RunError:
 def _stopping_on_signals(pauses: Pauses) -> Iterator[None]:
     """The first Ctrl-C, SIGTERM or closing of the terminal stops after the current update; another at the last checkpoint."""
 
-    def ask(number: int, _: Any) -> None:
-        if number == _HANGUP:  # nobody reads any more, and writing to the terminal would fail
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.__stdout__.fileno())  # type: ignore[union-attr]
-            os.dup2(nowhere, sys.__stderr__.fileno())  # type: ignore[union-attr]
+    def ask(_: int, __: Any) -> None:
         if pauses.stop:
             raise KeyboardInterrupt
         pauses.stop = True
         print("\nStopping after this update; once more to stop at once.", file=sys.stderr, flush=True)
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:  # as under nohup
-        numbers.append(_HANGUP)
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
+    with handled(ask):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

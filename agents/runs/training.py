@@ -16,7 +16,7 @@ from agents.runs import checkpoint_files
 from agents.runs.build import make_model, make_vec_env
 from agents.runs.checkpoints import Checkpoints, check_environment
 from agents.runs.config import Config
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, for_a_shell
 from agents.runs.figure import draw_run
 from agents.runs.logs import make_logger
 from agents.runs.recording import LogCallback, ProgressCallback, Recorders
@@ -74,6 +74,9 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         checkpoints = Checkpoints(folder, recorders._asdict())
         if export is not None:
             return _export(checkpoints.load_model(replace(config, device="cpu")), export)
+        if is_complete(folder) and checkpoint_files.newest(folder) is None:
+            print(f"The run in {folder.path} is complete; its checkpoints are gone.")
+            return 0
         model = checkpoints.load(config)
         training = _Training(folder, config, model, recorders, checkpoints)
         if model.num_timesteps >= config.timesteps:
@@ -138,7 +141,7 @@ class _Training:
     ) -> None:
         self.folder = folder
         self.minutes = config.checkpoint_minutes
-        self.go_on = f"python -m agents.train --resume {folder.path}"
+        self.go_on = f"python -m agents.train --resume {for_a_shell(folder.path)}"
         self._config = config
         self._model = model
         self._began = model.num_timesteps
@@ -195,7 +198,7 @@ class _Training:
         if summary["complete"]:
             print(" ".join([summary["verdict"]["words"], *summary["verdict"]["caveats"]]))
             print(f"Done: {folder.figure} and {folder.summary.name} beside it.")
-            print(f"Dashboard: {dashboard.LINK} after: tensorboard --logdir {folder.path} --host localhost")
+            print(f"Dashboard: {dashboard.LINK} after: tensorboard --logdir {for_a_shell(folder.path)} --host localhost")
         return bool(summary["complete"])
 
     def _first_line(self) -> str:

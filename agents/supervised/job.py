@@ -17,6 +17,7 @@ from stable_baselines3.common.logger import Logger
 from agents.runs import checkpoint_files, logs
 from agents.runs.checkpoint_files import Checkpoint, to_arrays
 from agents.runs.commands import progress_bar
+from agents.runs.errors import UserError, for_a_shell, one_line
 from agents.runs.logs import read_columns
 from agents.runs.plan import Run
 from agents.runs.run_folder import RunFolder, write_json
@@ -40,7 +41,19 @@ def check_buildable(runs: Sequence[Run]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are said when the run begins
         for config in by_label.values():
-            make_learner([config])
+            try_to_make(config)
+
+
+def try_to_make(config: LearningConfig) -> None:
+    """Makes a run's learner, which is not kept.
+
+    Raises:
+        UserError: There is none with these settings.
+    """
+    try:
+        make_learner([config])
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"no networks of these settings can be made: {one_line(str(error)) or 'out of memory'}") from error
 
 
 def learn_all(runs: Sequence[Run], go_on: str) -> int:
@@ -55,7 +68,7 @@ def learn_all(runs: Sequence[Run], go_on: str) -> int:
     if code == 0:
         where = runs[0].folder.path if len(runs) == 1 else runs[0].folder.path.parents[1]
         print(f"Done: {len(runs)} run{'s' if len(runs) > 1 else ''} complete in {where}")
-        print(f"To compare: python -m agents.report {where} --output {where / 'report'}")
+        print(f"To compare: python -m agents.report {for_a_shell(where)} --output {for_a_shell(where / 'report')}")
     return code
 
 
@@ -106,6 +119,7 @@ class _Learning:
 
     def _restored(self, number: int, run: Run, checkpoint: Checkpoint | None) -> Logger:
         if checkpoint is None:
+            logs.check_unwritten(run.folder)
             logs.cut(run.folder, 0, {}, _EXAMPLES)
             return logs.make_logger(run.folder)
         with checkpoint.going_on() as state:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from agents.runs import checkpoint_files
-from agents.runs.commands import show_warning
+from agents.runs.commands import handled, show_warning
 from agents.runs.config import Config, read_config
 from agents.runs.errors import RunError, UserError
 from agents.runs.modules import import_modules
@@ -48,10 +48,23 @@ def start_ray(address: str | None) -> ModuleType:
     except ImportError as error:
         raise UserError(f"a sweep needs '{error.name}': pip install 'continual-backprop[sweep]'") from error
     try:
-        ray.init(address=address or "local", **options)
+        with _hangup_ignored():
+            ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
     return ray
+
+
+@contextmanager
+def _hangup_ignored() -> Iterator[None]:
+    """Ray's processes inherit it and outlive the closing of the terminal, so that the sweep can let their runs save."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    before = None if hangup is None else signal.signal(hangup, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if hangup is not None:
+            signal.signal(hangup, before)
 
 
 def check_room(ray: ModuleType, threads: int, device: str) -> None:
@@ -196,7 +209,7 @@ def _train_when_free(runs: list[Run]) -> int:
                 return learn_all([inspect(run) for run in runs], "the same command")
             with folder.locked():
                 if not folder.config.exists():
-                    RunFolder.create(folder.path, config)
+                    folder.begin(config)
             found = check_same(folder, config)
             assert isinstance(found, Config)  # noqa: S101
             return resume(folder, found)
@@ -210,7 +223,7 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _stop_requested() -> Iterator[list[int]]:
-    """Gives a list that Ctrl-C or SIGTERM adds itself to; the second one stops at once."""
+    """Gives a list that Ctrl-C, SIGTERM or the closing of the terminal adds itself to; the second one stops at once."""
     asked: list[int] = []
 
     def ask(number: int, _: Any) -> None:
@@ -218,9 +231,5 @@ def _stop_requested() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(ask):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
