@@ -198,19 +198,19 @@ def test_a_killed_worker_is_replaced_and_its_run_is_the_same_as_without(swept, t
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP], ids=["SIGKILL", "SIGINT", "SIGHUP"])
 def test_a_sweep_that_was_ended_goes_on_by_the_same_command(swept, tmp_path, number):
     folder = tmp_path / "runs"
     arguments = ["--methods", "ppo,redo", "--seeds", "0-1", "--timesteps", "4096", "--checkpoint-minutes", "0"]
     process = start(folder, *arguments)
     try:
         wait_for(lambda: rollouts(folder / "ant-nonstationary/ppo/seed0") >= 3, process)
-        # A terminal sends Ctrl-C to the whole group, Ray's own processes included.
-        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        # A terminal sends Ctrl-C, and that it is closed, to the whole group, Ray's own processes included.
+        (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
         out, err = process.communicate(timeout=60)
     finally:
         finish(process)
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert process.returncode == 130, (out, err)
         assert out.splitlines()[-1] == "Stopped, with everything saved; the same command goes on."
     assert not (folder / "ant-nonstationary/redo/seed1/summary.json").exists()
