@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from cbp.discovery.calls import Call, aligned, mix, unknown
+from cbp.discovery.calls import Call, aligned, is_nowhere_negative, mix, unknown
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, compress, concatenated, has_units, reshaped, uniform
-from cbp.discovery.memory import Value, merged
+from cbp.discovery.memory import UNCHANGED, Value, merged
 from cbp.discovery.pointwise import combine
 from cbp.discovery.weights import Weights
 
@@ -120,6 +120,7 @@ def copy(follower: Follower, call: Call) -> list[Value]:
 def concatenate(follower: Follower, call: Call) -> list[Value]:
     """``cat`` and ``stack``: each tensor keeps its units."""
     parts, values = [], []
+    activation: str | None = UNCHANGED
     for tensor in call.tensors:
         weights = follower.storages.find(tensor)
         value = Value(uniform(CONSTANT, tensor.ndim)) if weights else follower.memory.value(tensor)
@@ -127,6 +128,8 @@ def concatenate(follower: Follower, call: Call) -> list[Value]:
             follower.otherwise.setdefault(weights.name, call.name)
         if tensor.ndim == 1 and tensor.numel() == 0 and call.name == "cat":  # torch lets it pass
             continue
+        if weights or (not bool((value.labels != CONSTANT).any()) and not is_nowhere_negative(tensor)):
+            activation = None  # what is behind a ReLU is no longer above zero throughout
         values.append(value)
         parts.append((value.labels, tensor.shape))
     axis = call.arguments.get("dim", 0)
@@ -135,7 +138,7 @@ def concatenate(follower: Follower, call: Call) -> list[Value]:
         axis %= call.returned[0].ndim
         labels = [of.unsqueeze(axis) for of in labels]
         shapes = [(*shape[:axis], 1, *shape[axis:]) for shape in shapes]
-    return [Value(concatenated(labels, shapes, axis), merged(values))]
+    return [Value(concatenated(labels, shapes, axis), merged(values, activation))]
 
 
 def look_up(follower: Follower, call: Call) -> list[Value]:

@@ -48,12 +48,13 @@ def without_units(call: Call, values: list[Value]) -> list[Value]:
     label = DATA if data else CONSTANT
     computed = frozenset() if data else frozenset().union(*(value.computed for value in values))
     mask = call.name == "bernoulli" or (any(value.mask for value in values) and call.name not in _SHIFTS and not data)
-    mask = mask and all(_is_nowhere_negative(tensor) for tensor in call.returned)
+    mask = mask and all(is_nowhere_negative(tensor) for tensor in call.returned)
     paths = merged(values)
     return [Value(uniform(label, tensor.ndim), dict(paths), computed=computed, mask=mask) for tensor in call.returned]
 
 
-def _is_nowhere_negative(tensor: Tensor) -> bool:
+def is_nowhere_negative(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers, and none below zero."""
     return not (tensor.is_meta or tensor.is_complex() or bool((tensor < 0).any()))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cbp.discovery.following import Follower, Key, Producer, Seen, Use
-from cbp.discovery.labels import CONSTANT, varying
+from cbp.discovery.labels import CONSTANT, varying, without_constants
 from cbp.discovery.memory import Path
 from cbp.discovery.recording import Arguments, Example, record, unwrapped
 from cbp.groups import Edge, Group, LayerError, Place, Slices
@@ -322,6 +322,10 @@ class _Builder:
 
     def _place(self, units: list[int], border: Seen, weights: Slices) -> Place | None:
         labels = torch.where(border.labels > 0, self._follower.units.root_of(border.labels.clamp_min(0)), border.labels)
+        found = self._place_among(units, labels, border, weights)
+        return found or self._place_among(units, without_constants(labels), border, weights)
+
+    def _place_among(self, units: list[int], labels: Tensor, border: Seen, weights: Slices) -> Place | None:
         places = torch.isin(labels, torch.tensor(units)).nonzero()
         axes = (
             [axis for axis in varying(labels) if len(units) > 1 and len(torch.unique(places[:, axis])) > 1]

@@ -38,6 +38,19 @@ def compress(labels: Tensor) -> Tensor:
     return labels
 
 
+def without_constants(labels: Tensor) -> Tensor:
+    """The same labels, with size 1 along every axis on which there are constants besides one label, such as padding."""
+    least, most = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
+    for axis in range(labels.ndim):
+        constant = labels == CONSTANT
+        low = labels.masked_fill(constant, most).amin(dim=axis, keepdim=True)
+        high = labels.masked_fill(constant, least).amax(dim=axis, keepdim=True)
+        alone = constant.all(dim=axis, keepdim=True)
+        if bool(((low == high) | alone).all()):
+            labels = low.masked_fill(alone, CONSTANT)
+    return labels
+
+
 def varying(labels: Tensor) -> list[int]:
     """The axes along which compressed labels vary."""
     return [axis for axis, size in enumerate(labels.shape) if size > 1]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cbp.discovery.calls import Call, aligned, mix, zeros_along
 from cbp.discovery.following import Follower
-from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, has_units, uniform, varying
+from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, has_units, uniform, varying, without_constants
 from cbp.discovery.memory import Path, Value, merged
 from cbp.discovery.pointwise import combine, own
 from cbp.discovery.uniting import ADDED
@@ -165,7 +165,7 @@ def convolution(follower: Follower, call: Call) -> list[Value]:
         if known.computed:
             return [_times_computed(follower, value, known, call, 1)]
         return mix(follower, call, "meet the weights of a convolution that are no parameter")
-    labels = value.labels
+    labels = without_constants(value.labels)
     if any(axis != 1 for axis in varying(labels)):
         return mix(follower, call, "meet a convolution along its positions")
     groups, transposed = call["groups"], call["transposed"]

@@ -179,6 +179,27 @@ def test_bicubic_resizing_of_maps_goes_below_zero():
     assert layer.edges[0].non_negative
 
 
+def test_constants_beside_the_output_of_a_relu_may_be_below_zero():
+    class Token(nn.Module):
+        def __init__(self, sign: float) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+            self.register_buffer("token", torch.full((1, 8), sign))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat([self.token, torch.relu(self.first(x))]))
+
+    for sign in (1.0, -1.0):
+        model = Token(sign)
+        (layer,) = cbp.find_layers(model, (batch(5, 6),))
+        assert layer.edges[0].non_negative == (sign > 0)
+        value = model.token
+        del model.token
+        model.token = nn.Parameter(value)  # whose sign may change
+        (layer,) = cbp.find_layers(model, (batch(5, 6),))
+        assert not layer.edges[0].non_negative
+
+
 def test_a_mask_of_the_input_s_is_no_other_value():
     class Masked(Between):
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:

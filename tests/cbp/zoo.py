@@ -913,3 +913,44 @@ class OneActivationForAll(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.act(x @ self.w[0].t()) @ self.w[1].t()) @ self.w[2].t()
+
+
+# Constants beside units: tokens, padding
+
+
+@network(sequences(), first=6)
+class TokenBesideUnits(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(8, 6), nn.Linear(6, 2)
+        self.token = nn.Parameter(torch.randn(1, 1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return self.head(torch.cat([self.token.expand(len(x), 1, 6), h], dim=1))
+
+
+@network(sequences(), first=6, second=5)
+class PaddedByHand(nn.Module):
+    """Causal convolutions, with zeros put in front of the sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv1d(8, 6, 2), nn.Conv1d(6, 5, 3), nn.Conv1d(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(F.pad(x.transpose(1, 2), (1, 0))))
+        return self.head(torch.relu(self.second(torch.cat([x.new_zeros(len(x), 6, 2), x], dim=2))))
+
+
+@network(sequences(), memory__weight_ih_l0=4)
+class PackedSequences(nn.Module):
+    """Sequences of three lengths, packed and padded again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.head = nn.GRU(8, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3, 2]), batch_first=True)
+        return self.head(nn.utils.rnn.pad_packed_sequence(self.memory(packed)[0], batch_first=True)[0])
