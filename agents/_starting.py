@@ -13,7 +13,9 @@ def prepare() -> None:
 
     An import makes of Ctrl-C what it will; and the next file to be opened would have the number of a stream that is closed.
     """
-    if sys.argv[:1] != ["-m"]:  # as Python has it while it looks for the module
+    given = sys.orig_argv
+    module = given[given.index("-m") + 1] if "-m" in given[:-1] else ""
+    if sys.argv[:1] != ["-m"] or not module.startswith("agents."):  # the first is so while Python looks for the module
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)

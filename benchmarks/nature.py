@@ -1,7 +1,8 @@
 """Answers the questions of ``runs/nature/PROTOCOL.md`` from the recorded runs, by its rules.
 
 ``python benchmarks/nature.py [FOLDER] [--output FILE.md]`` reads the runs below FOLDER (default: ``runs/nature``) and prints a
-row for each statement: the mean difference over seeds, its 95 % bootstrap interval, and what follows.
+row for each statement: the mean difference over seeds, its 95 % bootstrap interval, what follows, and for comparison Student's
+interval, which is the wider (``benchmarks/intervals.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from agents.reporting.comparison import LEAST_SEEDS, Comparison, Estimate, compare, estimate
 from agents.reporting.results import AgentResult, find_runs, read_run
@@ -50,6 +52,14 @@ def paired(comparison: Comparison, of: Callable[[AgentResult], float], method: s
     return estimate(differences, "mean")
 
 
+def student(found: Estimate) -> tuple[float, float] | None:
+    """Student's 95 % interval of a mean over seeds, where there are enough for a bootstrap interval."""
+    if found.low is None:
+        return None
+    reach = stats.t.ppf(0.975, len(found.each) - 1) * stats.sem(found.each)
+    return found.centre - reach, found.centre + reach
+
+
 def answer(found: Estimate, expected: int, words: tuple[str, str]) -> str:
     """The first of two words where the interval lies on the expected side of 0, the second where it lies on the other."""
     if found.low is None or found.high is None:
@@ -69,12 +79,14 @@ def answers(comparison: Comparison) -> list[str]:
     for name, direction in CHANGES.items():
         rows.append((f"3. {name} under `ppo`, last − first phase", paired(comparison, change(name), "ppo"), direction))
         rows.append(("3. the same, `ppo` − `cbp`", paired(comparison, change(name), "ppo", "cbp"), direction))
-    lines = ["| statement | seeds | mean | 95 % interval | answer |", "|---|---|---|---|---|"]
+    lines = ["| statement | seeds | mean | 95 % interval | answer | Student's interval |", "|---|---|---|---|---|---|"]
     for statement, found, expected in rows:
         words = ("lost", "not lost") if statement.startswith("1.") else support
         interval = "" if found.low is None else f"{found.low:,.4g} to {found.high:,.4g}"
         mean = f"{found.centre:,.4g}" if found.each else ""
-        lines.append(f"| {statement} | {len(found.each)} | {mean} | {interval} | {answer(found, expected, words)} |")
+        wider = "{:,.4g} to {:,.4g}".format(*ends) if (ends := student(found)) else ""
+        cells = [statement, len(found.each), mean, interval, answer(found, expected, words), wider]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 

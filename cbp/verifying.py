@@ -84,17 +84,27 @@ def _verify_group(model: nn.Module, example: Example, group: Group) -> float:
 
 
 def _run(
-    make_pass: Callable[[nn.Module], Any], model: nn.Module, group: Group
+    make_pass: Callable[[nn.Module], Any], model: nn.Module, group: Group, *, by_backward: bool = False
 ) -> tuple[list[Tensor], list[tuple[Any, Tensor, float]]]:
     """Outputs, and the gradients of a mixture of them by the incoming weights, with the greatest of all gradients."""
     with undisturbed(model):
         torch.manual_seed(0)
         outputs = [output for output in tensors_of(make_pass(model)) if output.is_floating_point()]
         total = sum((output * torch.rand_like(output)).sum() for output in outputs if output.requires_grad)
-    model.zero_grad()
-    if isinstance(total, Tensor):
-        total.backward()  # type: ignore[no-untyped-call]
-    by_parameter = {id(parameter): parameter.grad for parameter in model.parameters()}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found: Sequence[Tensor | None] = []
+    if by_backward:
+        model.zero_grad()
+        total.backward()  # type: ignore[union-attr]
+        found = [parameter.grad for parameter in parameters]
+    elif isinstance(total, Tensor):
+        try:
+            found = torch.autograd.grad(total, parameters, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            return _run(make_pass, model, group, by_backward=True)  # reentrant checkpoints allow nothing else
+    by_parameter = dict(zip(map(id, parameters), found, strict=False))
     greatest = max((gradient.abs().max().item() for gradient in by_parameter.values() if gradient is not None), default=0.0)
     gradients = [
         (slices, gradient, greatest) for slices in group.fresh if (gradient := by_parameter.get(id(slices.tensor))) is not None

@@ -47,7 +47,7 @@ def comparison(seeds=5):
 
 def rows(lines):
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return [(mean, interval, answer) for _, _, mean, interval, answer in cells]
+    return [(mean, interval, answer) for _, _, mean, interval, answer, _ in cells]
 
 
 def test_each_question_is_answered_by_the_interval_of_the_paired_differences():
@@ -77,3 +77,9 @@ def test_with_fewer_than_five_seeds_nothing_is_answered():
 )
 def test_an_interval_supports_contradicts_or_leaves_open(each, expected, word):
     assert nature.answer(estimate(each, "mean"), expected, ("yes", "no")) == word
+
+
+def test_student_s_interval_of_five_numbers():
+    # mean 3, standard error √(2.5 / 5) = 0.7071, t of four degrees of freedom 2.776: 3 ± 1.963
+    assert nature.student(estimate([1, 2, 3, 4, 5], "mean")) == pytest.approx((1.037, 4.963), abs=1e-3)
+    assert nature.student(estimate([1, 2, 3, 4], "mean")) is None

@@ -301,9 +301,11 @@ def run_measures(result: RunResult, phases: Iterable[int]) -> dict[str, float]:
     if isinstance(result, LearningResult):
         tenth = math.ceil(_TENTH * len(rows))
         scores = [row[result.config.score] for row in rows]
-        first, final = (_mean(some) if np.isfinite(some).all() else np.nan for some in (scores[:tenth], scores[-tenth:]))
+        # A run that diverged has no score from there on; over the tasks before it would look like a good one.
+        parts = (scores, scores[:tenth], scores[-tenth:])
+        mean, first, final = (_mean(some) if np.isfinite(some).all() else np.nan for some in parts)
         of_units = {name: _mean([row[name] for row in rows[-tenth:]]) for name in ("dormant", "rank", "weight")}
-        return {"mean": _mean(scores), "first": first, "final": final, "change": final - first, **of_units}
+        return {"mean": mean, "first": first, "final": final, "change": final - first, **of_units}
     return {name: _mean([row[name] for row in rows]) for name in MEASURES}
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -148,8 +149,8 @@ def check_environment(config: Config) -> None:
         env.reset(seed=config.seed)
         env.action_space.seed(config.seed)
         env.step(env.action_space.sample())
-        if (frame_skip := getattr(env.unwrapped, "frame_skip", 1)) < 1:  # MuJoCo makes no step then, and says nothing
-            raise ValueError(f"frame_skip must be >= 1, got {frame_skip}")
+        if isinstance(env.unwrapped, MujocoEnv) and env.unwrapped.frame_skip < 1:  # MuJoCo makes no step, and says nothing
+            raise ValueError(f"frame_skip must be >= 1, got {env.unwrapped.frame_skip}")
     except Exception as error:  # whatever an environment of others raises
         raise UserError(f"environment '{config.env}' cannot be stepped: {in_words(error)}") from error
     try:

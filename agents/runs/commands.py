@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -86,9 +87,11 @@ class _Lasting:
     def _silenced(self) -> Iterator[None]:
         try:
             yield
+        except BlockingIOError:  # a reader who is slow misses a piece
+            pass
         except OSError:  # the reader of a pipe has gone, a terminal has closed, a disk is full
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # what waits to be written goes there, too
+            with suppress(OSError), Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())  # what waits to be written goes there, too
 
 
 @contextmanager
@@ -105,7 +108,8 @@ def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
         yield
     finally:
         for number, of_before in before.items():
-            signal.signal(number, of_before)
+            if of_before is not None:  # else it was not set from Python
+                signal.signal(number, of_before)
 
 
 def _interrupt(*_: Any) -> None:

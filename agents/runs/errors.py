@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 
 def for_a_shell(path: Path) -> str:
     """A path as part of a command that can be pasted."""
-    return shlex.quote(str(path))
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def one_line(text: str) -> str:

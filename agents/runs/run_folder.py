@@ -162,7 +162,7 @@ class RunFolder:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a path is UTF-8, or of bytes that are no letters."""
+    """Whether a path is text; one of bytes that are none has surrogates in their place."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

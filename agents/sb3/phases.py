@@ -96,6 +96,7 @@ class PhaseCallback(BaseCallback):
         self._path = None if path is None else Path(path)
         self._rows: list[list[Any]] = []
         self._counts_of: BaseAlgorithm | None = None
+        self._counted = 0  # its steps
         self._worlds_differ = False
 
     @property
@@ -116,8 +117,8 @@ class PhaseCallback(BaseCallback):
         }
 
     def _on_training_start(self) -> None:
-        if self._counts_of is not None and self._counts_of is not self.model:
-            self.phases = {}  # they were another model's
+        if self._counts_of not in (None, self.model) and self._counted != self.num_timesteps:
+            self.phases = {}  # they were another model's, and not of one that was loaded to go on
         self._counts_of = self.model
         self._counted = self.num_timesteps
         if self._path is None:

@@ -109,6 +109,7 @@ class PlasticityCallback(BaseCallback):
         self.recorded_at: int | None = None
         self._ranked_at: int | None = None
         self._policy: BasePolicy | None = None  # that was measured last
+        self._seen = 0  # its steps
         self._modules: list[nn.Module] = []  # of the policy, when its layers were found
         self._layers: list[cbp.Group] = []
         self._window: deque[dict[str, Any]] = deque()  # of the last steps of all environments, as the probe
@@ -150,7 +151,7 @@ class PlasticityCallback(BaseCallback):
                 f"PlasticityCallback cannot measure a {type(policy).__name__}: what its units do depends on states of before, "
                 "which are not kept; policy.methods has what a method knows of them"
             )
-        if self._policy is not None and self._policy is not policy:  # of another model: nothing that is kept is of it
+        if self._policy not in (None, policy) and self._seen != self.num_timesteps:  # another model, not one loaded to go on
             self._initial, self.probe, self._before = {}, None, None
             self._window.clear()
             self.recorded_at = self._ranked_at = None
@@ -205,6 +206,7 @@ class PlasticityCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
+        self._seen = self.num_timesteps
         if self._in_buffer:
             observations = self.model.rollout_buffer.observations  # type: ignore[attr-defined]
             self._window.extend({"observations": step, "actions": None} for step in observations[-SAMPLES:].copy())

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -59,12 +60,14 @@ def start_ray(address: str | None) -> ModuleType:
 def _hangup_ignored() -> Iterator[None]:
     """Ray's processes inherit it and outlive the closing of the terminal, so that the sweep can let their runs save."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    before = None if hangup is None else signal.signal(hangup, signal.SIG_IGN)
+    if hangup is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(hangup, signal.SIG_IGN)
     try:
         yield
     finally:
-        if hangup is not None:
-            signal.signal(hangup, before)
+        signal.signal(hangup, before)
 
 
 def check_room(ray: ModuleType, threads: int, device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from cbp.discovery.following import Follower, Key, Producer, Seen, Use
 from cbp.discovery.labels import CONSTANT, varying, without_constants
 from cbp.discovery.memory import Path
-from cbp.discovery.recording import Arguments, Example, record, unwrapped
+from cbp.discovery.recording import Arguments, Example, SecondPassError, record, unwrapped
 from cbp.groups import Edge, Group, LayerError, Place, Slices
 
 _SIZES = (32, 8, 16, 28, 64, 84, 96, 224)  # of images that are tried where no example is given, then all others up to 64
@@ -88,11 +89,14 @@ class Finder:
 
     def follow(self, example: Example | Arguments) -> None:
         """Follows a forward pass; what was followed before still holds."""
-        if callable(example):
+        if not callable(example):
+            example = (example if isinstance(example, Arguments) else Arguments.of(example)).call
+        before = copy.deepcopy(self._follower)
+        try:
             record(self._model, example, self._follower)
-        else:
-            arguments = example if isinstance(example, Arguments) else Arguments.of(example)
-            record(self._model, arguments.call, self._follower)
+        except SecondPassError:  # a model for one call
+            self._follower = before
+            record(self._model, example, self._follower, again=False)
 
     def try_inputs(self) -> bool:
         """Tries inputs that suit the model's layers; whether a forward pass could be made."""
@@ -207,13 +211,14 @@ class _Builder:
                 follower.units.leave_out(labels, reason)
 
     def _leave_out_without_past(self) -> None:
-        """Leaves out units of layers that had zeros where in another pass, it seems, they have a state."""
+        """Leaves out units that were computed from as many zeros as they are, which in another pass may be their own past."""
         follower = self._follower
         for key, zeros in follower.met_zeros.items():
-            if bool((zeros & (follower.uses[key].columns == CONSTANT)).any()):
-                for producer in follower.producers:
-                    if producer.key.name == key.name:
-                        follower.units.leave_out(producer.rows, NO_PAST)
+            waiting = int(((zeros > 0) & (follower.uses[key].columns == CONSTANT)).sum())
+            rows = [producer.rows for producer in follower.producers if _are_beside(producer.key, key)]
+            units = torch.unique(follower.units.roots(torch.cat(rows))) if rows else torch.zeros(0)
+            if waiting and waiting == int((units > 0).sum()):
+                follower.units.leave_out(units, NO_PAST)
 
     def _why_left_out(self, name: str, parts: list[tuple[str, Key]]) -> str:
         """Why units cannot have slices of a parameter, of these kinds and places; empty where they can."""
@@ -322,8 +327,9 @@ class _Builder:
 
     def _place(self, units: list[int], border: Seen, weights: Slices) -> Place | None:
         labels = torch.where(border.labels > 0, self._follower.units.root_of(border.labels.clamp_min(0)), border.labels)
-        found = self._place_among(units, labels, border, weights)
-        return found or self._place_among(units, without_constants(labels), border, weights)
+        joined = (without_constants(labels, axis) for axis in range(labels.ndim))
+        found = (self._place_among(units, of_all, border, weights) for of_all in (labels, *joined))
+        return next(filter(None, found), None)
 
     def _place_among(self, units: list[int], labels: Tensor, border: Seen, weights: Slices) -> Place | None:
         places = torch.isin(labels, torch.tensor(units)).nonzero()
@@ -386,6 +392,12 @@ def _with_range(group: Group) -> Group:
     ranges[slices.dim] = int(slices.index.min()), int(slices.index.max() - slices.index.min()) + 1
     name = ",".join(f"{start}:{start + length}" for _, (start, length) in sorted(ranges.items()))
     return replace(group, name=f"{group.name}[{name}]")
+
+
+def _are_beside(rows: Key, columns: Key) -> bool:
+    """Whether rows and columns are of the same part of a parameter, as of the same member of an ensemble."""
+    of_each = [[part for part in key.within if part[0] not in (rows.dim, columns.dim)] for key in (rows, columns)]
+    return rows.name == columns.name and of_each[0] == of_each[1]
 
 
 def _overlap(keys: list[Key]) -> bool:

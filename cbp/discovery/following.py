@@ -80,8 +80,9 @@ class Follower:
         own: Elements of parameters and buffers that belong to units: ``(unit numbers, value at replacement)`` by key.
         otherwise: Parameters that are used in another way, with the operation's name.
         shared: Parameters and buffers that share memory, each with the other.
-        normed: Units that a statistic has met, of all that it is of.
-        met_zeros: For each weight's columns whether they have received zeros that do not depend on the input.
+        normed: For each statistic that has met units which it is of, these.
+        met_zeros: Of each weight's columns those that have received zeros that do not depend on the input, 1, and those that
+            have received other constants, -1.
         called: The modules that were called.
         seen_at: The borders that each identity has passed.
         last_at: For each pass what was the last at each border, ``(module, returned, key)``.
@@ -179,8 +180,10 @@ class Follower:
             return
         self.units.consume(labels[labels > 0])
         key = self._claim(geometry, weights, labels, value)
-        met = self.met_zeros.setdefault(key, torch.zeros_like(self.uses[key].columns, dtype=torch.bool))
-        met[geometry.indices] |= zeros & (labels == CONSTANT)
+        met = self.met_zeros.setdefault(key, torch.zeros_like(self.uses[key].columns))
+        now = met[geometry.indices]
+        now = torch.where((labels == CONSTANT) & zeros & (now == 0), 1, torch.where((labels == CONSTANT) & ~zeros, -1, now))
+        met[geometry.indices] = now
 
     def _claim(self, geometry: Geometry, weights: Weights, labels: Tensor, value: Value) -> Key:
         key = Key(weights.name, geometry.dim, geometry.within, geometry.blocks)
@@ -240,12 +243,17 @@ class Follower:
         if isinstance(module, nn.RNNBase):
             self._claim_states(module, returned)
         elif isinstance(module, nn.RNNCellBase):
-            state = self.memory.value(returned[0 if isinstance(module, nn.LSTMCell) else None])
-            self._claim_state(module.weight_hh, state.labels, state, unless_taken=True)
+            state = returned.get(0 if isinstance(module, nn.LSTMCell) and 0 in returned else None)
+            if state is not None:  # a subclass may return otherwise
+                value = self.memory.value(state)
+                self._claim_state(module.weight_hh, value.labels, value, unless_taken=True)
 
     def _claim_states(self, module: nn.RNNBase, returned: dict[Any, Tensor]) -> None:
         """The next step of each layer receives its state, also where this pass has no next step."""
-        states = self.memory.value(returned[(1, 0) if isinstance(module, nn.LSTM) else 1])
+        last = returned.get((1, 0) if isinstance(module, nn.LSTM) else 1)
+        if last is None:
+            return
+        states = self.memory.value(last)
         suffixes = ["", "_reverse"] if module.bidirectional else [""]
         for k, (layer, suffix) in enumerate(product(range(module.num_layers), suffixes)):
             labels = states.labels[k if states.labels.shape[0] > 1 else 0]
@@ -258,6 +266,7 @@ class Follower:
         weights = self.storages.find(weight)
         geometry = weights.locate(1, 1) if weights else None
         if weights is None or geometry is None:
+            self.units.leave_out(labels, "have a recurrent weight that is computed before it is used")
             return
         labels = labels.reshape(-1, labels.shape[-1])[0].clamp_min(CONSTANT).expand(len(geometry.indices))
         use = self.uses.get(Key(weights.name, geometry.dim, geometry.within))
@@ -288,4 +297,5 @@ class Follower:
         for number, met in self.normed.items():
             self.units.leave_out(self.units.not_among(number, torch.cat(met)), MIXED)
         self.normed.clear()
+        self.storages, self.buffers = Storages(), Storages()
         self.memory.clear()

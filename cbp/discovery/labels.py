@@ -38,10 +38,10 @@ def compress(labels: Tensor) -> Tensor:
     return labels
 
 
-def without_constants(labels: Tensor) -> Tensor:
-    """The same labels, with size 1 along every axis on which there are constants besides one label, such as padding."""
+def without_constants(labels: Tensor, units: int) -> Tensor:
+    """The same labels, with size 1 along axes, but for that of the units, on which constants, as padding, join one label."""
     least, most = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
-    for axis in range(labels.ndim):
+    for axis in set(range(labels.ndim)) - {units % labels.ndim}:
         constant = labels == CONSTANT
         low = labels.masked_fill(constant, most).amin(dim=axis, keepdim=True)
         high = labels.masked_fill(constant, least).amax(dim=axis, keepdim=True)

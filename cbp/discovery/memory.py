@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -71,7 +70,7 @@ class Memory:
 
     def __init__(self, units: Units) -> None:
         self._units = units
-        self._identities = count(1)
+        self._identity = 0  # the last that was given
         self._values: dict[int, dict[_View, Value]] = {}
         self._kept: list[Tensor] = []  # so that no memory is used twice
 
@@ -83,7 +82,7 @@ class Memory:
     def put(self, tensor: Tensor, value: Value) -> None:
         """Says what a tensor is."""
         if value.identity == 0:
-            value.identity = next(self._identities)
+            value.identity = self.new_identity()
         self._kept.append(tensor)
         self._values.setdefault(tensor.untyped_storage()._cdata, {})[_key(tensor)] = value
 
@@ -124,7 +123,8 @@ class Memory:
 
     def new_identity(self) -> int:
         """A number for a tensor of new elements."""
-        return next(self._identities)
+        self._identity += 1
+        return self._identity
 
 
 class _View(NamedTuple):

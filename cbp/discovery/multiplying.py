@@ -91,7 +91,7 @@ def _times_weight(
     batch = labels.shape[:-2].numel()
     batched = [axis for axis in range(len(weights.steps) - 2) if bool(weights.steps[axis].any())]
     if batched:
-        return _times_each(follower, value, labels, weights, call, inner, columns)
+        return _times_each(follower, tensor, labels, weights, call, inner, columns)
     zeros = zeros_along(tensor, inner[0])
     if labels.shape[inner[0]] == 1 and (labels.shape[rows] > 1 or batch > 1) and has_units(labels):
         # Positions are summed, with the same weights for every unit.
@@ -133,9 +133,10 @@ def _meet(
 
 
 def _times_each(
-    follower: Follower, value: Value, labels: Tensor, weights: Weights, call: Call, inner: tuple[int, int], columns: int
+    follower: Follower, tensor: Tensor, labels: Tensor, weights: Weights, call: Call, inner: tuple[int, int], columns: int
 ) -> Value:
     """A batch of weights, as of an ensemble: each has rows and columns of its own."""
+    value = follower.memory.value(tensor)
     size = len(weights.steps[0])
     if len(weights.steps) != 3 or labels.shape[-2 if inner[0] == -1 else -1] > 1:
         return mix(follower, call, f"meet the weights '{weights.name}' along two axes")[0]
@@ -144,7 +145,7 @@ def _times_each(
     for i in range(size):
         one = Weights(weights.name, weights.shape, weights.base + int(weights.steps[0][i]), weights.steps[1:])
         along = labels[i if labels.shape[0] > 1 else 0].flatten().expand(len(one.steps[inner[1]]))
-        _meet(follower, along, one, inner[1], value, torch.zeros_like(along, dtype=torch.bool))
+        _meet(follower, along, one, inner[1], value, zeros_along(tensor[i if len(tensor) > 1 else 0], inner[0]))
         produced, path = follower.produce(one, columns)
         parts.append(produced)
         paths |= path
@@ -165,7 +166,7 @@ def convolution(follower: Follower, call: Call) -> list[Value]:
         if known.computed:
             return [_times_computed(follower, value, known, call, 1)]
         return mix(follower, call, "meet the weights of a convolution that are no parameter")
-    labels = without_constants(value.labels)
+    labels = without_constants(value.labels, 1)
     if any(axis != 1 for axis in varying(labels)):
         return mix(follower, call, "meet a convolution along its positions")
     groups, transposed = call["groups"], call["transposed"]

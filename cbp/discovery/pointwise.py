@@ -15,8 +15,12 @@ from cbp.discovery.memory import UNCHANGED, Value, merged
 from cbp.discovery.uniting import ADDED
 from cbp.discovery.weights import Geometry, Weights
 
-_OF_NORMS = {None, UNCHANGED, "abs", "square", "exp", "relu", "threshold", "clamp", "clamp_min", "clamp_max"}
-"""What a norm does to its statistics; another function of them is a gate."""
+_OF_NORMS = {
+    *("add", "sub", "rsub", "mul", "div", "pow", "sqrt", "rsqrt", "reciprocal", "neg", "abs", "square"),
+    *("clamp", "clamp_min", "clamp_max", "maximum", "minimum"),
+    *("eq", "ne", "gt", "ge", "lt", "le", "isnan", "isinf", "isfinite"),  # a look at whether all is well
+}
+"""What norms do to their statistics; another function of one is a gate."""
 
 
 def pointwise(follower: Follower, call: Call, *, activation: str | None, added: bool = False) -> list[Value]:
@@ -28,7 +32,7 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
     for value in values:
         labels = combine(follower, labels, aligned(value.labels, len(shape)), added=added)
     statistics = labels[labels <= FIRST_STATISTIC]
-    if activation not in _OF_NORMS and len(statistics):
+    if call.name not in _OF_NORMS and len(statistics):
         follower.units.leave_out(statistics, f"are summed up before they meet '{call.name}'")
     if not bool((labels != CONSTANT).any()):
         return _of_parameters(follower, call, weights, values, scales=call.name in ("mul", "div"))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import random
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -87,16 +88,22 @@ def is_compiled(model: nn.Module) -> bool:
     return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules())
 
 
-def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Follower) -> None:
+class SecondPassError(Exception):
+    """A model that keeps tensors between calls cannot be called twice with the same arguments."""
+
+
+def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Follower, *, again: bool = True) -> None:
     """Follows one forward pass of a copy of a model.
 
     Args:
         model: The model. It is left as it is.
         make_pass: Makes the pass with the module that it is given.
         follower: Learns what happens.
+        again: Whether a model that keeps units between calls is called a second time, in which they may be its past.
 
     Raises:
         LayerError: The model cannot be copied, or the pass fails.
+        SecondPassError: The second pass fails; what the follower has learnt is of no use then.
     """
     if lazy := next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None):
         raise LayerError(f"'{lazy}' has no shape yet: make one forward pass of {type(model).__name__} first")
@@ -114,10 +121,13 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
         stack.enter_context(_Recorder(follower))
         try:
             returned = tensors_of(make_pass(duplicate))
-            if any(follower.memory.holds_units(tensor) for tensor in _kept(duplicate)):
-                returned += tensors_of(make_pass(duplicate))  # in which they may be the state of the past
         except Exception as error:  # whatever the model's own forward raises
             raise LayerError(f"the forward pass of {type(model).__name__} fails: {_first_line(error)}") from error
+        if again and any(follower.memory.holds_units(tensor) for tensor in _kept(duplicate)):
+            try:
+                returned += tensors_of(make_pass(duplicate))
+            except Exception as error:
+                raise SecondPassError from error
     follower.finish(returned)
 
 
@@ -135,21 +145,23 @@ def _sharing(model: nn.Module) -> dict[str, str]:
             at.setdefault(tensor.untyped_storage()._cdata, []).append((name, tensor.detach()))
     found: dict[str, str] = {}
     for members in at.values():
-        for (name, tensor), (other, of_other) in combinations(members, 2):
-            if _overlap(tensor, of_other):
-                found |= {name: other, other: name}
+        members.sort(key=lambda member: int(member[1].storage_offset()))
+        for i, (name, tensor) in enumerate(members):
+            for other, of_other in takewhile(lambda member: member[1].storage_offset() <= _end(tensor), members[i + 1 :]):  # noqa: B023
+                if _overlap(tensor, of_other):
+                    found |= {name: other, other: name}
     return found
+
+
+def _end(tensor: Tensor) -> int:
+    """The place of the last of a tensor's elements in its storage."""
+    reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return int(tensor.storage_offset()) + reach
 
 
 def _overlap(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors of one storage have elements in the same places."""
-    places: list[tuple[int, int]] = []
-    for tensor in (first, second):
-        reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-        places.append((int(tensor.storage_offset()), int(tensor.storage_offset()) + reach))
-    if max(places)[0] > min(places)[1]:
-        return False
-    numbers = torch.arange(max(end for _, end in places) + 1)
+    numbers = torch.arange(max(_end(first), _end(second)) + 1)
     of_each = [numbers.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()) for tensor in (first, second)]
     return bool(torch.isin(*of_each).any())
 
@@ -193,7 +205,7 @@ def tensors_of(value: Any) -> list[Tensor]:
             met.add(id(value))
             if isinstance(value, dict):
                 waiting += value.values()
-            elif isinstance(value, list | tuple | set):
+            elif isinstance(value, list | tuple | set | deque):
                 waiting += value
             else:
                 waiting += getattr(value, "__dict__", {}).values()
@@ -249,7 +261,7 @@ def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
                 parts = output
             elif isinstance(output, list | tuple):
                 parts = dict(enumerate(output))
-            if isinstance(module, nn.LSTM):  # the states of all layers, within a tuple
+            if isinstance(module, nn.LSTM) and isinstance(output, tuple) and len(output) > 1:  # the states of all layers
                 parts |= {(1, k): state for k, state in enumerate(output[1])}
             returned = {key: value for key, value in parts.items() if _is_followed(value)}
             with _disable_current_modes():

@@ -341,6 +341,15 @@ def test_a_callback_counts_the_phases_of_one_model():
         assert sum(phase.steps for phase in callback.phases.values()) == steps
 
 
+def test_a_model_that_is_loaded_goes_on_with_its_phases(tmp_path):
+    callback = PhaseCallback("friction")
+    env = make_vec_env(lambda: Scripted(1), n_envs=1)
+    model, _ = learn(callback, 48, env=env)
+    model.save(tmp_path / "model.zip")
+    PPO.load(tmp_path / "model.zip", env=env, device="cpu").learn(24, callback, reset_num_timesteps=False)
+    assert sum(phase.steps for phase in callback.phases.values()) == 72
+
+
 def test_a_world_of_the_user_s_own_need_not_count_phases():
     class Own(Scripted):
         def step(self, action):

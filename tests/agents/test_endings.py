@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import processes
 import pytest
@@ -272,10 +273,46 @@ def test_an_evaluation_that_is_ended_leaves_nothing(run, number):
     assert {path.name for path in run.iterdir()} == names
 
 
-def test_ctrl_c_while_modules_are_imported_ends_a_command_in_a_line():
-    code = "import os, signal, sys; sys.argv[0] = '-m'; import agents; os.kill(os.getpid(), signal.SIGINT); signal.pause()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+INTERRUPTS = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def python(folder, *arguments):
+    """A fresh interpreter in which Ctrl-C comes while torch is imported."""
+    (folder / "sitecustomize.py").write_text(INTERRUPTS)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parents[2])])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_ctrl_c_while_modules_are_imported_ends_a_command_in_a_line(tmp_path):
+    done = python(tmp_path, "-m", "agents.report", "nowhere")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped at once.\n")
+
+
+def test_a_program_that_imports_the_package_keeps_its_own_ctrl_c(tmp_path):
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "__init__.py").write_text(
+        "try:\n    import agents\nexcept KeyboardInterrupt:\n    print('its own')\n"
+    )
+    (tmp_path / "program" / "main.py").write_text("")
+    done = python(tmp_path, "-m", "program.main")
+    assert (done.returncode, done.stdout) == (0, "its own\n")
 
 
 def test_whoever_imports_the_package_keeps_his_own_ctrl_c():

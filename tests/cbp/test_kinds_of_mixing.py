@@ -43,6 +43,8 @@ def found(model: nn.Module, *example: object) -> tuple[dict[str, int], str]:
         (lambda _, h: h.exp() / h.exp().sum(-1, keepdim=True), "reach 'sum'"),
         (lambda _, h: (h - h.logsumexp(-1, keepdim=True)).exp(), "reach 'logsumexp'"),
         (lambda _, h: h * torch.sigmoid(h.mean(-1, keepdim=True)), "are summed up before they meet 'sigmoid'"),
+        (lambda _, h: h / (1 + (-h.mean(-1, keepdim=True)).exp()), "are summed up before they meet 'exp'"),
+        (lambda _, h: h * torch.atan(h.mean(-1, keepdim=True)), "are summed up before they meet 'atan'"),
         (lambda net, h: h * torch.tanh((h * net.second.bias[:4]).sum(-1, keepdim=True)), "before they meet 'tanh'"),
         (lambda _, h: h * h.sum(0).argmax().item(), "are read as a number"),
         (lambda _, h: h if h.sum().long().item() else h + 1, "are read as a number"),
@@ -355,6 +357,14 @@ def test_a_model_that_computes_a_part_twice_to_save_memory_is_verified(reentrant
     model = Block()
     assert {layer.name for layer in cbp.find_layers(model, (batch(5, 6),))} == {"before", "first"}
     assert cbp.verify(model, (batch(5, 6),)) < 1e-5
+
+
+def test_what_is_outside_of_the_model_is_left_alone_by_verify():
+    encoder, model = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert cbp.verify(model, lambda model: model(encoder(batch(5, 6)))) < 1e-5
+    assert encoder.weight.grad is None
+    features = encoder(batch(5, 6))  # with a graph that is used again and again
+    assert cbp.verify(model, lambda model: model(features)) < 1e-5
 
 
 def test_finding_leaves_the_generators_of_python_and_numpy_alone():

@@ -153,3 +153,108 @@ def test_a_recurrence_by_hand_needs_an_example_with_a_past(make, shape):
     assert cbp.verify(model, (batch(2, 7, *shape),), layers=layers) < 1e-5
     with pytest.raises(cbp.LayerError, match="the units of 'cell' are computed from zeros, as of a state that has no past"):
         cbp.find_layers(model, (batch(2, 1, *shape),))
+
+
+class OutputAlone(nn.GRU):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[0]
+
+
+class OutputOfLstmAlone(nn.LSTM):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[0]
+
+
+class StateAlone(nn.LSTMCell):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[0]
+
+
+@pytest.mark.parametrize("kind", [OutputAlone, OutputOfLstmAlone, StateAlone])
+def test_recurrent_modules_that_return_otherwise_are_followed(kind):
+    cell = kind is StateAlone
+    model = nn.Sequential(kind(6, 4) if cell else kind(6, 4, batch_first=True), nn.Linear(4, 2))
+    x = batch(3, 6) if cell else batch(3, 5, 6)
+    assert [layer.units for layer in cbp.find_layers(model, (x,))] == [4]
+    assert cbp.verify(model, (x,)) < 1e-5
+
+
+def test_a_recurrent_weight_that_is_computed_leaves_its_units_out():
+    model = Recurrent(nn.GRU)
+    nn.utils.parametrizations.weight_norm(model.memory, "weight_hh_l0")
+    for steps in (1, 5):
+        with pytest.raises(cbp.LayerError, match="no hidden layer that can be treated"):
+            cbp.find_layers(model, (batch(3, steps, 6),))
+
+
+class Members(nn.Module):
+    """An ensemble of recurrences by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.u, self.v = (nn.Parameter(batch(2, n, m)) for n, m in ((6, 4), (4, 4), (4, 2)))
+        self.act = nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(2, len(x), 4)
+        for step in x.unbind(1):
+            h = self.act(torch.bmm(step.expand(2, -1, -1), self.w) + torch.bmm(h, self.u))
+        return torch.bmm(h, self.v)
+
+
+def test_members_of_an_ensemble_need_a_past_too():
+    assert [layer.units for layer in cbp.find_layers(Members(), (batch(3, 3, 6),))] == [4, 4]
+    with pytest.raises(cbp.LayerError, match="a state that has no past"):
+        cbp.find_layers(Members(), (batch(3, 1, 6),))
+
+
+class Constants(nn.Module):
+    """Zeros beside units that are no state."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        widths = {"context": 3, "half": 4, "time": 1}
+        self.kind, self.first, self.head = kind, nn.Linear(6 + widths.get(kind, 2), 5), nn.Linear(5, 2)
+        self.register_buffer("buffer", torch.zeros(1, 2))
+        self.embedding = nn.Parameter(torch.zeros(1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        beside = {
+            "context": lambda: x.new_zeros(len(x), 3),
+            "half": lambda: x.new_zeros(len(x), 4),
+            "buffer": lambda: self.buffer.expand(len(x), 2),
+            "embedding": lambda: self.embedding.expand(len(x), 2),
+        }
+        if self.kind == "time":
+            out = [self.head(torch.relu(self.first(torch.cat([x, x.new_full((len(x), 1), k / 4)], 1)))) for k in range(5)]
+            return torch.stack(out).sum(0)
+        return self.head(torch.relu(self.first(torch.cat([x, beside[self.kind]()], 1))))
+
+
+@pytest.mark.parametrize("kind", ["context", "half", "buffer", "embedding", "time"])
+def test_zeros_that_are_no_state_leave_nothing_out(kind):
+    model = Constants(kind)
+    assert [layer.name for layer in cbp.find_layers(model, (batch(3, 6),))] == ["first"]
+    assert cbp.verify(model, (batch(3, 6),)) < 1e-5
+
+
+class ForOneCall(nn.Module):
+    """Keeps what it computed, and refuses a second call without a reset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head, self.cache = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 2), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        out = self.head(torch.relu(self.second(h)))
+        if self.cache is not None:
+            raise RuntimeError("call reset() first")
+        self.cache = h
+        return out
+
+
+def test_a_model_that_cannot_be_called_twice_is_followed_once():
+    layers = cbp.find_layers(ForOneCall(), (batch(3, 6),))
+    assert [(layer.name, layer.units) for layer in layers] == [("first", 5), ("second", 4)]
+    assert cbp.verify(ForOneCall(), (batch(3, 6),)) < 1e-5

@@ -624,3 +624,15 @@ def test_a_callback_that_is_given_to_another_model_begins_anew(given_state):
     learn(other, 256, callback)
     assert (callback.latest["plasticity/policy/hidden1/distance_from_init"] > 0) == given_state
     assert (callback.probe is probe) == given_state
+
+
+@few
+def test_a_model_that_is_loaded_is_measured_on(tmp_path):
+    callback, model = PlasticityCallback(every=256), make("PPO", n_steps=256)
+    learn(model, 512, callback)
+    probe = callback.probe
+    model.save(tmp_path / "model.zip")
+    again = PPO.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
+    learn(again, 256, callback)
+    assert callback.probe is probe
+    assert callback.latest["plasticity/policy/hidden1/distance_from_init"] > 0
