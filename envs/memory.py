@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import logging
 import pathlib
 import random
@@ -24,7 +25,12 @@ from envs.checks import ParameterError
 _NO_STATE: tuple[Any, ...] = (
     gymnasium.Space,
     gymnasium.envs.registration.EnvSpec,
-    Callable,
+    type,
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    functools.partial,
+    np.ufunc,
     types.ModuleType,
     pathlib.PurePath,
     logging.Logger,
@@ -38,6 +44,9 @@ _NO_STATE: tuple[Any, ...] = (
 
 _ELSEWHERE = ("mujoco", "glfw", "OpenGL", "pygame", "PIL")
 """Packages whose objects show or drive a simulation; its own state is saved by itself."""
+
+_COMPILED = ("torch", "numba", "jax", "jaxlib", "functools")
+"""Packages whose objects are functions where they can be called: compiled ones, and networks."""
 
 _CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque, "set": set, "frozenset": frozenset}
 
@@ -66,30 +75,41 @@ class Memory:
             envs.ParameterError: One of them is something that cannot be saved; it is named.
         """
         seen = {id(each) for each in (*self._apart, owner)}
+        self._met: dict[int, dict[str, Any]] = {}  # what was encoded, by the ids of the values
+        self._repeated = 0  # how many of them were met again
         return self._encode_items(vars(owner).items(), type(owner).__name__, seen, attributes=True)
 
     def load(self, owner: Any, saved: dict[str, Any]) -> None:
         """Gives an object the attributes that :meth:`save` found."""
-        for name, value in saved.items():
-            now = getattr(owner, name, None)
-            if isinstance(now, property) or not _may_become(now, value):
-                continue
-            then = _decode(value, now)
-            if then is not now or not hasattr(owner, name):
-                _set(owner, name, then)
+        _load(owner, saved, {})
 
-    def knows(self, owner: Any, saved: dict[str, Any]) -> bool:
-        """Whether an object has the objects whose attributes were saved."""
-        return all(
-            getattr(owner, name, None) is not None and self.knows(getattr(owner, name), value["object"])
-            for name, value in saved.items()
-            if isinstance(value, dict) and "object" in value
-        )
+    def lacks(self, owner: Any, saved: dict[str, Any]) -> str | None:
+        """Where an object has none of the objects whose attributes were saved; None where it has them all."""
+        return _lacks(owner, {"object": saved}, type(owner).__name__)
 
     def _encode(self, value: Any, path: str, seen: set[int]) -> Any:
+        """What may stand in several places is written at the first, and gets a number there when it is met again."""
+        if (first := self._met.get(id(value))) is not None:
+            if "number" not in first:
+                self._repeated += 1
+                first["number"] = self._repeated
+            return {"same": first["number"]}
+        encoded = self._encode_anew(value, path, seen)
+        if isinstance(encoded, dict) and not {"scalar", "enum", "tuple", "frozenset"} & encoded.keys():
+            self._met[id(value)] = encoded
+        return encoded
+
+    def _encode_anew(self, value: Any, path: str, seen: set[int]) -> Any:
         if (leaf := _encode_leaf(value)) is not _NOTHING:
             return leaf
-        if id(value) in seen or isinstance(value, _NO_STATE) or _package(value) in _ELSEWHERE:
+        if id(value) in seen or isinstance(value, _NO_STATE) or _is_function(value):
+            return _NOTHING
+        if type(value).__name__ == "MjData" and _package(value) == "mujoco":
+            raise ParameterError(
+                f"state cannot be saved of {path}, a MuJoCo simulation that is not found as the environment's, or besides it: "
+                "NonStationary(env, …, model=…) says which is its own"
+            )
+        if _package(value) in _ELSEWHERE:
             return _NOTHING
         is_of_objects = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
         if not is_of_objects and not isinstance(value, (dict, *_CONTAINERS.values())):
@@ -129,6 +149,12 @@ class Memory:
         return [{"kept": True} if each is _NOTHING else each for each in encoded]
 
 
+def _is_function(value: Any) -> bool:
+    """Whether what can be called is no more than a function, unlike an object that keeps something between calls."""
+    kinds = {getattr(base, "__module__", "builtins").split(".")[0] for base in type(value).__mro__}
+    return callable(value) and (not hasattr(value, "__dict__") or bool(kinds.intersection(_COMPILED)))
+
+
 def _package(value: Any) -> str:
     """The package of an object's class; some of those that are written in C have none."""
     return getattr(type(value), "__module__", "builtins").split(".")[0]
@@ -163,7 +189,37 @@ def _stands_for_a_simulation(value: Any) -> bool:
 
 def _may_become(now: Any, saved: Any) -> bool:
     """Whether what is there may be replaced: never an object by None, as a renderer that was made since."""
-    return saved is not None or _is_plain(now)
+    return saved is not None or _is_plain(now) or isinstance(now, (dict, *_CONTAINERS.values()))
+
+
+def _load(owner: Any, saved: dict[str, Any], known: dict[int, Any]) -> None:
+    for name, value in saved.items():
+        now = getattr(owner, name, None)
+        if isinstance(now, property) or not _may_become(now, value):
+            continue
+        then = _decode(value, now, known)
+        if then is not now or not hasattr(owner, name):
+            _set(owner, name, then)
+
+
+def _lacks(now: Any, saved: Any, path: str) -> str | None:
+    if not isinstance(saved, dict):
+        return None
+    kind, content = next(iter(saved.items()))
+    if kind == "object":
+        if now is None:
+            return path
+        parts = [(getattr(now, name, None), value, f"{path}.{name}") for name, value in content.items()]
+    elif kind == "dict":
+        before = now if isinstance(now, dict) else {}
+        parts = [(before.get(name), value, f"{path}[{name!r}]") for name, value in content.items()]
+    elif kind in _CONTAINERS:
+        present = list(now) if isinstance(now, list | tuple | deque) else []
+        present += [None] * (len(content) - len(present))
+        parts = [(each, value, f"{path}[{i}]") for i, (each, value) in enumerate(zip(present, content, strict=False))]
+    else:
+        return None
+    return next(filter(None, (_lacks(*part) for part in parts)), None)
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
@@ -173,35 +229,56 @@ def _set(owner: Any, name: str, value: Any) -> None:
         object.__setattr__(owner, name, value)
 
 
-def _decode(saved: Any, now: Any) -> Any:
-    """The value that was saved; ``now`` itself where that has been given its state."""
+def _decode(saved: Any, now: Any, known: dict[int, Any]) -> Any:
+    """The value that was saved; ``now`` itself where that has been given its state.
+
+    Args:
+        saved: As :class:`Memory` encodes it.
+        now: What is there.
+        known: What stands in several places, by its number.
+    """
     if not isinstance(saved, dict):
         return saved
     kind = next(iter(saved))
     content = saved[kind]
     if kind == "kept":
         return now
-    if kind == "array":
-        if isinstance(now, np.ndarray) and now.base is not None and now.shape == content.shape and now.flags.writeable:
-            now[...] = content  # a view of something else, such as the simulation
-            return now
-        return content.copy()
-    if kind == "scalar":
-        return content[()]
+    if kind == "same":
+        return known.get(int(content), now)
     if kind == "object":
-        Memory(()).load(now, content)
+        known[int(saved.get("number", -1))] = now
+        _load(now, content, known)
         return now
     if kind in _READERS:
-        return _READERS[kind](saved, now)
-    return _decode_mapping(kind, content, now) if kind in ("dict", "pairs") else _decode_items(kind, content, now)
+        value = _READERS[kind](saved, now)
+    elif kind == "elements":
+        value = _elements(saved, now, known)
+    elif kind in ("dict", "pairs"):
+        value = _decode_mapping(kind, content, now, known)
+    else:
+        value = _decode_items(kind, content, now, known)
+    known[int(saved.get("number", -1))] = value
+    return value
 
 
-def _elements(saved: dict[str, Any], now: Any) -> np.ndarray[Any, Any]:
+def _array(saved: dict[str, Any], now: Any) -> Any:
+    content = saved["array"]
+    if isinstance(now, np.ndarray) and now.base is not None and now.shape == content.shape and now.flags.writeable:
+        now[...] = content  # a view of something else, such as the simulation
+        return now
+    return content.copy()
+
+
+def _scalar(saved: dict[str, Any], _: Any) -> Any:
+    return saved["scalar"][()]
+
+
+def _elements(saved: dict[str, Any], now: Any, known: dict[int, Any]) -> np.ndarray[Any, Any]:
     """An array of objects or strings."""
     array: np.ndarray[Any, Any] = np.empty(saved["shape"], saved["dtype"])
     before = now.ravel().tolist() if isinstance(now, np.ndarray) else []
     flat = array.reshape(-1)
-    for number, item in enumerate(_decode_items("list", saved["elements"], before)):
+    for number, item in enumerate(_decode_items("list", saved["elements"], before, known)):
         flat[number] = item
     return array
 
@@ -219,14 +296,14 @@ def _member(saved: dict[str, Any], now: Any) -> Any:
     return kind[member] if member in kind.__members__ else kind(member)
 
 
-def _decode_mapping(kind: str, content: Any, now: Any) -> dict[Any, Any]:
+def _decode_mapping(kind: str, content: Any, now: Any, known: dict[int, Any]) -> dict[Any, Any]:
     before = dict(now) if isinstance(now, dict) else {}
     if kind == "pairs":
-        keys = [_decode(key, None) for key, _ in content]
-        found = {key: _decode(item, before.get(key)) for key, (_, item) in zip(keys, content, strict=True)}
+        keys = [_decode(key, None, known) for key, _ in content]
+        found = {key: _decode(item, before.get(key), known) for key, (_, item) in zip(keys, content, strict=True)}
     else:
         kept = {name: item for name, item in before.items() if name not in content and not _is_plain(item)}
-        found = {name: _decode(item, before.get(name)) for name, item in content.items()} | kept
+        found = {name: _decode(item, before.get(name), known) for name, item in content.items()} | kept
     if not isinstance(now, dict):
         return found
     now.clear()  # others may hold it too
@@ -234,9 +311,10 @@ def _decode_mapping(kind: str, content: Any, now: Any) -> dict[Any, Any]:
     return now
 
 
-def _decode_items(kind: str, content: list[Any], now: Any) -> Any:
+def _decode_items(kind: str, content: list[Any], now: Any, known: dict[int, Any]) -> Any:
     present = list(now) if isinstance(now, list | tuple | deque) else []
-    items = [_decode(item, present[number] if number < len(present) else None) for number, item in enumerate(content)]
+    present += [None] * (len(content) - len(present))
+    items = [_decode(item, each, known) for item, each in zip(content, present, strict=False)]
     if isinstance(now, tuple) and hasattr(now, "_fields"):
         return type(now)(*items)
     if kind in ("tuple", "frozenset") or not isinstance(now, _CONTAINERS[kind]):
@@ -250,7 +328,9 @@ def _decode_items(kind: str, content: list[Any], now: Any) -> Any:
 
 
 def _generator(saved: dict[str, Any], now: Any) -> np.random.Generator:
-    generator = now if isinstance(now, np.random.Generator) else np.random.default_rng()
+    kind = saved["generator"]["bit_generator"]
+    fits = isinstance(now, np.random.Generator) and type(now.bit_generator).__name__ == kind
+    generator = now if fits else np.random.Generator(getattr(np.random, kind)())
     generator.bit_generator.state = saved["generator"]
     return generator
 
@@ -268,8 +348,9 @@ def _random(saved: dict[str, Any], now: Any) -> random.Random:
 
 
 _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
+    "array": _array,
+    "scalar": _scalar,
     "enum": _member,
-    "elements": _elements,
     "generator": _generator,
     "random_state": _random_state,
     "random": _random,

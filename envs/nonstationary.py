@@ -156,6 +156,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._force.hold(self._sequence, self)
         self._listens = True
         self._holds = False
+        self.times_forced = 0  # for who keeps what the values bring about
         self._step = self._episode_began = 0
         self._lost = (0, 0)  # steps or episodes, and restarts, in a row without a change
         self._said: set[str] = set()
@@ -366,6 +367,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         Args:
             began: The step before which the phase began.
         """
+        self.times_forced += 1
         self._began = began
         self._end = _NEVER if self._holds else int(min(self._sequence.end, _NEVER))
         self._phase = self._sequence.phase

@@ -41,7 +41,7 @@ def find_model(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) 
 
 
 def check_env(env: object) -> None:
-    """Refuses what is no environment of Gymnasium.
+    """Refuses what is no environment of Gymnasium, or one that begins episodes of which its wrappers hear nothing.
 
     Raises:
         ParameterError: Something else.
@@ -49,6 +49,13 @@ def check_env(env: object) -> None:
     if not isinstance(env, gymnasium.Env):
         hint = "; shimmy.DmControlCompatibilityV0 makes one of dm_control's" if hasattr(env, "physics") else ""
         raise ParameterError(f"env must be a Gymnasium environment, got {shown(env)}{hint}")
+    layer: Any = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if type(layer).__name__ == "Autoreset":  # as old versions of Gymnasium do not have it
+            raise ParameterError(
+                f"env must not reset itself, got {shown(env)} with an Autoreset inside: put that around this one"
+            )
+        layer = layer.env
 
 
 def look_for_model(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> mujoco.MjModel | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -19,9 +20,6 @@ _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 _APPEARANCE = ("bvh_", "cam_", "key_", "light_", "mat_", "mesh_", "name_", "oct_", "skin_", "tex", "tuple_")
 """What no environment changes, or no simulation feels, by the beginnings of the names of a model's arrays."""
 
-
-_OPTIONS = ("timestep", "density", "viscosity", "disableflags", "enableflags")
-"""The options of a model that are numbers, and that an environment may change."""
 
 _AWAKE = ("ntree_awake", "nbody_awake", "nparent_awake", "nv_awake")
 """How much of a simulation does not sleep, where MuJoCo lets bodies sleep."""
@@ -61,8 +59,9 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
         state: What :func:`save_state` returned, in this release or an earlier one.
 
     Raises:
-        envs.ParameterError: The state is of an environment of other classes, another size, or other changes. Nothing is changed
-            then; but where the state of a task is refused, its sequence has gone on to that task.
+        envs.ParameterError: The state is of an environment of other classes, another size, or other changes, or has attributes
+            of an object that came in mid-episode. Nothing is changed then, but that an environment without such an object was
+            reset, and that where the state of a task is refused, its sequence has gone on to that task.
     """
     layers = _layers(env)
     names, expected = [saved.get("class") for saved in state], [type(layer).__name__ for layer in layers]
@@ -73,8 +72,12 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
             layer.check_state_dict(saved["schedule"])
     _Simulation.of(env).check(state[-1])
     memory = Memory(())
-    if not all(memory.knows(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)):
+    missing = [memory.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
+    if any(missing):
         env.reset()  # some parts are made by the first reset only
+        missing = [memory.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
+    if path := next(filter(None, missing), None):
+        raise ParameterError(f"state has attributes of {path}, an object that the environment lacks after a reset")
     for layer, saved in zip(layers, state, strict=True):
         if isinstance(layer, NonStationary | TaskSequence):
             layer.load_state_dict(saved["schedule"])
@@ -110,7 +113,7 @@ class _Simulation(NamedTuple):
         # What the physics computes anew at each step, but an environment may read before the next one, such as positions.
         derived = {name: array.copy() for name, array in _arrays(self.data).items()}
         model = {name: array.copy() for name, array in _written(self.model).items()}
-        options = {name: getattr(self.model.opt, name) for name in _OPTIONS}  # type: ignore[union-attr]
+        options = {name: value for name, value in _attributes(self.model.opt) if isinstance(value, int | float)}  # type: ignore[union-attr]
         awake = {name: getattr(self.data, name) for name in _AWAKE if hasattr(self.data, name)}
         return {
             "state": state,
@@ -184,11 +187,14 @@ def _save_layer(layer: gymnasium.Env[Any, Any], memory: Memory) -> dict[str, Any
     return saved | {"values": memory.save(layer)}
 
 
+def _attributes(owner: Any, but: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    return ((name, getattr(owner, name)) for name in dir(owner) if not name.startswith(("_", *but)))
+
+
 def _arrays(owner: Any, but: tuple[str, ...] = ("efc_", "contact")) -> dict[str, Any]:
     """The arrays of numbers of a MuJoCo object; of a simulation those whose size does not change from step to step."""
-    arrays = {name: getattr(owner, name) for name in dir(owner) if not name.startswith(("_", *but))}
     return {
         name: array
-        for name, array in arrays.items()
+        for name, array in _attributes(owner, but)
         if isinstance(array, np.ndarray) and array.dtype.kind in "fiub" and array.size and array.flags.writeable
     }

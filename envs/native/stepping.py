@@ -91,6 +91,7 @@ class NativeEnv:
         self._orders = [layer for layer in layers if isinstance(layer, OrderEnforcing)]
         self._checkers = [layer for layer in layers if isinstance(layer, PassiveEnvChecker)]
         self._changing = next((layer for layer in layers if isinstance(layer, NonStationary)), None)
+        self._forced = 0  # how often the changing layer had put values into force when it was looked up
         self.shapes = [(*array.shape, 1)[:2] for array in self._arrays()]
         self.size = sum(array.size for array in self._arrays())
         self.controls = int(base.model.nu)
@@ -106,6 +107,8 @@ class NativeEnv:
         Returns:
             Where model, data and the arrays of :class:`Simulation` lie in memory; the constants of the family.
         """
+        if self._changing is not None:
+            self._forced = self._changing.times_forced
         model, data = self._base.model, self._base.data
         addresses = [model._address, data._address, *(array.__array_interface__["data"][0] for array in self._arrays())]
         return addresses, self.family.constants(self._base)
@@ -119,6 +122,8 @@ class NativeEnv:
         """Steps up to the next event, which is the last of them; 0 where the next step must be the environment's own."""
         if not all(order._has_reset for order in self._orders) or any(monitor.needs_reset for monitor in self._monitors):
             return 0  # its own step says so
+        if self._changing is not None and self._changing.times_forced != self._forced:
+            return 0  # a value was set by hand
         self._checkers = [checker for checker in self._checkers if not _has_checked(checker)]
         if self._checkers and not (self._changing and self._changing.steps_to_event() == 0):
             return 1

@@ -276,3 +276,191 @@ def test_what_several_hold_is_held_by_several_afterwards():
     assert other.same["log"] is other.log
     other.log.append(2.5)
     assert other.pair == ([1.5, 2.5], [1.5, 2.5])
+
+
+class Keeping(World):
+    """A world that keeps something between steps and shows it in its reward."""
+
+    def __init__(self):
+        super().__init__(box())
+        self.begin()
+
+    def begin(self):
+        pass
+
+    def shown(self):
+        return 0.0
+
+    def step(self, action):
+        observation, _, terminated, truncated, info = super().step(None)
+        return observation, self.shown(), terminated, truncated, info
+
+
+class Noise:
+    """Can be called, and is no function."""
+
+    def __init__(self):
+        self.x, self.generator = 0.0, np.random.default_rng(0)
+
+    def __call__(self):
+        self.x += self.generator.normal()
+        return self.x
+
+
+class WithNoise(Keeping):
+    def begin(self):
+        self.noise = Noise()
+
+    def shown(self):
+        return self.noise()
+
+
+class Goal:
+    def __init__(self, x):
+        self.x = x
+
+
+class OneOfItsGoals(Keeping):
+    def begin(self):
+        self.goals = [Goal(float(i)) for i in range(5)]
+        self.goal = self.goals[0]
+        self.steps = 0
+
+    def shown(self):
+        self.steps += 1
+        self.goal = self.goals[self.steps % 5]
+        self.goal.x += 0.5
+        return sum((i + 1) * goal.x for i, goal in enumerate(self.goals))
+
+
+class OneArrayUnderTwoNames(Keeping):
+    def begin(self):
+        self.wind = np.zeros(3)
+        self.seen = self.wind
+
+    def shown(self):
+        self.wind += 0.1
+        return float(self.seen[0])
+
+
+class OneListInTwoPlaces(Keeping):
+    def begin(self):
+        self.queue = [1.0]
+        self.by_name = {"queue": self.queue}
+
+    def shown(self):
+        self.by_name["queue"].append(len(self.queue))
+        return float(sum(self.queue))
+
+
+class OneGeneratorUnderTwoNames(Keeping):
+    def begin(self):
+        self.first = np.random.default_rng(0)
+        self.second = self.first
+
+    def shown(self):
+        return self.first.normal() + 10 * self.second.normal()
+
+
+class GeneratorOfAnotherKind(Keeping):
+    def begin(self):
+        self.generator = None
+
+    def reset(self, *, seed=None, options=None):
+        made = super().reset(seed=seed)
+        self.generator = np.random.Generator(np.random.Philox(int(self.np_random.integers(99))))
+        return made
+
+    def shown(self):
+        return self.generator.random()
+
+
+class OptionsOfTheModel(Keeping):
+    def reset(self, *, seed=None, options=None):
+        made = super().reset(seed=seed)
+        self.model.opt.impratio = self.np_random.uniform(1, 20)
+        self.model.opt.iterations = int(self.np_random.integers(3, 30))
+        return made
+
+    def shown(self):
+        return self.model.opt.impratio + self.model.opt.iterations
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        WithNoise,
+        OneOfItsGoals,
+        OneArrayUnderTwoNames,
+        OneListInTwoPlaces,
+        OneGeneratorUnderTwoNames,
+        GeneratorOfAnotherKind,
+        OptionsOfTheModel,
+    ],
+)
+def test_what_a_world_keeps_goes_on_to_the_bit(make):
+    assert_goes_on_alike(make, steps=12)
+
+
+def test_what_stood_in_two_places_stands_there_again():
+    env, other = OneOfItsGoals(), OneOfItsGoals()
+    env.reset(seed=0)
+    play(env, [None] * 3)
+    envs.load_state(other, envs.save_state(env))
+    assert other.goal is other.goals[3]
+    assert [goal.x for goal in other.goals] == [0.0, 1.5, 2.5, 3.5, 4.0]
+
+
+def test_a_list_goes_back_to_none():
+    class Plans(Keeping):
+        def begin(self):
+            self.plan = None
+
+        def shown(self):
+            self.plan = [*(self.plan or []), 1.0]
+            return float(len(self.plan))
+
+    env = Plans()
+    env.reset(seed=0)
+    state = envs.save_state(env)
+    first = play(env, [None] * 3)
+    envs.load_state(env, state)
+    assert env.plan is None
+    assert play(env, [None] * 3) == first
+
+
+def test_objects_that_come_in_mid_episode_are_refused_in_one_line():
+    class Spawns(Keeping):
+        def begin(self):
+            self.obstacles = []
+
+        def shown(self):
+            self.obstacles.append(Goal(1.0))
+            return 0.0
+
+    env = Spawns()
+    env.reset(seed=0)
+    play(env, [None] * 3)
+    with pytest.raises(
+        envs.ParameterError, match=r"attributes of Spawns\.obstacles\[0\], an object that the environment lacks"
+    ):
+        envs.load_state(Spawns(), envs.save_state(env))
+
+
+@pytest.mark.parametrize("names", [("_m", "_d"), ("model2", "data2")])
+def test_a_simulation_that_is_not_found_is_refused(names):
+    class Hidden(Keeping):
+        def begin(self):
+            setattr(self, names[0], self.model if names[0] == "_m" else mujoco.MjModel.from_xml_string(box()))
+            setattr(self, names[1], mujoco.MjData(getattr(self, names[0])))
+            if names[0] == "_m":
+                del self.model, self.data
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, np.float32), {}
+
+    env = Hidden()
+    with pytest.raises(envs.ParameterError, match=rf"state cannot be saved of Hidden\.{names[1]}, a MuJoCo simulation"):
+        envs.save_state(env)
+    if names[0] == "_m":
+        envs.save_state(envs.NonStationary(env, "friction", seed=0, model=lambda env: (env.unwrapped._m, env.unwrapped._d)))

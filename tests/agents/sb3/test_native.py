@@ -295,3 +295,26 @@ def test_a_family_that_is_not_its_environment_is_found_out_at_the_first_event(fa
 def test_squares_are_summed_in_numpys_order(size, kind):
     numbers = np.random.default_rng(size).normal(size=(50, size)).astype(kind)
     assert [native.families.sum_of_squares(row) for row in numbers] == [np.sum(np.square(row)) for row in numbers]
+
+
+@pytest.mark.parametrize("how", ["env_method", "of", "wrapper"])
+@pytest.mark.parametrize(("parameter", "value"), [("timestep", 0.7), ("forward_reward", -1.0), ("healthy_reward", 0.3)])
+def test_a_value_that_is_set_by_hand_counts_from_the_next_step(parameter, value, how):
+    """However it is set: what compiled code has looked up would be that of before."""
+    rewards = []
+    for vec_env in (ThreadedVecEnv, DummyVecEnv):
+        made = vec_env([lambda: gymnasium.make("envs:hopper-nonstationary-v0", parameter=parameter, period=10**6, seed=0)])
+        made.seed(0)
+        made.reset()
+        rewards.append([])
+        for step in range(10):
+            if step == 5 and how == "env_method":
+                made.env_method("set_value", parameter, value)
+            elif step == 5 and how == "of":
+                envs.NonStationary.of(made.envs[0]).set_value(parameter, value)
+            elif step == 5:
+                made.envs[0].get_wrapper_attr("set_value")(parameter, value)
+            rewards[-1].append(made.step(np.zeros((1, 3), np.float32))[1].item())
+        made.close()
+    assert rewards[0] == rewards[1]
+    assert rewards[0][4:6] != rewards[0][3:5]
