@@ -17,8 +17,9 @@ ONE_AXIS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
 
 
 def bodies(model: mujoco.MjModel) -> Parts:
-    """The bodies that move and have mass."""
-    moving = [i for i in range(1, model.nbody) if model.body_weldid[i] and model.body_mass[i] > 0]
+    """The bodies that move and have mass; not those that are placed by hand (mocap), whose mass has no effect."""
+    ends = model.body_weldid
+    moving = [i for i in range(1, model.nbody) if ends[i] and model.body_mocapid[ends[i]] < 0 and model.body_mass[i] > 0]
     return _one_each(model, [Thing("body", i) for i in moving])
 
 

@@ -31,7 +31,7 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
     It has the attributes of environment and wrappers, and of the objects that these are made of, as far as they are numbers,
     strings, arrays, random generators, or lists and dictionaries of such; of the MuJoCo simulation its state and what an
     environment may have written into the model; and of :class:`NonStationary` what its ``state_dict`` holds; of a
-    :class:`TaskSequence` the same and the state of its task. Spaces, functions and renderers are no state.
+    :class:`TaskSequence` the same and the state of its task. Spaces, functions, networks and renderers are no state.
 
     Args:
         env: Any environment.

@@ -175,5 +175,5 @@ def test_an_environment_that_resets_itself_is_refused():
     """Its wrappers hear of no reset, so that no change would come at the end of an episode."""
     autoreset = pytest.importorskip("gymnasium.wrappers").Autoreset
     for wrap in (lambda env: envs.NonStationary(env, "gravity"), lambda env: envs.TaskSequence([lambda: env])):
-        with pytest.raises(envs.ParameterError, match="env must not reset itself, got .* with an Autoreset inside"):
+        with pytest.raises(envs.ParameterError, match=r"env must not reset itself, got .* with an Autoreset inside"):
             wrap(autoreset(gymnasium.make("Hopper-v5")))

@@ -10,6 +10,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from worlds import World, box
 
 import envs
 from envs.interface import Interface
@@ -875,3 +876,14 @@ def test_observing_needs_a_vector():
     env = gymnasium.wrappers.ReshapeObservation(gymnasium.make("Hopper-v5"), (1, 11))
     with pytest.raises(envs.ParameterError, match="vector of real numbers"):
         envs.NonStationary(env, observe=True)
+
+
+def test_bodies_that_are_placed_by_hand_have_no_share_in_the_mass():
+    more = '<body name="target" mocap="true" pos="1 1 1"><geom size="0.2" contype="0" conaffinity="0"/></body>'
+    env = envs.NonStationary(World(box(more=more)), "mass", low=3, high=3, seed=0, factor=False)
+    env.reset(seed=0)
+    model = env.unwrapped.model
+    assert model.body("box").mass.item() == pytest.approx(3)
+    assert model.body("target").mass.item() == pytest.approx(1000 * 4 / 3 * np.pi * 0.2**3)  # as it was: water
+    with pytest.raises(envs.ParameterError, match="target"):
+        envs.NonStationary(World(box(more=more)), "mass:target", seed=0)
