@@ -381,6 +381,14 @@ def paired_differences(comparison: Comparison, method: str, baseline: str, stati
     if baseline not in comparison.runs:
         raise unknown("baseline", baseline, comparison.runs)
     own, theirs = comparison.runs[method], comparison.runs[baseline]
-    phases = comparison.phases
-    pairs = [(run_measures(own[seed], phases), run_measures(theirs[seed], phases)) for seed in own if seed in theirs]
-    return {name: estimate([a[name] - b[name] for a, b in pairs], statistic) for name in comparison.measures}
+    pairs = [_differences(own[seed], theirs[seed], comparison.phases) for seed in own if seed in theirs]
+    return {name: estimate([pair[name] for pair in pairs], statistic) for name in comparison.measures}
+
+
+def _differences(own: RunResult, theirs: RunResult, phases: Sequence[int]) -> dict[str, float]:
+    """By how much a run's measures exceed another's, over the phases in which both have them."""
+    if isinstance(own, LearningResult):
+        a, b = run_measures(own, phases), run_measures(theirs, phases)
+        return {name: a[name] - b[name] for name in a}
+    rows = [(phase_measures(own, phase), phase_measures(theirs, phase)) for phase in phases]
+    return {name: _mean([a[name] - b[name] for a, b in rows]) for name in MEASURES}
