@@ -297,7 +297,13 @@ def python(folder, *arguments):
         text=True,
         timeout=120,
         check=False,
+        preexec_fn=take_ctrl_c,
     )
+
+
+def take_ctrl_c():
+    """A shell's background jobs ignore it, and what they start does so too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_ctrl_c_while_modules_are_imported_ends_a_command_in_a_line(tmp_path):
@@ -315,9 +321,16 @@ def test_a_program_that_imports_the_package_keeps_its_own_ctrl_c(tmp_path):
     assert (done.returncode, done.stdout) == (0, "its own\n")
 
 
-def test_whoever_imports_the_package_keeps_his_own_ctrl_c():
+def test_whoever_imports_the_package_keeps_his_own_ctrl_c(tmp_path):
     code = "import signal, agents; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        preexec_fn=take_ctrl_c,
+    )
     assert done.stdout == "True\n"
 
 
