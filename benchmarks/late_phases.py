@@ -2,9 +2,8 @@
 
 ``python benchmarks/late_phases.py FOLDER --phases 6-9 [--baseline NAME] [--without SEED …]`` prints for each method below
 FOLDER the mean over seeds of a run's mean final return in these phases, which must be whole in every run, and of the difference
-from the baseline with the same seed: with the report's bootstrap intervals, and for the difference with Student's, which is the
-wider (``benchmarks/intervals.py``). Likewise the mean return and the dormant units in these phases, and the trainability at the
-end of the run of those methods all of whose runs were measured there.
+from the baseline with the same seed, with the report's intervals. Likewise the mean return and the dormant units in these
+phases, and the trainability at the end of the run of those methods all of whose runs were measured there.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from nature import paired, student
+from nature import paired
 
 from agents.reporting.comparison import Comparison, Estimate, compare, phase_measures
 from agents.reporting.results import AgentResult, find_runs, read_run
@@ -34,14 +33,12 @@ def table(
     comparison: Comparison, title: str, of: Callable[[AgentResult], float], baseline: str, digits: int, *, seeds_own: bool
 ) -> None:
     """Prints a row for each method: its mean, the difference from the baseline, and one of them seed by seed."""
-    print(f"\n| method | {title} | minus {baseline}, paired | Student's interval | seed by seed |")
-    print("|---|---|---|---|---|")
+    print(f"\n| method | {title} | minus {baseline}, paired | seed by seed |")
+    print("|---|---|---|---|")
     for method in comparison.runs:
         own, more = paired(comparison, of, method), paired(comparison, of, method, baseline)
         each = ", ".join(f"{x:.{digits}f}" if seeds_own else f"{x:+.0f}" for x in (own if seeds_own else more).each)
-        ends = student(more)
-        wider = "" if ends is None else f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
-        print(f"| `{method}` | {words(own, digits)} | {words(more, digits)} | {wider} | {each} |")
+        print(f"| `{method}` | {words(own, digits)} | {words(more, digits)} | {each} |")
 
 
 def main() -> None:
@@ -75,7 +72,7 @@ def main() -> None:
     table(comparison, f"final return, {of_phases}", final_return, args.baseline, 1, seeds_own=False)
     table(comparison, f"mean return, {of_phases}", mean_of("area"), args.baseline, 1, seeds_own=False)
     first = comparison.config.networks[0]
-    table(comparison, f"dormant units of {first} (%)", mean_of(f"dormant_{first}"), args.baseline, 2, seeds_own=True)
+    table(comparison, f"dormant units of {first} (%)", mean_of("dormant_policy"), args.baseline, 2, seeds_own=True)
     for kind in next(iter(comparison.runs[args.baseline].values())).scores:
         measured = {
             method: by_seed

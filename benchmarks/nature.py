@@ -1,8 +1,8 @@
 """Answers the questions of ``runs/nature/PROTOCOL.md`` from the recorded runs, by its rules.
 
 ``python benchmarks/nature.py [FOLDER] [--output FILE.md]`` reads the runs below FOLDER (default: ``runs/nature``) and prints a
-row for each statement: the mean difference over seeds, its 95 % bootstrap interval, what follows, and for comparison Student's
-interval, which is the wider (``benchmarks/intervals.py``).
+row for each statement: the mean difference over seeds, its 95 % interval by a bootstrap, as the protocol has it, what follows,
+and for comparison Student's interval, which is the wider and the report's (``benchmarks/intervals.py``).
 """
 
 from __future__ import annotations
@@ -52,19 +52,20 @@ def paired(comparison: Comparison, of: Callable[[AgentResult], float], method: s
     return estimate(differences, "mean")
 
 
-def student(found: Estimate) -> tuple[float, float] | None:
-    """Student's 95 % interval of a mean over seeds, where there are enough for a bootstrap interval."""
-    if found.low is None:
+def bootstrap(each: list[float]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over seeds by the percentile method, where there are enough of them."""
+    if len(each) < LEAST_SEEDS:
         return None
-    reach = stats.t.ppf(0.975, len(found.each) - 1) * stats.sem(found.each)
-    return found.centre - reach, found.centre + reach
+    ends = stats.bootstrap((each,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    return float(ends.low), float(ends.high)
 
 
-def answer(found: Estimate, expected: int, words: tuple[str, str]) -> str:
+def answer(each: list[float], expected: int, words: tuple[str, str]) -> str:
     """The first of two words where the interval lies on the expected side of 0, the second where it lies on the other."""
-    if found.low is None or found.high is None:
-        return f"open: {len(found.each)} of {LEAST_SEEDS} seeds"
-    sides = expected * found.low, expected * found.high
+    ends = bootstrap(each)
+    if ends is None:
+        return f"open: {len(each)} of {LEAST_SEEDS} seeds"
+    sides = [expected * end for end in ends]
     return words[0] if min(sides) > 0 else words[1] if max(sides) < 0 else "open"
 
 
@@ -82,10 +83,10 @@ def answers(comparison: Comparison) -> list[str]:
     lines = ["| statement | seeds | mean | 95 % interval | answer | Student's interval |", "|---|---|---|---|---|---|"]
     for statement, found, expected in rows:
         words = ("lost", "not lost") if statement.startswith("1.") else support
-        interval = "" if found.low is None else f"{found.low:,.4g} to {found.high:,.4g}"
         mean = f"{found.centre:,.4g}" if found.each else ""
-        wider = "{:,.4g} to {:,.4g}".format(*ends) if (ends := student(found)) else ""
-        cells = [statement, len(found.each), mean, interval, answer(found, expected, words), wider]
+        interval = "{:,.4g} to {:,.4g}".format(*ends) if (ends := bootstrap(found.each)) else ""
+        wider = "" if found.low is None else f"{found.low:,.4g} to {found.high:,.4g}"
+        cells = [statement, len(found.each), mean, interval, answer(found.each, expected, words), wider]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 

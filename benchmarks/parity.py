@@ -5,7 +5,7 @@
 Trains ``--preset paper`` for a million steps: ``ppo`` and ``cbp`` on the stationary Ant, ``ppo`` on an Ant whose friction is
 held at 0.02 and at 1.9. From the runs that are complete it writes ``curves.csv`` to ``runs/parity``, a row for each 100,000
 steps of each run, with mean return and mean length of the episodes that ended in them, and ``table.md``, the same over seeds,
-with bootstrap intervals. The same command goes on where it was stopped.
+with intervals. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.reporting.comparison import LEAST_SEEDS, bootstrap_interval
+from agents.reporting.comparison import LEAST_SEEDS, interval
 from agents.runs.logs import read_columns
 from agents.runs.plan import parse_seeds
 from agents.runs.run_folder import RunFolder, write_atomically
@@ -92,7 +92,7 @@ def record(run_dir: Path, seeds: list[int]) -> None:
     lines = [
         "# The paper's setting, a million steps",
         "",
-        "Mean over seeds of the mean return of the episodes that ended in each 100,000 steps, with 95 % bootstrap intervals;",
+        "Mean over seeds of the mean return of the episodes that ended in each 100,000 steps, with 95 % intervals (Student's);",
         f"their mean length. Fewer than {LEAST_SEEDS} seeds have no interval. Made by `python benchmarks/parity.py`.",
     ]
     for setting in SETTINGS:
@@ -115,12 +115,12 @@ def record(run_dir: Path, seeds: list[int]) -> None:
 def table(curves: np.ndarray) -> list[str]:
     """A row for each 100,000 steps of curves ``(seeds, bins, 3)``."""
     returns, lengths = curves[..., 0], curves[..., 1].mean(axis=0)
-    intervals = np.array(bootstrap_interval(returns, "mean")).T if len(returns) >= LEAST_SEEDS else None
+    ends = np.array(interval(returns, "mean")).T if len(returns) >= LEAST_SEEDS else None
     lines = ["| steps | return | of the seeds | length |", "|---|---|---|---|"]
     for k, length in enumerate(lengths):
-        interval = "" if intervals is None else f" [{intervals[k][0]:,.0f}, {intervals[k][1]:,.0f}]"
+        brackets = "" if ends is None else f" [{ends[k][0]:,.0f}, {ends[k][1]:,.0f}]"
         spread = f"{returns[:, k].min():,.0f} to {returns[:, k].max():,.0f}"
-        lines.append(f"| {(k + 1) * BIN:,} | {returns[:, k].mean():,.0f}{interval} | {spread} | {length:.0f} |")
+        lines.append(f"| {(k + 1) * BIN:,} | {returns[:, k].mean():,.0f}{brackets} | {spread} | {length:.0f} |")
     return lines
 
 

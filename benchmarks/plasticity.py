@@ -32,7 +32,7 @@ from torch import nn
 from tqdm import tqdm
 
 import cbp
-from agents.reporting.comparison import bootstrap_interval, estimate
+from agents.reporting.comparison import estimate, interval
 from agents.runs.verdict import PhaseEnd, judge
 from cbp import metrics
 
@@ -246,7 +246,7 @@ def draw(rows: Rows, path: Path) -> None:
                 if prefix + name in names:
                     samples = np.array([rows[label, seed][:, names.index(prefix + name)] for seed in range(SEEDS)])
                     tasks = np.arange(1, samples.shape[1] + 1)
-                    axis.fill_between(tasks, *bootstrap_interval(samples, "mean"), color=colour, alpha=0.2, linewidth=0)
+                    axis.fill_between(tasks, *interval(samples, "mean"), color=colour, alpha=0.2, linewidth=0)
                     where = ", probe batch" if prefix else ""
                     axis.plot(tasks, samples.mean(axis=0), style, color=colour, linewidth=1.5, label=label + where)
         axis.set_title(title, fontsize=10)
@@ -256,9 +256,7 @@ def draw(rows: Rows, path: Path) -> None:
         axis.set_xlabel("task")
     handles, labels = figure.axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(
-        f"Random labels learned by heart, task by task: mean over {SEEDS} seeds, 95 % bootstrap interval", fontsize=11
-    )
+    figure.suptitle(f"Random labels learned by heart, task by task: mean over {SEEDS} seeds, 95 % interval", fontsize=11)
     figure.savefig(path, dpi=130)
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from agents.reporting.comparison import Comparison, estimate
+from agents.reporting.comparison import Comparison
 
 SPEC = importlib.util.spec_from_file_location("nature", Path(__file__).parents[1] / "benchmarks" / "nature.py")
 nature = importlib.util.module_from_spec(SPEC)
@@ -76,10 +76,21 @@ def test_with_fewer_than_five_seeds_nothing_is_answered():
     [([1, 2, 3, 4, 5], 1, "yes"), ([1, 2, 3, 4, 5], -1, "no"), ([-1, -2, -3, -4, -5], 1, "no"), ([-5, 5, 0, 1, -1], 1, "open")],
 )
 def test_an_interval_supports_contradicts_or_leaves_open(each, expected, word):
-    assert nature.answer(estimate(each, "mean"), expected, ("yes", "no")) == word
+    assert nature.answer(each, expected, ("yes", "no")) == word
 
 
-def test_student_s_interval_of_five_numbers():
+def test_the_protocol_s_interval_is_that_of_a_plain_bootstrap():
+    each = [3.0, -1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
+    drawn = np.random.default_rng(8).integers(0, 8, (20_000, 8))
+    means = [sum(each[k] for k in row) / 8 for row in drawn]
+    assert nature.bootstrap(each) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.15)
+    assert nature.bootstrap(each) == nature.bootstrap(each)
+    assert nature.bootstrap(each[:4]) is None
+
+
+def test_the_report_s_interval_stands_beside_it():
+    at = {"ppo": [0, 0, 0, 0, 0], "cbp": [1, 2, 3, 4, 5]}
+    runs = {method: {seed: run([value] * 5) for seed, value in enumerate(values)} for method, values in at.items()}
+    line = next(line for line in nature.answers(Comparison(runs, [], {}, list(range(10)))) if "`cbp` − `ppo`" in line)
     # mean 3, standard error √(2.5 / 5) = 0.7071, t of four degrees of freedom 2.776: 3 ± 1.963
-    assert nature.student(estimate([1, 2, 3, 4, 5], "mean")) == pytest.approx((1.037, 4.963), abs=1e-3)
-    assert nature.student(estimate([1, 2, 3, 4], "mean")) is None
+    assert line.endswith("| supported | 1.037 to 4.963 |")

@@ -20,10 +20,10 @@ from agents.reporting.comparison import (
     LEAST_SEEDS,
     Comparison,
     Statistic,
-    bootstrap_interval,
     centre_of,
     curves_of,
     fill,
+    interval,
     single,
     values,
 )
@@ -73,6 +73,9 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
     axes[0].set_ylabel(label)
     draw = partial(_draw_methods, comparison=comparison, statistic=statistic, first=first, width=width, merged=merged)
     draw(axes[0], curves=lambda result: [result.curve[curve]], scale=factor)
+    if label.endswith("(%)"):  # an interval goes on where the accuracy cannot
+        low, high = axes[0].get_ylim()
+        axes[0].set_ylim(max(low, -2), min(high, 102))
     for axis, (measure, words, scale) in zip(axes[1:], rows, strict=True):
         axis.set_ylabel(f"{words}{parts}")
         draw(axis, curves=partial(curves_of, network=network, measure=measure), scale=scale)
@@ -108,7 +111,7 @@ def _what_is_drawn(comparison: Comparison, statistic: Statistic) -> str:
     seeds = f"{numbers[0]} seed{'s' if numbers[0] > 1 else ''}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
     if numbers[-1] < LEAST_SEEDS:
         return f"{seeds}, single runs (thin) and their {name}; too few for an interval"
-    return f"{name} over {seeds}, {100 * CONFIDENCE:.0f} % bootstrap interval (percentile)"
+    return f"{name} over {seeds}, {100 * CONFIDENCE:.0f} % interval"
 
 
 def _all(comparison: Comparison) -> list[Any]:
@@ -137,7 +140,7 @@ def _draw_methods(
         if len(samples) < LEAST_SEEDS:
             axis.plot(steps, samples.T, style, color=colour, linewidth=0.6, alpha=0.7)
         else:
-            axis.fill_between(steps, *bootstrap_interval(samples, statistic), color=colour, alpha=0.2, linewidth=0)
+            axis.fill_between(steps, *interval(samples, statistic), color=colour, alpha=0.2, linewidth=0)
         axis.plot(steps, centre_of(samples, statistic), style, color=colour, linewidth=1.8, label=label)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agents.reporting.comparison import Comparison, Estimate, Statistic, compare, estimate, run_measures
 from agents.reporting.results import AgentResult, find_runs, read_run
-from agents.reporting.tables import cell, left_out, row
+from agents.reporting.tables import cell, left_out, phase_range, row
 from agents.runs.config import Config, flat, with_overrides
 from agents.runs.protocols import PROTOCOLS, protocol_of
 from agents.runs.run_folder import RunFolder
@@ -117,7 +117,7 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
     rows.sort(key=lambda of_row: -_or_last(of_row[2][0]))
     environments = comparisons[0].config
     assert isinstance(environments, Config)  # noqa: S101
-    counted = f"Phases {phases[0]} to {phases[-1]} of {environments.env}, {environments.change_words} steps." if phases else ""
+    counted = f"Phases {phase_range(phases)} of {environments.env}, {environments.change_words} steps." if phases else ""
     notes = [f"- {line}" for comparison in comparisons for line in left_out(comparison)]
     others = sorted({f"`{run.config.method}`, seed {run.config.seed}" for run in measured if run.learned_for != usual})
     if others:

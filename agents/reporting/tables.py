@@ -13,7 +13,6 @@ from agents.reporting.comparison import (
     CONFIDENCE,
     LEAST_SEEDS,
     MEASURES,
-    RESAMPLES,
     Comparison,
     Estimate,
     Statistic,
@@ -33,6 +32,7 @@ from agents.runs.verdict import LEAST_PHASES, Sign, and_list, judge
 from agents.supervised.config import LearningConfig
 
 _TENTHS = 10
+_KINDS: dict[Statistic, str] = {"mean": "Student's", "iqm": "Student's, of a trimmed mean"}
 
 
 def left_out(comparison: Comparison) -> list[str]:
@@ -104,8 +104,8 @@ def markdown_table(comparison: Comparison, statistic: Statistic, baseline: str) 
     missing = [f"- {line}" for line in (*left_out(comparison), *told_of_changes(comparison))]
     lines = [
         *_heading(comparison, over),
-        f"(percentile method of scipy.stats.bootstrap, {RESAMPLES:,} resamples).",
-        f"Below {LEAST_SEEDS} seeds there is no interval; the values of the seeds stand in parentheses.",
+        f"with a {100 * CONFIDENCE:.0f} % interval over seeds ({_KINDS[statistic]}).",
+        f"Below {LEAST_SEEDS} seeds there is none, and the values of the seeds stand in parentheses.",
         "",
         *([*missing, ""] if missing else []),
         "## Methods",
@@ -142,20 +142,25 @@ def markdown_table(comparison: Comparison, statistic: Statistic, baseline: str) 
 def _heading(comparison: Comparison, over: str) -> list[str]:
     """What the comparison is of, and what is averaged."""
     config, labels = comparison.config, ", ".join(comparison.runs)
-    interval = f"with a {100 * CONFIDENCE:.0f} % bootstrap interval over seeds"
     if isinstance(config, LearningConfig):
         stream = "".join(f", {name} {value}" for name, value in config.stream.items())
         length = f"{config.tasks:,} tasks{f' of {config.examples:,} examples' if config.examples else ''}"
         data = f"Data: {config.dataset}{stream}. {length}. {over} over seeds,"
-        return [f"# {config.problem}: {labels}", "", data, interval]
+        return [f"# {config.problem}: {labels}", "", data]
     environments = f"{config.n_envs} environment{'s' if config.n_envs > 1 else ''}"
     change = f", {config.change_words}" if config.period else ""
     return [
         f"# {config.env}: {labels}",
         "",
-        f"{config.timesteps:,} steps of {environments}{change}. {over} over seeds of each run's mean over phases",
-        f"{comparison.phases[0]} to {comparison.phases[-1]}, {interval}",
+        f"{config.timesteps:,} steps of {environments}{change}.",
+        f"{over} over seeds of each run's mean over phases {phase_range(comparison.phases)},",
     ]
+
+
+def phase_range(phases: Sequence[int]) -> str:
+    """Phases in words: ``"0 to 8"``, or one by one where some between them are missing."""
+    whole = len(phases) > 1 and phases[-1] - phases[0] == len(phases) - 1
+    return f"{phases[0]} to {phases[-1]}" if whole else ", ".join(map(str, phases))
 
 
 def _of_protocol(comparison: Comparison, config: Config, statistic: Statistic) -> list[str]:

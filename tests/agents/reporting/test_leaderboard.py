@@ -86,7 +86,7 @@ def test_five_seeds_have_an_interval(tmp_path):
     for seed in range(5):
         run(tmp_path / "runs", seed=seed, returns=(10.0 + seed, 10.0 + seed))
     draw(tmp_path / "runs", page=tmp_path / "page.md")
-    assert "| `ppo` | 5 | 12.0 [10.8, 13.2] |" in section(tmp_path / "page.md")
+    assert "| `ppo` | 5 | 12.0 [10.0, 14.0] |" in section(tmp_path / "page.md")  # 12 ± 2.776 · √(2.5/5)
 
 
 def test_settings_that_depart_from_the_protocol_have_a_row_of_their_own(tmp_path):

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import scipy.stats
+from matplotlib.figure import Figure
 
 from agents import report
 from agents.reporting import comparison
@@ -18,12 +20,15 @@ from agents.reporting.comparison import (
     compare,
     estimate,
     fill,
+    interval,
     paired_differences,
     phase_measures,
     run_measures,
     steps_to_recover,
 )
+from agents.reporting.figure import draw_comparison
 from agents.reporting.results import BINS, RETURN, part_of_phase, read_run, time_in_phase
+from agents.reporting.tables import phase_range
 from agents.runs.commands import Parser, add_shared_options
 from agents.runs.off_policy import SACHyperparameters
 from agents.runs.options import add_run_options, make_config
@@ -230,20 +235,34 @@ def test_below_five_seeds_there_is_no_interval():
     assert math.isnan(estimate([math.nan], "mean").centre)
 
 
+@pytest.mark.parametrize(
+    ("statistic", "centre", "reach"),
+    [
+        # Squared deviations from the mean: 173 − 29²/8 = 67.875; √(67.875 / (8·7)) = 1.1009; t of 7 degrees of freedom 2.3646.
+        ("mean", 29 / 8, 2.6033),
+        # Of -1 1 2 3 4 5 6 9 a quarter is cut at each end: 2 3 4 5. With the cut ones winsorised, 2 2 2 3 4 5 5 5, the squared
+        # deviations from their mean are 14; √(14 / (4·3)) = 1.0801; t of 3 degrees of freedom 3.1824.
+        ("iqm", 3.5, 3.4374),
+    ],
+)
+def test_the_interval_is_student_s(statistic, centre, reach):
+    found = estimate([3.0, -1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0], statistic)
+    assert found.centre == pytest.approx(centre)
+    assert (found.low, found.high) == (pytest.approx(centre - reach, abs=1e-4), pytest.approx(centre + reach, abs=1e-4))
+
+
+def test_the_interval_of_each_column_is_its_own():
+    samples = np.random.default_rng(0).exponential(size=(5, 3, 2))
+    low, high = interval(samples, "mean")
+    for place in np.ndindex(3, 2):
+        of_one = scipy.stats.ttest_1samp(samples[:, *place], 0).confidence_interval(0.95)
+        assert (low[place], high[place]) == pytest.approx((of_one.low, of_one.high))
+
+
 @pytest.mark.parametrize("statistic", ["mean", "iqm"])
-def test_the_interval_is_that_of_a_plain_bootstrap(statistic):
-    values = [3.0, -1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
-    rng = np.random.default_rng(8)
-    centres = []
-    for _ in range(20_000):
-        drawn = sorted(values[k] for k in rng.integers(0, 8, 8))
-        middle = drawn[2:6] if statistic == "iqm" else drawn  # a quarter of 8 off at each end
-        centres.append(sum(middle) / len(middle))
-    low, high = np.percentile(centres, [2.5, 97.5])
-    found = estimate(values, statistic)
-    assert found.centre == pytest.approx({"mean": 29 / 8, "iqm": (2 + 3 + 4 + 5) / 4}[statistic])
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.15), pytest.approx(high, abs=0.15))
-    assert estimate(values, statistic) == found  # the same again
+def test_the_interval_of_equal_values_is_that_value(statistic):
+    found = estimate([0.3] * 5, statistic)
+    assert (found.low, found.high) == pytest.approx((0.3, 0.3))
 
 
 def written(tmp_path, finals, **kwargs):
@@ -259,7 +278,8 @@ def test_differences_are_paired_by_seed(tmp_path):
     difference = paired_differences(found, "cbp", "ppo", "mean")["final_return"]
     assert difference.each == [0, 1, 0, 1, 0]  # seed 5 has no pair
     assert difference.centre == pytest.approx(2 / 5)
-    assert 0 <= difference.low <= difference.high <= 1  # unpaired, the seeds' spread of 100 would swamp it
+    # Their standard deviation is 0.5477, t of four degrees of freedom 2.776; unpaired, the seeds' spread of 100 would swamp it.
+    assert difference.high - difference.centre == pytest.approx(2.776 * 0.5477 / math.sqrt(5), rel=1e-3)
     assert found.missing == {"cbp": [5]}
 
 
@@ -501,7 +521,7 @@ def test_with_five_seeds_the_figure_and_the_tables_have_intervals(tmp_path):
     written(tmp_path / "runs", finals)
     assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--statistic", "iqm"]) == 0
     svg, text = ((tmp_path / "out" / name).read_text() for name in ("report.svg", "table.md"))
-    assert "interquartile mean over 5 seeds, 95 % bootstrap interval (percentile)" in svg
+    assert "interquartile mean over 5 seeds, 95 % interval" in svg
     # Final returns of ppo: 3, 13, 23, 33, 43; the middle ones (a quarter of 5, rounded down, off at each end) have mean 23.
     final = next(line for line in text.splitlines() if line.startswith("| final return"))
     assert "| 23.0 [" in final
@@ -561,3 +581,28 @@ def test_a_report_does_not_go_into_a_run(tmp_path, capsys):
     assert f"--output must not be a run, whose report.png would be overwritten; '{path}' is one" in line
     assert (path / "report.png").read_text() == "of the run"
     assert not (path / "table.md").exists()
+
+
+def test_an_algorithm_with_one_network_is_told_once(tmp_path):
+    root = Path(__file__).parents[3]
+    for recorded, network in (("off-policy/CartPole-dqn", False), ("off-policy/Pendulum-sac", True)):
+        out = tmp_path / Path(recorded).name
+        assert report.main([str(root / "runs" / recorded), "--output", str(out)]) == 0
+        assert ("| stable rank, value |" in (out / "table.md").read_text()) == network
+
+
+def test_the_axis_of_an_accuracy_ends_where_it_does(tmp_path):
+    runs = Path(__file__).parents[3] / "runs" / "supervised" / "continual-imagenet"
+    found = compare([read_run(path) for path in sorted((runs / "cbp,learning_rate=0.03").iterdir())])
+    last = [100 * run.curve["task/accuracy"][-1] for run in found.runs["cbp,learning_rate=0.03"].values()]
+    assert interval(np.array(last), "mean")[1] > 110  # four runs near 98 %, one at 50 %
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure.axes[0].get_ylim()))
+        draw_comparison(found, "mean", [tmp_path / "report.png"])
+    assert drawn[0][1] == 102
+
+
+@pytest.mark.parametrize(("phases", "words"), [([0, 1, 2], "0 to 2"), ([3], "3"), ([0, 1, 3], "0, 1, 3"), ([2, 4], "2, 4")])
+def test_phases_are_named_with_their_gaps(phases, words):
+    assert phase_range(phases) == words
