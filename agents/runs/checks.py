@@ -74,7 +74,7 @@ def check_hyperparameters(values: AnyHyperparameters, n_envs: int) -> None:
             check_whole(name, value, least=_LEAST[name])
     if not isinstance(values.net_arch, tuple) or not values.net_arch:
         raise UserError(
-            f"net_arch must be a list of units, one for each hidden layer, such as [256,256]; got {values.net_arch!r}"
+            f"net_arch must be a list of units, one for each hidden layer, such as [256,256]; got {values.net_arch or []!r}"
         )
     for units in values.net_arch:
         check_whole("each number of net_arch", units, least=1)

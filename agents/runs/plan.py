@@ -45,10 +45,12 @@ class Run:
 
 
 def inspect(run: Run) -> Run:
-    """Finds out how far a run is; refuses a folder with another run in it."""
+    """Finds out how far a run is; refuses a folder with another run in it, or with something else."""
     if run.folder.config.exists():
         run.config = check_same(run.folder, run.config)
         run.state = "complete" if is_complete(run.folder) else run.state
+    else:
+        run.folder.refuse_if_taken()
     return run
 
 

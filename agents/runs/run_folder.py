@@ -99,7 +99,7 @@ class RunFolder:
         if not _is_text(path):
             raise UserError(f"a run folder's name must be text, which {str(path)!a} is not: TensorBoard could not write there")
         try:
-            folder._refuse_if_taken()
+            folder.refuse_if_taken()
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to run folder '{path}': {error.strerror}") from error
@@ -114,12 +114,17 @@ class RunFolder:
             UserError: As :meth:`create`.
         """
         try:
-            self._refuse_if_taken()
+            self.refuse_if_taken()
             write_atomically(self.config, config.to_json())
         except OSError as error:
             raise UserError(f"cannot write to run folder '{self.path}': {error.strerror}") from error
 
-    def _refuse_if_taken(self) -> None:
+    def refuse_if_taken(self) -> None:
+        """Refuses a place where something lies.
+
+        Raises:
+            UserError: A file, or a folder with more than what a sweep puts there first.
+        """
         path = self.path
         own = (self.output.name, ".")  # of a sweep, which takes lock and log before the configuration is there
         if path.exists() and (not path.is_dir() or any(not file.name.startswith(own) for file in path.iterdir())):

@@ -210,7 +210,7 @@ def _check_settings(settings: Settings) -> None:
 
 def _check_lists(settings: Settings) -> None:
     if not isinstance(settings.net_arch, tuple) or not (settings.net_arch or settings.network == "linear"):
-        raise UserError(f"net_arch must be a list of units, one for each hidden layer, got {settings.net_arch!r}")
+        raise UserError(f"net_arch must be a list of units, one for each hidden layer, got {settings.net_arch or []!r}")
     for units in settings.net_arch:
         check_whole("each number of net_arch", units, least=1)
     if not isinstance(settings.lr_drops, tuple):

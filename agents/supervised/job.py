@@ -87,6 +87,9 @@ def learn(runs: Sequence[Run], go_on: str) -> int:
         RunError: Training broke off.
     """
     found = [(run, checkpoint_files.read_newest(run.folder)) for run in runs if run.state != "complete"]
+    for run, checkpoint in found:
+        if checkpoint is None:
+            logs.check_unwritten(run.folder)  # of all, before those of any are cut
 
     def company(each: tuple[Run, Checkpoint | None]) -> str:
         run, checkpoint = each
@@ -119,7 +122,6 @@ class _Learning:
 
     def _restored(self, number: int, run: Run, checkpoint: Checkpoint | None) -> Logger:
         if checkpoint is None:
-            logs.check_unwritten(run.folder)
             logs.cut(run.folder, 0, {}, _EXAMPLES)
             return logs.make_logger(run.folder)
         with checkpoint.going_on() as state:

@@ -148,6 +148,24 @@ def test_the_same_holds_for_supervised_runs(capsys, tmp_path):
     assert contents(folder) == before
 
 
+def test_the_logs_of_no_seed_are_cut_before_another_is_refused(capsys, tmp_path):
+    problem = [*map(str, LEARN), "--method", "trac"]  # whose seeds learn one after the other
+    arguments = [*problem, "--seeds", "0-1", "--run-dir", str(tmp_path / "runs")]
+    assert learn.main(arguments) == 0
+    first, second = sorted(path.parent for path in tmp_path.rglob("config.json"))
+    for folder in (first, second):
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({**summary, "complete": False}))
+    rows = (first / "progress.csv").read_text().splitlines()
+    (first / "progress.csv").write_text("\n".join([*rows, rows[-1], ""]))  # written after the checkpoint
+    shutil.rmtree(second / "checkpoints")
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert learn.main(arguments) == 2
+    assert f"'{second}' has no checkpoint to go on from" in capsys.readouterr().err.splitlines()[-1]
+    assert contents(tmp_path) == before
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(copied):
     shutil.rmtree(copied / "checkpoints")
     for name in ("summary.json", "progress.csv", "episodes.csv"):

@@ -439,6 +439,18 @@ def test_a_run_dir_that_is_a_file_is_refused_before_ray_starts(tmp_path, capsys,
     assert (tmp_path / "file").read_text() == "keep me"
 
 
+@pytest.mark.parametrize("place", ["seed0", "seed0/notes.txt"])
+def test_something_else_in_the_place_of_a_run_is_refused_before_ray_starts(tmp_path, capsys, monkeypatch, place):
+    monkeypatch.setattr(sweep, "start_ray", lambda *_: pytest.fail("Ray was started"))
+    taken = tmp_path / "ant-nonstationary" / "ppo" / place
+    taken.parent.mkdir(parents=True)
+    taken.write_text("mine")
+    options = ["--env", "ant-nonstationary", "--methods", "ppo", "--seeds", "0-1", "--run-dir", str(tmp_path)]
+    assert sweep.main(options) == 2
+    assert "seed0' exists already" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [taken]
+
+
 def test_more_threads_than_a_node_has_cores_are_refused_before_ray_starts(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     arguments = [*SMALL, "--run-dir", str(tmp_path / "runs"), "--methods", "ppo", "--seeds", "0", "--threads", "1000"]
