@@ -104,8 +104,11 @@ class Held:
         return all(np.array_equal(place.read(subject), own) for place, own in zip(self._places, self._own, strict=False))
 
 
-_HOLDERS: weakref.WeakKeyDictionary[Any, tuple[Held, weakref.ref[Any]]] = weakref.WeakKeyDictionary()
-"""Of each simulation that is changed: what is held there, and by which wrapper; it may be gone."""
+_HOLDERS: dict[int, tuple[Held, weakref.ref[Any]]] = {}
+"""Of each simulation that is changed, by its identity: what is held there, and by which wrapper; it may be gone.
+
+Environments may be equal without being the same, and need not be hashable: dataclasses are neither.
+"""
 
 
 def hold(subject: Subject, held: Held, holder: Any) -> None:
@@ -114,24 +117,27 @@ def hold(subject: Subject, held: Held, holder: Any) -> None:
     Another wrapper that held something there, of the same environment or of one that shares its model, is told so
     (``holder.displace()``).
     """
-    before = _HOLDERS.get(_key(subject))
-    if before is not None and (other := before[1]()) not in (None, holder):
+    simulation = _simulation(subject)
+    before = _HOLDERS.get(id(simulation))
+    if before is None:
+        weakref.finalize(simulation, _HOLDERS.pop, id(simulation), None).atexit = False
+    elif (other := before[1]()) not in (None, holder):
         other.displace()
-    _HOLDERS[_key(subject)] = held, weakref.ref(holder)
+    _HOLDERS[id(simulation)] = held, weakref.ref(holder)
 
 
 def release(subject: Subject, holder: Any = None) -> None:
     """Gives a subject back what it had itself before a wrapper, or any, held something there."""
-    held, reference = _HOLDERS.get(_key(subject), (None, None))
+    held, reference = _HOLDERS.get(id(_simulation(subject)), (None, None))
     if held is None or reference is None or holder not in (None, reference()):
         return
     held.give_back(subject)
-    del _HOLDERS[_key(subject)]
+    del _HOLDERS[id(_simulation(subject))]
     if holder is None and (displaced := reference()) is not None:
         displaced.displace()
 
 
-def _key(subject: Subject) -> Any:
+def _simulation(subject: Subject) -> Any:
     return subject.env.unwrapped if subject.model is None else subject.model
 
 

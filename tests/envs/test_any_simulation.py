@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import gc
 
 import gymnasium
 import mujoco
@@ -11,6 +13,7 @@ import pytest
 from worlds import CORD, World, arm, box
 
 import envs
+from envs.held import _HOLDERS
 
 
 def held(env, name, value, **kwargs):
@@ -555,3 +558,44 @@ def test_a_simulation_can_be_kept_anywhere():
         assert env.unwrapped.engine.data.contact[0].friction[0] == 0.3
     with pytest.raises(envs.ParameterError, match=r"model= must return an MjModel, or a tuple of it and its MjData; got 3"):
         envs.NonStationary(Hidden(), "friction", model=lambda env: 3)
+
+
+@dataclasses.dataclass
+class Line(gymnasium.Env):
+    """A dataclass: equal to each of its kind with the same numbers, and without a hash."""
+
+    length: float = 1.0
+
+    def __post_init__(self):
+        self.observation_space, self.action_space = (gymnasium.spaces.Box(-9, 9, (size,)) for size in (3, 1))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array([1.0, 2.0, 3.0]), {}
+
+    def step(self, action):
+        return np.array([1.0, 2.0, 3.0]), 0.0, False, False, {}
+
+
+def test_environments_that_are_equal_and_not_the_same_are_changed_each_by_itself():
+    def permuted(index):
+        return envs.NonStationary(Line(), "observation_permutation", {"name": "constant", "value": index})
+
+    first, second = permuted(1), permuted(0)
+    assert first.reset()[0].tolist() == [3, 1, 2]  # the order of that number
+    assert second.reset()[0].tolist() == [1, 2, 3]
+    again = envs.NonStationary(first.env, "observation_permutation", {"name": "constant", "value": 0})
+    assert again.reset()[0].tolist() == [1, 2, 3]
+    with pytest.raises(envs.EffectError, match="made later around the same environment"):
+        first.reset()
+    assert second.step([0.0])[0].tolist() == [1, 2, 3]
+
+
+def test_an_environment_that_is_gone_leaves_nothing_behind():
+    gc.collect()
+    before = len(_HOLDERS)
+    for _ in range(3):
+        env = envs.NonStationary(Line(), "observation_permutation")
+    del env
+    gc.collect()
+    assert len(_HOLDERS) == before
