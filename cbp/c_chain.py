@@ -63,7 +63,7 @@ class CChain(Replaying, name="c-chain"):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer | Sequence[Optimizer],  # noqa: ARG002
+        optimizer: Optimizer | Sequence[Optimizer],
         target: float = 0.05,
         first_strength: float = 100.0,
         measure_every: int = 320,
@@ -76,7 +76,7 @@ class CChain(Replaying, name="c-chain"):
         self.measure_every = check_whole("measure_every", measure_every, least=1)
         self.warm_up = check_whole("warm_up", warm_up, least=1)
         self.window = check_whole("window", window, least=1)
-        super().__init__(model, receives)
+        super().__init__(model, optimizer, receives)
         self.strength = self.first_strength
         self._updates = 0
         self._measurements = 0

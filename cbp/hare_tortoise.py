@@ -23,8 +23,8 @@ class HareTortoise(Method, name="hare-tortoise"):
         τ ← μ·τ + (1 − μ)·θ   after each update;   θ ← τ   every ``period`` updates
 
     θ (the hare) are the model's parameters and buffers, τ (the tortoise) the average, which begins as a copy, in float32 at
-    least. The optimizer's state and buffers of whole numbers are left alone; so are frozen parameters, and the buffers of
-    modules whose parameters are all frozen.
+    least. The optimizer's state and buffers of whole numbers are left alone; so are frozen parameters, the buffers of modules
+    whose parameters are all frozen, and the vectors that spectral normalisation follows.
 
     Args:
         model: Any module.
@@ -67,8 +67,16 @@ class HareTortoise(Method, name="hare-tortoise"):
     def _hare(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that are averaged, looked up anew: a model that is moved or cast has other buffers."""
         for name, tensor in (*self._model.named_parameters(), *self._model.named_buffers()):
-            if tensor.is_floating_point():
+            if tensor.is_floating_point() and not self._is_direction(name):
                 yield name, tensor
+
+    def _is_direction(self, name: str) -> bool:
+        """Whether a buffer is a singular vector that spectral normalisation follows, whose average would be none."""
+        path, _, attribute = name.rpartition(".")
+        module = self._model.get_submodule(path)
+        if attribute in ("_u", "_v"):
+            return type(module).__name__ == "_SpectralNorm"
+        return attribute.endswith(("_u", "_v")) and hasattr(module, f"{attribute[:-2]}_orig")  # of older torch
 
     def _is_trained(self, name: str, tensor: Tensor) -> bool:
         """Whether a parameter, or one beside a buffer, is not frozen. A module of buffers alone is trained."""
@@ -83,7 +91,8 @@ class HareTortoise(Method, name="hare-tortoise"):
         self._updates += 1
         for name, fast in self._hare():
             slow = self.tortoise[name] = self.tortoise[name].to(fast.device, averaging_dtype(fast))
-            slow.lerp_(fast.to(slow), 1 - self.momentum)
+            average = torch.lerp(slow, fast.to(slow), 1 - self.momentum)
+            slow.copy_(torch.where(slow == fast, slow, average))  # infinite ones stay, such as those of an attention mask
             if self._updates % self.period == 0 and self._is_trained(name, fast):
                 fast.copy_(slow)
         return []

@@ -27,7 +27,7 @@ class L2Init(Regularizer, name="l2-init"):
         strength: λ, at least 0.
 
     Raises:
-        ValueError: ``strength`` out of its range.
+        ValueError: ``strength`` out of its range, or an optimizer that maximises.
 
     Example:
         >>> import torch
@@ -44,10 +44,14 @@ class L2Init(Regularizer, name="l2-init"):
         []
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-3) -> None:  # noqa: ARG002
+    def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-3) -> None:
+        super().__init__(optimizer)
         self.strength = check_number("strength", strength, 0)
         self._parameters = list(model.parameters())
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
+
+    def _treats(self) -> list[nn.Parameter]:
+        return self._parameters
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for k, parameter in enumerate(self._parameters):

@@ -24,9 +24,9 @@ class NormalizeAndProject(Method, name="nap"):
     Behind a norm the scale of W has no effect on what the network computes, but the larger W is, the less an update turns it.
     The projection keeps that rate. The other half of the method is the norms: one between each layer and its activation, which
     the network has to bring (``PlasticMlpPolicy(layer_norm=True)``). What is treated are the weights among those that
-    :class:`cbp.ShrinkPerturb` treats, but for those that begin at 0. The gates of a recurrent layer, the queries, keys and
-    values of attention and the groups of a convolution have a length each; of weight normalisation the directions are treated.
-    Biases and norms are left alone.
+    :class:`cbp.ShrinkPerturb` treats, but for those that begin at 0; what becomes 0 stays so. The gates of a recurrent layer,
+    the queries, keys and values of attention, the groups of a convolution and the members of an ensemble have a length each; of
+    weight normalisation the directions are treated. Biases and norms are left alone.
 
     Args:
         model: Any module.
@@ -61,7 +61,7 @@ class NormalizeAndProject(Method, name="nap"):
         for name in self.touched:
             parts = self._weights[name].by_parts(self._weights[name].parameter)
             begun, now = self._lengths[name].to(parts), _lengths(parts)
-            factors = torch.where(begun > 0, begun / now.clamp_min(torch.finfo(now.dtype).tiny), 1.0)
+            factors = torch.where((begun > 0) & (now > 0), begun / now, 1.0)  # what has become 0 has no direction
             parts.mul_(factors.view(-1, *[1] * (parts.ndim - 1)))
         return []
 

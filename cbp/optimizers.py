@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -50,6 +50,42 @@ def checked(optimizers: Optimizer | Sequence[Optimizer], reset: ResetOptimizer) 
                 "reset_optimizer must be 'none' with it"
             )
     return found
+
+
+def refuse_maximizing(optimizers: Any, method: str) -> None:
+    """Refuses optimizers that maximise, for methods that add to a loss or judge by it.
+
+    Raises:
+        ValueError: One of them does.
+    """
+    for optimizer in optimizers if isinstance(optimizers, list | tuple) else [optimizers]:
+        if any(group.get("maximize") for group in getattr(optimizer, "param_groups", ())):
+            raise ValueError(
+                f"{method} takes a loss that is minimised, got {type(optimizer).__name__} with maximize=True: minimise the "
+                "negative instead"
+            )
+
+
+def check_gradients(parameters: Iterable[nn.Parameter], method: str, *, dense: bool) -> None:
+    """Refuses gradients that are not there yet, and sparse ones where they cannot be dealt with.
+
+    Raises:
+        RuntimeError: None of the parameters that are trained has a gradient, or one has a sparse gradient.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if trained and all(parameter.grad is None for parameter in trained):
+        raise RuntimeError(f"{method} finds no gradients: call before_update() between loss.backward() and optimizer.step()")
+    for parameter in trained if dense else []:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            raise RuntimeError(
+                f"{method} needs dense gradients, and that of a parameter of shape {tuple(parameter.shape)} is sparse: make "
+                "its embedding with sparse=False"
+            )
+
+
+def number_held(optimizers: Sequence[Optimizer]) -> int:
+    """How many parameters some optimizers hold."""
+    return sum(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
 
 
 def holds(optimizers: Sequence[Optimizer], parameter: Tensor) -> bool:

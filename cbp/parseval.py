@@ -7,8 +7,9 @@ Source: Chung, Cherif, Meger, Precup, *Parseval regularization for continual rei
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,18 +18,28 @@ from cbp.discovery.recording import Example, unwrapped
 from cbp.groups import Group, HiddenLayer, LayerError
 from cbp.method import check_number
 from cbp.regularizer import Regularizer
-from cbp.weighted import Weight, known_weights, trained_names
+from cbp.weighted import Weight, is_stacked, known_weights, trained_names
 
 _WIDTH = 64  # of the networks that the authors chose λ for; for others they multiply λ by (64 / width)²
+
+
+class _Treated(NamedTuple):
+    """A weight of a hidden layer of so many units; the rows that are theirs, part by part, or None where all are."""
+
+    weight: Weight
+    units: int
+    rows: list[Tensor] | None
+    dim: int
 
 
 class Parseval(Regularizer, name="parseval"):
     """Adds λ·(64/n)²·‖WWᵀ − sI‖²_F to the loss, for the weights W of each hidden layer of n units.
 
     It does so by its gradient, 4λ·(64/n)²·(WWᵀ − sI)W, in :meth:`before_update`. W is ``(units, inputs)``; of a convolution the
-    inputs are channels × kernel. The gates of a recurrent layer and the groups of a convolution have a W each; where a gated
-    layer is one Linear its units have several rows, all of which become orthogonal. Heads, biases and norms are left alone.
-    :attr:`touched` has the names.
+    inputs are channels × kernel. The gates of a recurrent layer, groups of a convolution and members of an ensemble have
+    a W each; where a gated layer is one Linear its units have several rows, all of which become orthogonal. Of a tensor that is
+    a hidden layer's in part, such as that of queries, keys and values, W are the rows of its units. Heads, biases and norms are
+    left alone. :attr:`touched` has the names.
 
     Args:
         model: Any module.
@@ -40,7 +51,7 @@ class Parseval(Regularizer, name="parseval"):
         example: What a forward pass is made with to find them, as for :func:`cbp.find_layers`.
 
     Raises:
-        ValueError: An option out of its range.
+        ValueError: An option out of its range, or an optimizer that maximises.
         LayerError: As :func:`cbp.find_layers`; or the weights of all layers are frozen.
 
     Example:
@@ -57,12 +68,13 @@ class Parseval(Regularizer, name="parseval"):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer | Sequence[Optimizer],  # noqa: ARG002
+        optimizer: Optimizer | Sequence[Optimizer],
         strength: float = 1e-3,
         scale: float = 2.0,
         layers: Sequence[HiddenLayer | Group] | None = None,
         example: Example | None = None,
     ) -> None:
+        super().__init__(optimizer)
         check_number("strength", strength, 0)
         check_number("scale", scale, 0)
         if scale == 0:
@@ -71,38 +83,54 @@ class Parseval(Regularizer, name="parseval"):
         self.scale = float(scale)
         found = find_layers(model, example) if layers is None else layers
         groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
-        # By their tensors, of which a layer may have several slices.
-        units = {slices.tensor: group.units for group in groups for slices in group.fresh}
         known = known_weights(model)
         names = {parameter: name for name, parameter in unwrapped(model).named_parameters()}
-        # Bare parameters are matrices either way round: the gradient is the same.
-        self._weights = {
-            known.get(parameter) or Weight(names[parameter], parameter, "matrix"): width
-            for parameter, width in units.items()
-            if isinstance(parameter, nn.Parameter) and parameter in names
-        }
+        self._treated: list[_Treated] = []
+        for group in groups:
+            for parameter in dict.fromkeys(slices.tensor for slices in group.fresh):
+                if isinstance(parameter, nn.Parameter) and parameter in names:
+                    weight = known.get(parameter) or _bare(names[parameter], parameter)
+                    # Each member of an ensemble is a group, and all of them are treated with the first.
+                    if not (weight.is_stacked and any(each.weight.parameter is parameter for each in self._treated)):
+                        self._treated.append(_treated(group, weight))
         if not self.touched:
             raise LayerError(f"{type(model).__name__} has no hidden layer whose weights are trained")
 
     @property
     def touched(self) -> list[str]:
         """The names of the weights that are not frozen."""
-        return trained_names(list(self._weights))
+        return trained_names(self._weights())
+
+    def _weights(self) -> list[Weight]:
+        return list({each.weight.name: each.weight for each in self._treated}.values())
+
+    def _treats(self) -> list[nn.Parameter]:
+        return [each.weight.parameter for each in self._treated]
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        for weight, units in self._weights.items():
+        for weight, units, rows, dim in self._treated:
             parameter = weight.parameter
-            if parameter.grad is not None:
+            if parameter.grad is None:
+                continue
+            if rows is None:
                 parts = weight.by_parts(parameter)
-                w = parts.flatten(2)
-                # (WWᵀ − sI)W = W(WᵀW) − sW: by the smaller of the two products.
-                cube = w @ (w.mT @ w) if w.shape[1] > w.shape[2] else (w @ w.mT) @ w
-                factor = 4 * (_WIDTH / units) ** 2
-                yield parameter, weight.whole(cube.sub_(w, alpha=self.scale).mul_(factor).view_as(parts))
+                yield parameter, weight.whole(self._gradient(parts.flatten(2), units).view_as(parts))
+                continue
+            gradient = torch.zeros_like(parameter)
+            for some in (of_part.to(parameter.device) for of_part in rows):
+                own = parameter.index_select(dim, some).movedim(dim, 0)
+                gradient.index_copy_(dim, some, self._gradient(own.flatten(1)[None], units).view_as(own).movedim(0, dim))
+            yield parameter, gradient
+
+    def _gradient(self, w: Tensor, units: int) -> Tensor:
+        """That of the term without λ: ``(parts, units, inputs)``, of as many matrices."""
+        # (WWᵀ − sI)W = W(WᵀW) − sW: by the smaller of the two products.
+        cube = w @ (w.mT @ w) if w.shape[1] > w.shape[2] else (w @ w.mT) @ w
+        return cube.sub_(w, alpha=self.scale).mul_(4 * (_WIDTH / units) ** 2)
 
     def state_dict(self) -> dict[str, Any]:
         """The names and shapes of the weights; nothing changes with time."""
-        return {"weights": [[weight.name, *weight.parameter.shape] for weight in self._weights]}
+        return {"weights": [[weight.name, *weight.parameter.shape] for weight in self._weights()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Checks that a state made by :meth:`state_dict` is of such a model.
@@ -113,3 +141,21 @@ class Parseval(Regularizer, name="parseval"):
         own = self.state_dict()["weights"]
         if state.get("weights") != own:
             raise ValueError(f"the state is of a model with weights {state.get('weights')}, this one has {own}")
+
+
+def _bare(name: str, parameter: nn.Parameter) -> Weight:
+    """A parameter of no module that is known: a matrix, either way round, as the gradient is the same, or several."""
+    stacked = is_stacked(parameter)
+    return Weight(name, parameter, "matrix", len(parameter) if stacked else 1, is_stacked=stacked)
+
+
+def _treated(group: Group, weight: Weight) -> _Treated:
+    """What of a weight is the group's."""
+    slices = [some for some in group.fresh if some.tensor is weight.parameter]
+    dim, blocks = slices[0].dim, slices[0].blocks
+    rows = torch.unique(torch.cat([some.index.flatten() for some in slices]))
+    whole = weight.parameter.shape[dim]
+    if len(rows) == whole * blocks or blocks > 1 or weight.is_stacked:
+        return _Treated(weight, group.units, None, dim)
+    of_part = rows // (whole // weight.parts)
+    return _Treated(weight, group.units, [rows[of_part == part] for part in torch.unique(of_part)], dim)

@@ -65,7 +65,7 @@ class ProximalFeatures(Replaying, name="pfo"):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer | Sequence[Optimizer],  # noqa: ARG002
+        optimizer: Optimizer | Sequence[Optimizer],
         strength: float = 10.0,
         all_layers: bool = False,
         layers: Sequence[HiddenLayer | Group] | None = None,
@@ -81,7 +81,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         if not groups:
             raise LayerError("no hidden layer was given")
         groups = groups if self.all_layers else _last(groups)
-        super().__init__(model, receives)
+        super().__init__(model, optimizer, receives)
         self.watched = [group.name for group in groups]
         self._modules = list(dict.fromkeys(slices.module for group in groups for slices in group.fresh))
         self._then: dict[str, Tensor] | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cbp.method import Method
+from cbp.optimizers import check_gradients, refuse_maximizing
 
 
 class Regularizer(Method):
@@ -24,6 +26,9 @@ class Regularizer(Method):
     strength: float
     _regularized = False
 
+    def __init__(self, optimizer: Any) -> None:
+        refuse_maximizing(optimizer, type(self).__name__)
+
     @torch.no_grad()
     def before_update(self, scale: float = 1.0) -> None:
         """Adds the term's gradient.
@@ -31,11 +36,19 @@ class Regularizer(Method):
         Args:
             scale: What the loss was multiplied with, where the gradients still are: ``scaler.get_scale()`` under a gradient
                 scaler, unless ``scaler.unscale_(optimizer)`` was called before. Without it the term has no effect there.
+
+        Raises:
+            RuntimeError: No parameter has a gradient, or one has a sparse gradient.
         """
+        check_gradients(self._treats(), type(self).__name__, dense=True)
         self._regularized = True
         for parameter, gradient in self._gradients():
             if parameter.grad is not None and parameter.requires_grad:
                 parameter.grad.add_(gradient, alpha=self.strength * scale)
+
+    @abstractmethod
+    def _treats(self) -> Iterable[nn.Parameter]:
+        """The parameters that the term is made of."""
 
     @abstractmethod
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:

@@ -24,12 +24,14 @@ Batch = tuple[tuple[Any, ...], dict[str, Any]]
 class Replaying(Regularizer):
     """A regularizer whose term is made by further passes of the model, on batches that it was trained on.
 
-    They are made in evaluation mode, under forked random generators and with copies of the buffers, so that they leave no trace
-    and no other method sees them. Where gradients of several passes are added up, the last pass counts.
+    They are made in evaluation mode, under the autocast of the model's own pass, under forked random generators and with copies
+    of the buffers and of what else its modules keep, so that they leave no trace and no other method sees them. Where gradients
+    of several passes are added up, the last pass counts.
 
     Args:
         model: Any module. Replicas add the mean of their terms' gradients if it is given as it is wrapped in
             ``DistributedDataParallel``.
+        optimizer: Not touched.
         receives: The part of the model that receives what the model does, for a training loop that calls parts of the model
             alone. Default: the model.
 
@@ -37,7 +39,8 @@ class Replaying(Regularizer):
         LayerError: The model's parameters are sharded, or it has none.
     """
 
-    def __init__(self, model: nn.Module, receives: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module, optimizer: Any, receives: nn.Module | None = None) -> None:
+        super().__init__(optimizer)
         refuse_sharded(model)
         self._replicas = Replicas(model)
         self._model = unwrapped(model)
@@ -67,24 +70,32 @@ class Replaying(Regularizer):
 
     def _replay(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> Any:
         """What the model returns for a batch, with other weights than its own if they are given."""
-        modes = [(module, module.training) for module in self._model.modules()]
+        kept = [(module, dict(vars(module))) for module in self._model.modules()]
         devices = [tensor.device for tensor in self._model.parameters() if tensor.device.type == "cuda"]
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         args, kwargs = tree_map_only(Tensor, Tensor.clone, batch)  # which the model may change in place
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=list(dict.fromkeys(devices))))
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-            if devices and any(isinstance(module, nn.RNNBase) for module, _ in modes):
+            for kind, dtype in self._tap.autocast.items():
+                stack.enter_context(torch.autocast(kind, dtype=dtype))
+            if devices and any(isinstance(module, nn.RNNBase) for module, _ in kept):
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in evaluation mode
             ArgumentsTap.paused = True
-            for module, _ in modes:
+            for module, attributes in kept:
+                vars(module).update({name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)})
                 module.training = False
             try:
                 return torch.func.functional_call(self._model, {**buffers, **(weights or {})}, args, kwargs)
             finally:
                 ArgumentsTap.paused = False
-                for module, mode in modes:
-                    module.training = mode
+                for module, attributes in kept:
+                    vars(module).clear()
+                    vars(module).update(attributes)
+
+    def _treats(self) -> list[nn.Parameter]:
+        was_called = self._has_seen or self._tap.arguments is not None  # what is wrong is told where it was not
+        return list(self._model.parameters()) if was_called else []
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         batch = self._take_batch()

@@ -69,7 +69,7 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
     Raises:
         ValueError: An option out of its range or an unknown name.
         TypeError: As for :class:`cbp.ReplacingMethod`.
-        LayerError: As there, or an activation that does not tell firing from silence.
+        LayerError: As there, or an activation that does not tell firing from silence: any but ReLU.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
@@ -104,11 +104,9 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
     def _unfit(self, group: Group) -> str | None:
         if group.norms:
             return f"layer '{group.name}' has a norm, behind which firing cannot be told from silence: not supported yet"
-        for activation in {edge.activation for edge in group.edges} - {None, "relu", "relu6"}:
-            return (
-                f"layer '{group.name}' has activation '{activation}', which does not tell firing from silence: "
-                "self-normalised resets need ReLU"
-            )
+        for activation in {edge.activation for edge in group.edges} - {"relu", "relu6"}:
+            has = f"activation '{activation}'" if activation else "no activation that is known, or several"
+            return f"layer '{group.name}' has {has}, which does not tell firing from silence: self-normalised resets need ReLU"
         return None
 
     def _track(self, hidden: Group, fresh_bounds: list[float], seed: int) -> FiringLayer:
@@ -129,7 +127,7 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         layer.advance()
         on_samples = [h > 0 if h.ndim == 2 else (h > 0).any(dim=1) for h in received]  # a map fires where any position does
         counts = torch.stack([fires.sum(dim=0) for fires in on_samples]).amax(dim=0)
-        samples: Tensor | int = len(received[0])
+        samples: Tensor | int = max(map(len, received))  # some receive a part of the batch
         if not self._replicas.alone:
             together = self._replicas.total(torch.cat([counts, counts.new_tensor([samples])]))
             counts, samples = together[:-1], together[-1]

@@ -36,7 +36,7 @@ class Spectral(Regularizer, name="spectral"):
         exponent: k, at least 1. Default: the paper's.
 
     Raises:
-        ValueError: An option out of its range, or a model without layers that multiply.
+        ValueError: An option out of its range, a model without layers that multiply, or an optimizer that maximises.
 
     Example:
         >>> model = nn.Linear(2, 2, bias=False)
@@ -49,7 +49,8 @@ class Spectral(Regularizer, name="spectral"):
         [[24.0, 0.0], [0.0, 0.0]]
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-4, exponent: int = 2) -> None:  # noqa: ARG002
+    def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-4, exponent: int = 2) -> None:
+        super().__init__(optimizer)
         check_number("strength", strength, 0)
         self.strength = float(strength)
         self.exponent = check_whole("exponent", exponent, least=1)
@@ -64,6 +65,9 @@ class Spectral(Regularizer, name="spectral"):
     def touched(self) -> list[str]:
         """The names of the weights and biases that are not frozen."""
         return trained_names(self._weights)
+
+    def _treats(self) -> list[nn.Parameter]:
+        return [weight.parameter for weight in self._weights]
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         k, i = self.exponent, -1

@@ -87,7 +87,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         self.drawn = 0
         self._updates = 0
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
-        self._weights = weights_of(model)
+        self._weights = [weight for weight in weights_of(model) if weight.kind != "magnitude"]
         self._parameters = [weight.parameter for weight in self._weights]
         self._bounds = [math.sqrt(3) * p.detach().square().mean().sqrt().item() for p in self._parameters]
         self._averages = [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in self._parameters] if self.decay_rate else []

@@ -78,6 +78,7 @@ class ArgumentsTap(Tap):
 
     Attributes:
         acted: Whether the module was called otherwise than in training with gradients on.
+        autocast: The precision that its last call in training was made in, by kinds of devices, where it was another.
         paused: Whether no tap of this kind looks, as in passes that a method makes itself.
     """
 
@@ -87,6 +88,7 @@ class ArgumentsTap(Tap):
         super().__init__(key)
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.acted = False
+        self.autocast: dict[str, torch.dtype] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self._key,), {"acted": self.acted})
@@ -102,6 +104,9 @@ class ArgumentsTap(Tap):
             return
         if module.training and torch.is_grad_enabled():
             self.arguments = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (args, kwargs))
+            if not torch.compiler.is_compiling():
+                lowered = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+                self.autocast = {kind: torch.get_autocast_dtype(kind) for kind in lowered}
         else:
             self.acted = True
 

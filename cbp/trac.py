@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.method import Method, averaging_dtype, check_number
-from cbp.optimizers import checked, held_of
+from cbp.optimizers import check_gradients, checked, held_of, number_held, refuse_maximizing
 
 _FIRST_SIGMA = 1e-8  # the authors' code
 
@@ -35,7 +35,7 @@ class Trac(Method, name="trac"):
 
     Args:
         model: Any module; what is treated are those of its parameters that the optimizer holds, as they are when the method is
-            made: what is loaded into them later is taken back by the next update.
+            made, or when the optimizer gets them: what is loaded into them later is taken back by the next update.
         optimizer: The optimizer of the model's weights, or a list of several.
         decay_rates: β, each in [0, 1]. Default: the paper's, as those below.
         first_scale: ε, above 0.
@@ -45,7 +45,7 @@ class Trac(Method, name="trac"):
         scale: max(0, Σ_j s_j) at the last update; 0 before the first.
 
     Raises:
-        ValueError: An option out of its range.
+        ValueError: An option out of its range, or an optimizer that maximises.
         TypeError: No optimizer.
 
     Example:
@@ -85,17 +85,38 @@ class Trac(Method, name="trac"):
         self.first_scale = float(first_scale)
         self.eps = float(eps)
         self.scale = 0.0
-        self._parameters = held_of(model, checked(optimizer, "none"))
-        self._first = [parameter.detach().clone() for parameter in self._parameters]
-        self._offsets = [torch.zeros_like(first, dtype=averaging_dtype(first)) for first in self._first]
+        self._optimizers = checked(optimizer, "none")
+        refuse_maximizing(self._optimizers, "Trac")
+        self._model = model
+        self._parameters: list[nn.Parameter] = []
+        self._first: list[Tensor] = []
+        self._offsets: list[Tensor] = []
+        self._held = 0
+        self._take_up()
         self._variances = [0.0] * len(self.decay_rates)
         self._sums = [_FIRST_SIGMA] * len(self.decay_rates)
         self._before: dict[int, Tensor] | None = None
         self._product = 0.0
 
+    def _take_up(self) -> None:
+        """Begins with the parameters that the optimizers hold and did not hold before."""
+        if self._held != number_held(self._optimizers):
+            known = set(self._parameters)
+            fresh = [parameter for parameter in held_of(self._model, self._optimizers) if parameter not in known]
+            self._parameters += fresh
+            self._first += [parameter.detach().clone() for parameter in fresh]
+            self._offsets += [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in fresh]
+            self._held = number_held(self._optimizers)
+
     @torch.no_grad()
     def before_update(self) -> None:
-        """Multiplies gradients and offsets, and keeps the weights as they are. Gradients must be unscaled; reads the device."""
+        """Multiplies gradients and offsets, and keeps the weights as they are. Gradients must be unscaled; reads the device.
+
+        Raises:
+            RuntimeError: No parameter has a gradient.
+        """
+        self._take_up()
+        check_gradients(self._parameters, "Trac", dense=False)
         self._before = {k: p.clone() for k, p in enumerate(self._parameters) if p.grad is not None}
         products = []
         for k in self._before:
@@ -148,6 +169,7 @@ class Trac(Method, name="trac"):
         """
         if missing := {"first", "offsets", "variances", "sums", "scale"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        self._take_up()
         theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["first"], self._first))
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")

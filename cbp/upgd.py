@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from cbp.generators import for_device
 from cbp.method import Method, averaging_dtype, check_number, check_whole
-from cbp.optimizers import checked, held_of
+from cbp.optimizers import check_gradients, checked, held_of, number_held, refuse_maximizing
 
 
 class UPGD(Method, name="upgd"):
@@ -40,7 +40,7 @@ class UPGD(Method, name="upgd"):
         seed: Seed of the noise; nothing is drawn from the global generators.
 
     Raises:
-        ValueError: An option out of its range, or the optimizer holds none of the model's parameters.
+        ValueError: An option out of its range, or the optimizer holds none of the model's parameters, or maximises.
         TypeError: No optimizer.
 
     Example:
@@ -75,14 +75,34 @@ class UPGD(Method, name="upgd"):
         self.weight_decay = float(weight_decay)
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._optimizers = checked(optimizer, "none")
-        self._parameters = held_of(model, self._optimizers)
-        self._utilities = [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in self._parameters]
-        self._updates = [0] * len(self._parameters)
+        refuse_maximizing(self._optimizers, "UPGD")
+        self._model = model
+        self._parameters: list[nn.Parameter] = []
+        self._utilities: list[Tensor] = []
+        self._updates: list[int] = []
+        self._held = 0
+        self._take_up()
         self._before: dict[int, Tensor] | None = None
+
+    def _take_up(self) -> None:
+        """Begins with the parameters that the optimizers hold and did not hold before."""
+        if self._held != number_held(self._optimizers):
+            known = set(self._parameters)
+            fresh = [parameter for parameter in held_of(self._model, self._optimizers) if parameter not in known]
+            self._parameters += fresh
+            self._utilities += [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in fresh]
+            self._updates += [0] * len(fresh)
+            self._held = number_held(self._optimizers)
 
     @torch.no_grad()
     def before_update(self) -> None:
-        """Averages the utilities, and keeps the weights as they are. Gradients must be unscaled, and are left alone."""
+        """Averages the utilities, and keeps the weights as they are. Gradients must be unscaled, and are left alone.
+
+        Raises:
+            RuntimeError: No parameter has a gradient, or one has a sparse gradient.
+        """
+        self._take_up()
+        check_gradients(self._parameters, "UPGD", dense=True)
         self._before = {}
         for k, parameter in enumerate(self._parameters):
             if parameter.grad is not None:
@@ -142,6 +162,7 @@ class UPGD(Method, name="upgd"):
         """
         if missing := {"utilities", "updates", "generator"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        self._take_up()
         theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["utilities"], self._utilities))
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")

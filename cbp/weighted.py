@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from cbp.discovery.recording import unwrapped
+
+_Parametrized = nn.utils.parametrize.ParametrizationList
+_NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +28,7 @@ class Weight:
             the groups of a convolution.
         axis: Of a matrix, that of the outputs: 0, but 1 where the inputs come first, as in a transposed convolution.
         is_bilinear: Whether each pair of two inputs has a weight.
+        is_stacked: Whether it has its parts along a first dimension of their own: the members of an ensemble.
     """
 
     name: str
@@ -31,6 +37,7 @@ class Weight:
     parts: int = 1
     axis: int = 0
     is_bilinear: bool = False
+    is_stacked: bool = False
 
     @property
     def is_trained(self) -> bool:
@@ -45,6 +52,8 @@ class Weight:
         """
         if self.kind != "matrix":
             return tensor.view(self.parts, -1)
+        if self.is_stacked:
+            return tensor.mT
         if self.is_bilinear:
             return tensor.view(1, len(tensor), -1)
         split: Tensor = tensor[None] if self.parts == 1 else tensor.unflatten(0, (self.parts, -1))  # type: ignore[no-untyped-call]
@@ -52,6 +61,8 @@ class Weight:
 
     def whole(self, parts: Tensor) -> Tensor:
         """The tensor of the parameter's shape that has these parts."""
+        if self.is_stacked:
+            return parts.mT
         return (parts.movedim(1, 1 + self.axis) if self.axis else parts).reshape(self.parameter.shape)
 
 
@@ -60,11 +71,15 @@ def weights_of(model: nn.Module) -> list[Weight]:
 
     These are Linear and convolutional layers, recurrent ones, the projections of attention, what a parametrisation computes
     their weights from, and any other module with a ``weight`` of two or more dimensions. Embeddings, norms and bare parameters
-    are left out. A norm that was written by hand is known by a weight such as ``(channels, 1, 1)``.
+    are left out. A norm that was written by hand is known by a weight such as ``(channels, 1, 1)``. In a module that torch does
+    not have, a weight of three dimensions is that of an ensemble, ``(members, inputs, outputs)``; with a ``kernel_size``, or a
+    bias for each of its rows, that of a convolution.
 
     Raises:
-        ValueError: The model has no such layer, or none that is trained.
+        ValueError: The model has no such layer, or none that is trained; or it is lazy and has not been called yet.
     """
+    if lazy := next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None):
+        raise ValueError(f"'{lazy}' has no size yet: call the model once before")
     found = known_weights(model)
     if not any(parameter.requires_grad for parameter in found):
         raise ValueError(f"{type(model).__name__} has no layer that multiplies with weights of its own, or all are frozen")
@@ -75,10 +90,12 @@ def known_weights(model: nn.Module) -> dict[nn.Parameter, Weight]:
     """As :func:`weights_of`, by their tensors; there may be none."""
     names = {parameter: name for name, parameter in unwrapped(model).named_parameters()}
     found: dict[nn.Parameter, Weight] = {}
-    for module in model.modules():
-        if _multiplies(module):
+    for path, module in model.named_modules():
+        of = model.get_submodule(path.rpartition(".parametrizations.")[0]) if isinstance(module, _Parametrized) else module
+        if _multiplies(module) and not isinstance(of, _NO_MATRICES):
             for attribute, parameter in module.named_parameters(recurse=False):
-                found.setdefault(parameter, _weight(names[parameter], module, attribute, parameter))
+                if parameter.is_floating_point():
+                    found.setdefault(parameter, _weight(names[parameter], module, attribute, parameter))
     return found
 
 
@@ -89,9 +106,9 @@ def trained_names(weights: Sequence[Weight]) -> list[str]:
 
 def _multiplies(module: nn.Module) -> bool:
     """Whether a module multiplies with weights of its own."""
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | nn.modules.batchnorm._NormBase):
+    if isinstance(module, _NO_MATRICES):
         return False
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention | nn.utils.parametrize.ParametrizationList):
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention | _Parametrized):
         return True
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim < 2:
@@ -111,9 +128,22 @@ def _weight(name: str, module: nn.Module, attribute: str, parameter: nn.Paramete
         return Weight(name, parameter, "magnitude")
     if isinstance(module, nn.modules.conv._ConvNd):
         return Weight(name, parameter, kind, module.groups, axis=int(kind == "matrix" and module.transposed))
+    if is_stacked(weight := getattr(module, "weight", None), module):
+        if parameter is weight:
+            return Weight(name, parameter, kind, len(weight), is_stacked=True)
+        return Weight(name, parameter, "bias", len(weight) if parameter.ndim > 1 else 1)  # (members, 1, outputs), say
     # The Linear of GPT-2 in transformers.
     inputs_first = kind == "matrix" and type(module).__name__ == "Conv1D" and hasattr(module, "nf")
     return Weight(name, parameter, kind, axis=int(inputs_first), is_bilinear=isinstance(module, nn.Bilinear))
+
+
+def is_stacked(weight: Tensor | None, module: nn.Module | None = None) -> TypeGuard[Tensor]:
+    """Whether a weight, bare or of a module that torch does not have, is that of an ensemble: a matrix for each member."""
+    if not isinstance(weight, Tensor) or weight.ndim != 3 or type(module).__module__.startswith("torch."):
+        return False
+    bias = getattr(module, "bias", None)
+    is_kernel = hasattr(module, "kernel_size") or (isinstance(bias, Tensor) and bias.shape == weight.shape[:1])
+    return not is_kernel
 
 
 def _is_magnitude(module: nn.Module, attribute: str) -> bool:

@@ -14,6 +14,12 @@ import numpy as np
 from envs import checks
 from envs.checks import ParameterError
 
+MANY_RESTARTS = 10
+"""In a row, so that whoever restarts a clock a few times, as a test does, is not told."""
+
+RESTARTED = "restarts its clock. A seed of the constructor fixes what comes, and reset() takes one for the first episode only"
+"""What is told of ``reset(seed=…)`` where nothing ever changes."""
+
 TIMES: dict[str, type[Times]] = {}
 """How long phases last, by the ``"name"`` of the description as JSON."""
 

@@ -58,6 +58,10 @@ class InForce:
         """Whether the simulation has, to the bit, what was written last."""
         return self._held.holds(self.subject)
 
+    def take_simulation(self) -> None:
+        """Takes what the simulation has now for what was written last."""
+        self._held.take(self.subject)
+
     def own_values(self) -> list[list[float]]:
         """What the simulation had itself, as JSON can hold it."""
         return self._held.own_values()

@@ -62,6 +62,10 @@ class Held:
             computed = subject._replace(model=trial)
             for place in self._following:
                 place.write(subject, place.read(computed))
+        self.take(subject)
+
+    def take(self, subject: Subject) -> None:
+        """Takes what the subject has now for what was written."""
         self._written = [place.read(subject).tobytes() for place in self._all]
 
     def holds(self, subject: Subject) -> bool:

@@ -15,6 +15,7 @@ from envs import checks
 from envs.acting import ActingEffects
 from envs.changes import Change
 from envs.checks import EffectError, ParameterError
+from envs.clock import MANY_RESTARTS, RESTARTED
 from envs.force import InForce
 from envs.held import release
 from envs.sequence import Sequence
@@ -27,9 +28,6 @@ DEFAULT_PERIOD = 200_000
 """Steps between changes: ours, a tenth of the paper's, so that several changes fit into an hour."""
 
 _NEVER = 2**62
-
-_MANY_RESTARTS = 10
-"""In a row, so that whoever restarts the clock a few times, as a test does, is not told."""
 
 
 class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], RecordConstructorArgs):
@@ -154,7 +152,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         if self._observes:
             self.observation_space = _with_values(env, self.changes)  # type: ignore[assignment]
         self._force.hold(self._sequence, self)
-        self._listens = True
+        self._keys = frozenset((*(change.name for change in self.changes), "phase", "changed"))
         self._holds = False
         self.times_forced = 0  # for who keeps what the values bring about
         self._step = self._episode_began = 0
@@ -225,9 +223,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
         The last step of a phase is known before only where the change comes in mid-episode.
         """
-        if self._step == self._began:
-            return 1
-        return min(self._end - self._step, 2**31)
+        to_change = min(self._end - self._step, 2**31)
+        return min(to_change, 1) if self._step == self._began else to_change
 
     def skip(self, steps: int) -> None:
         """Counts steps within a phase and an episode that were taken without it."""
@@ -285,7 +282,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             action = self._acting.begin_step(self._force.subject, action)
         observation, reward, terminated, truncated, own = self.env.step(action)
         info = dict(own)  # which some environments give again and again
-        if self._listens:
+        if not self._keys.isdisjoint(info):
             self._keep(info)
         info.update(self._values)
         info["phase"] = self._phase
@@ -329,7 +326,6 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._force.write_again(self._sequence, self)
         info = dict(own)
         self._keep(info)
-        self._listens = True
         info |= {**self._values, "phase": self._phase, "changed": False}
         return self._arriving(observation), info
 
@@ -350,10 +346,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         return observation
 
     def _keep(self, info: dict[str, Any]) -> None:
-        """Keeps what the environment itself says under a key of ours, and listens on where it does."""
-        own = {f"env_{key}": info[key] for key in (*self._values, "phase", "changed") if key in info}
-        info |= own
-        self._listens = bool(own)
+        """Keeps what the environment itself says under a key of ours."""
+        info |= {f"env_{key}": info[key] for key in (*self._values, "phase", "changed") if key in info}
 
     def _restart(self, seed: int | None) -> None:
         """Goes back to phase 0 of the sequences of a seed."""
@@ -401,11 +395,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         sequence = self._sequence
         steps, restarts = self._lost if sequence.phase == 0 else (0, 0)
         self._lost = steps + sequence.elapsed(self._step), restarts + 1
-        if sequence.changes_at_all and self._lost[0] > sequence.length and restarts >= _MANY_RESTARTS:
-            self._say_once(
-                f"the world never changes ({', '.join(self._values)}): each reset(seed=…) restarts its clock. A seed of the "
-                "constructor fixes the values, and reset() takes one for the first episode only"
-            )
+        if sequence.changes_at_all and self._lost[0] > sequence.length and restarts >= MANY_RESTARTS:
+            self._say_once(f"the world never changes ({', '.join(self._values)}): each reset(seed=…) {RESTARTED}")
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -457,6 +448,10 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         if "own" in state:
             self._force.set_own_values(state["own"])
         self._put_into_force(began=-state["steps"])
+
+    def take_simulation(self) -> None:
+        """Takes what the simulation has now for what is in force: it was loaded, whatever was written before."""
+        self._force.take_simulation()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Applies the values to the simulation of a pickled or copied environment, which has been built anew."""

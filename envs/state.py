@@ -86,6 +86,8 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
         else:
             memory.load(layer, saved["values"])
     _Simulation.of(env).load(state[-1])
+    if changing := NonStationary.of(env):
+        changing.take_simulation()
 
 
 class _Simulation(NamedTuple):

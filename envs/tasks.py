@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from envs import checks
 from envs.checks import ParameterError
+from envs.clock import MANY_RESTARTS, RESTARTED
 from envs.nonstationary import DEFAULT_PERIOD
 from envs.sequence import SPAWN_KEY, check_timing, make_clock
 from envs.simulation import check_env
@@ -95,9 +97,15 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         self._clock = make_clock({"period": period, "change_at": change_at, "count": count})
         self._seed = None if seed is None else checks.integer("seed", seed, lowest=0)
         self.tasks = tuple(map(_name, self._tasks))
+        if kwargs and not any(isinstance(task, str) for task in self._tasks):
+            raise ParameterError(
+                f"TaskSequence has no argument {' or '.join(map(repr, kwargs))}; others are for tasks that are ids, got "
+                f"{', '.join(self.tasks)}"
+            )
         self.task = 0
         self._step = self._episode_began = 0
         self._holds = False
+        self._lost, self._told_of_seeds = (0, 0), False  # steps or episodes, and restarts, in a row without a change
         self._entropy: Any = None
         self.env = self._make(0)
         self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
@@ -160,6 +168,7 @@ class TaskSequence(gymnasium.Env[Any, Any]):
             seed = checks.integer("seed", seed, lowest=0)
             super().reset(seed=seed)
             if not self._holds:
+                self._warn_of_seeds()
                 self._restart(seed if self._seed is None else self._seed, seed)
         elif not self._holds:
             self._clock.episodes += self._step > self._episode_began
@@ -199,6 +208,12 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         Raises:
             envs.ParameterError: Such a state.
         """
+        needed = {"tasks", "task", "steps_in_episode", "entropy", "clock"}
+        if not isinstance(state, Mapping) or needed - state.keys():
+            missing = sorted(needed - state.keys()) if isinstance(state, Mapping) else sorted(needed)
+            raise ParameterError(f"state must be one of TaskSequence's, got one without {', '.join(missing)}")
+        if state["task"] not in range(len(self.tasks)):
+            raise ParameterError(f"task must be one of 0 to {len(self.tasks) - 1}, got {checks.shown(state['task'])}")
         if state.get("tasks") != list(self.tasks):
             raise ParameterError(f"state must be that of tasks {', '.join(self.tasks)}, got that of {state.get('tasks')}")
         if timing:
@@ -220,6 +235,19 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         self._step, self._episode_began = 0, -state["steps_in_episode"]
         self._entropy = state["entropy"]
         self._clock.load_state_dict(state["clock"], self._step)
+
+    def _warn_of_seeds(self) -> None:
+        """Says where the seeds of resets have kept the task from ever changing, once."""
+        steps, restarts = self._lost if self.phase == 0 else (0, 0)
+        self._lost = steps + self._clock.elapsed(self._step), restarts + 1
+        if (
+            self._lost[0] > self._clock.length
+            and restarts >= MANY_RESTARTS
+            and len(self._tasks) > 1
+            and not self._told_of_seeds
+        ):
+            self._told_of_seeds = True
+            warnings.warn(f"the task never changes ({self.tasks[0]}): each reset(seed=…) {RESTARTED}", stacklevel=3)
 
     def _restart(self, seed: int | None, of_tasks: int | None) -> None:
         """Goes back to the first task.
@@ -245,7 +273,12 @@ class TaskSequence(gymnasium.Env[Any, Any]):
     def _make(self, number: int) -> gymnasium.Env[Any, Any]:
         task = self._tasks[number]
         if isinstance(task, str):
-            return gymnasium.make(task, **self._kwargs)
+            try:
+                return gymnasium.make(task, **self._kwargs)
+            except TypeError as error:
+                if not self._kwargs:
+                    raise
+                raise ParameterError(f"{task} cannot be made with {', '.join(map(repr, self._kwargs))}: {error}") from error
         env = task if isinstance(task, gymnasium.Env) else task()
         check_env(env)
         return env

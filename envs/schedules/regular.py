@@ -81,4 +81,4 @@ class Square(_Regular, name="square"):
     """Is at the least value for half of ``length`` phases (rounded up), and at the greatest for the rest."""
 
     def _share(self, phase: int) -> float:
-        return float(phase % self.length >= self.length / 2)
+        return float(2 * (phase % self.length) >= self.length)

@@ -45,13 +45,16 @@ def test_the_gradient_is_that_of_the_penalised_loss(make):
 def test_a_parameter_without_a_gradient_stays_without():
     model = chain(3, 6, 2)
     method = cbp.L2Init(model, still(model))
+    first, *others = model.parameters()
+    first.grad = torch.zeros_like(first)
     method.before_update()
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in others)
 
 
 def test_a_loop_that_forgets_to_call_it_before_the_update_is_told_so():
     model = chain(3, 6, 2)
     method = cbp.L2Init(model, still(model))
+    model(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
     method.before_update()
     method.step()
     with pytest.raises(RuntimeError, match=r"before_update\(\) between loss.backward\(\) and optimizer.step\(\)"):

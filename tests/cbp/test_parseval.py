@@ -84,8 +84,10 @@ def test_only_the_layers_that_are_given_are_treated_and_none_without_a_gradient(
     first = cbp.find_layers(model)[0]
     method = cbp.Parseval(model, still(model), layers=[first])
     assert method.touched == ["0.weight"]
+    model[0].weight.grad = torch.zeros_like(model[0].weight)
     method.before_update()
-    assert all(parameter.grad is None for parameter in model.parameters())
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == ["0.weight"]
+    assert model[0].weight.grad.any()
     method.step()
     with pytest.raises(RuntimeError, match=r"Parseval acts on gradients: call before_update\(\) between loss.backward\(\)"):
         method.step()

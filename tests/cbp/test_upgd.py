@@ -135,8 +135,8 @@ def test_parameters_without_a_gradient_and_the_global_generator_are_left_alone()
     assert torch.equal(model[0].weight, before)
     assert torch.equal(torch.get_rng_state(), state)
     model.zero_grad()
-    method.before_update()
-    assert method.step() == []  # no gradient at all
+    with pytest.raises(RuntimeError, match=r"UPGD finds no gradients: call before_update\(\) between loss.backward\(\)"):
+        method.before_update()
 
 
 def test_gradients_that_overflowed_leave_the_utilities_as_they_are():
