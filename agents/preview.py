@@ -64,8 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.preview", description=description, allow_abbrev=False, conflict_handler="resolve")
     add = parser.add_argument
     add(
-        "env", metavar="ENV", help="ant-nonstationary, any registered Gymnasium id, or MODULE:ID of one that a module registers"
+        "env",
+        metavar="ENV",
+        nargs="?",
+        help="ant-nonstationary, any registered Gymnasium id, or MODULE:ID of one that a module registers",
     )
+    add("--protocol", metavar="NAME", help="as for agents.train, in place of ENV")
     add_import_option(parser)
     add("--env-kwargs", metavar="KEY=VALUE", action="append", help="as for agents.train")
     add(
@@ -81,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--schedule", metavar="NAME[,KEY=VALUE…]", action="append", help="as for agents.train; several are drawn in panels")
     add("--seeds", metavar="S", help="such as 0-4 or 0,1,5 (default: 0-2)")
     add("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="the picture (default: preview.png)")
-    parser.set_defaults(protocol=None, device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None)
+    parser.set_defaults(device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None)
     return parser
 
 

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -73,6 +73,15 @@ def is_sequence(spec: gymnasium.envs.registration.EnvSpec) -> bool:
     return spec.entry_point == SEQUENCE
 
 
+def refuse_task(spec: gymnasium.envs.registration.EnvSpec) -> NoReturn:
+    """Refuses the parameter of a sequence of tasks for another environment.
+
+    Raises:
+        UserError: Always.
+    """
+    raise UserError(f"parameter 'task' is that of a sequence of tasks, such as 'task-sequence-v0', got '{spec.id}'")
+
+
 def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """One environment of a run. Its period is its share of the run's, its sequence of values that of the run's seed.
 
@@ -89,8 +98,12 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     if config.period is not None and config.param is not None:
         change = {"parameter": config.param, "seed": config.seed, **config.change}
         change["period"] = _own_period(config.period, config.n_envs, change.pop("times", None))
+        if config.param == TASK or is_nonstationary(spec):
+            _refuse_timing(config.env_kwargs)
     try:
         if config.param == TASK:
+            if not is_sequence(spec):
+                refuse_task(spec)
             del change["parameter"]
             _refuse_modules(config.env_kwargs.get("tasks"))
             return _with_a_vector(gymnasium.make(spec.id, **change, **config.env_kwargs, **kwargs))
@@ -102,6 +115,19 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         raise UserError(f"environment '{spec.id}' cannot be made: {' '.join(str(error).split())}") from error
     except Exception as error:  # whatever an environment of others raises
         raise UserError(f"environment '{spec.id}' cannot be made: {in_words(error)}") from error
+
+
+def _refuse_timing(env_kwargs: dict[str, Any]) -> None:
+    """Refuses arguments of an environment that changes that options are for.
+
+    Raises:
+        UserError: There is one.
+    """
+    for name in ("parameter", "schedule", "low", "high", "factor", "period", "change_at", "count", "seed"):
+        if name in env_kwargs:
+            option = "param" if name == "parameter" else name.replace("_", "-")
+            instead = "a run counts steps" if name == "count" else f"--{option} is for it"
+            raise UserError(f"--env-kwargs takes no {name}: {instead}")
 
 
 def _refuse_modules(tasks: object) -> None:

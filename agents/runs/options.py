@@ -14,7 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 
 import envs
 from agents.runs.algorithms import ALGORITHMS, find_algorithm
-from agents.runs.build import BY_PERIOD, find_spec, is_nonstationary, is_sequence
+from agents.runs.build import BY_PERIOD, find_spec, is_nonstationary, is_sequence, refuse_task
 from agents.runs.commands import check_device, given, parse_override
 from agents.runs.config import Config, with_overrides
 from agents.runs.errors import UserError, unknown
@@ -104,6 +104,9 @@ def add_change_options(parser: argparse.ArgumentParser) -> None:
     add("--observe", action="store_true", default=None, help="append the parameter's value to the observation")
 
 
+_OF_PARAMETER = ("schedule", "low", "high", "factor")
+
+
 def make_change(args: argparse.Namespace) -> tuple[str | dict[str, Any] | None, dict[str, Any]]:
     """What the options of :func:`add_change_options` but ``--period`` say.
 
@@ -128,7 +131,12 @@ def make_change(args: argparse.Namespace) -> tuple[str | dict[str, Any] | None, 
         raise UserError(f"--param takes each parameter once, got {', '.join(name for name, _ in named)}")
     if len(named) < 2 and not any(options for _, options in named):
         return (named[0][0] if named else None), change
-    for _, options in named:
+    for name, options in named:
+        if others := [key for key in options if key not in _OF_PARAMETER]:
+            raise UserError(
+                f"--param {name} takes {', '.join(_OF_PARAMETER)}, got {others[0]}: when values change is said for all, "
+                "by --period and --change-at"
+            )
         if "schedule" in options:
             options["schedule"] = _describe_schedule(options["schedule"])
     return dict(named), change
@@ -194,6 +202,8 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         _refuse_parameters(args, spec.id)
         parameter = TASK
         env_kwargs, modules = _import_tasks(env_kwargs, modules)
+    elif parameter == TASK:
+        refuse_task(spec)
     changes = is_nonstationary(spec) or args.period is not None or parameter is not None
     if change and not changes:
         option = next(iter(change)).replace("_", "-")
@@ -238,7 +248,7 @@ def _find_protocol(args: argparse.Namespace) -> Protocol | None:
     protocol = PROTOCOLS[args.protocol]
     if args.preset is not None:
         raise UserError(f"--protocol {args.protocol} is a preset itself and takes no --preset, got '{args.preset}'")
-    if args.env is not None and find_spec(args.env).id != protocol.env:
+    if args.env is not None and find_spec(import_named(args.env, [])[0]).id != protocol.env:
         raise UserError(f"--protocol {args.protocol} is in '{protocol.env}' and takes no other --env, got '{args.env}'")
     if args.algo not in (None, "ppo"):
         raise UserError(f"--protocol {args.protocol} is of ppo and takes no other --algo, got '{args.algo}'")

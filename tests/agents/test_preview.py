@@ -83,6 +83,15 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
         (["ant-nonstationary", "--param", "friction", "--param", "gravity", "--low", "1"], "low belongs to one parameter"),
         (["ant-nonstationary", "--param", "gravity,low=1,low=2"], "takes each key once"),
         (["ant-nonstationary", "--param", "mass:torsoo"], "did you mean 'torso'"),
+        (["ant-nonstationary", "--param", "friction,period=9"], "takes schedule, low, high, factor, got period"),
+        (["ant-nonstationary", "--param", "friction,count=episodes"], "got count"),
+        (["ant-nonstationary", "--param", "task"], "is that of a sequence of tasks, such as 'task-sequence-v0'"),
+        (["Ant-v5", "--param", "task"], "is that of a sequence of tasks"),
+        (["ant-nonstationary", "--env-kwargs", "period=9"], "--env-kwargs takes no period: --period is for it"),
+        (["ant-nonstationary", "--env-kwargs", "count=episodes"], "--env-kwargs takes no count: a run counts steps"),
+        (["ant-nonstationary", "--env-kwargs", "change_at=now"], "--env-kwargs takes no change_at: --change-at is for it"),
+        (["hopper-nonstationary", "--protocol", "quick-ant"], "is in 'ant-nonstationary-v0' and takes no other --env"),
+        (["--output", "none.png"], "--env is missing"),
         (["ant-nonstationary", "--low", "3"], "low must be at most high"),
         (["ant-nonstationary", "--set", "net_arch=[8]"], "--set is of what --algo says"),
         (["hopper-nonstationary", "--algo", "dqn"], "dqn needs discrete actions"),
@@ -224,3 +233,11 @@ def test_a_run_that_replaces_no_unit_is_called_so(settings, words, capsys):
     environment = ["CartPole-v1", "--param", "observation_noise", "--algo", "dqn"]
     assert preview.main([*environment, *OFF_POLICY, *BUSY, *settings]) == 0
     assert f"dqn: q_net: {words}" in capsys.readouterr().out.splitlines()
+
+
+def test_a_protocol_is_previewed_whichever_way_its_environment_is_named(capsys):
+    for number, named in enumerate(([], ["ant-nonstationary"], ["envs:ant-nonstationary"])):
+        assert preview.main([*named, "--protocol", "quick-ant", "--seeds", "0", "--output", f"{number}.png"]) == 0
+    values = [line for line in capsys.readouterr().out.splitlines() if line.startswith("friction")]
+    assert len(values) == 3
+    assert len(set(values)) == 1

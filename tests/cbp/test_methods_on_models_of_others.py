@@ -1,4 +1,4 @@
-"""Methods other than CBP on what people bring: ensembles, masks, optimizers that maximise or get parameters later, and the like."""
+"""Methods beside CBP on what people bring: ensembles, masks, shared tensors, parameters that an optimizer gets later."""
 
 from __future__ import annotations
 

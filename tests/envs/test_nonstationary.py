@@ -323,3 +323,19 @@ def test_defaults_are_the_published_range():
 
 def test_the_documented_example_runs():
     assert doctest.testmod(envs.nonstationary, raise_on_error=True).attempted > 0
+
+
+def test_what_an_environment_says_under_a_key_of_ours_is_kept_whenever_it_says_it():
+    class Ends(gymnasium.Wrapper):
+        taken = 0
+
+        def step(self, action):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            self.taken += 1
+            return observation, reward, terminated, truncated, info | ({"phase": "landed"} if self.taken % 5 == 0 else {})
+
+    env = envs.NonStationary(Ends(gymnasium.make("InvertedPendulum-v5")), "gravity", seed=0)
+    env.reset(seed=0)
+    said = [env.step(np.zeros(1))[4] for _ in range(12)]
+    assert [info.get("env_phase") for info in said] == [*[None] * 4, "landed", *[None] * 4, "landed", None, None]
+    assert {info["phase"] for info in said} == {0}

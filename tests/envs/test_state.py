@@ -464,3 +464,29 @@ def test_a_simulation_that_is_not_found_is_refused(names):
         envs.save_state(env)
     if names[0] == "_m":
         envs.save_state(envs.NonStationary(env, "friction", seed=0, model=lambda env: (env.unwrapped._m, env.unwrapped._d)))
+
+
+class Draws(gymnasium.Wrapper):
+    """Draws the mass of another body than the one that changes, at each reset."""
+
+    def reset(self, *, seed=None, options=None):
+        out = self.env.reset(seed=seed, options=options)
+        self.unwrapped.model.body_mass[1] = self.unwrapped.np_random.uniform(2, 5)
+        return out
+
+
+@pytest.mark.parametrize("name", ["mass:foot", "centre_of_mass_x:foot", "gravity"])
+@pytest.mark.filterwarnings("error")
+def test_a_world_that_draws_other_numbers_itself_goes_on_to_the_bit(name):
+    def make():
+        inner = Draws(gymnasium.make("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=40))
+        values = {"gravity": [9.0, 5.0], "mass:foot": [1.0, 2.0]}.get(name, [0.0, 0.01])
+        return envs.NonStationary(inner, name, {"name": "list", "values": values}, period=30, seed=0)
+
+    first, second = make(), make()
+    first.reset(seed=0)
+    play(first, np.zeros((85, 3)))
+    envs.load_state(second, envs.save_state(first))
+    assert play(first, np.zeros((120, 3))) == play(second, np.zeros((120, 3)))
+    for field in ("body_mass", "body_invweight0", "dof_M0"):
+        assert np.array_equal(*(getattr(env.unwrapped.model, field) for env in (first, second)))

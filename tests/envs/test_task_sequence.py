@@ -330,3 +330,47 @@ def test_tasks_of_the_control_suite_go_on_to_the_bit():
     other = make()
     envs.load_state(other, envs.save_state(env))
     assert play(other, 60, action) == play(env, 60, action)
+
+
+@pytest.mark.parametrize("name", ["perriod", "changeat", "render_mode"])
+def test_an_argument_that_no_task_takes_is_refused(name):
+    for tasks in ([Counting], [Counting()]):
+        with pytest.raises(envs.ParameterError, match=f"no argument '{name}'; others are for tasks that are ids"):
+            envs.TaskSequence(tasks, **{name: "now"})
+    if name != "render_mode":
+        with pytest.raises(envs.ParameterError, match=f"HalfCheetah-v5 cannot be made with '{name}'"):
+            envs.TaskSequence(["HalfCheetah-v5"], **{name: "now"})
+
+
+def test_seeds_that_keep_the_task_from_ever_changing_are_told_once():
+    env = envs.TaskSequence([Counting, Counting], period=5)
+
+    def begin_anew_again_and_again():
+        for episode in range(30):
+            env.reset(seed=episode)
+            play(env, 3)
+
+    with pytest.warns(UserWarning, match=r"the task never changes \(Counting\): each reset\(seed=…\) restarts") as said:
+        begin_anew_again_and_again()
+    assert len(said) == 1
+    assert env.phase == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("clock"), "one of TaskSequence's, got one without clock"),
+        (lambda state: state.clear(), "one without clock, entropy, steps_in_episode, task, tasks"),
+        (lambda state: state.update(task=7), "task must be one of 0 to 1, got 7"),
+    ],
+)
+def test_a_state_that_is_none_is_refused_in_words_and_changes_nothing(change, words):
+    env = envs.TaskSequence([Counting, Counting], period=5, seed=0)
+    env.reset()
+    play(env, 3)
+    before, state = env.state_dict(), env.state_dict()
+    change(state)
+    for bad in (state, []) if not state else (state,):
+        with pytest.raises(envs.ParameterError, match=words):
+            env.load_state_dict(bad)
+    assert env.state_dict() == before

@@ -318,3 +318,22 @@ def test_a_value_that_is_set_by_hand_counts_from_the_next_step(parameter, value,
         made.close()
     assert rewards[0] == rewards[1]
     assert rewards[0][4:6] != rewards[0][3:5]
+
+
+@pytest.mark.parametrize("other", ["gravity", "strength", "mass:torso"])
+def test_a_change_that_is_due_at_the_first_step_of_another_clocks_phase_acts_in_it(other):
+    """A reset begins a phase of friction, and the step after it one of the other parameter."""
+
+    def make():
+        clock = {"period": 9, "change_at": "now", "schedule": {"name": "list", "values": [0.5, 5.0]}}
+        inner = gymnasium.wrappers.TimeLimit(gymnasium.make("Hopper-v5"), 9)
+        return Monitor(envs.NonStationary(inner, {"friction": {}, other: clock}, period=7, seed=0))
+
+    seen = []
+    for kind in (DummyVecEnv, ThreadedVecEnv):
+        env = kind([make])
+        env.seed(3)
+        env.reset()
+        seen.append([env.step(np.full((1, 3), 0.1, np.float32))[0].tolist() for _ in range(40)])
+        env.close()
+    assert seen[0] == seen[1]
