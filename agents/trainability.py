@@ -58,6 +58,9 @@ def _measure(args: argparse.Namespace) -> int:
     import_modules(args.imports or [])
     if not args.run.exists() and (zipped := args.run.with_name(f"{args.run.name}.zip")).is_file():
         args.run = zipped  # as Stable-Baselines3's own load does
+    check_whole("seed", args.seed, least=0)
+    if args.seed >= 2**32:
+        raise UserError(f"seed must be less than 2^32, got {args.seed}")
     if args.run.is_file():
         return _measure_zip(args)
     if args.env is not None:
@@ -77,7 +80,6 @@ def _measure_zip(args: argparse.Namespace) -> int:
         raise UserError(f"--env ID says in which environment the model '{args.run}' acts")
     check_whole("repetitions", args.repetitions, least=2)
     check_whole("updates", args.updates, least=POINTS)
-    check_whole("seed", args.seed, least=0)
     return measure_zip(args.run, args.env, args.repetitions, args.updates, args.seed)
 
 

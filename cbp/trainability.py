@@ -17,6 +17,9 @@ from torch.optim import Optimizer
 from cbp.method import check_whole
 
 POINTS = 20  # of a learning curve, evenly spaced
+LEAST_AREA = 1e-3
+"""The area under the learning curves of fresh networks below which a ratio to it would tell nothing. Ours."""
+
 _STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 """The 97.5 % quantile of Student's t, by its degrees of freedom."""
 
@@ -47,11 +50,14 @@ class Score:
         """The score of areas ``(repetitions,)`` beside those of fresh networks, repetition by repetition.
 
         Raises:
-            ValueError: The fresh networks learned nothing, on average.
+            ValueError: The fresh networks learned hardly anything, on average less than :data:`LEAST_AREA`.
         """
         areas, fresh = areas.double(), fresh.double()
-        if not fresh.mean() > 0:
-            raise ValueError("fresh networks learned nothing, so that there is nothing to compare with: let them learn longer")
+        if not fresh.mean() > LEAST_AREA:
+            raise ValueError(
+                f"fresh networks learned hardly anything, {100 * fresh.mean().item():.2g} % on average, so that there is "
+                "nothing to compare with: let them learn longer"
+            )
         score = (areas.mean() / fresh.mean()).item()
         error = ((areas - score * fresh).std() / fresh.mean()).item() / math.sqrt(len(areas))
         reach = _student(len(areas) - 1) * error
@@ -62,7 +68,8 @@ class Trainability:
     """Lets networks learn something new for a short while, beside fresh networks of the same kind under the same draws.
 
     The targets are the outputs of a random network, standardised, *added* to what the network computes now: every network
-    begins with the same error, however large its outputs have become, as far as their precision holds the targets at all. The
+    begins with the same error, however large its outputs have become, as far as their precision holds the targets at all; batch
+    norms begin with the statistics of the inputs. The
     learning curve is the share of the targets' variance that it has learned, from 0 to 1 (below 0 counts as 0); what is
     compared is the area under it. The network itself is not changed, and torch's global generators are afterwards as they were.
 
@@ -112,8 +119,10 @@ class Trainability:
         check_whole("updates", updates, POINTS)
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
+        if len(inputs) == 0 or (inputs.is_floating_point() and not inputs.isfinite().all()):
+            raise ValueError(f"inputs must be samples of finite numbers, got a shape of {tuple(inputs.shape)} or others")
         self._fresh = fresh
-        self._inputs = inputs
+        self._inputs = inputs.detach()
         self._updates = updates
         self._batch_size = min(batch_size, len(inputs))
         self._make_optimizer = optimizer
@@ -126,8 +135,8 @@ class Trainability:
 
         Args:
             network: Its output for a batch of the inputs is ``(batch, outputs)``.
-            head: The path of one of its modules, as ``"4"`` in a Sequential. If it is given this module's weights are those of
-                the fresh network of the same repetition, so that the score is that of the layers in front of it.
+            head: The path of one of its modules with weights, as ``"4"`` in a Sequential. If it is given this module's weights
+                are those of the fresh network of the same repetition, so that the score is that of the layers in front of it.
 
         Raises:
             ValueError: The network's output is another than that of fresh ones; or it has no such module, or another one.
@@ -139,6 +148,7 @@ class Trainability:
         return Score.of(self._areas(networks), self.fresh_areas)
 
     def _standardised(self, network: nn.Module) -> Tensor:
+        _calibrate(network, self._inputs)
         outputs = _outputs(network, self._inputs)
         if outputs.ndim != 2:
             raise ValueError(f"a network's output must be (batch, outputs), got a shape of {tuple(outputs.shape)}")
@@ -157,12 +167,16 @@ class Trainability:
 
     def _learn(self, network: nn.Module, new: Tensor, seed: int) -> float:
         """The area under the learning curve of a network, which is changed."""
+        _calibrate(network, self._inputs)
         outputs = _outputs(network, self._inputs)
         if outputs.shape != new.shape:
             raise ValueError(f"the network's output must be that of fresh ones, {tuple(new.shape)}, got {tuple(outputs.shape)}")
         # The difference to the outputs is learned: added to large outputs, targets would be rounded.
         at_first = new.square().mean().item()  # 1 but for rounding
-        optimizer = self._make_optimizer([parameter for parameter in network.parameters() if parameter.requires_grad])
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if not trained:
+            raise ValueError("the network has no parameter that is trained: all are frozen")
+        optimizer = self._make_optimizer(trained)
         generator = torch.Generator().manual_seed(seed)
         batches = _minibatches(len(self._inputs), self._batch_size, generator)
         learned = 0.0
@@ -190,6 +204,8 @@ def _with_part(network: nn.Module, path: str, giver: nn.Module) -> nn.Module:
     """A copy of a network in which one module has the weights that it has in another network."""
     network = copy.deepcopy(network)
     try:
+        if not path or not any(True for _ in network.get_submodule(path).parameters()):
+            raise ValueError(f"head must be the path of a module with weights, got {path!r}")
         network.get_submodule(path).load_state_dict(giver.get_submodule(path).state_dict())
     except (AttributeError, RuntimeError) as error:
         raise ValueError(
@@ -209,6 +225,20 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+@torch.no_grad()
+def _calibrate(network: nn.Module, inputs: Tensor) -> None:
+    """Gives batch norms the statistics of the inputs: those of a fresh network are none, and outputs would begin elsewhere."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    if norms:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all passes, of which there is one
+        network.train()(inputs)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 @torch.no_grad()

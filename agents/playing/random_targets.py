@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.policies import BasePolicy
@@ -31,7 +32,12 @@ def score(trainability: cbp.Trainability, policy: BasePolicy, targets: Targets) 
     """The score of one of a policy's networks beside the fresh ones of :func:`beside_fresh`."""
     network = _network(policy, _first_of(policy, targets.network))
     with one_thread_each():
-        return trainability(network, head=str(len(network) - 1) if targets.has_fresh_head else None)
+        return trainability(network, head=_head(network) if targets.has_fresh_head else None)
+
+
+def _head(network: nn.Sequential) -> str:
+    """The path of the last layer with weights; behind it there may be an activation, as in the actors of TD3 and DDPG."""
+    return str(max(i for i, module in enumerate(network) if any(True for _ in module.parameters())))
 
 
 def beside_fresh(
@@ -40,6 +46,7 @@ def beside_fresh(
     observations: Any,
     actions: Tensor | None,
     optimizer: MakeOptimizer,
+    make: Callable[[], BasePolicy] | None = None,
     **settings: int,
 ) -> cbp.Trainability:
     """Lets fresh networks learn that are like one of a policy's.
@@ -50,6 +57,8 @@ def beside_fresh(
         observations: On which they learn, of the policy's space.
         actions: That critics receive with them.
         optimizer: Makes their optimizers.
+        make: Makes a policy of the same kind with fresh weights. Default: from what the policy says of its construction, which
+            leaves out the options that classes of others add.
         **settings: Of :class:`cbp.Trainability`.
 
     Raises:
@@ -60,12 +69,17 @@ def beside_fresh(
         raise ValueError(
             f"the {network} network is a head alone behind its features extractor, without a hidden layer (net_arch)"
         )
-    arguments = policy._get_constructor_parameters()
-    arguments |= {"method": None} if "method" in arguments else {}
     batch, _ = policy.obs_to_tensor(observations)
     _, seen = inputs(policy, batch, actions)[name.rstrip("/_")]
     with one_thread_each():
-        return cbp.Trainability(lambda: _network(type(policy)(**arguments), name), seen, optimizer=optimizer, **settings)
+        return cbp.Trainability(
+            lambda: _network(make() if make else _made_like(policy), name), seen, optimizer=optimizer, **settings
+        )
+
+
+def _made_like(policy: BasePolicy) -> BasePolicy:
+    arguments = policy._get_constructor_parameters()
+    return type(policy)(**arguments | ({"method": None} if "method" in arguments else {}))
 
 
 def _first_of(policy: BasePolicy, network: str) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from agents.runs.checkpoints import Trained, trained_at
 from agents.runs.checks import check_whole
 from agents.runs.commands import progress_bar
 from agents.runs.config import Config
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, in_words
 from agents.runs.presets import Hyperparameters
 from agents.runs.run_folder import RunFolder, write_atomically, write_json
 from agents.sb3.networks import networks
@@ -180,9 +181,12 @@ class _Learning:
     def __init__(self, folder: RunFolder, config: Config, settings: Settings, held: HeldParameter | None) -> None:
         if not folder.probe.is_file():
             raise UserError(f"'{folder.path}' has no probe batch, on which networks learn: it comes with the first 1,000 steps")
-        with np.load(folder.probe) as saved:
-            self._observations = saved["observations"]
-            self._actions = torch.as_tensor(saved["actions"]) if "actions" in saved else None
+        try:
+            with np.load(folder.probe) as saved:
+                self._observations = saved["observations"]
+                self._actions = torch.as_tensor(saved["actions"]) if "actions" in saved else None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"cannot read '{folder.probe}': {in_words(error)}") from error
         self._config = config
         self._settings = settings
         self._held = held

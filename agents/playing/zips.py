@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
-import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 import cbp
 from agents.playing.random_targets import beside_fresh, score, targets_of
 from agents.runs.build import find_spec
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, in_words
 from agents.sb3.networks import network_names, networks
 
 STATES = 1_000  # on which networks learn, as the probe batch of a run
@@ -40,13 +39,20 @@ def measure_zip(path: Path, env: str, repetitions: int, updates: int, seed: int)
     Raises:
         UserError: No zip of Stable-Baselines3, one of a recurrent policy, one without a step size, or another environment's.
     """
-    policy, data = _load(path)
+    policy, data, make = _load(path)
     step_size = next((float(rate) for rate in map(data["lr_schedule"], (1.0, 0.5, 0.0)) if rate > 0), 0.0)
     if not 0 < step_size < math.inf:
         raise UserError(f"'{path}' has a step size of {step_size:g}: its networks cannot learn by it")
     vec_env = _make(env, policy)
-    observations, actions = _meet_states(policy, vec_env, seed)
-    vec_env.close()
+    try:
+        observations, actions = _meet_states(policy, vec_env, seed)
+    except Exception as error:  # whatever a model or an environment of others raises
+        raise UserError(f"'{path}' cannot play in '{env}': {in_words(error)}") from error
+    finally:
+        vec_env.close()
+    seen = observations.values() if isinstance(observations, dict) else [observations]
+    if not all(np.isfinite(values).all() for values in seen):
+        raise UserError(f"'{env}' gave observations that are no numbers")
     names = network_names(policy)
     optimizer = partial(torch.optim.Adam, lr=step_size)
     settings = {"repetitions": repetitions, "updates": updates, "batch_size": data.get("batch_size") or 128, "seed": seed}
@@ -55,7 +61,9 @@ def measure_zip(path: Path, env: str, repetitions: int, updates: int, seed: int)
     for kind, targets in targets_of(names[0], names[1] if len(names) > 1 else names[0]).items():
         try:
             if targets.network not in beside:
-                beside[targets.network] = beside_fresh(policy, targets.network, observations, actions, optimizer, **settings)
+                beside[targets.network] = beside_fresh(
+                    policy, targets.network, observations, actions, optimizer, make=make, **settings
+                )
             found = score(beside[targets.network], policy, targets)
         except ValueError as error:
             raise UserError(f"{kind} of '{path}' cannot be measured: {error}") from error
@@ -63,11 +71,12 @@ def measure_zip(path: Path, env: str, repetitions: int, updates: int, seed: int)
     return 0
 
 
-def _load(path: Path) -> tuple[BasePolicy, dict[str, Any]]:
+def _load(path: Path) -> tuple[BasePolicy, dict[str, Any], Callable[[], BasePolicy]]:
+    """The policy, its settings, and what makes another one with fresh weights."""
     try:
         data, parameters, _ = load_from_zip_file(path, device="cpu")
-    except (OSError, ValueError, RuntimeError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise UserError(f"'{path}' is no model of Stable-Baselines3: {error}") from error
+    except Exception as error:  # whatever a damaged file leads to
+        raise UserError(f"'{path}' is no model of Stable-Baselines3: {in_words(error)}") from error
     needed = ("policy_class", "observation_space", "action_space", "lr_schedule", "policy_kwargs")
     if data is None or "policy" not in parameters or any(data.get(name) is None for name in needed):
         raise UserError(
@@ -75,9 +84,13 @@ def _load(path: Path) -> tuple[BasePolicy, dict[str, Any]]:
         )
     kind = data["policy_class"]
     options = {"use_sde": data.get("use_sde", False)} if issubclass(kind, ActorCriticPolicy) else {}
+
+    def make(**others: Any) -> BasePolicy:
+        return kind(*(data[name] for name in needed[1:4]), **{**options, **data["policy_kwargs"], **others})  # type: ignore[no-any-return]
+
     try:
-        policy = kind(*(data[name] for name in needed[1:4]), **{**options, **data["policy_kwargs"]})
-        policy.load_state_dict(parameters["policy"])
+        policy = make()
+        policy.load_state_dict(parameters["policy"])  # type: ignore[arg-type]
         networks(policy)
     except (RuntimeError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
@@ -85,7 +98,7 @@ def _load(path: Path) -> tuple[BasePolicy, dict[str, Any]]:
         ) from error
     if hasattr(policy, "lstm_actor"):
         raise UserError(f"the {kind.__name__} of '{path}' is recurrent: what it computes depends on more than a state")
-    return policy, data
+    return policy, data, partial(make, **{"method": None} if "method" in policy._get_constructor_parameters() else {})
 
 
 def _make(env: str, policy: BasePolicy) -> VecEnv:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -128,6 +128,7 @@ def judge(phases: Sequence[PhaseEnd], parameter: str | None, method: str, contro
     """
     if not phases:
         return Verdict((), (), "Too early to tell: no phase has ended.")
+    phases, control = list(map(_known, phases)), None if control is None else list(map(_known, control))
     checks: dict[Sign, _Check] = {
         "units": _units(phases),
         "rank": _rank(phases),
@@ -188,6 +189,13 @@ def _first_and_last(phases: Sequence[PhaseEnd], measure: str) -> tuple[float, fl
     return (sum(found[:number]) / number, sum(found[-number:]) / number, number) if len(found) > 1 else None
 
 
+def _known(phase: PhaseEnd) -> PhaseEnd:
+    """What is known of a phase: a network that diverged has no measures, and its returns may be no numbers."""
+    final = phase.final_return if phase.final_return is not None and math.isfinite(phase.final_return) else None
+    measures = {name: value for name, value in phase.measures.items() if math.isfinite(value)}
+    return replace(phase, final_return=final, measures=measures)
+
+
 def _units(phases: Sequence[PhaseEnd]) -> _Check:
     for name in IDLE_UNITS:
         word = name.split("_")[0]
@@ -205,7 +213,7 @@ def _rank(phases: Sequence[PhaseEnd]) -> _Check:
     if (ends := _first_and_last(phases, "stable_rank")) is None:
         return _Check(None)
     first, last, number = ends
-    return _Check(last <= (1 - RANK_FALL) * first, f"stable rank {last:.0f}, {first:.0f} {_at_first(number)}")
+    return _Check(last < first and last <= (1 - RANK_FALL) * first, f"stable rank {last:.0f}, {first:.0f} {_at_first(number)}")
 
 
 def _at_first(number: int) -> str:

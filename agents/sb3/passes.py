@@ -75,8 +75,9 @@ def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, 
     finally:
         for hook in hooks:
             hook.remove()
-    of_images = [layer.fresh[0].tensor.ndim > 2 for layer in layers]
-    return [received[i].mean(dim=1) if of_image else received[i].flatten(1) for i, of_image in enumerate(of_images)]
+    # Of a map with one position alone there is nothing to average over.
+    of_maps = [layer.fresh[0].tensor.ndim > 2 and received[i].ndim > 2 for i, layer in enumerate(layers)]
+    return [received[i].mean(dim=1) if of_map else received[i].flatten(1) for i, of_map in enumerate(of_maps)]
 
 
 def _watch(place: Any, received: dict[int, Tensor], i: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -294,10 +295,11 @@ class PlasticityCallback(BaseCallback):
         except cbp.LayerError:  # networks that are no chains, as behind a user's own mlp_extractor
             return
         for name, (network, received) in found.items():
-            self._log(f"plasticity/{name}/probe_ntk_effective_rank", metrics.ntk_effective_rank(network, received))
+            with suppress(ValueError):  # those whose kernel is not known, such as layers that are called on parts of a sample
+                self._log(f"plasticity/{name}/probe_ntk_effective_rank", metrics.ntk_effective_rank(network, received))
 
     def _record_activations(self, prefix: str, activation: str | None, h: Tensor) -> None:
-        if activation == "relu":
+        if activation == "relu" and not (h < 0).any():  # below 0 is what a norm behind it gives
             self._log(f"{prefix}dormant_fraction", metrics.dormant_fraction(h))
             self._log(f"{prefix}dead_fraction", metrics.dead_fraction(h))
         if activation == "tanh":

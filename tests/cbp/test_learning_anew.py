@@ -194,8 +194,47 @@ def test_a_network_that_diverges_has_learned_nothing():
 def test_what_it_cannot_measure_it_refuses(fresh, options, words):
     if words is None:
         still = cbp.Trainability(fresh, INPUTS, repetitions=2, updates=20, **options)
-        with pytest.raises(ValueError, match="fresh networks learned nothing"):
+        with pytest.raises(ValueError, match="fresh networks learned hardly anything"):
             still(network())
     else:
         with pytest.raises(ValueError, match=words):
             cbp.Trainability(fresh, INPUTS, **options)
+
+
+@pytest.mark.parametrize("scale", [1, 6, 30])
+def test_networks_with_batch_norms_are_compared_whatever_their_statistics(scale):
+    def normed():
+        return nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
+
+    torch.manual_seed(0)
+    inputs = scale * torch.randn(256, 6) + scale / 2
+    seen = normed().train()
+    with torch.no_grad():
+        for _ in range(200):
+            seen(inputs)  # fresh weights; statistics of the inputs
+    before = seen[1].running_mean.clone()
+    found = cbp.Trainability(normed, inputs, repetitions=3, updates=100, batch_size=64)(seen)
+    assert 0.85 < found.score < 1.15
+    assert torch.equal(seen[1].running_mean, before)
+    assert seen[1].momentum == 0.1
+
+
+@pytest.mark.parametrize("head", ["", "1"])
+def test_a_head_without_weights_or_the_whole_network_is_refused(head):
+    learning = cbp.Trainability(network, INPUTS, repetitions=2, updates=20)
+    with pytest.raises(ValueError, match="head must be the path of a module"):
+        learning(network(), head=head)
+
+
+@pytest.mark.parametrize("inputs", [INPUTS[:0], INPUTS * float("inf"), torch.full_like(INPUTS, float("nan"))])
+def test_inputs_that_are_none_are_refused(inputs):
+    with pytest.raises(ValueError, match="inputs must be samples of finite numbers"):
+        cbp.Trainability(network, inputs, repetitions=2, updates=20)
+
+
+def test_a_frozen_network_is_refused_and_inputs_get_no_gradient():
+    inputs = INPUTS.clone().requires_grad_()
+    learning = cbp.Trainability(network, inputs, repetitions=2, updates=20)
+    assert inputs.grad is None
+    with pytest.raises(ValueError, match="no parameter that is trained: all are frozen"):
+        learning(network().requires_grad_(False))

@@ -356,3 +356,59 @@ def test_the_kernel_changes_nothing_of_a_network_with_norms_and_dropout_and_take
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert [module.training for module in network] == [True, True, False, True]
     torch.testing.assert_close(metrics.neural_tangent_kernel(network, x[:2]), kernel[:2, :2])
+
+
+@pytest.mark.parametrize("value", [1e5, 1e7, 2.0**30])
+@pytest.mark.parametrize("shape", [(1000, 64), (100, 20)])
+def test_large_activations_of_one_direction_have_one_feature(value, shape):
+    assert metrics.feature_rank(torch.full(shape, value, dtype=torch.float64)) == 1
+    assert metrics.stable_rank(torch.full(shape, value)) == 1
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.mixed, self.last = nn.Linear(3, 4), nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(self.mixed(h[:, None], h[:, None], h[:, None])[0][:, 0])
+
+
+class Borrowing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(nn.functional.linear(x, self.first.weight, self.first.bias))
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.last = nn.Linear(3, 1), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(x) * self.scale(torch.ones(1, 3))
+
+
+class Folded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 4), nn.Linear(12, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x.reshape(-1, 1)).reshape(len(x), -1))
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("make", [Attending, Borrowing, Scaled, Folded, tied])
+def test_a_kernel_that_would_leave_something_out_is_refused(make):
+    with pytest.raises(ValueError, match="each Linear layer must be called"):
+        metrics.neural_tangent_kernel(make(), torch.rand(6, 3))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 import agents
 from agents import trainability
@@ -163,3 +164,67 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, capsys, monkey
     assert trainability.main(options) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize("algorithm", [TD3, DDPG])
+def test_the_head_of_an_actor_that_ends_in_an_activation_is_exchanged(tmp_path, capsys, algorithm):
+    model = algorithm("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [32, 32]}, device="cpu", seed=0, buffer_size=10)
+    model.policy.actor.mu[-2].weight.data *= 30  # saturated
+    model.save(tmp_path / "model")
+    assert trainability.main([str(tmp_path / "model.zip"), "--env", "Pendulum-v1", *QUICK]) == 0
+    found = scores(capsys)
+    assert found["policy-fresh-head"] != found["policy-targets"]
+
+
+class Wide(ActorCriticPolicy):
+    """A policy of others with an option of its own, which must be given."""
+
+    def __init__(self, observation_space, action_space, lr_schedule, *, width, **kwargs):
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs | {"net_arch": [width, width]})
+
+
+def test_fresh_networks_are_as_wide_as_those_of_a_policy_of_others(tmp_path, capsys):
+    model = PPO(Wide, "Pendulum-v1", policy_kwargs={"width": 24}, device="cpu", seed=0)
+    model.save(tmp_path / "model")
+    assert trainability.main([str(tmp_path / "model.zip"), "--env", "Pendulum-v1", *QUICK]) == 0
+    assert set(scores(capsys)) == {"policy-targets", "policy-fresh-head", "value-targets", "value-fresh-head"}
+
+
+class Failing(Seen):
+    def step(self, action):
+        raise RuntimeError("the cable broke")
+
+
+class Unknown(Seen):
+    def step(self, action):
+        return np.full(3, np.nan, np.float32), 0.0, False, False, {}
+
+    def __init__(self, kind, render_mode=None):
+        super().__init__(kind, render_mode)
+        self.observation_space = spaces.Box(-1, 1, (3,), np.float32)
+
+
+gymnasium.register("failing-v0", Failing, kwargs={"kind": "image"})
+gymnasium.register("unknown-v0", Unknown, kwargs={"kind": "image"}, disable_env_checker=True)
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [("failing-v0", "cannot play in 'failing-v0': RuntimeError: the cable broke"), ("unknown-v0", "no numbers")],
+)
+def test_an_environment_that_fails_ends_the_command_in_a_line(tmp_path, capsys, env, words):
+    model = DQN("CnnPolicy" if env == "failing-v0" else "MlpPolicy", env, device="cpu", seed=0, buffer_size=10)
+    model.save(tmp_path / "model")
+    assert trainability.main([str(tmp_path / "model.zip"), "--env", env, *QUICK]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_model_that_diverged_and_a_seed_beyond_bounds_end_in_a_line(tmp_path, capsys):
+    model = PPO("MlpPolicy", "Pendulum-v1", device="cpu", seed=0)
+    model.policy.action_net.weight.data.fill_(float("nan"))
+    model.save(tmp_path / "model")
+    for more, words in (([], "cannot play in 'Pendulum-v1'"), (["--seed", "9" * 30], "seed must be less than 2^32")):
+        assert trainability.main([str(tmp_path / "model.zip"), "--env", "Pendulum-v1", *QUICK, *more]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line

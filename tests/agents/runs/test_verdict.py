@@ -200,3 +200,18 @@ def test_the_policys_measures_are_means_over_layers_and_the_last_layers_rank():
     }
     assert policy_measures(latest) == {"dormant_fraction": pytest.approx(0.3), "stable_rank": 30.0}
     assert policy_measures({"plasticity/policy/hidden1/saturated_fraction": 0.5}) == {"saturated_fraction": 0.5}
+
+
+def test_a_run_that_diverged_is_not_said_to_be_well():
+    nan = float("nan")
+    diverged = verdict([100, 300, 500, 600, nan], dormant=[0.1, 0.1, nan, nan, nan], ranks=[200, nan, nan, nan, nan])
+    assert "nan" not in diverged.words
+    assert "return" not in diverged.judged
+    nothing = verdict([100, 300, 500, 600, 700], dormant=[nan] * 5, ranks=[nan] * 5)
+    assert nothing.judged == ("return",)
+    beside = judge(phases([nan] * 5), "friction", "ppo", phases([100] * 5))
+    assert beside.judged == ("units", "rank")
+
+
+def test_a_rank_that_was_zero_from_the_first_does_not_fall():
+    assert "rank" not in verdict([100, 300, 500, 600, 700], ranks=[0] * 5).signs

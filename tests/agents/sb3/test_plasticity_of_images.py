@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from measures_by_hand import measured_by_hand
 from plastic_cases import BUSY, env_of, make
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
@@ -122,3 +125,51 @@ def test_images_and_actions_are_those_of_the_last_thousand_steps():
     assert tested.recorded_at == 1000
     assert np.array_equal(tested.probe["observations"], buffer.observations[:40].reshape(1000, 1, 9, 9))
     assert np.array_equal(tested.probe["actions"], buffer.actions[:40].reshape(1000, 2))
+
+
+class Small(gymnasium.Env):
+    """Images of which NatureCNN leaves one position."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._seen(), {}
+
+    def step(self, action):
+        return self._seen(), 0.0, bool(self.np_random.random() < 0.05), False, {}
+
+    def _seen(self):
+        return self.np_random.integers(0, 256, (36, 36, 1), np.uint8)
+
+
+def test_channels_with_one_position_are_measured_as_units():
+    callback = PlasticityCallback()
+    model = PPO("CnnPolicy", Small(), n_steps=1024, n_epochs=1, batch_size=256, device="cpu", seed=0)
+    model.learn(2048, callback)
+    assert 0 <= callback.latest["plasticity/features/hidden3/probe_dormant_fraction"] <= 1  # the last convolution's
+
+
+class Normed(BaseFeaturesExtractor):
+    """A norm behind a ReLU whose units are all active."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 8)
+        first = nn.Linear(observation_space.shape[0], 16)
+        nn.init.constant_(first.bias, 50.0)
+        self.layers = nn.Sequential(first, nn.ReLU(), nn.LayerNorm(16), nn.Linear(16, 8), nn.ReLU())
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_units_are_not_called_dormant_for_what_a_norm_behind_them_gives():
+    callback = PlasticityCallback()
+    kwargs = {"features_extractor_class": Normed, "net_arch": [8]}
+    PPO("MlpPolicy", "Pendulum-v1", n_steps=1024, n_epochs=1, batch_size=256, policy_kwargs=kwargs, seed=0).learn(
+        2048, callback
+    )
+    assert "plasticity/features/hidden1/probe_tau_dormant_fraction" in callback.latest
+    assert "plasticity/features/hidden1/probe_dormant_fraction" not in callback.latest
+    assert "plasticity/features/hidden2/probe_dormant_fraction" in callback.latest
