@@ -70,7 +70,7 @@ class Replaying(Regularizer):
 
     def _replay(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> Any:
         """What the model returns for a batch, with other weights than its own if they are given."""
-        kept = [(module, dict(vars(module))) for module in self._model.modules()]
+        kept = [(module, module.training, dict(vars(module))) for module in self._model.modules()]
         devices = [tensor.device for tensor in self._model.parameters() if tensor.device.type == "cuda"]
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         args, kwargs = tree_map_only(Tensor, Tensor.clone, batch)  # which the model may change in place
@@ -79,19 +79,20 @@ class Replaying(Regularizer):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             for kind, dtype in self._tap.autocast.items():
                 stack.enter_context(torch.autocast(kind, dtype=dtype))
-            if devices and any(isinstance(module, nn.RNNBase) for module, _ in kept):
+            if devices and any(isinstance(module, nn.RNNBase) for module, *_ in kept):
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in evaluation mode
             ArgumentsTap.paused = True
-            for module, attributes in kept:
+            for module, _, attributes in kept:
                 vars(module).update({name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)})
                 module.training = False
             try:
                 return torch.func.functional_call(self._model, {**buffers, **(weights or {})}, args, kwargs)
             finally:
                 ArgumentsTap.paused = False
-                for module, attributes in kept:
+                for module, training, attributes in kept:
                     vars(module).clear()
                     vars(module).update(attributes)
+                    module.training = training  # of a scripted module it is no attribute of Python's
 
     def _treats(self) -> list[nn.Parameter]:
         was_called = self._has_seen or self._tap.arguments is not None  # what is wrong is told where it was not

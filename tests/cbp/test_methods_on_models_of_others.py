@@ -372,3 +372,20 @@ def test_copies_of_a_model_and_its_method_take_up_parameters_of_their_own():
     method.before_update()
     assert [tuple(utility.shape) for utility in method.state_dict()["utilities"]] == [(2, 6), (2,), (6, 3), (6,)]
     assert math.isfinite(sum(utility.sum().item() for utility in method.state_dict()["utilities"]))
+
+
+@pytest.mark.parametrize("name", ["c-chain", "pfo"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_a_scripted_part_is_in_training_afterwards(name):
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), torch.jit.script(nn.Dropout(0.5)), nn.Linear(6, 2))
+    optimizer = sgd(model)
+    method = cbp.METHODS[name](model, optimizer, **({"layers": cbp.find_layers(model)} if name == "pfo" else {}))
+    for _ in range(3):
+        with torch.no_grad():
+            model.eval()(torch.rand(4, 3))
+        optimizer.zero_grad()
+        model.train()(torch.rand(4, 3)).sum().backward()
+        method.before_update()
+        assert all(module.training for module in model.modules())
+        optimizer.step()
+        method.step()
