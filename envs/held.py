@@ -111,7 +111,7 @@ class Held:
 _HOLDERS: dict[int, tuple[Held, weakref.ref[Any]]] = {}
 """Of each simulation that is changed, by its identity: what is held there, and by which wrapper; it may be gone.
 
-Environments may be equal without being the same, and need not be hashable: dataclasses are neither.
+Environments may be equal without being the same, and may have no hash: of dataclasses both are true.
 """
 
 
