@@ -117,7 +117,8 @@ class CChain(Replaying, name="c-chain"):
             self.strength = self.target * losses / (churns + _EPS)
 
     def _term(self, batch: Batch) -> Tensor | None:
-        if self._form() != self._made_for:  # cast or made otherwise since: what is kept is not for it any more
+        # Exchanged, cast or made otherwise since: what is kept is not for it any more.
+        if self._exchanges.noticed() or self._form() != self._made_for:
             self._made_for, self._last, self._reference = self._form(), None, None
         if self._device != (device := next(self._model.parameters()).device):
             self._device, self._last, self._reference = device, self._placed(self._last), self._placed(self._reference)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.method import Method, check_whole
-from cbp.weighted import trained_names, weights_of
+from cbp.weighted import Weights, trained_names
 
 
 class Fire(Method, name="fire"):
@@ -54,17 +54,17 @@ class Fire(Method, name="fire"):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, iterations: int = 10) -> None:  # noqa: ARG002
         self.iterations = check_whole("iterations", iterations, least=1)
-        self._weights = [weight for weight in weights_of(model) if weight.kind == "matrix"]
+        self._weights = Weights(model, kinds=("matrix",))
 
     @property
     def touched(self) -> list[str]:
         """The names of the weights that are not frozen."""
-        return trained_names(self._weights)
+        return trained_names(self._weights.now())
 
     @torch.no_grad()
     def change(self) -> None:
         """Projects the weights."""
-        for weight in self._weights:
+        for weight in self._weights.now():
             if weight.is_trained:
                 parts = weight.by_parts(weight.parameter)
                 _, outputs, inputs, *kernel = parts.shape
@@ -89,7 +89,7 @@ class Fire(Method, name="fire"):
 
     def state_dict(self) -> dict[str, Any]:
         """The names and shapes of the weights; nothing changes with time."""
-        return {"weights": [[weight.name, *weight.parameter.shape] for weight in self._weights]}
+        return {"weights": self._weights.shapes()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Checks that a state made by :meth:`state_dict` is of such a model.

@@ -62,7 +62,26 @@ class HareTortoise(Method, name="hare-tortoise"):
         self.period = check_whole("period", period, least=1)
         self._updates = 0
         self._model = unwrapped(model)
-        self.tortoise = {name: fast.detach().to(averaging_dtype(fast), copy=True) for name, fast in self._hare()}
+        self.tortoise: dict[str, Tensor] = {}
+        self._averaged: dict[str, nn.Module | nn.Parameter] = {}
+        self._take_up()
+
+    def _take_up(self) -> list[tuple[str, Tensor]]:
+        """The tensors that are averaged; the average of one that came into another's place begins with it."""
+        hare = list(self._hare())
+        averaged = {name: self._known_by(name, fast) for name, fast in hare}
+        self.tortoise = {
+            name: self.tortoise[name]
+            if averaged[name] is self._averaged.get(name)
+            else fast.detach().to(averaging_dtype(fast), copy=True)
+            for name, fast in hare
+        }
+        self._averaged = averaged
+        return hare
+
+    def _known_by(self, name: str, tensor: Tensor) -> nn.Module | nn.Parameter:
+        """What is another where a tensor was exchanged: itself; of a buffer, which is another once it is cast, its module."""
+        return tensor if isinstance(tensor, nn.Parameter) else self._model.get_submodule(name.rpartition(".")[0])
 
     def _hare(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that are averaged, looked up anew: a model that is moved or cast has other buffers."""
@@ -89,7 +108,7 @@ class HareTortoise(Method, name="hare-tortoise"):
     def step(self) -> list[Tensor]:
         """Averages; sets the weights back where it is time. Returns an empty list: no unit is replaced."""
         self._updates += 1
-        for name, fast in self._hare():
+        for name, fast in self._take_up():
             slow = self.tortoise[name] = self.tortoise[name].to(fast.device, averaging_dtype(fast))
             average = torch.lerp(slow, fast.to(slow), 1 - self.momentum)
             slow.copy_(torch.where(slow == fast, slow, average))  # infinite ones stay, such as those of an attention mask
@@ -99,6 +118,7 @@ class HareTortoise(Method, name="hare-tortoise"):
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far and the average."""
+        self._take_up()
         return {"updates": self._updates, "tortoise": {name: slow.clone() for name, slow in self.tortoise.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -107,6 +127,7 @@ class HareTortoise(Method, name="hare-tortoise"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+        self._take_up()
         theirs, own = (
             {name: list(slow.shape) for name, slow in tensors.items()} for tensors in (state.get("tortoise", {}), self.tortoise)
         )

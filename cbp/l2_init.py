@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp.discovery.recording import unwrapped
+from cbp.exchanges import taken_up
 from cbp.method import check_number
 from cbp.regularizer import Regularizer
 
@@ -47,22 +49,28 @@ class L2Init(Regularizer, name="l2-init"):
     def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-3) -> None:
         super().__init__(optimizer)
         self.strength = check_number("strength", strength, 0)
-        self._parameters = list(model.parameters())
-        self._initial = [parameter.detach().clone() for parameter in self._parameters]
+        self._model = unwrapped(model)
+        self._initial: dict[nn.Parameter, Tensor] = {}
+        self._take_up()
+
+    def _take_up(self) -> None:
+        self._initial = taken_up(self._initial, self._model.parameters(), lambda parameter: parameter.detach().clone())
 
     def _treats(self) -> list[nn.Parameter]:
-        return self._parameters
+        self._take_up()
+        return list(self._initial)
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        for k, parameter in enumerate(self._parameters):
+        for parameter, initial in self._initial.items():
             if parameter.grad is not None:
-                if self._initial[k].device != parameter.device:
-                    self._initial[k] = self._initial[k].to(parameter.device)
-                yield parameter, 2 * (parameter - self._initial[k])
+                if initial.device != parameter.device:
+                    self._initial[parameter] = initial.to(parameter.device)
+                yield parameter, 2 * (parameter - self._initial[parameter])
 
     def state_dict(self) -> dict[str, Any]:
         """The initial parameters."""
-        return {"initial": [initial.clone() for initial in self._initial]}
+        self._take_up()
+        return {"initial": [initial.clone() for initial in self._initial.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the initial parameters of a state made by :meth:`state_dict`.
@@ -72,8 +80,9 @@ class L2Init(Regularizer, name="l2-init"):
         """
         if "initial" not in state:
             raise ValueError("the state lacks the initial parameters")
-        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state.get("initial", []), self._initial))
+        self._take_up()
+        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["initial"], self._initial.values()))
         if theirs != own:
             raise ValueError(f"the state is of a model with parameters of shapes {theirs}, this one has {own}")
-        for initial, saved in zip(self._initial, state["initial"], strict=True):
+        for initial, saved in zip(self._initial.values(), state["initial"], strict=True):
             initial.copy_(saved)

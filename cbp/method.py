@@ -24,6 +24,7 @@ class Method(ABC):
 
     A training loop calls :meth:`before_update` between ``loss.backward()`` and ``optimizer.step()``, and :meth:`step` after it.
     Both change weights, gradients and the optimizer's state in place and nothing else, so that any loop can carry any method.
+    What a model gets later, or in another's place, such as a larger head, is taken up by the next call as it is then.
     A method is made by ``Class(model, optimizer, **options)``; the options ``layers`` and ``seed``, where it has them, mean
     what they mean in :class:`ReplacingMethod`.
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp.exchanges import taken_up
 from cbp.method import Method
-from cbp.weighted import weights_of
+from cbp.weighted import Weight, Weights
 
 
 class NormalizeAndProject(Method, name="nap"):
@@ -47,27 +48,38 @@ class NormalizeAndProject(Method, name="nap"):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:  # noqa: ARG002
-        self._weights = {weight.name: weight for weight in weights_of(model) if weight.kind == "matrix"}
-        self._lengths = {name: _lengths(weight.by_parts(weight.parameter.detach())) for name, weight in self._weights.items()}
+        self._weights = Weights(model, kinds=("matrix",))
+        self._lengths: dict[nn.Parameter, Tensor] = {}
+        self._take_up()
+
+    def _take_up(self) -> list[Weight]:
+        weights = {weight.parameter: weight for weight in self._weights.now()}
+        self._lengths = taken_up(
+            self._lengths, weights, lambda parameter: _lengths(weights[parameter].by_parts(parameter.detach()))
+        )
+        return list(weights.values())
+
+    def _treated(self) -> list[Weight]:
+        return [weight for weight in self._take_up() if self._lengths[weight.parameter].any() and weight.is_trained]
 
     @property
     def touched(self) -> list[str]:
         """The names of the weights that are not frozen."""
-        return [name for name, lengths in self._lengths.items() if lengths.any() and self._weights[name].is_trained]
+        return [weight.name for weight in self._treated()]
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Projects the weights. Returns an empty list: no unit is replaced."""
-        for name in self.touched:
-            parts = self._weights[name].by_parts(self._weights[name].parameter)
-            begun, now = self._lengths[name].to(parts), _lengths(parts)
+        for weight in self._treated():
+            parts = weight.by_parts(weight.parameter)
+            begun, now = self._lengths[weight.parameter].to(parts), _lengths(parts)
             factors = torch.where((begun > 0) & (now > 0), begun / now, 1.0)  # what has become 0 has no direction
             parts.mul_(factors.view(-1, *[1] * (parts.ndim - 1)))
         return []
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths that weights are scaled to, by their names: ``(parts,)`` each; 0 for those that began at 0."""
-        return {"lengths": dict(self._lengths)}
+        return {"lengths": {weight.name: self._lengths[weight.parameter].clone() for weight in self._take_up()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the lengths of a state made by :meth:`state_dict`.
@@ -76,10 +88,13 @@ class NormalizeAndProject(Method, name="nap"):
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
         lengths = {name: torch.as_tensor(length).reshape(-1) for name, length in state.get("lengths", {}).items()}
-        theirs, own = ({name: len(length) for name, length in each.items()} for each in (lengths, self._lengths))
+        weights = self._take_up()
+        theirs = {name: len(length) for name, length in lengths.items()}
+        own = {weight.name: len(self._lengths[weight.parameter]) for weight in weights}
         if list(theirs.items()) != list(own.items()):
             raise ValueError(f"the state is of a model with weights (name: parts) {theirs}, this one has {own}")
-        self._lengths = {name: length.to(self._lengths[name], copy=True) for name, length in lengths.items()}
+        for weight in weights:
+            self._lengths[weight.parameter] = lengths[weight.name].to(self._lengths[weight.parameter], copy=True)
 
 
 def _lengths(parts: Tensor) -> Tensor:

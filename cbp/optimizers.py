@@ -83,11 +83,6 @@ def check_gradients(parameters: Iterable[nn.Parameter], method: str, *, dense: b
             )
 
 
-def number_held(optimizers: Sequence[Optimizer]) -> int:
-    """How many parameters some optimizers hold."""
-    return sum(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
-
-
 def holds(optimizers: Sequence[Optimizer], parameter: Tensor) -> bool:
     """Whether one of the optimizers updates a parameter."""
     return any(parameter is held for optimizer in optimizers for group in optimizer.param_groups for held in group["params"])

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from cbp.discovery.finding import find_layers
 from cbp.discovery.recording import Example, unwrapped
+from cbp.exchanges import Exchanges
 from cbp.groups import Group, HiddenLayer, LayerError
 from cbp.method import check_number
 from cbp.regularizer import Regularizer
@@ -81,10 +82,16 @@ class Parseval(Regularizer, name="parseval"):
             raise ValueError(f"scale must be above 0, got {scale!r}")
         self.strength = float(strength)
         self.scale = float(scale)
+        self._model = unwrapped(model)
+        self._example = example
+        self._are_given = layers is not None
+        self._exchanges = Exchanges(model)
         found = find_layers(model, example) if layers is None else layers
-        groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
-        known = known_weights(model)
-        names = {parameter: name for name, parameter in unwrapped(model).named_parameters()}
+        self._treat([layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found])
+
+    def _treat(self, groups: list[Group]) -> None:
+        known = known_weights(self._model)
+        names = {parameter: name for name, parameter in self._model.named_parameters()}
         self._treated: list[_Treated] = []
         for group in groups:
             for parameter in dict.fromkeys(slices.tensor for slices in group.fresh):
@@ -94,7 +101,7 @@ class Parseval(Regularizer, name="parseval"):
                     if not (weight.is_stacked and any(each.weight.parameter is parameter for each in self._treated)):
                         self._treated.append(_treated(group, weight))
         if not self.touched:
-            raise LayerError(f"{type(model).__name__} has no hidden layer whose weights are trained")
+            raise LayerError(f"{type(self._model).__name__} has no hidden layer whose weights are trained")
 
     @property
     def touched(self) -> list[str]:
@@ -105,6 +112,8 @@ class Parseval(Regularizer, name="parseval"):
         return list({each.weight.name: each.weight for each in self._treated}.values())
 
     def _treats(self) -> list[nn.Parameter]:
+        if self._exchanges.noticed() and not self._are_given:
+            self._treat(find_layers(self._model, self._example))
         return [each.weight.parameter for each in self._treated]
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:

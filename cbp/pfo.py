@@ -76,15 +76,20 @@ class ProximalFeatures(Replaying, name="pfo"):
         if not isinstance(all_layers, bool):
             raise ValueError(f"all_layers must be True or False, got {all_layers!r}")
         self.all_layers = all_layers
+        self._example = example
+        self._are_given = layers is not None
         found = find_layers(model, example) if layers is None else layers
         groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
         if not groups:
             raise LayerError("no hidden layer was given")
-        groups = groups if self.all_layers else _last(groups)
         super().__init__(model, optimizer, receives)
+        self._watch(groups)
+        self._then: dict[str, Tensor] | None = None
+
+    def _watch(self, groups: list[Group]) -> None:
+        groups = groups if self.all_layers else _last(groups)
         self.watched = [group.name for group in groups]
         self._modules = list(dict.fromkeys(slices.module for group in groups for slices in group.fresh))
-        self._then: dict[str, Tensor] | None = None
 
     def _units(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> dict[nn.Module, Tensor]:
         """What the layers that are called compute before their activations."""
@@ -104,6 +109,10 @@ class ProximalFeatures(Replaying, name="pfo"):
         return computed
 
     def _term(self, batch: Batch) -> Tensor | None:
+        if self._exchanges.noticed():
+            self._then = None
+            if not self._are_given:
+                self._watch(find_layers(self._model, self._example))
         if self._tap.acted:
             self._then = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
             self._tap.acted = False

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from cbp.discovery.recording import is_compiled, tensors_of, unwrapped
+from cbp.exchanges import Exchanges
 from cbp.groups import LayerError
 from cbp.regularizer import Regularizer
 from cbp.replicas import Replicas, refuse_sharded
@@ -46,6 +47,7 @@ class Replaying(Regularizer):
         self._model = unwrapped(model)
         if not any(True for _ in self._model.parameters()):
             raise LayerError(f"{type(self._model).__name__} has no parameters")
+        self._exchanges = Exchanges(model)
         if is_compiled(model):
             torch.compiler.reset()  # code that was compiled before would not call what watches
         self._tap = ArgumentsTap()

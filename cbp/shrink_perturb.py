@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp.exchanges import taken_up
 from cbp.generators import for_device
 from cbp.method import Method, check_choice, check_number, check_whole
-from cbp.weighted import trained_names, weights_of
+from cbp.weighted import Weights, root_mean_square, trained_names
 
 Noise = Literal["normal", "fresh"]
 
@@ -75,39 +76,44 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self.noise = noise
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._updates = 0
-        self._weights = weights_of(model)
-        self._parameters = [weight.parameter for weight in self._weights]
-        self._spreads = [parameter.detach().square().mean().sqrt().item() for parameter in self._parameters]
+        self._weights = Weights(model)
+        self._spreads: dict[nn.Parameter, float] = {}
+        self._take_up()
+
+    def _take_up(self) -> None:
+        self._spreads = taken_up(self._spreads, self._weights.parameters(), root_mean_square)
 
     @property
     def touched(self) -> list[str]:
         """The names of the parameters that are shrunk and perturbed: those that are not frozen."""
-        return trained_names(self._weights)
+        return trained_names(self._weights.now())
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Counts an update; shrinks and perturbs where it is time. Returns an empty list: no unit is replaced."""
         self._updates += 1
         if self._updates % self.period == 0:
-            for parameter, drawn in zip(self._parameters, self._draw(), strict=True):
+            self._take_up()
+            parameters = list(self._spreads)
+            for parameter, drawn in zip(parameters, self._draw(parameters), strict=True):
                 if parameter.requires_grad:
                     parameter.mul_(self.shrink).add_(drawn.to(parameter), alpha=self.perturb)
         return []
 
-    def _draw(self) -> list[Tensor]:
-        generator = for_device(self._generator, self._parameters[0].device)
+    def _draw(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+        generator = for_device(self._generator, parameters[0].device)
         if self.noise == "fresh":
-            bounds = [math.sqrt(3) * spread for spread in self._spreads]
+            bounds = [math.sqrt(3) * spread for spread in self._spreads.values()]
             return [
                 torch.empty(parameter.shape, dtype=parameter.dtype, device=generator.device).uniform_(
                     -bound, bound, generator=generator
                 )
-                for parameter, bound in zip(self._parameters, bounds, strict=True)
+                for parameter, bound in zip(parameters, bounds, strict=True)
             ]
-        sizes = [parameter.numel() for parameter in self._parameters]
-        drawn = torch.empty(self.padded(sum(sizes)), dtype=self._parameters[0].dtype, device=generator.device)
+        sizes = [parameter.numel() for parameter in parameters]
+        drawn = torch.empty(self.padded(sum(sizes)), dtype=parameters[0].dtype, device=generator.device)
         parts = torch.split(drawn.normal_(generator=generator)[: sum(sizes)], sizes)
-        return [part.view(parameter.shape) for part, parameter in zip(parts, self._parameters, strict=True)]
+        return [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
 
     @staticmethod
     def padded(numbers: int) -> int:
@@ -119,19 +125,20 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, the names, shapes and spreads of the weights, and the generator."""
+        self._take_up()
         return {
             "updates": self._updates,
             "names": self._names(),
             "shapes": self._shapes(),
-            "spreads": list(self._spreads),
+            "spreads": list(self._spreads.values()),
             "generator": self._generator.get_state(),
         }
 
     def _names(self) -> list[str]:
-        return [weight.name for weight in self._weights]
+        return [weight.name for weight in self._weights.now()]
 
     def _shapes(self) -> list[list[int]]:
-        return [list(parameter.shape) for parameter in self._parameters]
+        return [list(parameter.shape) for parameter in self._weights.parameters()]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`.
@@ -148,5 +155,5 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
                 f"the state is of a model with weights of shapes {state.get('shapes')}, this one has {self._shapes()}"
             )
         self._updates = int(state["updates"])
-        self._spreads = [float(spread) for spread in state["spreads"]]
+        self._spreads = dict(zip(self._weights.parameters(), map(float, state["spreads"]), strict=True))
         self._generator.set_state(state["generator"].cpu())

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
+from cbp.exchanges import taken_up
 from cbp.method import check_number, check_whole
 from cbp.regularizer import Regularizer
-from cbp.weighted import trained_names, weights_of
+from cbp.weighted import Weight, Weights, trained_names
 
 
 class Spectral(Regularizer, name="spectral"):
@@ -54,36 +55,40 @@ class Spectral(Regularizer, name="spectral"):
         check_number("strength", strength, 0)
         self.strength = float(strength)
         self.exponent = check_whole("exponent", exponent, least=1)
-        self._weights = [weight for weight in weights_of(model) if weight.kind != "magnitude"]
-        self._vectors = [
-            _first_right_vectors(weight.by_parts(weight.parameter.detach()).flatten(2))
-            for weight in self._weights
-            if weight.kind == "matrix"
-        ]
+        self._weights = Weights(model, kinds=("matrix", "bias"))
+        self._vectors: dict[nn.Parameter, Tensor] = {}
+        self._take_up()
+
+    def _take_up(self) -> list[Weight]:
+        weights = self._weights.now()
+        matrices = {weight.parameter: weight for weight in weights if weight.kind == "matrix"}
+        self._vectors = taken_up(
+            self._vectors, matrices, lambda p: _first_right_vectors(matrices[p].by_parts(p.detach()).flatten(2))
+        )
+        return weights
 
     @property
     def touched(self) -> list[str]:
         """The names of the weights and biases that are not frozen."""
-        return trained_names(self._weights)
+        return trained_names(self._weights.now())
 
     def _treats(self) -> list[nn.Parameter]:
-        return [weight.parameter for weight in self._weights]
+        return self._weights.parameters()
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        k, i = self.exponent, -1
-        for weight in self._weights:
-            i += weight.kind == "matrix"
+        k = self.exponent
+        for weight in self._take_up():
             parameter = weight.parameter
             if parameter.grad is None:
                 continue
             parts = weight.by_parts(parameter)
             if weight.kind == "matrix":
                 w = parts.flatten(2)
-                before = self._vectors[i].to(w)
+                before = self._vectors[parameter].to(w)
                 u = normalize(w @ before[..., None], dim=1)
                 along = (w.mT @ u).squeeze(2)
                 sigma = torch.linalg.vector_norm(along, dim=1, keepdim=True)
-                self._vectors[i] = v = torch.where(sigma > 0, along / sigma, before)
+                self._vectors[parameter] = v = torch.where(sigma > 0, along / sigma, before)
                 factor = 2 * k * (sigma**k - 1) * sigma ** (k - 1)
                 gradient = (u * (factor * v)[:, None]).view_as(parts)
             else:
@@ -92,7 +97,8 @@ class Spectral(Regularizer, name="spectral"):
 
     def state_dict(self) -> dict[str, Any]:
         """The singular vectors v, layer by layer: ``(parts, inputs)`` each."""
-        return {"vectors": [vector.clone() for vector in self._vectors]}
+        self._take_up()
+        return {"vectors": [vector.clone() for vector in self._vectors.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the vectors of a state made by :meth:`state_dict`.
@@ -100,11 +106,12 @@ class Spectral(Regularizer, name="spectral"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        theirs, own = ([vector.numel() for vector in vectors] for vectors in (state.get("vectors", []), self._vectors))
+        self._take_up()
+        theirs, own = ([v.numel() for v in vectors] for vectors in (state.get("vectors", []), self._vectors.values()))
         if theirs != own:
             raise ValueError(f"the state is of a model whose layers have {theirs} inputs, this one has {own}")
-        pairs = zip(state["vectors"], self._vectors, strict=True)
-        self._vectors = [vector.to(own, copy=True).view_as(own) for vector, own in pairs]
+        pairs = zip(state["vectors"], self._vectors.items(), strict=True)
+        self._vectors = {parameter: vector.to(own, copy=True).view_as(own) for vector, (parameter, own) in pairs}
 
 
 def _first_right_vectors(weights: Tensor) -> Tensor:

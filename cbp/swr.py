@@ -7,17 +7,27 @@ CoLLAs 2025 (arXiv 2508.00212).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp.exchanges import taken_up
 from cbp.method import Method, averaging_dtype, check_choice, check_number, check_whole
-from cbp.weighted import trained_names, weights_of
+from cbp.weighted import Weights, root_mean_square, trained_names
 
 Utility = Literal["gradient", "magnitude"]
 Selection = Literal["proportional", "threshold"]
+
+
+@dataclass
+class _Kept:
+    """Of a weight: the bound of fresh numbers, and the average of the utilities where there is one."""
+
+    bound: float
+    average: Tensor | None
 
 
 class SelectiveWeightReinitialization(Method, name="swr"):
@@ -87,45 +97,53 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         self.drawn = 0
         self._updates = 0
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
-        self._weights = [weight for weight in weights_of(model) if weight.kind != "magnitude"]
-        self._parameters = [weight.parameter for weight in self._weights]
-        self._bounds = [math.sqrt(3) * p.detach().square().mean().sqrt().item() for p in self._parameters]
-        self._averages = [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in self._parameters] if self.decay_rate else []
+        self._weights = Weights(model, kinds=("matrix", "bias"))
+        self._kept: dict[nn.Parameter, _Kept] = {}
+        self._take_up()
+
+    def _take_up(self) -> None:
+        self._kept = taken_up(self._kept, self._weights.parameters(), self._begin)
+
+    def _begin(self, parameter: nn.Parameter) -> _Kept:
+        average = torch.zeros_like(parameter, dtype=averaging_dtype(parameter)) if self.decay_rate else None
+        return _Kept(math.sqrt(3) * root_mean_square(parameter), average)
 
     @property
     def touched(self) -> list[str]:
         """The names of the parameters that are not frozen."""
-        return trained_names(self._weights)
+        return trained_names(self._weights.now())
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Draws weights anew where it is time. Returns an empty list: no unit is replaced."""
         self._updates += 1
-        if self.utility == "gradient" and all(parameter.grad is None for parameter in self._parameters):
+        self._take_up()
+        if self.utility == "gradient" and all(parameter.grad is None for parameter in self._kept):
             raise RuntimeError("utility='gradient' finds no gradients: call step() before optimizer.zero_grad()")
         due = self._updates % self.period == 0
         if due or self.decay_rate:
-            for k, parameter in enumerate(self._parameters):
+            for parameter in self._kept:
                 if not parameter.requires_grad:
                     continue
                 if self.utility == "magnitude":
-                    self._treat(k, parameter, parameter.abs(), due=due)
+                    self._treat(parameter, parameter.abs(), due=due)
                 elif parameter.grad is not None:
-                    self._treat(k, parameter, (parameter * parameter.grad).abs_(), due=due)
+                    self._treat(parameter, (parameter * parameter.grad).abs_(), due=due)
         return []
 
-    def _treat(self, k: int, parameter: nn.Parameter, utility: Tensor, *, due: bool) -> None:
-        if self.decay_rate:
-            average = self._averages[k] = self._averages[k].to(parameter.device, averaging_dtype(parameter))
-            utility = average.lerp_(utility.to(average), 1 - self.decay_rate)
+    def _treat(self, parameter: nn.Parameter, utility: Tensor, *, due: bool) -> None:
+        kept = self._kept[parameter]
+        if kept.average is not None:
+            kept.average = kept.average.to(parameter.device, averaging_dtype(parameter))
+            utility = kept.average.lerp_(utility.to(kept.average), 1 - self.decay_rate)
         index = self._least(utility.flatten()) if due else None
         if index is not None and len(index):
             fresh = torch.empty(len(index), dtype=parameter.dtype)
-            fresh.uniform_(-self._bounds[k], self._bounds[k], generator=self._generator)
+            fresh.uniform_(-kept.bound, kept.bound, generator=self._generator)
             parameter.put_(index, fresh.to(parameter.device))
             self.drawn += len(index)
-            if self.decay_rate:
-                average.zero_()
+            if kept.average is not None:
+                kept.average.zero_()
 
     def _least(self, utility: Tensor) -> Tensor:
         """The weights of a tensor to draw anew: flat indices; of equal ones the first."""
@@ -143,17 +161,18 @@ class SelectiveWeightReinitialization(Method, name="swr"):
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, the names, shapes and bounds of the weights, averages where there are any, and the generator."""
+        self._take_up()
         return {
             "updates": self._updates,
             "drawn": self.drawn,
-            "weights": self._shapes(),
-            "bounds": list(self._bounds),
-            "averages": [average.clone() for average in self._averages],
+            "weights": self._weights.shapes(),
+            "bounds": [kept.bound for kept in self._kept.values()],
+            "averages": [average.clone() for average in self._averages()],
             "generator": self._generator.get_state(),
         }
 
-    def _shapes(self) -> list[list[Any]]:
-        return [[weight.name, *weight.parameter.shape] for weight in self._weights]
+    def _averages(self) -> list[Tensor]:
+        return [kept.average for kept in self._kept.values() if kept.average is not None]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`.
@@ -164,12 +183,14 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         """
         if missing := {"updates", "drawn", "weights", "bounds", "averages", "generator"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
-        if state["weights"] != self._shapes():
-            raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._shapes()}")
-        if len(state["averages"]) != len(self._averages):
+        self._take_up()
+        if state["weights"] != self._weights.shapes():
+            raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._weights.shapes()}")
+        if len(state["averages"]) != len(self._averages()):
             raise ValueError("the state has averages of the utilities and this method has none, or the other way round")
         self._updates, self.drawn = int(state["updates"]), int(state["drawn"])
-        self._bounds = [float(bound) for bound in state["bounds"]]
-        for average, saved in zip(self._averages, state["averages"], strict=True):
+        for kept, bound in zip(self._kept.values(), state["bounds"], strict=True):
+            kept.bound = float(bound)
+        for average, saved in zip(self._averages(), state["averages"], strict=True):
             average.copy_(saved)
         self._generator.set_state(state["generator"].cpu())

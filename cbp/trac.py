@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp.exchanges import taken_up
 from cbp.method import Method, averaging_dtype, check_number
-from cbp.optimizers import check_gradients, checked, held_of, number_held, refuse_maximizing
+from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
 _FIRST_SIGMA = 1e-8  # the authors' code
+
+
+@dataclass
+class _Way:
+    """Of a parameter: where it began, and the sum of the optimizer's steps."""
+
+    first: Tensor
+    offset: Tensor
 
 
 class Trac(Method, name="trac"):
@@ -88,25 +98,19 @@ class Trac(Method, name="trac"):
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "Trac")
         self._model = model
-        self._parameters: list[nn.Parameter] = []
-        self._first: list[Tensor] = []
-        self._offsets: list[Tensor] = []
-        self._held = 0
+        self._ways: dict[nn.Parameter, _Way] = {}
         self._take_up()
         self._variances = [0.0] * len(self.decay_rates)
         self._sums = [_FIRST_SIGMA] * len(self.decay_rates)
-        self._before: dict[int, Tensor] | None = None
+        self._before: dict[nn.Parameter, Tensor] | None = None
         self._product = 0.0
 
     def _take_up(self) -> None:
-        """Begins with the parameters that the optimizers hold and did not hold before."""
-        if self._held != number_held(self._optimizers):
-            known = set(self._parameters)
-            fresh = [parameter for parameter in held_of(self._model, self._optimizers) if parameter not in known]
-            self._parameters += fresh
-            self._first += [parameter.detach().clone() for parameter in fresh]
-            self._offsets += [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in fresh]
-            self._held = number_held(self._optimizers)
+        """Begins with the parameters of the model that the optimizers hold and did not hold before."""
+        held = held_of(self._model, self._optimizers)
+        self._ways = taken_up(
+            self._ways, held, lambda p: _Way(p.detach().clone(), torch.zeros_like(p, dtype=averaging_dtype(p)))
+        )
 
     @torch.no_grad()
     def before_update(self) -> None:
@@ -116,14 +120,14 @@ class Trac(Method, name="trac"):
             RuntimeError: No parameter has a gradient.
         """
         self._take_up()
-        check_gradients(self._parameters, "Trac", dense=False)
-        self._before = {k: p.clone() for k, p in enumerate(self._parameters) if p.grad is not None}
+        check_gradients(self._ways, "Trac", dense=False)
+        self._before = {parameter: parameter.clone() for parameter in self._ways if parameter.grad is not None}
         products = []
-        for k in self._before:
-            parameter = self._parameters[k]
-            self._first[k] = self._first[k].to(parameter)
-            self._offsets[k] = self._offsets[k].to(parameter.device, averaging_dtype(parameter))
-            products.append((parameter.grad * self._offsets[k]).sum(dtype=torch.float64).cpu())  # type: ignore[operator]
+        for parameter in self._before:
+            way = self._ways[parameter]
+            way.first = way.first.to(parameter)
+            way.offset = way.offset.to(parameter.device, averaging_dtype(parameter))
+            products.append((parameter.grad * way.offset).sum(dtype=torch.float64).cpu())  # type: ignore[operator]
         self._product = torch.stack(products).sum().item() if products else 0.0
 
     @torch.no_grad()
@@ -145,17 +149,18 @@ class Trac(Method, name="trac"):
             x = self._sums[j] / (math.sqrt(2 * self._variances[j]) + self.eps)
             scale += self.first_scale / _erfi(1 / math.sqrt(2)) * _erfi(x)
         self.scale = max(0.0, scale)
-        for k, old in before.items():
-            parameter, offset = self._parameters[k], self._offsets[k]
-            offset.add_(parameter - old)
-            parameter.copy_(self._first[k]).add_(offset, alpha=self.scale)
+        for parameter, old in before.items():
+            way = self._ways[parameter]
+            way.offset.add_(parameter - old)
+            parameter.copy_(way.first).add_(way.offset, alpha=self.scale)
         return []
 
     def state_dict(self) -> dict[str, Any]:
         """The first weights, the offsets, and what the scale is made from."""
+        self._take_up()
         return {
-            "first": [first.clone() for first in self._first],
-            "offsets": [offset.clone() for offset in self._offsets],
+            "first": [way.first.clone() for way in self._ways.values()],
+            "offsets": [way.offset.clone() for way in self._ways.values()],
             "variances": list(self._variances),
             "sums": list(self._sums),
             "scale": self.scale,
@@ -170,13 +175,15 @@ class Trac(Method, name="trac"):
         if missing := {"first", "offsets", "variances", "sums", "scale"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
         self._take_up()
-        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["first"], self._first))
+        theirs = [list(first.shape) for first in state["first"]]
+        own = [list(way.first.shape) for way in self._ways.values()]
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
         if len(state["sums"]) != len(self._sums):
             raise ValueError(f"the state has {len(state['sums'])} decay_rates, this method has {len(self._sums)}")
-        for mine, saved in zip((*self._first, *self._offsets), (*state["first"], *state["offsets"]), strict=True):
-            mine.copy_(saved)
+        for way, first, offset in zip(self._ways.values(), state["first"], state["offsets"], strict=True):
+            way.first.copy_(first)
+            way.offset.copy_(offset)
         self._variances = [float(variance) for variance in state["variances"]]
         self._sums = [float(total) for total in state["sums"]]
         self.scale = float(state["scale"])

@@ -7,15 +7,28 @@ Source: Elsayed and Mahmood, *Addressing loss of plasticity and catastrophic for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp.exchanges import taken_up
 from cbp.generators import for_device
 from cbp.method import Method, averaging_dtype, check_number, check_whole
-from cbp.optimizers import check_gradients, checked, held_of, number_held, refuse_maximizing
+from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
+
+
+@dataclass
+class _Average:
+    """Of the utilities of a parameter, over so many updates."""
+
+    utility: Tensor
+    updates: int = 0
+
+    def corrected(self, decay_rate: float) -> Tensor:
+        return self.utility / (1 - decay_rate**self.updates)
 
 
 class UPGD(Method, name="upgd"):
@@ -77,22 +90,14 @@ class UPGD(Method, name="upgd"):
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "UPGD")
         self._model = model
-        self._parameters: list[nn.Parameter] = []
-        self._utilities: list[Tensor] = []
-        self._updates: list[int] = []
-        self._held = 0
+        self._averages: dict[nn.Parameter, _Average] = {}
         self._take_up()
-        self._before: dict[int, Tensor] | None = None
+        self._before: dict[nn.Parameter, Tensor] | None = None
 
     def _take_up(self) -> None:
-        """Begins with the parameters that the optimizers hold and did not hold before."""
-        if self._held != number_held(self._optimizers):
-            known = set(self._parameters)
-            fresh = [parameter for parameter in held_of(self._model, self._optimizers) if parameter not in known]
-            self._parameters += fresh
-            self._utilities += [torch.zeros_like(p, dtype=averaging_dtype(p)) for p in fresh]
-            self._updates += [0] * len(fresh)
-            self._held = number_held(self._optimizers)
+        """Begins with the parameters of the model that the optimizers hold and did not hold before."""
+        held = held_of(self._model, self._optimizers)
+        self._averages = taken_up(self._averages, held, lambda p: _Average(torch.zeros_like(p, dtype=averaging_dtype(p))))
 
     @torch.no_grad()
     def before_update(self) -> None:
@@ -102,16 +107,16 @@ class UPGD(Method, name="upgd"):
             RuntimeError: No parameter has a gradient, or one has a sparse gradient.
         """
         self._take_up()
-        check_gradients(self._parameters, "UPGD", dense=True)
+        check_gradients(self._averages, "UPGD", dense=True)
         self._before = {}
-        for k, parameter in enumerate(self._parameters):
+        for parameter, average in self._averages.items():
             if parameter.grad is not None:
-                utility = self._utilities[k] = self._utilities[k].to(parameter.device, averaging_dtype(parameter))
+                utility = average.utility = average.utility.to(parameter.device, averaging_dtype(parameter))
                 now = (-parameter.grad * parameter).to(utility)
                 # Gradients that overflowed, as at times under a gradient scaler, say nothing.
                 utility.lerp_(torch.where(now.isfinite(), now, utility), 1 - self.decay_rate)
-                self._updates[k] += 1
-                self._before[k] = parameter.clone()
+                average.updates += 1
+                self._before[parameter] = parameter.clone()
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
@@ -123,16 +128,16 @@ class UPGD(Method, name="upgd"):
         if self._before is None:
             raise RuntimeError("UPGD needs the gradients: call before_update() between loss.backward() and optimizer.step()")
         before, self._before = self._before, None
-        corrected = {k: self._utilities[k] / (1 - self.decay_rate ** self._updates[k]) for k in before}
+        corrected = {parameter: self._averages[parameter].corrected(self.decay_rate) for parameter in before}
         if not corrected:
             return []
-        device = self._parameters[next(iter(before))].device
+        device = next(iter(before)).device
         greatest = torch.stack([utility.max().to(device) for utility in corrected.values()]).max()
         generator = for_device(self._generator, device)
         rates = self._rates()
-        for k, old in before.items():
-            parameter, rate = self._parameters[k], rates[self._parameters[k]]
-            share = corrected[k] / greatest.clamp_min(torch.finfo(greatest.dtype).tiny).to(old.device)
+        for parameter, old in before.items():
+            rate = rates[parameter]
+            share = corrected[parameter] / greatest.clamp_min(torch.finfo(greatest.dtype).tiny).to(old.device)
             gate = 2 * (1 - torch.sigmoid(share)).to(old)
             moved = parameter.sub_(old)
             if self.sigma:
@@ -148,9 +153,10 @@ class UPGD(Method, name="upgd"):
 
     def state_dict(self) -> dict[str, Any]:
         """The averages of the utilities, how many updates are in each, and the generator."""
+        self._take_up()
         return {
-            "utilities": [utility.clone() for utility in self._utilities],
-            "updates": list(self._updates),
+            "utilities": [average.utility.clone() for average in self._averages.values()],
+            "updates": [average.updates for average in self._averages.values()],
             "generator": self._generator.get_state(),
         }
 
@@ -163,10 +169,11 @@ class UPGD(Method, name="upgd"):
         if missing := {"utilities", "updates", "generator"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
         self._take_up()
-        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["utilities"], self._utilities))
+        theirs = [list(utility.shape) for utility in state["utilities"]]
+        own = [list(average.utility.shape) for average in self._averages.values()]
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
-        for utility, saved in zip(self._utilities, state["utilities"], strict=True):
-            utility.copy_(saved)
-        self._updates = [int(updates) for updates in state["updates"]]
+        for average, utility, updates in zip(self._averages.values(), state["utilities"], state["updates"], strict=True):
+            average.utility.copy_(utility)
+            average.updates = int(updates)
         self._generator.set_state(state["generator"].cpu())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cbp.discovery.recording import unwrapped
+from cbp.exchanges import Exchanges
 
 _Parametrized = nn.utils.parametrize.ParametrizationList
 _NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -99,7 +100,47 @@ def known_weights(model: nn.Module) -> dict[nn.Parameter, Weight]:
     return found
 
 
-def trained_names(weights: Sequence[Weight]) -> list[str]:
+class Weights:
+    """The weights of a model that a method treats, looked up anew where the model's parameters were exchanged.
+
+    Args:
+        model: Any module.
+        kinds: Those of :class:`Weight` that are treated.
+
+    Raises:
+        ValueError: As :func:`weights_of`.
+    """
+
+    def __init__(self, model: nn.Module, kinds: Collection[str] = ("matrix", "bias", "magnitude")) -> None:
+        self._model = model
+        self._kinds = kinds
+        self._exchanges = Exchanges(model)
+        self._found = self._of_kinds(weights_of(model))
+
+    def _of_kinds(self, weights: Iterable[Weight]) -> list[Weight]:
+        return [weight for weight in weights if weight.kind in self._kinds]
+
+    def now(self) -> list[Weight]:
+        """The weights that the model has now, in its order."""
+        if self._exchanges.noticed():
+            self._found = self._of_kinds(known_weights(self._model).values())
+        return self._found
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Their tensors."""
+        return [weight.parameter for weight in self.now()]
+
+    def shapes(self) -> list[list[Any]]:
+        """The name and the sizes of each."""
+        return [[weight.name, *weight.parameter.shape] for weight in self.now()]
+
+
+def root_mean_square(tensor: Tensor) -> float:
+    """The spread of a weight around 0."""
+    return tensor.detach().square().mean().sqrt().item()
+
+
+def trained_names(weights: Iterable[Weight]) -> list[str]:
     """The names of those that are not frozen now."""
     return [weight.name for weight in weights if weight.is_trained]
 

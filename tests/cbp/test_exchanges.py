@@ -1,0 +1,180 @@
+"""Methods that treat weights notice what a model has instead of others: a new head, a tensor, a layer more."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from small_networks import chain
+from torch import nn
+
+import cbp
+
+# Without noise, and so that a few updates tell: what a method does is the same on equal weights.
+OPTIONS = {
+    "l2-init": {"strength": 0.5},
+    "shrink-perturb": {"shrink": 0.9, "perturb": 0.0},
+    "swr": {"factor": 0.2, "selection": "threshold", "decay_rate": 0.9, "period": 3},
+    "fire": {},
+    "nap": {},
+    "spectral": {"strength": 0.1},
+    "parseval": {"strength": 1e-4},
+    "hare-tortoise": {"momentum": 0.5, "period": 2},
+    "upgd": {"sigma": 0.0, "decay_rate": 0.5},
+    "trac": {"first_scale": 0.1},
+}
+ALONE = [name for name in OPTIONS if name not in ("upgd", "trac")]  # each weight by itself
+
+
+class Training:
+    """A method on a model whose gradients are drawn: what one part is does not reach the others."""
+
+    def __init__(self, name, model):
+        self.model = model
+        self.name = name
+        self.method = cbp.METHODS[name](model, self.optimizer(), **OPTIONS[name])
+
+    def optimizer(self):
+        self.sgd = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        return self.sgd
+
+    def held_anew(self):
+        """The optimizer holds the model's parameters, as a user sees to after an exchange."""
+        self.sgd.param_groups[0]["params"] = list(self.model.parameters())
+
+    def update(self, seed, count=4):
+        for k in range(count):
+            for i, parameter in enumerate(self.model.parameters()):
+                drawn = torch.Generator().manual_seed(1000 * seed + 10 * k + i)
+                parameter.grad = torch.randn(parameter.shape, dtype=torch.float64, generator=drawn)
+            self.method.before_update()
+            self.sgd.step()
+            self.method.step()
+        self.method.change()
+
+
+def by_modules(model, other):
+    for k, module in enumerate(other):
+        model[k] = module
+
+
+def by_tensors(model, other):
+    for mine, theirs in zip(model, other, strict=True):
+        for attribute, parameter in list(theirs.named_parameters()):
+            setattr(mine, attribute, parameter)
+
+
+@pytest.mark.parametrize("width", [6, 9])
+@pytest.mark.parametrize("exchange", [by_modules, by_tensors])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_on_what_came_in_another_s_place_a_method_begins_anew(name, exchange, width):
+    training = Training(name, chain(3, 6, 2, seed=1))
+    training.update(seed=0)
+    fresh = Training(name, chain(3, width, 2, seed=2))
+    exchange(training.model, copy.deepcopy(fresh.model))
+    training.held_anew()
+    # A look at the model now: those methods that only act afterwards would look after the next step.
+    state, begun = training.method.state_dict(), fresh.method.state_dict()
+    # What is not of single weights goes on; UPGD counts the updates of each.
+    of_all = {"updates", "generator", "variances", "sums"} & begun.keys() if name != "upgd" else set()
+    training.method.load_state_dict({**state, **{key: begun[key] for key in of_all}})
+    training.update(seed=1)
+    fresh.update(seed=1)
+    for ours, theirs in zip(training.model.parameters(), fresh.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_was_not_exchanged_goes_on(name):
+    trainings = [Training(name, chain(3, 6, 2, seed=1)) for _ in range(2)]
+    for training in trainings:
+        training.update(seed=0)
+    exchanged, left = trainings
+    exchanged.model[2] = chain(6, 5, seed=3)[0]
+    exchanged.held_anew()
+    for training in trainings:
+        training.update(seed=1)
+    for ours, theirs in zip(exchanged.model[0].parameters(), left.model[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_state_is_that_of_the_model_as_it_is_now(name):
+    training, other = Training(name, chain(3, 6, 2, seed=1)), Training(name, chain(3, 6, 5, seed=2))
+    training.update(seed=0)
+    training.model[2] = chain(6, 5, seed=3)[0]
+    training.held_anew()
+    other.method.load_state_dict(copy.deepcopy(training.method.state_dict()))
+    other.model.load_state_dict(training.model.state_dict())
+    for each in (training, other):
+        each.update(seed=1)
+    for ours, theirs in zip(training.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if hasattr(cbp.METHODS[name], "touched")])
+def test_a_layer_that_is_added_is_treated(name):
+    model = nn.Sequential(*chain(3, 6, 2))
+    method = cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.1), **OPTIONS[name])
+    before = method.touched
+    model.append(nn.ReLU())
+    model.append(nn.Linear(2, 4, dtype=torch.float64))
+    if name == "parseval":  # it looks when it acts
+        model(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+        method.before_update()
+        assert method.touched == [*before, "2.weight"]
+    else:
+        assert set(method.touched) - set(before) == {"4.weight"} | ({"4.bias"} if "2.bias" in before else set())
+
+
+@pytest.mark.parametrize("name", ["c-chain", "pfo"])
+@pytest.mark.parametrize("exchange", [by_modules, by_tensors])
+def test_a_network_is_not_compared_with_the_one_that_was_there_before(name, exchange):
+    model = chain(3, 6, 2, seed=1)
+    method = cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.0))
+    x = torch.rand(4, 3, dtype=torch.float64)
+
+    def update(*, acts):
+        if acts:
+            with torch.no_grad():
+                model(x)
+        model.zero_grad()
+        (0 * model(x)).sum().backward()
+        method.before_update()
+        method.step()
+        with torch.no_grad():
+            model[0].weight.mul_(1.1)
+        return max(parameter.grad.abs().max().item() for parameter in model.parameters())
+
+    assert [update(acts=k == 0) for k in range(4)][-1] > 0
+    exchange(model, chain(3, 6, 2, seed=2))
+    assert update(acts=False) == 0
+    assert [update(acts=k == 0) for k in range(4)][-1] > 0
+
+
+@pytest.mark.parametrize("name", sorted(cbp.METHODS))
+def test_every_method_goes_on_after_a_head_was_exchanged(name):
+    """As in learning class by class: a larger head, which the optimizer gets beside what it holds."""
+    model = chain(3, 6, 2, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = cbp.METHODS[name](model, optimizer)
+
+    def update():
+        optimizer.zero_grad()
+        model(torch.rand(8, 3, dtype=torch.float64)).square().sum().backward()
+        method.before_update()
+        optimizer.step()
+        method.step()
+
+    for _ in range(3):
+        update()
+    model[2] = nn.Linear(6, 4, dtype=torch.float64)
+    optimizer.add_param_group({"params": model[2].parameters()})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*runs otherwise than before")
+        for _ in range(3):
+            update()
+    method.load_state_dict(copy.deepcopy(method.state_dict()))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
