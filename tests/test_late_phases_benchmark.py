@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,15 +11,27 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def late_phases(*arguments):
-    command = [sys.executable, str(ROOT / "benchmarks" / "late_phases.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+@pytest.fixture
+def late_phases(monkeypatch, capsys):
+    """Runs the benchmark: its exit code, and what it printed to either stream."""
+
+    def run(*arguments):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
+        monkeypatch.setattr(sys, "argv", ["late_phases.py", *arguments])
+        try:
+            runpy.run_path(str(ROOT / "benchmarks" / "late_phases.py"), run_name="__main__")
+        except SystemExit as end:
+            return end.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
 
 
-def test_the_numbers_of_the_results_are_printed_of_those_methods_that_have_them():
-    done = late_phases("runs/quick-ant", "--phases", "5-8", "--baseline", "l2")
-    assert done.returncode == 0
-    returns, *scores = done.stdout.split("\n\n")
+def test_the_numbers_of_the_results_are_printed_of_those_methods_that_have_them(late_phases):
+    code, out, _ = late_phases("runs/quick-ant", "--phases", "5-8", "--baseline", "l2")
+    assert code == 0
+    returns, *scores = out.split("\n\n")
     assert "| `cbp` | 2788.0 [2040.1, 3535.9] | -203.8 [-443.6, 36.0] | -87, -283, -262," in returns
     assert "`reset-all`" in returns
     fresh = next(table for table in scores if "policy-fresh-head" in table)
@@ -35,15 +47,15 @@ def test_the_numbers_of_the_results_are_printed_of_those_methods_that_have_them(
         (["runs/supervised/class-incremental-cifar", "--phases", "0"], "has runs of agents.learn"),
     ],
 )
-def test_what_it_would_average_wrongly_is_refused(arguments, words):
-    done = late_phases(*arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert not done.stdout
+def test_what_it_would_average_wrongly_is_refused(late_phases, arguments, words):
+    code, out, err = late_phases(*arguments)
+    assert code == 2
+    assert words in err
+    assert not out
 
 
-def test_runs_of_other_algorithms_have_networks_of_other_names():
-    done = late_phases("runs/off-policy/CartPole-dqn", "--phases", "6-9")
-    assert done.returncode == 0, done.stderr
-    assert "dormant units of q_net (%)" in done.stdout
-    assert "| policy-targets |" in done.stdout
+def test_runs_of_other_algorithms_have_networks_of_other_names(late_phases):
+    code, out, _ = late_phases("runs/off-policy/CartPole-dqn", "--phases", "6-9")
+    assert code == 0
+    assert "dormant units of q_net (%)" in out
+    assert "| policy-targets |" in out

@@ -95,7 +95,7 @@ def told(capsys):
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error: ", "warning: "))]
 
 
-@pytest.mark.parametrize("name", ["sac", "dqn", pytest.param("td3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["sac", "dqn", pytest.param("td3", marks=pytest.mark.soak)])
 def test_a_run_that_stopped_twice_is_the_run_that_did_not(command, interrupted, tmp_path, name):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     of_run = ["Telling-v0" if option == "CartPole-v1" else option for option in options(name)]

@@ -108,12 +108,12 @@ def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
         pytest.param(
             [*REGRESSION[:2], "--examples", "10000", "--method", "shrink-perturb", "--seeds", "0,1"],
             id="shrink-perturb",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.soak,
         ),
         pytest.param(
             ["--problem", "permuted-images", "--tasks", "2", "--set", "net_arch=[20]", "--seeds", "0"],
             id="permuted",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.soak,
         ),
         pytest.param(
             ["--problem", "continual-imagenet", "--tasks", "6", "--set", "epochs=8", "--seeds", "0"],
