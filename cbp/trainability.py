@@ -105,6 +105,7 @@ class Trainability:
         True
     """
 
+    @torch.inference_mode(mode=False)
     def __init__(
         self,
         fresh: Callable[[], nn.Module],
@@ -122,7 +123,7 @@ class Trainability:
         if len(inputs) == 0 or (inputs.is_floating_point() and not inputs.isfinite().all()):
             raise ValueError(f"inputs must be samples of finite numbers, got a shape of {tuple(inputs.shape)} or others")
         self._fresh = fresh
-        self._inputs = inputs.detach()
+        self._inputs = inputs.detach().clone()  # be it made in inference mode
         self._updates = updates
         self._batch_size = min(batch_size, len(inputs))
         self._make_optimizer = optimizer
@@ -130,6 +131,7 @@ class Trainability:
         self._targets = [self._standardised(_drawn(fresh, of_targets)) for of_targets, _, _ in self._seeds]
         self.fresh_areas = self._areas([_drawn(fresh, of_network) for _, of_network, _ in self._seeds])
 
+    @torch.inference_mode(mode=False)
     def __call__(self, network: nn.Module, head: str | None = None) -> Score:
         """The score of a network.
 

@@ -157,6 +157,16 @@ def test_dropout_draws_alike_and_leaves_the_global_generator_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_learns_where_no_gradients_are_wanted(mode):
+    def score():
+        return cbp.Trainability(network, INPUTS.clone(), repetitions=2, updates=20)(some_network()).areas
+
+    with mode():
+        areas = score()
+    assert torch.equal(areas, score())
+
+
 def test_a_network_with_other_outputs_is_refused(trainability):
     with pytest.raises(ValueError, match=r"must be that of fresh ones, \(200, 2\), got \(200, 1\)"):
         trainability(nn.Linear(3, 1))
