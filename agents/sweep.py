@@ -2,9 +2,9 @@
 
 ``python -m agents.sweep --env ant-nonstationary --methods ppo,cbp --seeds 0-4 --run-dir DIR``
 
-A run lies in ``DIR/<env>/<method>/seed<S>/``. Runs that are complete are skipped, others go on from their last checkpoint: a
-sweep that was stopped, killed or has lost a worker goes on by the same command. The same seed gives every method the same
-sequence of values of the parameter that changes.
+A run lies in ``DIR/<env>/<method>/seed<S>/``; values of which ``--set`` gives several follow the method's name. Runs that are
+complete are skipped, others go on from their last checkpoint: a sweep that was stopped, killed or has lost a worker goes on by
+the same command. The same seed gives every method the same sequence of values of the parameter that changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agents.runs.build import make_model, make_vec_env
 from agents.runs.commands import INTERRUPTED, Parser, add_shared_options, given, run_command
 from agents.runs.config import Config, RunConfig
 from agents.runs.errors import RunError, UserError, for_a_shell
-from agents.runs.options import CHANGE_OPTIONS, add_run_options, make_config
+from agents.runs.options import CHANGE_OPTIONS, add_run_options, make_configs
 from agents.runs.plan import Run, inspect, parse_seeds
 from agents.runs.run_folder import RunFolder
 from agents.supervised.config import LearningConfig
@@ -102,7 +102,7 @@ def _plan(args: argparse.Namespace) -> list[Run]:
                 raise UserError(f"--{name} is of supervised learning and goes with --problem, not with --env")
         for method in methods:
             find_method(given(args.algo, "ppo"), method)
-        configs = [make_config(args, method, seed) for seed in seeds for method in methods]
+        configs = make_configs(args, methods, seeds)
     run_dir = args.run_dir.absolute()
     return [inspect(Run(RunFolder.below(run_dir, config, f"seed{config.seed}"), config)) for config in configs]
 

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.train", description=__doc__, allow_abbrev=False)
     add_run_options(parser)
-    add_shared_options(parser)
+    add_shared_options(parser, several=False)
     add = parser.add_argument
     add("--method", metavar="NAME", help=f"{', '.join(METHODS)} (default: cbp)")
     add("--seed", metavar="S", type=int, help="seed of everything (default: 0)")

@@ -79,7 +79,7 @@ def test_a_command_exists(command):
     if words[2] == "agents.learn":
         assert make_configs(arguments, [arguments.method], parse_seeds(arguments.seeds or "0"))
     elif words[2] == "agents.sweep":
-        assert all(sweep.make_config(arguments, method, seed=0) for method in arguments.methods.split(","))
+        assert sweep.make_configs(arguments, arguments.methods.split(","), parse_seeds(arguments.seeds))
     elif words[2] == "agents.train" and arguments.env is not None:
         config = make_config(arguments, arguments.method or "cbp", arguments.seed or 0)
         assert config.period is None or config.timesteps > config.period

@@ -102,7 +102,7 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
     measured = [run for run in measured if math.isfinite(run.trainability)]
     usual = Counter(run.learned_for for run in measured).most_common(1)[0][0] if measured else None
     for comparison in comparisons:
-        for method, by_seed in comparison.runs.items():
+        for by_seed in comparison.runs.values():
             runs: list[AgentResult] = list(by_seed.values())
             measures = [
                 {
@@ -113,7 +113,7 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
                 for run in runs
             ]
             estimates = [estimate([of_run[column] for of_run in measures], statistic) for column in COLUMNS]
-            rows.append((_name(runs[0].config, method, name), len(runs), estimates))
+            rows.append((_name(runs[0].config, name), len(runs), estimates))
     rows.sort(key=lambda of_row: -_or_last(of_row[2][0]))
     environments = comparisons[0].config
     assert isinstance(environments, Config)  # noqa: S101
@@ -137,6 +137,6 @@ def _or_last(value: Estimate) -> float:
     return value.centre if math.isfinite(value.centre) else -math.inf
 
 
-def _name(config: Config, method: str, protocol: str) -> str:
+def _name(config: Config, protocol: str) -> str:
     other = departures(config, protocol)
-    return f"`{method}`{' †' if config.preset.needs_signal else ''}" + (f", {other}" if other else "")
+    return f"`{config.method}`{' †' if config.preset.needs_signal else ''}" + (f", {other}" if other else "")

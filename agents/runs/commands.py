@@ -134,15 +134,17 @@ def progress_bar(total: int, initial: int = 0, **options: Any) -> tqdm[Any]:
     return tqdm(total=total, initial=initial, mininterval=often, dynamic_ncols=terminal, **options)
 
 
-def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
+def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = None, *, several: bool = True) -> None:
     """Adds the options that runs of all kinds have.
 
     Args:
         parser: Of a command.
         threads: The default of ``--threads``.
+        several: Whether ``--set`` takes several values, for a run with each.
     """
     add = parser.add_argument
-    add("--set", metavar="KEY=VALUE", action="append", help="another value for a setting of the method; VALUE as in JSON")
+    values = "; several with commas between for a run with each" if several else ""
+    add("--set", metavar="KEY=VALUE", action="append", help=f"another value for a setting of the method, as in JSON{values}")
     add("--device", metavar="NAME", help="torch device of the networks, as cpu, cuda, auto (default: cpu)")
     add(
         "--threads",
@@ -176,6 +178,13 @@ def parse_override(text: str, of: str = "--set") -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+
+
+def parse_overrides(text: str) -> list[tuple[str, Any]]:
+    """As :func:`parse_override`, of a ``KEY=A,B``: the name with each value. What is in brackets is one value."""
+    name, equals, values = text.partition("=")
+    parts = [values] if "[" in values or "{" in values else values.split(",")
+    return [parse_override(f"{name}{equals}{value}") for value in parts]
 
 
 def check_device(name: str) -> str:

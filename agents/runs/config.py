@@ -30,6 +30,7 @@ _KINDS: dict[str, type] = {
     "env_kwargs": dict,
     "method_kwargs": dict,
     "imports": list,
+    "varied": list,
 }
 
 
@@ -160,6 +161,7 @@ class Config(RunConfig):
         algo: A name of :data:`agents.runs.algorithms.ALGORITHMS`.
         protocol: The name of :data:`agents.runs.protocols.PROTOCOLS` that the run was begun with; None for none. Options that
             were given beside it override it, so what defines the run are the other values.
+        varied: Names of the settings for which a sweep was given several values.
 
     Raises:
         UserError: A value out of its range.
@@ -184,6 +186,7 @@ class Config(RunConfig):
     imports: list[str] = field(default_factory=list)
     algo: str = "ppo"
     protocol: str | None = None
+    varied: list[str] = field(default_factory=list)
 
     command: ClassVar[str] = "agents.train"
     known_by: ClassVar[str] = "env"
@@ -213,6 +216,10 @@ class Config(RunConfig):
             raise UserError(f"hyperparameters must be those of {self.algo}, got {type(self.hyperparameters).__name__}")
         check_hyperparameters(self.hyperparameters, self.n_envs)
 
+        hyperparameters = dataclasses.asdict(self.hyperparameters)
+        if strangers := [name for name in self.varied if name not in self.method_kwargs and name not in hyperparameters]:
+            raise unknown("setting that varied", strangers[0], [*self.method_kwargs, *hyperparameters])
+
     def _check_change(self) -> None:
         if self.param is not None and not isinstance(self.param, str | dict):
             raise unknown("parameter", self.param, envs.PARAMETERS)
@@ -230,6 +237,12 @@ class Config(RunConfig):
                 )
         if self.param is None and self.preset.needs_signal:
             raise UserError(f"method '{self.method}' acts where a phase begins and needs an env that changes, got '{self.env}'")
+
+    @property
+    def label(self) -> str:
+        """The method, with the values that a sweep varied: ``"cbp,replacement_rate=0.001"``."""
+        settings = {**dataclasses.asdict(self.hyperparameters), **self.method_kwargs}
+        return ",".join([self.method, *(f"{name}={short(settings[name])}" for name in self.varied)])
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -290,6 +303,13 @@ class Config(RunConfig):
         parameters["net_arch"] = tuple(parameters["net_arch"])
         algorithm = find_algorithm(values.get("algo", "ppo"))  # which the first releases did not write
         return cls(**{**values, "hyperparameters": algorithm.hyperparameters(**parameters)})
+
+
+def short(value: Any) -> str:
+    """A setting's value in the name of a folder."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "-".join(map(short, value)) if isinstance(value, tuple) else str(value)
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
+import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from gymnasium.envs.registration import EnvSpec
 import envs
 from agents.runs.algorithms import ALGORITHMS, find_algorithm
 from agents.runs.build import BY_PERIOD, find_spec, is_nonstationary, is_sequence, refuse_task
-from agents.runs.commands import check_device, given, parse_override
+from agents.runs.commands import check_device, given, parse_override, parse_overrides
 from agents.runs.config import Config, with_overrides
 from agents.runs.errors import UserError, unknown
 from agents.runs.modules import import_modules
+from agents.runs.plan import each_once
 from agents.runs.presets import RunPreset
 from agents.runs.protocols import PROTOCOLS, Protocol
 from envs.changes import OPTIONS
@@ -175,8 +178,30 @@ def _describe_schedule(text: Any) -> Any:
         raise UserError(f"--schedule: {error}") from error
 
 
-def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
+def make_configs(args: argparse.Namespace, methods: Sequence[str], seeds: Sequence[int]) -> list[Config]:
+    """The configurations that the options describe, seed by seed; ``--set key=a,b`` makes one for each value.
+
+    Raises:
+        UserError: As :func:`make_config`, or two values that would share a folder.
+    """
+    overrides = [parse_overrides(text) for text in args.set or []]
+    varied = list(dict.fromkeys(values[0][0] for values in overrides if len(values) > 1))
+    return each_once(
+        dataclasses.replace(make_config(args, method, seed, dict(chosen)), varied=varied)
+        for seed in seeds
+        for method in methods
+        for chosen in itertools.product(*overrides)
+    )
+
+
+def make_config(args: argparse.Namespace, method: str, seed: int, settings: Mapping[str, Any] | None = None) -> Config:
     """The configuration that the options describe.
+
+    Args:
+        args: The options.
+        method: A name for ``--method``.
+        seed: Of everything.
+        settings: In place of those of ``--set``.
 
     Raises:
         UserError: An option that is missing, unknown or out of its range.
@@ -211,7 +236,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
             f"--{option} is of an env that changes, which '{args.env}' does not: --period or --param makes it change"
         )
     default = spec.kwargs.get("parameter", "friction")
-    settings = dict(map(parse_override, args.set or []))
+    settings = dict(map(parse_override, args.set or [])) if settings is None else settings
     of_env = preset.in_env.get(spec.id, {}) if settings.get("weight_init", "lecun") == "lecun" else {}
     of_env = of_env | algorithm.tuned.get(re.sub(r"-v\d+$", "", spec.kwargs.get("base", spec.id)), {})
     overrides = {**preset.changes, **of_env, **settings}.items()

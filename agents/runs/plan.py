@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +43,16 @@ class Run:
     def name(self) -> str:
         """Method and seed."""
         return f"{self.config.label}/seed{self.config.seed}"
+
+
+def each_once(configs: Iterable[_Kind]) -> list[_Kind]:
+    """Every run once; refuses two that differ in what their folders' names do not tell."""
+    found: dict[tuple[str, int], _Kind] = {}
+    for config in configs:
+        other = found.setdefault((config.label, config.seed), config)
+        for name, there, asked in other.differences(config):
+            raise UserError(f"--set gives two runs in one folder: {name} is {there} and {asked}; take a --run-dir for each")
+    return list(found.values())
 
 
 def inspect(run: Run) -> Run:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, get_args
 
 import cbp
 from agents.runs.checks import check_number, check_whole
-from agents.runs.config import RunConfig
+from agents.runs.config import RunConfig, short
 from agents.runs.errors import UserError, unknown
 from agents.supervised.presets import PROBLEMS, AtTask, Preset, Settings
 
@@ -141,7 +141,7 @@ class LearningConfig(RunConfig):
             **{n: v for n, v in dataclasses.asdict(self.settings).items() if v != getattr(settings, n)},
             **{n: v for n, v in self.method_kwargs.items() if v != kwargs.get(n)},
         }
-        return ",".join([self.method, *(f"{name}={_short(value)}" for name, value in changed.items())])
+        return ",".join([self.method, *(f"{name}={short(value)}" for name, value in changed.items())])
 
     @property
     def place(self) -> int:
@@ -217,9 +217,3 @@ def _check_lists(settings: Settings) -> None:
         raise UserError(f"lr_drops must be a list of shares of a task's epochs, got {settings.lr_drops!r}")
     for share in settings.lr_drops:
         check_number("each number of lr_drops", share, 0, False, 1)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "-".join(map(_short, value)) if isinstance(value, tuple) else str(value)

@@ -7,8 +7,9 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from agents.runs.commands import check_device, given, parse_override
+from agents.runs.commands import check_device, given, parse_overrides
 from agents.runs.errors import UserError, unknown
+from agents.runs.plan import each_once
 from agents.supervised.config import LearningConfig, with_overrides
 from agents.supervised.presets import PROBLEMS
 from envs.streams import datasets
@@ -35,7 +36,7 @@ def make_configs(args: argparse.Namespace, methods: Iterable[str], seeds: Iterab
         raise unknown("problem", args.problem, PROBLEMS)
     dataset = _dataset(args.problem, args.data)
     preset = PROBLEMS[args.problem][dataset]
-    overrides = [[parse_override(each) for each in _each(text)] for text in args.set or []]
+    overrides = [parse_overrides(text) for text in args.set or []]
     settings = [
         (method, *with_overrides(preset, args.problem, method, chosen))
         for method in methods
@@ -60,24 +61,7 @@ def make_configs(args: argparse.Namespace, methods: Iterable[str], seeds: Iterab
         for seed in seeds
         for method, of_learner, kwargs, stream in settings
     ]
-    return _each_once(configs)
-
-
-def _each_once(configs: Iterable[LearningConfig]) -> list[LearningConfig]:
-    """Every run once; refuses two that differ in what their folders' names do not tell."""
-    found: dict[tuple[str, int], LearningConfig] = {}
-    for config in configs:
-        other = found.setdefault((config.label, config.seed), config)
-        for name, there, asked in other.differences(config):
-            raise UserError(f"--set gives two runs in one folder: {name} is {there} and {asked}; take a --run-dir for each")
-    return list(found.values())
-
-
-def _each(text: str) -> list[str]:
-    """``key=a,b`` as ``key=a`` and ``key=b``; a list in brackets is one value."""
-    name, equals, values = text.partition("=")
-    parts = [values] if "[" in values else values.split(",")
-    return [f"{name}{equals}{value}" for value in parts]
+    return each_once(configs)
 
 
 def _dataset(problem: str, data: Path | None) -> str:

@@ -92,7 +92,7 @@ def test_five_seeds_have_an_interval(tmp_path):
 def test_settings_that_depart_from_the_protocol_have_a_row_of_their_own(tmp_path):
     run(tmp_path / "runs")
     run(tmp_path / "runs", "ppo", 0, "--set", "gamma=0.9", "--set", "max_grad_norm=0.5", returns=(30.0, 30.0))
-    run(tmp_path / "runs", "cbp", 0, "--set", "replacement_rate=0.5", returns=(40.0, 40.0))
+    run(tmp_path / "runs", "cbp", 0, "--set", "replacement_rate=0.5", returns=(40.0, 40.0), varied=["replacement_rate"])
     draw(tmp_path / "runs", page=tmp_path / "page.md")
     rows = [line.split("|")[1].strip() for line in section(tmp_path / "page.md").splitlines() if line.startswith("| `")]
     assert rows == ["`cbp`, replacement_rate=0.5", "`ppo`, gamma=0.9, max_grad_norm=0.5", "`ppo`"]

@@ -333,6 +333,58 @@ def test_a_sweep_without_room_on_a_node_with_a_gpu_is_refused(nodes, words):
     workers.check_room(ray, 4, "cpu")
 
 
+# Several values of a setting
+
+
+def planned(folder, *arguments):
+    args = ["--env", "ant-nonstationary", "--seeds", "0-1", "--run-dir", str(folder), *arguments]
+    return sweep._plan(sweep._parser().parse_args(args))
+
+
+def test_several_values_of_settings_are_a_run_for_each_combination(tmp_path):
+    grid = ["--set", "replacement_rate=1e-3,0.01", "--set", "net_arch=[8,8]", "--set", "maturity_threshold=10,20,1e1"]
+    runs = planned(tmp_path, "--methods", "cbp,cbp-no-l2", *grid)
+    labels = [
+        f"{method},replacement_rate={rate},maturity_threshold={age}"
+        for method in ("cbp", "cbp-no-l2")
+        for rate in (0.001, 0.01)
+        for age in (10, 20)
+    ]
+    assert [run.name for run in runs] == [f"{label}/seed{seed}" for seed in (0, 1) for label in labels]
+    assert runs[1].folder.path == tmp_path / "ant-nonstationary" / labels[1] / "seed0"
+    kwargs = runs[1].config.method_kwargs
+    assert (kwargs["replacement_rate"], kwargs["maturity_threshold"]) == (0.001, 20)
+    assert {run.config.hyperparameters.net_arch for run in runs} == {(8, 8)}
+
+
+def test_one_value_of_a_setting_is_not_in_a_folder_s_name(tmp_path):
+    runs = planned(tmp_path, "--methods", "cbp", "--set", "replacement_rate=1e-3", "--set", "maturity_threshold=10")
+    assert [run.name for run in runs] == ["cbp/seed0", "cbp/seed1"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("learning_rate=0.1,0.10000001", "--set gives two runs in one folder: "),
+        ("replacement-rate=0.1,0.2", "did you mean 'replacement_rate'?"),
+    ],
+)
+def test_values_that_make_no_runs_are_refused(tmp_path, values, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        planned(tmp_path, "--methods", "cbp", "--set", values)
+
+
+def test_a_configuration_says_which_settings_were_varied(tmp_path):
+    config = planned(tmp_path, "--methods", "cbp", "--set", "gamma=0.9,0.9")[0].config
+    assert Config.from_json(config.to_json()) == config
+    values = json.loads(config.to_json())
+    assert Config.from_json(json.dumps({**values, "varied": ["gamma"]})).label == "cbp,gamma=0.9"
+    del values["varied"]  # as the first releases wrote it
+    assert Config.from_json(json.dumps(values)).label == "cbp"
+    with pytest.raises(UserError, match="unknown setting that varied 'gama'; did you mean 'gamma'"):
+        Config.from_json(json.dumps({**values, "varied": ["gama"]}))
+
+
 # Bad input
 
 
@@ -364,6 +416,8 @@ def refused(monkeypatch, tmp_path, capsys):
     [
         (["--methods", "ppo,cpb"], "unknown method 'cpb'; did you mean 'cbp'?"),
         (["--methods", "ppo,cbp", "--set", "replacement_rate=0.1"], "unknown setting of method 'ppo' 'replacement_rate'"),
+        (["--methods", "cbp", "--set", "replacement_rate=0.1,2"], "replacement_rate must be a finite number in [0, 1], got 2"),
+        (["--methods", "cbp", "--set", "replacement_rate=0.1,"], "replacement_rate must be a finite number in [0, 1], got ''"),
         (["--methods", "redo", "--set", "threshold=-1"], "threshold must be a finite number >= 0, got -1"),
         (["--methods", "ppo", "--seeds", "one"], "--seeds takes whole numbers and ranges with commas between, such as 0-4"),
         (["--methods", "ppo", "--seeds", "4-2"], "got '4-2'"),

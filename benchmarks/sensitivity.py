@@ -1,0 +1,80 @@
+"""A heat map of what continual backpropagation reaches by its replacement rate, its maturity threshold and its weight decay.
+
+``python benchmarks/sensitivity.py FOLDER --output FILE.png`` reads runs of a sweep whose settings were varied, and draws the
+mean return over all whole phases: a panel for each maturity threshold, a row for each ρ, a column for each weight decay. It
+prints the same as a table, with intervals, or below five seeds with each seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from agents.reporting.comparison import compare, estimate, run_measures
+from agents.reporting.results import AgentResult, find_runs, read_run
+from agents.reporting.tables import cell, phase_range
+from agents.runs.errors import UserError
+
+PANELS, ROWS, COLUMNS = "maturity_threshold", "replacement_rate", "weight_decay"
+WORDS = {PANELS: "maturity threshold (updates)", ROWS: "replacement rate ρ", COLUMNS: "weight decay"}
+
+
+def settings_of(run: AgentResult) -> tuple[float, ...]:
+    """Panel, row and column of a run."""
+    values = {COLUMNS: run.config.hyperparameters.weight_decay, **run.config.method_kwargs}
+    return tuple(values[name] for name in (PANELS, ROWS, COLUMNS))
+
+
+def main() -> None:
+    """Reads, prints and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="runs of cbp, as trained or as recorded")
+    parser.add_argument("--output", type=Path, required=True, help="the picture; its ending says which kind")
+    args = parser.parse_args()
+    try:
+        comparison = compare(map(read_run, find_runs([args.folder])))
+    except UserError as error:
+        parser.error(str(error))
+    runs: dict[tuple[float, ...], list[AgentResult]] = {}
+    for by_seed in comparison.runs.values():
+        for run in by_seed.values():
+            if run.config.method != "cbp":
+                parser.error(f"{args.folder} must have runs of cbp alone, got {run.config.method}")
+            runs.setdefault(settings_of(run), []).append(run)
+    found = {
+        key: estimate([run_measures(run, comparison.phases)["area"] for run in of_key], "mean") for key, of_key in runs.items()
+    }
+    panels, rows, columns = (sorted({key[axis] for key in found}) for axis in range(3))
+    print(f"| {WORDS[PANELS]} | {WORDS[ROWS]} | {WORDS[COLUMNS]} | mean return |\n|---|---|---|---|")
+    for key in sorted(found):
+        print(f"| {key[0]:,} | {key[1]:g} | {key[2]:g} | {cell(found[key])} |")
+
+    centres = [value.centre for value in found.values()]
+    figure = Figure(figsize=(1.5 + 3.2 * len(panels), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for panel, ax in zip(panels, axes, strict=True):
+        grid = np.full((len(rows), len(columns)), np.nan)
+        for (of_panel, row, column), value in found.items():
+            if of_panel == panel:
+                grid[rows.index(row), columns.index(column)] = value.centre
+        image = ax.imshow(grid, vmin=min(centres), vmax=max(centres), cmap="cividis", origin="lower", aspect="auto")
+        for (y, x), value in np.ndenumerate(grid):
+            colour = "white" if value < (min(centres) + max(centres)) / 2 else "black"
+            ax.text(x, y, "–" if np.isnan(value) else f"{value:,.0f}", ha="center", va="center", color=colour)
+        ax.set_xticks(range(len(columns)), [f"{column:g}" for column in columns])
+        ax.set_yticks(range(len(rows)), [f"{row:g}" for row in rows])
+        ax.set_xlabel(WORDS[COLUMNS])
+        ax.set_title(f"{WORDS[PANELS]} {panel:,}", fontsize=10)
+    axes[0].set_ylabel(WORDS[ROWS])
+    figure.colorbar(image, ax=list(axes), label=f"mean return, phases {phase_range(comparison.phases)}")
+    seeds = sorted({run.config.seed for of_key in runs.values() for run in of_key})
+    figure.suptitle(f"{comparison.config.world}: cbp, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}", fontsize=11)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
