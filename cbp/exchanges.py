@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
+from typing import Any, TypeVar
 
 from torch import nn
+from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
 
@@ -13,20 +15,42 @@ Kept = TypeVar("Kept")
 
 
 class Exchanges:
-    """Tells whether a model's parameters are other tensors than when it was last asked, or more, or fewer.
+    """Tells whether a model has other modules or parameters than when it was last asked, or its optimizers hold others.
+
+    It is asked at every update, so it compares what modules hold, and walks through the model only where that has changed.
 
     Args:
         model: Any module.
+        optimizers: Whose parameters count, too.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
         self._model = unwrapped(model)
-        self._known = list(self._model.parameters())
+        self._optimizers = optimizers
+        self._look()
+
+    def _look(self) -> None:
+        self._modules = list(self._model.modules())
+        self._known = self._held()
+
+    def _held(self) -> list[Any]:
+        """The parameters and modules of each module, and the parameters of each optimizer."""
+        held: list[Any] = []
+        for module in self._modules:
+            held += module._parameters.values()
+            held += module._modules.values()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                held += group["params"]
+        return held
 
     def noticed(self) -> bool:
         """Whether there were any since the last call."""
-        known, self._known = self._known, list(self._model.parameters())
-        return len(known) != len(self._known) or any(a is not b for a, b in zip(known, self._known, strict=True))
+        now = self._held()
+        if len(now) == len(self._known) and all(map(is_, now, self._known)):
+            return False
+        self._look()
+        return True
 
 
 def taken_up(

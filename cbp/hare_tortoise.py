@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
+from cbp.exchanges import Exchanges
 from cbp.method import Method, averaging_dtype, check_number, check_whole
 
 
@@ -64,19 +65,21 @@ class HareTortoise(Method, name="hare-tortoise"):
         self._model = unwrapped(model)
         self.tortoise: dict[str, Tensor] = {}
         self._averaged: dict[str, nn.Module | nn.Parameter] = {}
+        self._exchanges = Exchanges(model)
         self._take_up()
 
     def _take_up(self) -> list[tuple[str, Tensor]]:
         """The tensors that are averaged; the average of one that came into another's place begins with it."""
         hare = list(self._hare())
-        averaged = {name: self._known_by(name, fast) for name, fast in hare}
-        self.tortoise = {
-            name: self.tortoise[name]
-            if averaged[name] is self._averaged.get(name)
-            else fast.detach().to(averaging_dtype(fast), copy=True)
-            for name, fast in hare
-        }
-        self._averaged = averaged
+        if self._exchanges.noticed() or len(hare) != len(self.tortoise):
+            averaged = {name: self._known_by(name, fast) for name, fast in hare}
+            self.tortoise = {
+                name: self.tortoise[name]
+                if averaged[name] is self._averaged.get(name)
+                else fast.detach().to(averaging_dtype(fast), copy=True)
+                for name, fast in hare
+            }
+            self._averaged = averaged
         return hare
 
     def _known_by(self, name: str, tensor: Tensor) -> nn.Module | nn.Parameter:

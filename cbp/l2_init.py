@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
-from cbp.exchanges import taken_up
+from cbp.exchanges import Exchanges, taken_up
 from cbp.method import check_number
 from cbp.regularizer import Regularizer
 
@@ -50,11 +50,12 @@ class L2Init(Regularizer, name="l2-init"):
         super().__init__(optimizer)
         self.strength = check_number("strength", strength, 0)
         self._model = unwrapped(model)
-        self._initial: dict[nn.Parameter, Tensor] = {}
-        self._take_up()
+        self._exchanges = Exchanges(model)
+        self._initial = taken_up({}, self._model.parameters(), _copy)
 
     def _take_up(self) -> None:
-        self._initial = taken_up(self._initial, self._model.parameters(), lambda parameter: parameter.detach().clone())
+        if self._exchanges.noticed():
+            self._initial = taken_up(self._initial, self._model.parameters(), _copy)
 
     def _treats(self) -> list[nn.Parameter]:
         self._take_up()
@@ -86,3 +87,7 @@ class L2Init(Regularizer, name="l2-init"):
             raise ValueError(f"the state is of a model with parameters of shapes {theirs}, this one has {own}")
         for initial, saved in zip(self._initial.values(), state["initial"], strict=True):
             initial.copy_(saved)
+
+
+def _copy(parameter: nn.Parameter) -> Tensor:
+    return parameter.detach().clone()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import taken_up
+from cbp.exchanges import Exchanges, taken_up
 from cbp.method import Method, averaging_dtype, check_number
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
@@ -28,6 +28,10 @@ class _Way:
 
     first: Tensor
     offset: Tensor
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter) -> _Way:
+        return cls(parameter.detach().clone(), torch.zeros_like(parameter, dtype=averaging_dtype(parameter)))
 
 
 class Trac(Method, name="trac"):
@@ -98,8 +102,8 @@ class Trac(Method, name="trac"):
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "Trac")
         self._model = model
-        self._ways: dict[nn.Parameter, _Way] = {}
-        self._take_up()
+        self._exchanges = Exchanges(model, self._optimizers)
+        self._ways = taken_up({}, held_of(model, self._optimizers), _Way.of)
         self._variances = [0.0] * len(self.decay_rates)
         self._sums = [_FIRST_SIGMA] * len(self.decay_rates)
         self._before: dict[nn.Parameter, Tensor] | None = None
@@ -107,10 +111,8 @@ class Trac(Method, name="trac"):
 
     def _take_up(self) -> None:
         """Begins with the parameters of the model that the optimizers hold and did not hold before."""
-        held = held_of(self._model, self._optimizers)
-        self._ways = taken_up(
-            self._ways, held, lambda p: _Way(p.detach().clone(), torch.zeros_like(p, dtype=averaging_dtype(p)))
-        )
+        if self._exchanges.noticed():
+            self._ways = taken_up(self._ways, held_of(self._model, self._optimizers), _Way.of)
 
     @torch.no_grad()
     def before_update(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import taken_up
+from cbp.exchanges import Exchanges, taken_up
 from cbp.generators import for_device
 from cbp.method import Method, averaging_dtype, check_number, check_whole
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
@@ -26,6 +26,10 @@ class _Average:
 
     utility: Tensor
     updates: int = 0
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter) -> _Average:
+        return cls(torch.zeros_like(parameter, dtype=averaging_dtype(parameter)))
 
     def corrected(self, decay_rate: float) -> Tensor:
         return self.utility / (1 - decay_rate**self.updates)
@@ -90,14 +94,14 @@ class UPGD(Method, name="upgd"):
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "UPGD")
         self._model = model
-        self._averages: dict[nn.Parameter, _Average] = {}
-        self._take_up()
+        self._exchanges = Exchanges(model, self._optimizers)
+        self._averages = taken_up({}, held_of(model, self._optimizers), _Average.of)
         self._before: dict[nn.Parameter, Tensor] | None = None
 
     def _take_up(self) -> None:
         """Begins with the parameters of the model that the optimizers hold and did not hold before."""
-        held = held_of(self._model, self._optimizers)
-        self._averages = taken_up(self._averages, held, lambda p: _Average(torch.zeros_like(p, dtype=averaging_dtype(p))))
+        if self._exchanges.noticed():
+            self._averages = taken_up(self._averages, held_of(self._model, self._optimizers), _Average.of)
 
     @torch.no_grad()
     def before_update(self) -> None:
