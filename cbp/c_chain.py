@@ -100,6 +100,8 @@ class CChain(Replaying, name="c-chain"):
         """
         if isinstance(loss, Tensor) and loss.numel() != 1:
             raise ValueError(f"loss must be a single number, got a tensor of shape {tuple(loss.shape)}")
+        if self._measurements < self.warm_up:
+            self.strength = self.first_strength
         super().before_update(scale)
         churn, self._churn = self._churn, None
         self._updates += 1

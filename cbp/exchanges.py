@@ -53,6 +53,11 @@ class Exchanges:
         return True
 
 
+def shared(own: Mapping[nn.Parameter, Kept], others: Mapping[nn.Parameter, Kept]) -> dict[nn.Parameter, Kept]:
+    """What another one keeps of the parameters that one keeps something of, too."""
+    return {parameter: others[parameter] for parameter in own if parameter in others}
+
+
 def taken_up(
     kept: Mapping[nn.Parameter, Kept], parameters: Iterable[nn.Parameter], begin: Callable[[nn.Parameter], Kept]
 ) -> dict[nn.Parameter, Kept]:

@@ -7,7 +7,7 @@ networks*, ICML 2024 (arXiv 2406.02596).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +118,18 @@ class HareTortoise(Method, name="hare-tortoise"):
             if self._updates % self.period == 0 and self._is_trained(name, fast):
                 fast.copy_(slow)
         return []
+
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`."""
+        self._updates = other._updates
+        theirs = {(known, name.rpartition(".")[2]): other.tortoise[name] for name, known in other._averaged.items()}
+        for name, known in self._averaged.items():
+            self.tortoise[name] = theirs.get((known, name.rpartition(".")[2]), self.tortoise[name])
+
+    def begin_anew(self) -> None:
+        """Takes the tensors as they are now for their average."""
+        self.tortoise, self._averaged = {}, {}
+        self._take_up()
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far and the average."""

@@ -7,13 +7,13 @@ Source: Kumar, Marklund, Van Roy, *Maintaining plasticity in continual learning 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
-from cbp.exchanges import Exchanges, taken_up
+from cbp.exchanges import Exchanges, shared, taken_up
 from cbp.method import check_number
 from cbp.regularizer import Regularizer
 
@@ -67,6 +67,14 @@ class L2Init(Regularizer, name="l2-init"):
                 if initial.device != parameter.device:
                     self._initial[parameter] = initial.to(parameter.device)
                 yield parameter, 2 * (parameter - self._initial[parameter])
+
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`."""
+        self._initial |= shared(self._initial, other._initial)
+
+    def begin_anew(self) -> None:
+        """Takes the parameters as they are now for θ₀."""
+        self._initial = taken_up({}, self._initial, _copy)
 
     def state_dict(self) -> dict[str, Any]:
         """The initial parameters."""

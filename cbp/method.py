@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor
@@ -44,6 +44,15 @@ class Method(ABC):
 
     def change(self) -> None:  # noqa: B027  most methods need no signal
         """Is told that the task has changed, between two updates. Most methods find out, or do without."""
+
+    def take_over(self, other: Self) -> None:  # noqa: B027  some keep nothing
+        """Goes on where another one of its kind left off, with what that kept of the tensors that both treat.
+
+        What this one alone treats begins as it is now. The other may not act afterwards.
+        """
+
+    def begin_anew(self) -> None:  # noqa: B027  most do not look back
+        """Takes the weights as they are now for those that it began with, as after those of another model were loaded."""
 
     @abstractmethod
     def step(self) -> list[Tensor]:

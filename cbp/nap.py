@@ -6,13 +6,13 @@ reinforcement learning*, NeurIPS 2024 (arXiv 2407.01800).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import taken_up
+from cbp.exchanges import shared, taken_up
 from cbp.method import Method
 from cbp.weighted import Weight, Weights
 
@@ -76,6 +76,15 @@ class NormalizeAndProject(Method, name="nap"):
             factors = torch.where((begun > 0) & (now > 0), begun / now, 1.0)  # what has become 0 has no direction
             parts.mul_(factors.view(-1, *[1] * (parts.ndim - 1)))
         return []
+
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`."""
+        self._lengths |= shared(self._lengths, other._lengths)
+
+    def begin_anew(self) -> None:
+        """Takes the lengths that the weights have now."""
+        self._lengths = {}
+        self._take_up()
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths that weights are scaled to, by their names: ``(parts,)`` each; 0 for those that began at 0."""

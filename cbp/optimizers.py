@@ -66,15 +66,21 @@ def refuse_maximizing(optimizers: Any, method: str) -> None:
             )
 
 
+class NoGradientsError(RuntimeError):
+    """None of the parameters that a method treats has a gradient."""
+
+
 def check_gradients(parameters: Iterable[nn.Parameter], method: str, *, dense: bool) -> None:
     """Refuses gradients that are not there yet, and sparse ones where they cannot be dealt with.
 
     Raises:
-        RuntimeError: None of the parameters that are trained has a gradient, or one has a sparse gradient.
+        NoGradientsError: None of the parameters that are trained has a gradient.
+        RuntimeError: One has a sparse gradient.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if trained and all(parameter.grad is None for parameter in trained):
-        raise RuntimeError(f"{method} finds no gradients: call before_update() between loss.backward() and optimizer.step()")
+        where = "call before_update() between loss.backward() and optimizer.step()"
+        raise NoGradientsError(f"{method} finds no gradients: {where}")
     for parameter in trained if dense else []:
         if parameter.grad is not None and parameter.grad.is_sparse:
             raise RuntimeError(
@@ -89,16 +95,16 @@ def holds(optimizers: Sequence[Optimizer], parameter: Tensor) -> bool:
 
 
 def held_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
-    """The parameters of a model that some optimizers hold, in the optimizers' order.
+    """The parameters of a model that some optimizers hold, in the model's order.
 
     Raises:
         ValueError: There is none.
     """
-    own = set(model.parameters())
-    held = dict.fromkeys(p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"] if p in own)
+    theirs = {parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
+    held = [parameter for parameter in model.parameters() if parameter in theirs]
     if not held:
         raise ValueError(f"the optimizer holds none of the parameters of {type(model).__name__}")
-    return list(held)
+    return held
 
 
 def untrained(optimizers: Sequence[Optimizer], group: Group) -> str | None:

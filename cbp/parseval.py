@@ -142,13 +142,15 @@ class Parseval(Regularizer, name="parseval"):
         return {"weights": [[weight.name, *weight.parameter.shape] for weight in self._weights()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Checks that a state made by :meth:`state_dict` is of such a model.
+        """Checks that a state made by :meth:`state_dict` is of such a model; the layers may be others of it.
 
         Raises:
             ValueError: The state belongs to another model.
         """
         own = self.state_dict()["weights"]
-        if state.get("weights") != own:
+        theirs = {name: shape for name, *shape in state.get("weights", [])}
+        both = [name for name, *_ in own if name in theirs]
+        if not both or any(theirs[name] != shape for name, *shape in own if name in theirs):
             raise ValueError(f"the state is of a model with weights {state.get('weights')}, this one has {own}")
 
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from cbp.discovery.recording import Example
 from cbp.fresh import Init
 from cbp.groups import Group, HiddenLayer
-from cbp.optimizers import ResetOptimizer
+from cbp.optimizers import NoGradientsError, ResetOptimizer
 from cbp.redo import ReDo
 from cbp.units import TrackedLayer
 
@@ -81,7 +81,7 @@ class ReGraMa(ReDo, name="regrama"):
 
     def _judge_all(self, layers: list[TrackedLayer], received: list[list[Tensor]]) -> list[Tensor]:
         if layers and all(_gradient(layer) is None for layer in layers):
-            raise RuntimeError("ReGraMa judges by gradients, and there are none: call step() before optimizer.zero_grad()")
+            raise NoGradientsError("ReGraMa judges by gradients, and there are none: call step() before optimizer.zero_grad()")
         return super()._judge_all(layers, received)
 
     def _magnitude(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor | None:  # noqa: ARG002

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -151,9 +151,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         for layer in self.layers:
             layer.remove()
         self._begin(groups)
-        for layer in self.layers:
-            if layer.name in before and are_same_units(layer.hidden, before[layer.name].hidden):
-                layer.take_over(before[layer.name])
+        self._take_over_layers(before)
 
     def find(self, example: Example | Arguments) -> None:
         """Finds the hidden layers, or finds them anew, by a forward pass of a copy of the model.
@@ -328,6 +326,15 @@ class ReplacingMethod(Method, Generic[LayerType]):
         if not self.layers:
             lines = ["hidden layers are found at the first forward pass in training"]
         return "\n".join([type(self).__name__, *lines, *(f"left out: {reason}" for reason in self.left_out)])
+
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`: of the units that both have, known by their incoming weights."""
+        self._take_over_layers({layer.name: layer for layer in other.layers})
+
+    def _take_over_layers(self, before: Mapping[str, TrackedLayer]) -> None:
+        for layer in self.layers:
+            if layer.name in before and are_same_units(layer.hidden, before[layer.name].hidden):
+                layer.take_over(before[layer.name])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes with time: what is known of each unit, by the layers' names, counters, generators."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,11 @@ class Replaying(Regularizer):
     def _form(self) -> tuple[Any, ...]:
         """What a batch and weights from before must be made for to be of use: precision, names and shapes."""
         return next(self._model.parameters()).dtype, tuple(map(tuple, self._shapes()))
+
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`, where both models have weights of the same names and shapes."""
+        if other._shapes() == self._shapes():
+            self.load_state_dict(other.state_dict())
 
     @abstractmethod
     def _term(self, batch: Batch) -> Tensor | None:

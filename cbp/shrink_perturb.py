@@ -7,13 +7,13 @@ plasticity in deep continual learning*, Nature 632 (2024).
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import taken_up
+from cbp.exchanges import shared, taken_up
 from cbp.generators import for_device
 from cbp.method import Method, check_choice, check_number, check_whole
 from cbp.weighted import Weights, root_mean_square, trained_names
@@ -122,6 +122,12 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         So the numbers of several updates are the same when they are drawn at once.
         """
         return -(-numbers // 16) * 16
+
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`."""
+        self._updates = other._updates
+        self._generator.set_state(other._generator.get_state())
+        self._spreads |= shared(self._spreads, other._spreads)
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, the names, shapes and spreads of the weights, and the generator."""

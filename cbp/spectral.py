@@ -7,14 +7,14 @@ regularization*, ICLR 2025 (arXiv 2406.06811), section 4.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
-from cbp.exchanges import taken_up
+from cbp.exchanges import shared, taken_up
 from cbp.method import check_number, check_whole
 from cbp.regularizer import Regularizer
 from cbp.weighted import Weight, Weights, trained_names
@@ -94,6 +94,10 @@ class Spectral(Regularizer, name="spectral"):
             else:
                 gradient = 2 * k * parts.square().sum(1, keepdim=True) ** (k - 1) * parts
             yield parameter, weight.whole(gradient)
+
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`."""
+        self._vectors |= shared(self._vectors, other._vectors)
 
     def state_dict(self) -> dict[str, Any]:
         """The singular vectors v, layer by layer: ``(parts, inputs)`` each."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import taken_up
+from cbp.exchanges import shared, taken_up
 from cbp.method import Method, averaging_dtype, check_choice, check_number, check_whole
+from cbp.optimizers import NoGradientsError
 from cbp.weighted import Weights, root_mean_square, trained_names
 
 Utility = Literal["gradient", "magnitude"]
@@ -24,10 +25,14 @@ Selection = Literal["proportional", "threshold"]
 
 @dataclass
 class _Kept:
-    """Of a weight: the bound of fresh numbers, and the average of the utilities where there is one."""
+    """Of a weight: the bound of fresh numbers, and the average of the utilities once there is one."""
 
     bound: float
-    average: Tensor | None
+    average: Tensor | None = None
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter) -> _Kept:
+        return cls(math.sqrt(3) * root_mean_square(parameter))
 
 
 class SelectiveWeightReinitialization(Method, name="swr"):
@@ -102,11 +107,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         self._take_up()
 
     def _take_up(self) -> None:
-        self._kept = taken_up(self._kept, self._weights.parameters(), self._begin)
-
-    def _begin(self, parameter: nn.Parameter) -> _Kept:
-        average = torch.zeros_like(parameter, dtype=averaging_dtype(parameter)) if self.decay_rate else None
-        return _Kept(math.sqrt(3) * root_mean_square(parameter), average)
+        self._kept = taken_up(self._kept, self._weights.parameters(), _Kept.of)
 
     @property
     def touched(self) -> list[str]:
@@ -116,10 +117,10 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Draws weights anew where it is time. Returns an empty list: no unit is replaced."""
-        self._updates += 1
         self._take_up()
         if self.utility == "gradient" and all(parameter.grad is None for parameter in self._kept):
-            raise RuntimeError("utility='gradient' finds no gradients: call step() before optimizer.zero_grad()")
+            raise NoGradientsError("utility='gradient' finds no gradients: call step() before optimizer.zero_grad()")
+        self._updates += 1
         due = self._updates % self.period == 0
         if due or self.decay_rate:
             for parameter in self._kept:
@@ -133,9 +134,11 @@ class SelectiveWeightReinitialization(Method, name="swr"):
 
     def _treat(self, parameter: nn.Parameter, utility: Tensor, *, due: bool) -> None:
         kept = self._kept[parameter]
-        if kept.average is not None:
-            kept.average = kept.average.to(parameter.device, averaging_dtype(parameter))
+        if self.decay_rate:
+            kept.average = self._average(parameter).to(parameter.device, averaging_dtype(parameter))
             utility = kept.average.lerp_(utility.to(kept.average), 1 - self.decay_rate)
+        else:
+            kept.average = None
         index = self._least(utility.flatten()) if due else None
         if index is not None and len(index):
             fresh = torch.empty(len(index), dtype=parameter.dtype)
@@ -159,6 +162,12 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         below = (utility < last).nonzero().flatten()
         return torch.cat([below, (utility == last).nonzero().flatten()[: count - len(below)]])
 
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`."""
+        self._updates, self.drawn = other._updates, other.drawn
+        self._generator.set_state(other._generator.get_state())
+        self._kept |= shared(self._kept, other._kept)
+
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, the names, shapes and bounds of the weights, averages where there are any, and the generator."""
         self._take_up()
@@ -167,30 +176,29 @@ class SelectiveWeightReinitialization(Method, name="swr"):
             "drawn": self.drawn,
             "weights": self._weights.shapes(),
             "bounds": [kept.bound for kept in self._kept.values()],
-            "averages": [average.clone() for average in self._averages()],
+            "averages": [self._average(parameter).clone() for parameter in self._kept] if self.decay_rate else [],
             "generator": self._generator.get_state(),
         }
 
-    def _averages(self) -> list[Tensor]:
-        return [kept.average for kept in self._kept.values() if kept.average is not None]
+    def _average(self, parameter: nn.Parameter) -> Tensor:
+        """That of a weight's utilities, 0 where none was averaged yet."""
+        average = self._kept[parameter].average
+        return torch.zeros_like(parameter, dtype=averaging_dtype(parameter)) if average is None else average
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state made by :meth:`state_dict`.
+        """Goes on from a state made by :meth:`state_dict`. Averages that it does not have begin at 0.
 
         Raises:
-            ValueError: The state belongs to another model, or to a method with averages where this has none. Nothing is loaded
-                then.
+            ValueError: The state belongs to another model. Nothing is loaded then.
         """
         if missing := {"updates", "drawn", "weights", "bounds", "averages", "generator"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
         self._take_up()
         if state["weights"] != self._weights.shapes():
             raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._weights.shapes()}")
-        if len(state["averages"]) != len(self._averages()):
-            raise ValueError("the state has averages of the utilities and this method has none, or the other way round")
         self._updates, self.drawn = int(state["updates"]), int(state["drawn"])
-        for kept, bound in zip(self._kept.values(), state["bounds"], strict=True):
+        averages = state["averages"] or [None] * len(self._kept)
+        for (parameter, kept), bound, average in zip(self._kept.items(), state["bounds"], averages, strict=True):
             kept.bound = float(bound)
-        for average, saved in zip(self._averages(), state["averages"], strict=True):
-            average.copy_(saved)
+            kept.average = None if average is None else average.detach().to(parameter.device, copy=True)
         self._generator.set_state(state["generator"].cpu())

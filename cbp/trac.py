@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import Exchanges, taken_up
+from cbp.exchanges import Exchanges, shared, taken_up
 from cbp.method import Method, averaging_dtype, check_number
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
@@ -104,10 +104,13 @@ class Trac(Method, name="trac"):
         self._model = model
         self._exchanges = Exchanges(model, self._optimizers)
         self._ways = taken_up({}, held_of(model, self._optimizers), _Way.of)
-        self._variances = [0.0] * len(self.decay_rates)
-        self._sums = [_FIRST_SIGMA] * len(self.decay_rates)
+        self._variances, self._sums = self._nothing_yet()
         self._before: dict[nn.Parameter, Tensor] | None = None
         self._product = 0.0
+
+    def _nothing_yet(self) -> tuple[list[float], list[float]]:
+        """The first variances and sums."""
+        return [0.0] * len(self.decay_rates), [_FIRST_SIGMA] * len(self.decay_rates)
 
     def _take_up(self) -> None:
         """Begins with the parameters of the model that the optimizers hold and did not hold before."""
@@ -157,10 +160,21 @@ class Trac(Method, name="trac"):
             parameter.copy_(way.first).add_(way.offset, alpha=self.scale)
         return []
 
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`."""
+        self.scale, self._variances, self._sums = other.scale, list(other._variances), list(other._sums)
+        self._ways |= shared(self._ways, other._ways)
+
+    def begin_anew(self) -> None:
+        """Takes the weights as they are now for the first ones, and nothing for what was made of them."""
+        self.scale, self._variances, self._sums = 0.0, *self._nothing_yet()
+        self._ways = taken_up({}, self._ways, _Way.of)
+
     def state_dict(self) -> dict[str, Any]:
         """The first weights, the offsets, and what the scale is made from."""
         self._take_up()
         return {
+            "decay_rates": list(self.decay_rates),
             "first": [way.first.clone() for way in self._ways.values()],
             "offsets": [way.offset.clone() for way in self._ways.values()],
             "variances": list(self._variances),
@@ -169,10 +183,10 @@ class Trac(Method, name="trac"):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state made by :meth:`state_dict`.
+        """Goes on from a state made by :meth:`state_dict`; the scale begins anew where that has other decay rates.
 
         Raises:
-            ValueError: The state belongs to another model, or has another number of decay rates. Nothing is loaded then.
+            ValueError: The state belongs to another model. Nothing is loaded then.
         """
         if missing := {"first", "offsets", "variances", "sums", "scale"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
@@ -181,14 +195,15 @@ class Trac(Method, name="trac"):
         own = [list(way.first.shape) for way in self._ways.values()]
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
-        if len(state["sums"]) != len(self._sums):
-            raise ValueError(f"the state has {len(state['sums'])} decay_rates, this method has {len(self._sums)}")
         for way, first, offset in zip(self._ways.values(), state["first"], state["offsets"], strict=True):
             way.first.copy_(first)
             way.offset.copy_(offset)
-        self._variances = [float(variance) for variance in state["variances"]]
-        self._sums = [float(total) for total in state["sums"]]
         self.scale = float(state["scale"])
+        if state.get("decay_rates", self.decay_rates) != self.decay_rates or len(state["sums"]) != len(self.decay_rates):
+            self._variances, self._sums = self._nothing_yet()
+        else:
+            self._variances = [float(variance) for variance in state["variances"]]
+            self._sums = [float(total) for total in state["sums"]]
 
 
 def _erfi(x: float) -> float:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import Exchanges, taken_up
+from cbp.exchanges import Exchanges, shared, taken_up
 from cbp.generators import for_device
 from cbp.method import Method, averaging_dtype, check_number, check_whole
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
@@ -154,6 +154,11 @@ class UPGD(Method, name="upgd"):
         """The step size of each parameter, now."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         return {parameter: float(group["lr"]) for group in groups for parameter in group["params"]}
+
+    def take_over(self, other: Self) -> None:
+        """As for :class:`cbp.Method`."""
+        self._generator.set_state(other._generator.get_state())
+        self._averages |= shared(self._averages, other._averages)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages of the utilities, how many updates are in each, and the generator."""

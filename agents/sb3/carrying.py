@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 import cbp
+from agents.sb3.networks import network_of
 from cbp.method import options_of
-from cbp.replacing import are_same_units
+from cbp.optimizers import NoGradientsError
 
 _KEY = "methods"  # in the optimizer's state
 
@@ -51,6 +52,7 @@ class Carried:
         self._in_turns = in_turns
         self._targets = dict(targets or {})
         self._has_warned = False
+        self._rests = False  # in this step, which has gradients of other networks alone
         self._handles: list[RemovableHandle] = []
         self._given = self._options()
         self.attach()
@@ -85,8 +87,17 @@ class Carried:
         return {**self.method.state_dict(), **own}
 
     def _options(self) -> dict[str, Any]:
+        """The method's options as they are now, as numbers and words of Python, be they set as NumPy's."""
         options = {name: getattr(self.method, name, None) for name in options_of(type(self.method))}
-        return {name: value for name, value in options.items() if isinstance(value, bool | int | float | str)}
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+        return {name: value for name, value in plain.items() if isinstance(value, bool | int | float | str)}
+
+    def _take_options(self, options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        """Sets the options that were set on another one, but for those that the two were given differently."""
+        for name in options.keys() & set(options_of(type(self.method))):
+            given_alike = given.get(name) == self._given.get(name)
+            if given_alike and getattr(self.method, name, None) != options[name]:
+                setattr(self.method, name, options[name])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`, or from one of the method alone.
@@ -99,13 +110,15 @@ class Carried:
         own = type(self.method).__name__
         if (kind := of_method.pop("kind", own)) != own:
             raise ValueError(f"the state is of {kind}, and this policy carries {own}")
+        bounds = []
         if isinstance(self.method, cbp.ReplacingMethod):
             of_method = self._for_own_layers(of_method)
+            if given.get("init") != self._given.get("init"):
+                bounds = [layer.fresh_bounds for layer in self.method.layers]
         self.method.load_state_dict(of_method)
-        for name in options.keys() & set(options_of(type(self.method))):
-            given_alike = given.get(name) == self._given.get(name)
-            if given_alike and getattr(self.method, name, None) != options[name]:
-                setattr(self.method, name, options[name])
+        for layer, own_bounds in zip(self.method.layers, bounds, strict=False):
+            layer.fresh_bounds = own_bounds
+        self._take_options(options, given)
 
     def _for_own_layers(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state with this model's layers: weights may be frozen here or have been there, of which no file tells."""
@@ -121,24 +134,29 @@ class Carried:
         )
         return {**state, "layers": [saved.get(name) or layer.state_dict() for name, layer in own.items()]}
 
-    def take_over(self, other: Carried, *, all_the_same: bool) -> None:
-        """Goes on where another left off; unless all modules are the same, with those units alone that are."""
-        if all_the_same:
-            self.load_state_dict(other.state_dict())
-            return
-        if isinstance(self.method, cbp.Replaying):
-            with suppress(ValueError):  # of other shapes: it begins anew
-                self.load_state_dict(other.state_dict())
-            return
-        before = {layer.name: layer for layer in other.method.layers}
-        for layer in self.method.layers:
-            if layer.name in before and are_same_units(layer.hidden, before[layer.name].hidden):
-                layer.take_over(before[layer.name])
+    def take_over(self, other: Carried) -> None:
+        """Goes on where another of this policy left off, with the units and weights that both treat."""
+        self._take_options(other._options(), other._given)
+        self.method.take_over(other.method)
 
     def before_update(self, *_: Any) -> None:
         """What the method does before the optimizer's step."""
+        self._rests = False
+        try:
+            self._before_update()
+        except NoGradientsError:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Lets a step pass that has gradients of other networks alone, as those of TRPO; called while the error is handled."""
+        if all(parameter.grad is None for group in self.optimizer.param_groups for parameter in group["params"]):
+            raise
+        self._rests = True
+
+    def _before_update(self) -> None:
         if isinstance(self.method, cbp.CChain):
             loss = _loss(self.name)
+            self.method.before_update(loss=loss)
             if loss is None and not self._has_warned:
                 self._has_warned = True
                 warnings.warn(
@@ -146,7 +164,6 @@ class Carried:
                     f"λ of c-chain stays {self.method.strength:g} instead of following it",
                     stacklevel=2,
                 )
-            self.method.before_update(loss=loss)
         else:
             self.method.before_update()
 
@@ -154,7 +171,13 @@ class Carried:
         """What the method does after the optimizer's step."""
         if self._in_turns and isinstance(self.method, cbp.ReplacingMethod) and not self.method.has_seen:
             return
-        replaced = self.method.step()
+        if self._rests:
+            return
+        try:
+            replaced = self.method.step()
+        except NoGradientsError:
+            self._rest()
+            return
         if self._targets and isinstance(self.method, cbp.ReplacingMethod):
             for layer, units in zip(self.method.layers, replaced, strict=True):
                 if len(units):
@@ -170,12 +193,31 @@ class Carried:
         state[_KEY] = {**state.get(_KEY, {}), self.name: self.state_dict()}
 
     def _take_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:  # noqa: ARG002
-        saved = state.get(_KEY, {}).get(self.name)
-        if saved is not None:  # else it is that of an optimizer without a method: this one goes on as it is
-            try:
-                self.load_state_dict(saved)
-            except ValueError as error:  # which Stable-Baselines3 would take for that of a DQN of an early release
-                raise RuntimeError(f"what the optimizer's state has of a method cannot be loaded: {error}") from error
+        saved = self._saved(state.get(_KEY, {}))
+        if saved is None:  # it is that of an optimizer without a method
+            self.method.begin_anew()
+            return
+        try:
+            self.load_state_dict(saved)
+        except ValueError as error:  # which Stable-Baselines3 would take for that of a DQN of an early release
+            methods = ", ".join(state[_KEY])
+            raise RuntimeError(
+                f"what the optimizer's state has of a method ({methods}) cannot be loaded into that of {self.name}: {error}"
+            ) from error
+
+    def _saved(self, states: Mapping[str, Any]) -> Any:
+        """What there is of this method among the saved states of the optimizer's methods; None if there is nothing.
+
+        Units are known by the networks that they are in, so one method for several networks goes on where several, or one for
+        others of them, left off.
+        """
+        saved = states.get(self.name)
+        own = {network_of(layer.name) for layer in self.method.layers}
+        layers = {layer.get("name"): layer for each in states.values() for layer in each.get("layers", [])}
+        if not own or not layers or None in layers or (len(states) == 1 and not self._in_turns):
+            return saved
+        of_own = [layer for name, layer in layers.items() if network_of(name) in own]
+        return {**(saved or next(iter(states.values()))), "layers": of_own} if of_own else saved
 
 
 def _loss(network: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.policies import BasePolicy
@@ -34,6 +35,7 @@ class Following(_Policy):
     methods: dict[str, cbp.Method]
     left_out: list[str]
     _carried: list[Carried]
+    _resting: Sequence[Carried] = ()  # what they were before all of them had nothing to treat
     _trained: tuple[Any, ...] | None = None
     _others: weakref.WeakSet[Optimizer]
 
@@ -61,20 +63,21 @@ class Following(_Policy):
         if before is None or (now := self._signature()) == before:
             return
         same_modules = now[1:] == before[1:]
-        carried = self._carried
+        carried = self._carried or self._resting
         for old in carried:
             old.detach()
         try:
             self._carry()
         except cbp.LayerError as error:
-            self._carried = []
+            self._carried, self._resting = [], carried
             self._begin_to_follow()
             warnings.warn(f"the method of this {type(self).__name__} rests: {error}", stacklevel=3)
             return
+        self._resting = ()
         for new in self._carried:
             for old in carried:
                 if old.name == new.name:
-                    new.take_over(old, all_the_same=same_modules)
+                    new.take_over(old)
         if not same_modules:
             layers = [layer for method in dict.fromkeys(self.methods.values()) for layer in method.layers]
             kept = sum(layer.clock > 0 for layer in layers)

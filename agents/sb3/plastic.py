@@ -27,7 +27,9 @@ from agents.sb3.following import Following
 from agents.sb3.method_options import by_network, check_kwargs, check_method, refuse_misplaced
 from agents.sb3.networks import chain_of, find, modules_of, network_names, network_of, owners, targets
 from agents.sb3.updates import too_short
+from cbp.method import check_whole
 from cbp.optimizers import untrained
+from cbp.weighted import known_weights
 
 
 class Plastic(Following):
@@ -70,6 +72,9 @@ class Plastic(Following):
     default_options: ClassVar[dict[str, dict[str, Any]]] = {}
     """Options of methods where they differ from the methods' own defaults, by the methods' names."""
 
+    doubles: ClassVar[bool] = False
+    """Whether it makes room for activations that give two values for each unit."""
+
     if TYPE_CHECKING:
         method: cbp.Method | None
 
@@ -97,6 +102,11 @@ class Plastic(Following):
         if target_units not in ("drift", "copy"):
             raise ValueError(f"target_units must be 'drift' or 'copy'; got {target_units!r}")
         refuse_misplaced(type(self).__name__, method, kwargs)
+        if kwargs.get("activation_fn") is cbp.CReLU and not self.doubles:
+            raise NotImplementedError(
+                f"activation_fn=cbp.CReLU, which gives two values for each unit, for {type(self).__name__} is not supported; "
+                "it is for PlasticMlpPolicy of PPO, A2C and TRPO"
+            )
         self._method_name = method
         self._method_kwargs = check_kwargs(method_kwargs)
         self._target_units = target_units
@@ -170,13 +180,18 @@ class Plastic(Following):
         takes = inspect.signature(kind).parameters
         if "seed" in takes:
             seed = options.get("seed", self._seed)
-            counts_on = isinstance(seed, int) and not (self._each_its_own and "seed" in options)
-            options = {**options, "seed": (seed + number) % 2**64 if counts_on else seed}
+            counts_on = not (self._each_its_own and "seed" in options)
+            options = {**options, "seed": (check_whole("seed", seed) + number * counts_on) % 2**64}
         if issubclass(kind, cbp.Replaying):
             found = chain_of(self, networks[0])
             return None if found is None else make(found[0], optimizer, receives=found[1], **options)
         if "layers" not in takes:
-            return make(modules_of(self, networks), optimizer, **options)  # type: ignore[no-any-return]
+            module = modules_of(self, networks)
+            weights = known_weights(module)
+            if weights and not any(weight.requires_grad for weight in weights):
+                self.left_out.append(f"the weights of {' and '.join(networks)} are frozen")
+                return None
+            return make(module, optimizer, **options)  # type: ignore[no-any-return]
         others = [module.optimizer for module in owners(self).values() if module.optimizer is not optimizer]
         layers = []
         for group in groups:

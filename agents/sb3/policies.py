@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -78,6 +79,7 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
     """
 
     algorithms = (PPO, A2C)
+    doubles = True
 
     def __init__(
         self,
@@ -103,6 +105,9 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
                 f"padded_inputs needs weight_init='lecun' and must be at least the {inputs} of the observation; "
                 f"got {padded_inputs!r} with weight_init={weight_init!r}"
             )
+        method = kwargs.get("method", "cbp")
+        if method_layers == "first" and method in cbp.METHODS and not _takes_layers(cbp.METHODS[method]):
+            raise ValueError(f"method_layers='first' is for methods of hidden layers; {method} treats the network as a whole")
         self._method_layers = method_layers
         self._layer_norm = layer_norm
         self._weight_init = weight_init
@@ -146,6 +151,11 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
             "weight_init": self._weight_init,
             "padded_inputs": self._padded_inputs,
         }
+
+
+def _takes_layers(method: type[cbp.Method]) -> bool:
+    """Whether a method treats the hidden layers that it is given."""
+    return "layers" in inspect.signature(method).parameters and not issubclass(method, cbp.Replaying)
 
 
 def _halved(network: nn.Module) -> nn.Sequential:

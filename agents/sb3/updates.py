@@ -39,6 +39,12 @@ def updates_left(algorithm: BaseAlgorithm, networks: Collection[str] = ("policy"
     return rollouts if epochs is None else rollouts * epochs * math.ceil(rollout / model.batch_size)
 
 
+def _updates_of_a_rollout(algorithm: Any) -> int:
+    """Minibatch updates that PPO, or an algorithm like it, makes from one rollout."""
+    minibatches: int = math.ceil(algorithm.n_steps * algorithm.n_envs / algorithm.batch_size)
+    return minibatches * int(algorithm.n_epochs)
+
+
 def _off_policy(algorithm: OffPolicyAlgorithm, steps: int) -> float:
     frequency: Any = algorithm.train_freq
     if frequency.unit is TrainFrequencyUnit.EPISODE:
@@ -71,6 +77,9 @@ def too_short(algorithm: BaseAlgorithm, methods: Mapping[str, cbp.Method]) -> li
             lines.append(f"{names[type(method)]} acts on gradients, which {name} gives its policy none of: {still}")
             if not others:
                 continue
+        if isinstance(method, cbp.ProximalFeatures) and _updates_of_a_rollout(algorithm) == 1:
+            lines.append("pfo does nothing: it acts from the second update of a rollout on, and each has one")
+            continue
         at_end = {network: _updates_at_the_end(algorithm, method, network) for network in treated}
         waits = _first_update(method)
         short = {network: updates for network, updates in at_end.items() if updates < waits}

@@ -146,14 +146,11 @@ def test_a_stopped_method_goes_on_exactly(decay_rate):
     assert torch.equal(trained(10), trained(None))
 
 
-def test_the_state_of_another_model_or_of_another_kind_is_refused():
+def test_the_state_of_another_model_is_refused():
     small, large = chain(3, 6, 2), chain(3, 7, 2)
     method = cbp.SelectiveWeightReinitialization(small, still(small))
     with pytest.raises(ValueError, match=r"\['0.weight', 7, 3\], .* this one has \[\['0.weight', 6, 3\]"):
         method.load_state_dict(cbp.SelectiveWeightReinitialization(large, still(large)).state_dict())
-    averaging = cbp.SelectiveWeightReinitialization(small, still(small), decay_rate=0.9)
-    with pytest.raises(ValueError, match="averages of the utilities and this method has none"):
-        method.load_state_dict(averaging.state_dict())
     with pytest.raises(ValueError, match="the state lacks averages, bounds"):
         method.load_state_dict({"updates": 3, "drawn": 0})
 
