@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.runs.commands import Parser, add_shared_options, check_device, given, refuse_beside_resume, run_command
+from agents.runs.commands import Parser, a_path, add_shared_options, check_device, given, refuse_beside_resume, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError, for_a_shell
 from agents.runs.plan import Run, inspect, parse_seeds
@@ -35,8 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--method", metavar="NAME", help="backprop, l2, shrink-perturb, cbp, redo, l2-init, … (default: cbp)")
     add("--seeds", metavar="S", help="such as 0-4 or 0,1,5 (default: 0); seeds learn together where the problem allows")
-    add("--run-dir", metavar="DIR", type=Path, help="results go to DIR/<problem>/<method>/seed<S>/ (default: runs)")
-    add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, where it stopped; --data if they moved")
+    add("--run-dir", metavar="DIR", type=a_path, help="results go to DIR/<problem>/<method>/seed<S>/ (default: runs)")
+    add(
+        "--resume", metavar="RUN", type=a_path, help="go on with the run in this folder, where it stopped; --data if they moved"
+    )
     return parser
 
 

@@ -20,13 +20,14 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 import envs
 from agents.runs.algorithms import ALGORITHMS
 from agents.runs.build import make_env
-from agents.runs.commands import Parser, given, run_command
+from agents.runs.commands import Parser, a_path, given, run_command
 from agents.runs.config import Config
-from agents.runs.drawing import short_number
+from agents.runs.drawing import PICTURES, short_number
 from agents.runs.errors import UserError
 from agents.runs.forecast import forecast_run
 from agents.runs.options import PRESETS, add_change_options, add_import_option, make_config
 from agents.runs.plan import parse_seeds
+from agents.runs.run_folder import check_ending, new_file
 from envs.changes import Change
 from envs.tasks import TASK
 
@@ -84,12 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     add_change_options(parser)
     add("--schedule", metavar="NAME[,KEY=VALUE…]", action="append", help="as for agents.train; several are drawn in panels")
     add("--seeds", metavar="S", help="such as 0-4 or 0,1,5 (default: 0-2)")
-    add("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="the picture (default: preview.png)")
+    add("--output", metavar="FILE", type=a_path, default=Path("preview.png"), help="the picture (default: preview.png)")
     parser.set_defaults(device=None, threads=None, checkpoint_minutes=None, normalize=None, keep_phases=None)
     return parser
 
 
 def _preview(args: argparse.Namespace) -> int:
+    check_ending("--output", args.output, PICTURES)
     if args.output.exists():
         raise UserError(f"'{args.output}' exists already; --output names another file")
     seeds = parse_seeds(given(args.seeds, "0-2"))
@@ -103,11 +105,8 @@ def _preview(args: argparse.Namespace) -> int:
         runs = [make_config(chosen, "cbp", seed) for seed in seeds]
         courses += _courses(runs)
     forecast = forecast_run(runs[0]) if args.algo is not None else []
-    try:
-        _draw(courses, seeds, args.output)
-    except (OSError, ValueError) as error:  # matplotlib's for an ending it does not know
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"cannot write '{args.output}': {reason}") from error
+    with new_file(args.output) as file:
+        _draw(courses, seeds, file)
     _print(courses)
     for line in forecast:
         print(f"{args.algo}: {line}")

@@ -18,7 +18,7 @@ from agents.reporting.figure import draw_comparison
 from agents.reporting.leaderboard import leaderboard, read_runs_of_agents, sort_runs
 from agents.reporting.results import RunResult, check_place, find_runs, read_run, record
 from agents.reporting.tables import csv_table, left_out, markdown_table, told_of_changes
-from agents.runs.commands import Parser, run_command
+from agents.runs.commands import Parser, a_path, given, run_command
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder, write_atomically
 
@@ -31,16 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.report", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     add = parser.add_argument
-    add("folders", metavar="DIR", nargs="+", type=Path, help="runs are looked for in it at any depth")
-    add("--output", metavar="OUT", type=Path, help="where report.png, report.svg, table.md and table.csv go")
+    add("folders", metavar="DIR", nargs="+", type=a_path, help="runs are looked for in it at any depth")
+    add("--output", metavar="OUT", type=a_path, help="where report.png, report.svg, table.md and table.csv go")
     add("--statistic", choices=("mean", "iqm"), default="mean", help="over seeds: mean, or interquartile mean (default: mean)")
     add(
         "--baseline",
         metavar="NAME",
         help="the method that differences are taken from (default: ppo or backprop, or else the first)",
     )
-    add("--record", metavar="FOLDER", type=Path, help="also write what this report needs of each run, some 20 kB, to FOLDER")
-    add("--leaderboard", metavar="FILE", type=Path, help="in place of --output: a page with a table for each protocol")
+    add("--record", metavar="FOLDER", type=a_path, help="also write what this report needs of each run, some 20 kB, to FOLDER")
+    add("--leaderboard", metavar="FILE", type=a_path, help="in place of --output: a page with a table for each protocol")
     return parser
 
 
@@ -53,7 +53,7 @@ def _report(args: argparse.Namespace) -> int:
         raise UserError(f"--output must not be a run, whose report.png would be overwritten; '{args.output}' is one")
     comparison = compare([read_run(path) for path in find_runs(args.folders)])
     usual = [label for label in comparison.runs if label in ("ppo", "backprop")]
-    baseline = args.baseline or (usual or list(comparison.runs))[0]
+    baseline = given(args.baseline, (usual or list(comparison.runs))[0])
     table = markdown_table(comparison, args.statistic, baseline)
     places = _places(comparison, args.record) if args.record else []
     for line in (*left_out(comparison), *told_of_changes(comparison)):
@@ -96,8 +96,9 @@ def _write_leaderboard(args: argparse.Namespace) -> int:
         print(f"warning: {line}", file=sys.stderr)
     path: Path = args.leaderboard
     try:
-        page = path.read_text(encoding="utf-8") if path.exists() else ""
-        write_atomically(path, leaderboard(page, boards, args.statistic))
+        page = path.read_bytes().decode() if path.exists() else ""
+        drawn = leaderboard(page.replace("\r\n", "\n"), boards, args.statistic)
+        write_atomically(path, drawn.replace("\n", "\r\n") if "\r\n" in page else drawn)
     except UnicodeDecodeError as error:
         raise UserError(f"'{path}' is no page of text in UTF-8, and is left as it is") from error
     except OSError as error:

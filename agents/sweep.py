@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agents.runs.algorithms import METHODS, find_method
 from agents.runs.build import make_model, make_vec_env
-from agents.runs.commands import INTERRUPTED, Parser, add_shared_options, given, run_command
+from agents.runs.commands import INTERRUPTED, Parser, a_path, add_shared_options, given, run_command
 from agents.runs.config import Config, RunConfig
 from agents.runs.errors import RunError, UserError, for_a_shell
 from agents.runs.options import CHANGE_OPTIONS, add_run_options, make_configs
@@ -51,7 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--methods", metavar="NAMES", required=True, help=f"with commas between; with --env: {', '.join(METHODS)}")
     add("--seeds", metavar="S", required=True, help="such as 0-4 or 0,1,5")
-    add("--run-dir", metavar="DIR", type=Path, required=True, help="where the runs lie; on a cluster, a folder all nodes share")
+    add(
+        "--run-dir",
+        metavar="DIR",
+        type=a_path,
+        required=True,
+        help="where the runs lie; on a cluster, a folder all nodes share",
+    )
     add("--address", metavar="A", help="a running Ray cluster, or auto (default: this machine's cores)")
     return parser
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agents.runs.algorithms import METHODS
-from agents.runs.commands import Parser, add_shared_options, given, refuse_beside_resume, run_command
+from agents.runs.commands import Parser, a_path, add_shared_options, given, refuse_beside_resume, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError, for_a_shell
 from agents.runs.listing import list_environments, list_parameters
@@ -38,11 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--method", metavar="NAME", help=f"{', '.join(METHODS)} (default: cbp)")
     add("--seed", metavar="S", type=int, help="seed of everything (default: 0)")
-    add("--run-dir", metavar="DIR", type=Path, help="run folder (default: runs/<env>/<method>/seed<S>-<time>)")
-    add("--resume", metavar="RUN", type=Path, help="go on with the run in this folder, exactly where it stopped")
+    add("--run-dir", metavar="DIR", type=a_path, help="run folder (default: runs/<env>/<method>/seed<S>-<time>)")
+    add("--resume", metavar="RUN", type=a_path, help="go on with the run in this folder, exactly where it stopped")
     add("--list-envs", action="store_true", default=None, help="list the registered environments, and do nothing else")
     add("--list-parameters", metavar="ENV", help="list what can change in an environment, and do nothing else")
-    add("--export", metavar="FILE", type=Path, help="with --resume: only write the model as a zip of Stable-Baselines3's")
+    add("--export", metavar="FILE", type=a_path, help="with --resume: only write the model as a zip of Stable-Baselines3's")
     return parser
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from agents.playing.trainability import ROLLOUTS, Settings, measure
 from agents.playing.zips import measure_zip
 from agents.runs.checks import check_whole
-from agents.runs.commands import Parser, run_command
+from agents.runs.commands import Parser, a_path, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.modules import import_modules
@@ -26,7 +25,8 @@ from cbp.trainability import POINTS
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0; 2 after bad input, with a line about it; 130 after Ctrl-C."""
     return run_command(
-        lambda: _measure(_parser().parse_args(arguments)), interrupted="the same command goes on with what is not yet measured"
+        lambda: _measure(_parser().parse_args(arguments)),
+        interrupted="the same command goes on with what is not yet measured of a run, and begins anew with a zip",
     )
 
 
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "run",
         metavar="RUN",
-        type=Path,
+        type=a_path,
         help="run folder of agents.train, best one with --keep-phases; the run may be at work; or a zip of Stable-Baselines3",
     )
     add("--env", metavar="ID", help="of a zip: the environment whose states its networks learn on; loading it runs its code")
@@ -74,7 +74,7 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _measure_zip(args: argparse.Namespace) -> int:
     for option in ("steps", "value"):
-        if getattr(args, option) not in (None, 0):
+        if getattr(args, option) is not None and (option, args.steps) != ("steps", 0):
             raise UserError(f"--{option} goes with a run of agents.train: the networks of a zip learn random targets alone")
     if args.env is None:
         raise UserError(f"--env ID says in which environment the model '{args.run}' acts")

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backend_bases import FigureCanvasBase
 
 from agents.playing import video
 from agents.playing.episodes import MODES, Episode, episode_seeds, play
@@ -19,12 +18,13 @@ from agents.playing.figure import draw_evaluation
 from agents.playing.held import HeldParameter
 from agents.runs.checkpoints import Trained, load_policy
 from agents.runs.checks import check_whole
-from agents.runs.commands import Parser, given, run_command
+from agents.runs.commands import Parser, a_path, given, run_command
 from agents.runs.config import Config
+from agents.runs.drawing import PICTURES
 from agents.runs.errors import UserError
 from agents.runs.modules import import_modules
 from agents.runs.options import add_import_option
-from agents.runs.run_folder import RunFolder, new_file
+from agents.runs.run_folder import RunFolder, check_ending, new_file
 from agents.supervised.config import LearningConfig
 
 _POINTS = 9
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m agents.evaluate", description=description, allow_abbrev=False)
     add = parser.add_argument
     add_import_option(parser)
-    add("run", metavar="RUN", type=Path, help="run folder of agents.train; the run may be at work")
+    add("run", metavar="RUN", type=a_path, help="run folder of agents.train; the run may be at work")
     add("--param", metavar="NAME", help="the parameter that differs (default: the first that changes in the run, or friction)")
     add("--values", metavar="X,X,…", help="its values; --values=-5,0,5 where the first is below 0")
     add("--points", metavar="N", type=int, help=f"number of values from low to high, both included (default: {_POINTS})")
@@ -57,8 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--high", metavar="X", type=float, help="the greatest value (default: that of the run's schedule)")
     add("--episodes", metavar="K", type=int, default=_EPISODES, help=f"for each value and mode (default: {_EPISODES})")
     add("--seed", metavar="S", type=int, default=0, help="of environments and sampled actions (default: 0)")
-    add("--output", metavar="FILE", type=Path, help="the picture (default: RUN/evaluation-<steps>-<param>.png), .csv beside it")
-    add("--record", metavar="FILE.mp4", type=Path, help="a film, too: an episode under each of --values, or low, current, high")
+    add(
+        "--output",
+        metavar="FILE",
+        type=a_path,
+        help="the picture (default: RUN/evaluation-<steps>-<param>.png), .csv beside it",
+    )
+    add(
+        "--record",
+        metavar="FILE.mp4",
+        type=a_path,
+        help="a film, too: an episode under each of --values, or low, current, high",
+    )
     return parser
 
 
@@ -70,13 +80,13 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     check_whole("episodes", args.episodes, least=1)
     check_whole("seed", args.seed, least=0)
     if args.record is not None:
-        _check_ending("--record", args.record, [video.ENDING])
+        check_ending("--record", args.record, [video.ENDING])
         video.check_packages()
     trained = load_policy(folder, config)
     held = HeldParameter.of(config, trained.values, args.param, args.low, args.high)
     values = _values(args, held)
     picture = args.output or folder.path / f"evaluation-{trained.steps}-{held.name.replace(':', '-')}.png"
-    _check_ending("--output", picture, [f".{ending}" for ending in FigureCanvasBase.get_supported_filetypes()])
+    check_ending("--output", picture, PICTURES)
     # A film can be made later.
     new = [args.record] if args.record and not args.output and picture.exists() else [picture, picture.with_suffix(".csv")]
     with ExitStack() as files:
@@ -96,11 +106,6 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
             video.record(trained, make_env, labels, episode_seeds(args.seed, 1)[0], files_of[args.record])
     print(f"Done: {', '.join(map(str, files_of))}")
     return 0
-
-
-def _check_ending(option: str, path: Path, endings: list[str]) -> None:
-    if path.suffix.lower() not in endings:
-        raise UserError(f"{option} must end in {' or '.join(endings)}, got '{path}'")
 
 
 def _values(args: argparse.Namespace, held: HeldParameter) -> list[float]:

@@ -55,7 +55,7 @@ class HeldParameter:
         if config.param == TASK:
             raise UserError(f"no parameter is held at a value in a run in '{config.env}', where tasks come one after the other")
         own = _changes(make_env(config))
-        name = name or next(iter(own), find_spec(config.env).kwargs.get("parameter", "friction"))
+        name = name if name is not None else next(iter(own), find_spec(config.env).kwargs.get("parameter", "friction"))
         options: dict[str, Any] = dict(own[name].options) if name in own else {}
         if low is not None or high is not None:
             ends = own[name].extremes if name in own else (None, None)

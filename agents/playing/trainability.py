@@ -309,10 +309,14 @@ class _Table:
                 if was[name] != value:
                     raise UserError(f"'{path}' was measured with {name} {was[name]}, not {value}: move it away to measure anew")
             with path.open(newline="", encoding="utf-8") as file:
-                return cls(path, [_typed(row) for row in csv.DictReader(file)])
+                reader = csv.DictReader(file)
+                rows = [_typed(row) for row in reader]
+                if tuple(reader.fieldnames or ()) != tuple(COLUMNS):
+                    raise ValueError
+                return cls(path, rows)
         except OSError as error:
             raise UserError(f"cannot go on with '{path}': {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, csv.Error) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"cannot go on with '{path}': it is not a table of scores") from error
@@ -336,5 +340,7 @@ class _Table:
 
 
 def _typed(row: dict[str, str]) -> dict[str, Any]:
+    if None in row:
+        raise ValueError
     numbers = {name: float(row[name]) for name in ("score", "low", "high")}
     return {**row, "phase": int(row["phase"]) if row["phase"] else None, "steps": int(row["steps"]), **numbers}

@@ -108,6 +108,8 @@ def _make(env: str, policy: BasePolicy) -> VecEnv:
         check_for_correct_spaces(made, policy.observation_space, policy.action_space)
     except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
         raise UserError(f"environment '{spec.id}' is not one for this model: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever an environment leads to
+        raise UserError(f"environment '{spec.id}' cannot be made: {in_words(error)}") from error
     return made
 
 

@@ -152,10 +152,10 @@ def _check_worlds(runs: dict[str, dict[int, Any]]) -> None:
             other = first.setdefault(seed, result)
             for phase, (own, theirs) in enumerate(zip(values(result), values(other), strict=False)):
                 for name in own:
-                    if own[name] != theirs[name]:
+                    if own[name] != theirs.get(name):
                         raise UserError(
                             f"seed {seed} is not the same world: {name} in phase {phase} is {own[name]} in '{result.path}' and "
-                            f"{theirs[name]} in '{other.path}'"
+                            f"{theirs.get(name)} in '{other.path}'"
                         )
 
 

@@ -27,6 +27,7 @@ BINS = 20
 RETURN = "return"
 TRAINABILITY = "trainability.csv"
 MEASURED_BY = "trainability.json"  # the settings
+RECORDED = ("config.json", "summary.json", "curve.csv", TRAINABILITY, MEASURED_BY)
 _KIND = "policy-fresh-head"  # of the kinds of learning there, the one that is compared
 _DIGITS = 5  # of what is recorded of supervised runs
 _MEASURES = (
@@ -147,16 +148,25 @@ def read_run(path: Path) -> RunResult:
         _check_phases(phases)
         recorded = path / "curve.csv"
         curve = (
-            _read_curve(recorded, len(phases))
-            if recorded.exists()
-            else _make_curve(folder, phases, _phase_lengths(config, phases))
+            _read_curve(recorded, phases) if recorded.exists() else _make_curve(folder, phases, _phase_lengths(config, phases))
         )
         cost, scores = _cost(summary["time"]), _scores(path / TRAINABILITY, summary["timesteps"])
         learned_for = _learned_for(path / MEASURED_BY)
         progress = f"{summary['timesteps']:,} steps"
-        return AgentResult(path, config, progress, True, summary["versions"], curve, phases, cost, scores, learned_for)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
+        return AgentResult(path, config, progress, True, _versions(summary), curve, phases, cost, scores, learned_for)
+    except (*_OF_FILES, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+# What reading numbers, CSV and JSON of any kind leads to.
+_OF_FILES = (OSError, ValueError, OverflowError, RecursionError, MemoryError, csv.Error)
+
+
+def _versions(summary: dict[str, Any]) -> dict[str, str]:
+    versions = summary["versions"]
+    if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
+        raise ValueError(f"summary.json has versions that are none: {versions!r}")
+    return versions
 
 
 def _cost(time: dict[str, Any]) -> float:
@@ -189,7 +199,9 @@ def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
     if tasks != config.tasks or (columns["task/number"] != np.arange(tasks)).any():
         raise ValueError(f"{progress} are there, though summary.json says that it is complete")
     curve = {name: values[:, None] for name, values in columns.items() if not name.startswith("time/")}
-    return LearningResult(folder.path, config, progress, True, summary["versions"], curve)
+    if f"task/{config.score}" not in columns:
+        raise ValueError(f"there is no column 'task/{config.score}'")
+    return LearningResult(folder.path, config, progress, True, _versions(summary), curve)
 
 
 def _record_learning(result: LearningResult, folder: Path) -> None:
@@ -204,12 +216,16 @@ def _record_learning(result: LearningResult, folder: Path) -> None:
 
 
 def check_place(result: RunResult, folder: Path) -> None:
-    """Refuses to record a run where another one is recorded.
+    """Refuses to record a run where anything else is than what was recorded of it before.
 
     Raises:
-        UserError: The run in the folder has other settings; or cannot be read.
+        UserError: The folder has a run of other settings or results, one that is trained there, or other files; or it cannot be
+            read.
     """
+    advice = f"'{result.path}' is to be recorded to another folder"
     if not (folder / "config.json").exists():
+        if taken := [name for name in RECORDED if os.path.lexists(folder / name)]:
+            raise UserError(f"'{folder}' has a {taken[0]} of no run, which is not overwritten: {advice}")
         return
     _, there = RunFolder.open(folder, Config, LearningConfig)
     for name, own, theirs in result.config.differences(there):
@@ -217,6 +233,20 @@ def check_place(result: RunResult, folder: Path) -> None:
             f"'{folder}' has another run, which is not overwritten: its {name} is {theirs}, that of '{result.path}' {own}; "
             "record it to another folder"
         )
+    if trained := [name for name in ("checkpoints", "progress.csv", "episodes.csv") if (folder / name).exists()]:
+        raise UserError(f"'{folder}' is a run itself, with its {trained[0]}: {advice}")
+    if _results(folder) not in (None, _results(result.path)):
+        raise UserError(f"'{folder}' has other results of this run, which are not overwritten: {advice}")
+
+
+def _results(folder: Path) -> dict[str, Any] | None:
+    """What a ``summary.json`` says but for times; None where there is none."""
+    path = folder / "summary.json"
+    try:
+        summary: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return None if summary is None else {name: value for name, value in summary.items() if name != "time"}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from error
 
 
 def record(result: RunResult, folder: Path) -> None:
@@ -281,8 +311,12 @@ def _check_phases(phases: list[dict[str, Any]]) -> None:
         final, number, steps = phase["final_return"], phase["episodes"], phase["steps"]
         if not (isinstance(number, int) and isinstance(steps, int) and (final is None) == (number == 0)):
             raise ValueError(f"summary.json has a phase of {steps!r} steps and {number!r} episodes with final return {final!r}")
-        if final is not None and not np.isfinite(final):
-            raise ValueError(f"summary.json has a final return of {final!r}")
+        for name in ("mean_return", "final_return", "final_return_error"):
+            value = phase.get(name)
+            if not (
+                value is None or (isinstance(value, int | float) and (name == "final_return_error" or math.isfinite(value)))
+            ):
+                raise ValueError(f"summary.json has a {name.replace('_', ' ')} of {value!r}")
 
 
 def _phase_lengths(config: Config, phases: list[dict[str, Any]]) -> list[int]:
@@ -294,6 +328,8 @@ def _phase_lengths(config: Config, phases: list[dict[str, Any]]) -> list[int]:
 def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], lengths: list[int]) -> dict[str, Array]:
     episodes, progress, phases = read_columns(folder.episodes), read_columns(folder.progress), len(of_summary)
     length = np.array(lengths)
+    if episodes and not np.isin(episodes["phase"], np.arange(phases)).all():
+        raise ValueError(f"episodes.csv has episodes in other phases than the {phases} of summary.json")
     ended = np.bincount(episodes["phase"].astype(int), minlength=phases).tolist() if episodes else [0] * phases
     if ended != [phase["episodes"] for phase in of_summary]:
         raise ValueError(f"episodes.csv has {ended} episodes by phase, summary.json {[p['episodes'] for p in of_summary]}")
@@ -321,15 +357,24 @@ def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], lengths: li
     return curve
 
 
-def _read_curve(path: Path, phases: int) -> dict[str, Array]:
-    columns = read_columns(path)
+def _read_curve(path: Path, of_summary: list[dict[str, Any]]) -> dict[str, Array]:
+    columns, phases = read_columns(path, strict=True), len(of_summary)
+    if missing := [name for name in ("phase", "bin", RETURN) if name not in columns]:
+        raise ValueError(f"{path.name} has no column '{missing[0]}', or no rows")
     if len(columns["phase"]) != phases * BINS:
         raise ValueError(f"{path.name} has {len(columns['phase'])} rows, not {BINS} for each of {phases} phases")
-    if RETURN not in columns:
-        raise ValueError(f"{path.name} has no column '{RETURN}'")
-    return {name: values.reshape(phases, BINS) for name, values in columns.items() if name not in ("phase", "bin")}
+    rows = np.arange(phases * BINS)
+    if (columns["phase"] != rows // BINS).any() or (columns["bin"] != rows % BINS).any():
+        raise ValueError(f"{path.name} does not have the {BINS} parts of each phase in their order")
+    curve = {name: values.reshape(phases, BINS) for name, values in columns.items() if name not in ("phase", "bin")}
+    if np.isinf(curve[RETURN]).any():
+        raise ValueError(f"{path.name} has a return that is no finite number")
+    for number, (phase, returns) in enumerate(zip(of_summary, curve[RETURN], strict=True)):
+        if np.isfinite(returns).any() != (phase["episodes"] > 0):
+            raise ValueError(f"{path.name} and summary.json differ in whether an episode ended in phase {number}")
+    return curve
 
 
 def _steps_so_far(folder: RunFolder) -> int:
     steps = read_columns(folder.progress).get("time/total_timesteps", np.zeros(1))
-    return int(np.nanmax(steps, initial=0))
+    return int(np.max(steps[np.isfinite(steps)], initial=0))

@@ -187,6 +187,13 @@ def parse_overrides(text: str) -> list[tuple[str, Any]]:
     return [parse_override(f"{name}{equals}{value}") for value in parts]
 
 
+def a_path(text: str) -> Path:
+    """The path that an option names, for its ``type``; an empty one, as a variable without a value gives it, names none."""
+    if not text:
+        raise argparse.ArgumentTypeError("must name a file or a folder, got ''")
+    return Path(text)
+
+
 def check_device(name: str) -> str:
     """The name of a device that can be used; ``auto`` is, as in Stable-Baselines3, a GPU if there is one."""
     try:

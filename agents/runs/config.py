@@ -316,7 +316,9 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by the paths of their names: ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        # A parameter that changes with nothing said of how is one that changes.
+        is_nested = isinstance(value, dict) and (value or not prefix)
+        found |= flat(value, f"{prefix}{name}.") if is_nested else {prefix + name: value}
     return found
 
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+
+PICTURES = [f".{ending}" for ending in FigureCanvasBase.get_supported_filetypes() if ending != "pgf"]
+"""How names of pictures may end; ``.pgf`` would need LaTeX."""
 
 MAX_LABELS = 24
 """More phases than this are shaded but not labelled; more tasks are drawn without a mark for each."""

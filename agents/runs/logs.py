@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,27 @@ def check_unwritten(folder: RunFolder) -> None:
         )
 
 
-def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
-    """A CSV file by columns; what is no number is NaN."""
+def read_columns(path: Path, *, strict: bool = False) -> dict[str, NDArray[np.float64]]:
+    """A CSV file by columns; what is no number is NaN.
+
+    Args:
+        path: The file; of one that is not there no column is.
+        strict: Whether all that is not left empty must be a number, and all rows equally long.
+
+    Raises:
+        ValueError: With ``strict``, if that is not so.
+    """
     if not path.exists():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    if strict:
+        for number, row in enumerate(rows, start=2):
+            for name, text in row.items():
+                if name is None or text is None:
+                    raise ValueError(f"{path.name} has a row of another length, line {number}")
+                if text and math.isnan(_number(text)):
+                    raise ValueError(f"{path.name} has {text!r} for a number, line {number}, column '{name}'")
     return {name: np.array([_number(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
 
 

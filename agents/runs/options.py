@@ -320,5 +320,9 @@ def _refuse_parameters(args: argparse.Namespace, env: str) -> None:
 def _env_kwargs(given_kwargs: Sequence[str] | None) -> dict[str, Any]:
     """Keyword arguments of the environment; a file is named from the root, so that a run can be resumed from elsewhere."""
     kwargs = dict(parse_override(text, of="--env-kwargs") for text in given_kwargs or [])
+    if "render_mode" in kwargs:
+        raise UserError(
+            f"--env-kwargs takes no render_mode, got {kwargs['render_mode']!r}: agents.evaluate --record makes films"
+        )
     files = {name: Path(value) for name, value in kwargs.items() if isinstance(value, str) and Path(value).is_file()}
     return kwargs | {name: str(path.absolute()) for name, path in files.items()}

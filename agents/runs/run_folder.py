@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +175,17 @@ def _is_text(path: Path) -> bool:
     return True
 
 
+def check_ending(option: str, path: Path, endings: Iterable[str]) -> None:
+    """Refuses a file whose name does not end as files of its kind do, such as ``.png``.
+
+    Raises:
+        UserError: It does not.
+    """
+    allowed = list(endings)
+    if path.suffix.lower() not in allowed:
+        raise UserError(f"{option} must end in {' or '.join(allowed)}, got '{path}'")
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Gives the name of a file to write, beside another whose name it gets at the end; an error, or Ctrl-C, leaves nothing.
@@ -203,9 +214,15 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text so that the file is at any moment either the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    target = path.resolve() if path.is_symlink() else path  # a link stays one
+    temporary = target.with_name(f".{target.name}.new")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename, error.filename2 = str(path), None
+        raise

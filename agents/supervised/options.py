@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from agents.runs.commands import check_device, given, parse_overrides
+from agents.runs.commands import a_path, check_device, given, parse_overrides
 from agents.runs.errors import UserError, unknown
 from agents.runs.plan import each_once
 from agents.supervised.config import LearningConfig, with_overrides
@@ -19,7 +19,7 @@ def add_learning_options(parser: argparse.ArgumentParser) -> None:
     """Adds what describes a supervised run but for its method, its seed and its folder."""
     add = parser.add_argument
     add("--problem", metavar="NAME", help=", ".join(PROBLEMS))
-    add("--data", metavar="FOLDER", type=Path, help="the problem's own data; without, it is learned on scikit-learn's digits")
+    add("--data", metavar="FOLDER", type=a_path, help="the problem's own data; without, it is learned on scikit-learn's digits")
     add("--tasks", metavar="N", type=int, help="how many tasks are learned, one after the other")
     add("--examples", metavar="N", type=int, help="length of slowly-changing-regression: a multiple of 10,000")
 

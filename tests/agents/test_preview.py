@@ -70,7 +70,7 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
     [
         (["ant-nonstationary", "--output", "there.png"], "'there.png' exists already"),
         (["ant-nonstationary", "--output", "no/where.png"], "cannot write 'no/where.png': No such file"),
-        (["ant-nonstationary", "--output", "picture.docx"], "cannot write 'picture.docx'"),
+        (["ant-nonstationary", "--output", "picture.docx"], "--output must end in "),
         (["Ant-v5"], "does not change; --period or --param"),
         (["Ant-v5", "--change-at", "now"], "--change-at is of an env that changes, which 'Ant-v5' does not"),
         (["ant-stationary", "--observe"], "--observe is of an env that changes, which 'ant-stationary' does not"),
@@ -89,6 +89,10 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
         (["Ant-v5", "--param", "task"], "is that of a sequence of tasks"),
         (["ant-nonstationary", "--env-kwargs", "period=9"], "--env-kwargs takes no period: --period is for it"),
         (["ant-nonstationary", "--env-kwargs", "count=episodes"], "--env-kwargs takes no count: a run counts steps"),
+        (["ant-nonstationary", "--env-kwargs", "render_mode=human"], "--env-kwargs takes no render_mode, got 'human'"),
+        (["ant-nonstationary", "--output", "there"], "--output must end in "),  # as there.png would be written
+        (["ant-nonstationary", "--output", "a.pgf"], "got 'a.pgf'"),
+        (["ant-nonstationary", "--output", ""], "must name a file or a folder, got ''"),
         (["ant-nonstationary", "--env-kwargs", "change_at=now"], "--env-kwargs takes no change_at: --change-at is for it"),
         (["hopper-nonstationary", "--protocol", "quick-ant"], "is in 'ant-nonstationary-v0' and takes no other --env"),
         (["--output", "none.png"], "--env is missing"),

@@ -113,6 +113,27 @@ def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
     assert (run / "trainability.csv").read_text() == before
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [line.replace("\n", ",1\n") for line in lines],
+        lambda lines: [lines[0], *(line.replace("\n", ",1\n") for line in lines[1:])],
+        lambda lines: [lines[0].replace("score", "points"), *lines[1:]],
+        lambda lines: [lines[0], "a" * 200_000 + lines[1], *lines[2:]],
+    ],
+)
+def test_a_table_that_is_none_is_refused_before_anything_is_measured(run, capsys, damage):
+    only_targets = ["--repetitions", 2, "--updates", 20, "--steps", 0]
+    assert measure(run, *only_targets) == 0
+    damaged = "".join(damage((run / "trainability.csv").read_text().splitlines(keepends=True)[:3]))
+    (run / "trainability.csv").write_text(damaged)
+    capsys.readouterr()
+    assert measure(run, *only_targets) == 2
+    err = capsys.readouterr().err
+    assert err.strip().endswith("it is not a table of scores")
+    assert (run / "trainability.csv").read_text() == damaged
+
+
 def test_agents_learn_from_the_checkpoints_hidden_layers_and_fresh_heads(run):
     folder, config = RunFolder.open(run, Config)
     old = load_policy(folder, config).policy

@@ -139,6 +139,14 @@ def bad_zips(tmp_path):
     (tmp_path / "folder").mkdir()
 
 
+class Broken(Seen):
+    def __init__(self, kind, render_mode=None):
+        raise RuntimeError("no cable")
+
+
+gymnasium.register("broken-v0", Broken, kwargs={"kind": "image"})
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -147,6 +155,9 @@ def bad_zips(tmp_path):
         (["model.zip", "--env", "CartPole-v7"], "CartPole"),
         (["model.zip", "--env", "CartPole-v1", "--steps", "100"], "--steps goes with a run of agents.train"),
         (["model.zip", "--env", "CartPole-v1", "--value", "1"], "--value goes with a run of agents.train"),
+        (["model.zip", "--env", "CartPole-v1", "--value", "0"], "--value goes with a run of agents.train"),
+        (["model.zip", "--env", "broken-v0"], "'broken-v0' cannot be made: RuntimeError: no cable"),
+        (["", "--env", "CartPole-v1"], "must name a file or a folder, got ''"),
         (["model.zip", "--env", "CartPole-v1", "--updates", "3"], "updates must be a whole number >= 20"),
         (["model.zip", "--env", "CartPole-v1", "--repetitions", "1"], "repetitions must be a whole number >= 2"),
         (["options.zip", "--env", "CartPole-v1"], "unexpected keyword argument 'unheard_of'"),

@@ -195,6 +195,43 @@ def test_a_run_is_never_recorded_over_another_one(tmp_path, capsys):
     assert {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ("summary.json", "has a summary.json of no run, which is not overwritten"),
+        ("trainability.csv", "has a trainability.csv of no run, which is not overwritten"),
+        ("checkpoints", "is a run itself, with its checkpoints"),
+        ("results", "has other results of this run, which are not overwritten"),
+    ],
+)
+def test_what_is_no_record_of_the_run_is_not_overwritten(tmp_path, capsys, there, words):
+    path = run(tmp_path / "a")
+    place = tmp_path / "recorded" / "quick-ant" / "ppo" / "seed0"
+    place.mkdir(parents=True)
+    if there in ("checkpoints", "results"):
+        (place / "config.json").write_text((path / "config.json").read_text())
+        summary = json.loads((path / "summary.json").read_text())
+        summary["phases"][0]["final_return"] = 1.0
+        (place / "summary.json").write_text(json.dumps(summary))
+    if there != "results":
+        (place / there).mkdir() if there == "checkpoints" else (place / there).write_text("mine")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert report.main([str(tmp_path / "a"), "--output", str(tmp_path / "out"), "--record", str(tmp_path / "recorded")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"'{place}' {words}" in line
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_a_page_with_other_ends_of_lines_keeps_them(tmp_path):
+    run(tmp_path / "runs")
+    page = tmp_path / "page.md"
+    page.write_bytes(f"# Mine\r\n\r\n{MARK}\r\nold\r\n".encode())
+    draw(tmp_path / "runs", page=page)
+    drawn = page.read_bytes()
+    assert drawn.startswith(f"# Mine\r\n\r\n{MARK}\r\n\r\n## quick-ant\r\n".encode())
+    assert drawn.count(b"\n") == drawn.count(b"\r\n")
+
+
 def test_seeds_that_ran_on_another_device_are_of_the_same_row(tmp_path):
     for seed, device in enumerate(("cpu", "cuda")):
         path = run(tmp_path / "runs", seed=seed)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ from agents.reporting.tables import phase_range
 from agents.runs.commands import Parser, add_shared_options
 from agents.runs.off_policy import SACHyperparameters
 from agents.runs.options import add_run_options, make_config
+from agents.runs.run_folder import write_atomically
 
+ROOT = Path(__file__).parents[3]
 PERIOD = 2_000  # so that a part of a phase has 100 steps
 
 
@@ -401,6 +404,24 @@ def spoil(folder, phases=None, **changes):
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
+def edit(folder, change):
+    """A run with a changed summary."""
+    path = write(folder, config_for(), even(FLAT, FLAT)) / "summary.json"
+    summary = json.loads(path.read_text())
+    change(summary)
+    path.write_text(json.dumps(summary))
+
+
+def recorded(folder, change):
+    """A recorded run whose curve has other rows."""
+    path = write(folder, config_for(), even(FLAT, FLAT))
+    for name in ("episodes.csv", "progress.csv"):
+        (path / name).unlink()
+    rows = [[str(phase), str(part), "1.0"] for phase in (0, 1) for part in range(BINS)]
+    with (path / "curve.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["phase", "bin", "return"], *change(rows)])
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -422,8 +443,32 @@ def spoil(folder, phases=None, **changes):
         (lambda folder: (write(folder, config_for(), []) / "episodes.csv").write_text("step\n1"), "cannot be read"),
         (
             lambda folder: (write(folder, config_for(), []) / "curve.csv").write_text("phase,bin\n1,1"),
-            "1 rows, not 20 for each",
+            "curve.csv has no column 'return', or no rows",
         ),
+        (lambda folder: edit(folder, lambda summary: summary.update(versions=None)), "versions that are none: None"),
+        (lambda folder: edit(folder, lambda summary: summary.update(versions={"torch": []})), "versions that are none"),
+        (lambda folder: edit(folder, lambda summary: summary.update(time={"seconds": 10**400, "steps": 1})), "cannot be read"),
+        (lambda folder: spoil(folder, final_return=[1]), "a final return of [1]"),
+        (lambda folder: spoil(folder, final_return_error="x"), "a final return error of 'x'"),
+        (lambda folder: (write(folder, config_for(), []) / "summary.json").write_text("[" * 10**5), "cannot be read"),
+        (
+            lambda folder: (write(folder, config_for(), []) / "episodes.csv").write_text(
+                "step,env,phase,friction,return,length\n100,0,99999999999,1,1,100\n"
+            ),
+            "episodes.csv has episodes in other phases than the 2 of summary.json",
+        ),
+        (
+            lambda folder: (write(folder, config_for(), [], complete=False) / "progress.csv").write_text(
+                "time/total_timesteps\ninf\n"
+            ),
+            "none of the 1 runs is complete yet",
+        ),
+        (lambda folder: recorded(folder, lambda rows: rows[::-1]), "curve.csv does not have the 20 parts of each phase"),
+        (lambda folder: recorded(folder, lambda rows: [["0", *row[1:]] for row in rows]), "20 parts of each phase in their"),
+        (lambda folder: recorded(folder, lambda rows: [rows[0][:-1], *rows[1:]]), "has a row of another length, line 2"),
+        (lambda folder: recorded(folder, lambda rows: [[*row[:-1], "abc"] for row in rows]), "has 'abc' for a number, line 2"),
+        (lambda folder: recorded(folder, lambda rows: [[*row[:-1], "inf"] for row in rows]), "return that is no finite number"),
+        (lambda folder: recorded(folder, lambda rows: [[*row[:-1], ""] for row in rows]), "an episode ended in phase 0"),
     ],
 )
 def test_a_folder_that_is_no_run_brings_one_line(tmp_path, capsys, make, words):
@@ -442,6 +487,8 @@ def test_a_folder_that_is_no_run_brings_one_line(tmp_path, capsys, make, words):
         (["--baseline", "pop"], "unknown baseline 'pop'; did you mean 'ppo'?"),
         (["--statistic", "median"], "invalid choice: 'median'"),
         (["--output", "file"], "cannot write to '"),
+        (["--output", ""], "argument --output: must name a file or a folder, got ''"),
+        (["--baseline", ""], "unknown baseline ''"),
     ],
 )
 def test_bad_options_bring_one_line(tmp_path, capsys, monkeypatch, options, words):
@@ -606,3 +653,36 @@ def test_the_axis_of_an_accuracy_ends_where_it_does(tmp_path):
 @pytest.mark.parametrize(("phases", "words"), [([0, 1, 2], "0 to 2"), ([3], "3"), ([0, 1, 3], "0, 1, 3"), ([2, 4], "2, 4")])
 def test_phases_are_named_with_their_gaps(phases, words):
     assert phase_range(phases) == words
+
+
+@pytest.mark.parametrize("others", [{"gravity": {}, "mass:pole": {}}, {"gravity": {}}, {"gravity": {"low": 5}, "damping": {}}])
+def test_runs_in_which_other_parameters_change_are_refused(tmp_path, capsys, others):
+    """A parameter of which nothing more is said changes, too."""
+    config = config_for(param={"gravity": {}, "damping": {}}, change={})
+    other = dataclasses.replace(config, param=others, seed=1)
+    assert [name for name, *_ in config.differences(other) if name != "seed"]
+    write(tmp_path / "a", config, even(FLAT, FLAT))
+    write(tmp_path / "b", other, even(FLAT, FLAT))
+    assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "runs of different settings are not averaged: param" in capsys.readouterr().err
+
+
+def test_a_supervised_run_without_its_score_is_refused(tmp_path, capsys):
+    shutil.copytree(ROOT / "runs" / "supervised" / "class-incremental-cifar", tmp_path / "runs")
+    path = next((tmp_path / "runs").rglob("curve.csv"))
+    path.write_text(path.read_text().replace("task/accuracy", "task/other"))
+    assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 2
+    assert "there is no column 'task/accuracy'" in capsys.readouterr().err
+
+
+def test_a_page_may_be_a_link_and_a_failure_leaves_nothing(tmp_path):
+    (tmp_path / "page.md").write_text("old")
+    (tmp_path / "link.md").symlink_to("page.md")
+    write_atomically(tmp_path / "link.md", "new")
+    assert (tmp_path / "link.md").is_symlink()
+    assert (tmp_path / "page.md").read_text() == "new"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder") as caught:
+        write_atomically(tmp_path / "folder", "new")
+    assert caught.value.filename == str(tmp_path / "folder")
+    assert {path.name for path in tmp_path.iterdir()} == {"page.md", "link.md", "folder"}

@@ -427,6 +427,7 @@ def refused(monkeypatch, tmp_path, capsys):
             ["--methods", "ppo", "--device", "cuda:1"],
             "--device must be cpu, cuda or auto: a sweep spreads its runs over the GPUs",
         ),
+        (["--methods", "ppo", "--run-dir", ""], "argument --run-dir: must name a file or a folder, got ''"),
         (["--methods", "ppo", "--timesteps", "0"], "timesteps must be a whole number >= 1, got 0"),
         (["--methods", "ppo", "--env", "mars"], "unknown environment 'mars'"),
         ([], "--methods"),
