@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.reporting.comparison import compare, estimate, run_measures
+from agents.reporting.comparison import Estimate, compare, estimate, run_measures
 from agents.reporting.results import AgentResult, find_runs, read_run
 from agents.reporting.tables import cell, phase_range
 from agents.runs.errors import UserError
@@ -38,20 +38,30 @@ def main() -> None:
         comparison = compare(map(read_run, find_runs([args.folder])))
     except UserError as error:
         parser.error(str(error))
-    runs: dict[tuple[float, ...], list[AgentResult]] = {}
+    runs: dict[tuple[float, ...], dict[int, AgentResult]] = {}
     for by_seed in comparison.runs.values():
         for run in by_seed.values():
             if run.config.method != "cbp":
                 parser.error(f"{args.folder} must have runs of cbp alone, got {run.config.method}")
-            runs.setdefault(settings_of(run), []).append(run)
+            of_setting = runs.setdefault(settings_of(run), {})
+            if run.config.seed in of_setting:
+                parser.error(f"'{of_setting[run.config.seed].path}' and '{run.path}' have the same settings and seed")
+            of_setting[run.config.seed] = run
     found = {
-        key: estimate([run_measures(run, comparison.phases)["area"] for run in of_key], "mean") for key, of_key in runs.items()
+        key: estimate([run_measures(run, comparison.phases)["area"] for run in of_key.values()], "mean")
+        for key, of_key in runs.items()
     }
-    panels, rows, columns = (sorted({key[axis] for key in found}) for axis in range(3))
     print(f"| {WORDS[PANELS]} | {WORDS[ROWS]} | {WORDS[COLUMNS]} | mean return |\n|---|---|---|---|")
     for key in sorted(found):
         print(f"| {key[0]:,} | {key[1]:g} | {key[2]:g} | {cell(found[key])} |")
+    seeds = len({run.config.seed for of_setting in runs.values() for run in of_setting.values()})
+    title = f"{comparison.config.world}: cbp, mean of {seeds} seed{'s' * (seeds > 1)}"
+    draw(found, title, f"mean return, phases {phase_range(comparison.phases)}", args.output)
 
+
+def draw(found: dict[tuple[float, ...], Estimate], title: str, label: str, path: Path) -> None:
+    """Draws a panel for each first setting, with a row for each second and a column for each third."""
+    panels, rows, columns = (sorted({key[axis] for key in found}) for axis in range(3))
     centres = [value.centre for value in found.values()]
     figure = Figure(figsize=(1.5 + 3.2 * len(panels), 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -69,11 +79,10 @@ def main() -> None:
         ax.set_xlabel(WORDS[COLUMNS])
         ax.set_title(f"{WORDS[PANELS]} {panel:,}", fontsize=10)
     axes[0].set_ylabel(WORDS[ROWS])
-    figure.colorbar(image, ax=list(axes), label=f"mean return, phases {phase_range(comparison.phases)}")
-    seeds = sorted({run.config.seed for of_key in runs.values() for run in of_key})
-    figure.suptitle(f"{comparison.config.world}: cbp, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}", fontsize=11)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output, dpi=120)
+    figure.colorbar(image, ax=list(axes), label=label)
+    figure.suptitle(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -119,9 +119,10 @@ class CChain(Replaying, name="c-chain"):
             self.strength = self.target * losses / (churns + _EPS)
 
     def _term(self, batch: Batch) -> Tensor | None:
-        # Exchanged, cast or made otherwise since: what is kept is not for it any more.
-        if self._exchanges.noticed() or self._form() != self._made_for:
-            self._made_for, self._last, self._reference = self._form(), None, None
+        self._look()
+        if self._form() != self._made_for:  # cast or made otherwise since: what is kept is not for it any more
+            self._made_for = self._form()
+            self._drop()
         if self._device != (device := next(self._model.parameters()).device):
             self._device, self._last, self._reference = device, self._placed(self._last), self._placed(self._reference)
         reference, last = self._reference, self._last
@@ -135,8 +136,12 @@ class CChain(Replaying, name="c-chain"):
         self._churn = churn.detach()
         return churn
 
+    def _drop(self) -> None:
+        self._last = self._reference = None
+
     def state_dict(self) -> dict[str, Any]:
         """λ and what it follows, and the batches that are compared on, by the names and shapes of the weights."""
+        self._look()
         return {
             "weights": self._shapes(),
             "updates": self._updates,
@@ -153,6 +158,7 @@ class CChain(Replaying, name="c-chain"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+        self._look()
         self._check(state, {"updates", "measurements", "strength", "measured", "last", "reference"})
         self._updates = int(state["updates"])
         self.strength = float(state["strength"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import is_
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -27,9 +27,6 @@ class Exchanges:
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
         self._model = unwrapped(model)
         self._optimizers = optimizers
-        self._look()
-
-    def _look(self) -> None:
         self._modules = list(self._model.modules())
         self._known = self._held()
 
@@ -44,22 +41,57 @@ class Exchanges:
                 held += group["params"]
         return held
 
-    def noticed(self) -> bool:
-        """Whether there were any since the last call."""
+    def follow(self, look: Callable[[], object]) -> None:
+        """Lets a method look at the model again where there were any since the last call; if it fails, at the next one too."""
         now = self._held()
         if len(now) == len(self._known) and all(map(is_, now, self._known)):
-            return False
+            return
+        self._known = []
+        look()
+        self._modules = list(self._model.modules())
+        self._known = self._held()
+
+
+class PerParameter(Generic[Kept]):
+    """What a method keeps of each parameter that it treats, as the model has them now.
+
+    Of a parameter that is new it begins to keep something; what was kept of one that is gone is dropped.
+
+    Args:
+        model: The method's.
+        find: The parameters that it treats. A bound method, so that a copy of the method finds those of its own model.
+        begin: What is kept of one at first; a bound method, or a function of a module.
+        optimizers: Where those that they hold are treated alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        find: Callable[[], Iterable[nn.Parameter]],
+        begin: Callable[[nn.Parameter], Kept],
+        optimizers: Sequence[Optimizer] = (),
+    ) -> None:
+        self._find = find
+        self._begin = begin
+        self._exchanges = Exchanges(model, optimizers)
+        self._kept: dict[nn.Parameter, Kept] = {}
         self._look()
-        return True
 
+    def now(self) -> dict[nn.Parameter, Kept]:
+        """All of it, in the order of the parameters."""
+        self._exchanges.follow(self._look)
+        return self._kept
 
-def shared(own: Mapping[nn.Parameter, Kept], others: Mapping[nn.Parameter, Kept]) -> dict[nn.Parameter, Kept]:
-    """What another one keeps of the parameters that one keeps something of, too."""
-    return {parameter: others[parameter] for parameter in own if parameter in others}
+    def _look(self) -> None:
+        kept = self._kept
+        self._kept = {p: kept[p] if p in kept else self._begin(p) for p in self._find()}
 
+    def begin_anew(self) -> None:
+        """Begins with all parameters as they are."""
+        self._kept = {}
+        self._look()
 
-def taken_up(
-    kept: Mapping[nn.Parameter, Kept], parameters: Iterable[nn.Parameter], begin: Callable[[nn.Parameter], Kept]
-) -> dict[nn.Parameter, Kept]:
-    """What is kept of each parameter: as before, or begun where it is new. That of parameters that are gone is dropped."""
-    return {parameter: kept[parameter] if parameter in kept else begin(parameter) for parameter in parameters}
+    def take_over(self, other: PerParameter[Kept]) -> None:
+        """Goes on with what another one keeps of those parameters that both treat."""
+        own = self.now()
+        own |= {parameter: other._kept[parameter] for parameter in own if parameter in other._kept}

@@ -64,27 +64,36 @@ class HareTortoise(Method, name="hare-tortoise"):
         self._updates = 0
         self._model = unwrapped(model)
         self.tortoise: dict[str, Tensor] = {}
-        self._averaged: dict[str, nn.Module | nn.Parameter] = {}
+        self._averaged: dict[str, tuple[object, str]] = {}
         self._exchanges = Exchanges(model)
-        self._take_up()
+        self._look()
 
-    def _take_up(self) -> list[tuple[str, Tensor]]:
-        """The tensors that are averaged; the average of one that came into another's place begins with it."""
+    def _look(self) -> None:
+        """Begins to average what is new."""
+        before, self._averaged = self._by_tensor(), {}
+        self.tortoise = {}
+        for name, fast in self._hare():
+            path, _, attribute = name.rpartition(".")
+            # A buffer is another tensor once the model is cast: it is known by its module.
+            known_by = fast if isinstance(fast, nn.Parameter) else self._model.get_submodule(path)
+            self._averaged[name] = (known_by, "" if isinstance(fast, nn.Parameter) else attribute)
+            slow = before.get(self._averaged[name])
+            self.tortoise[name] = _copy(fast) if slow is None else slow
+
+    def _by_tensor(self) -> dict[tuple[object, str], Tensor]:
+        """The averages, by what is the same under another name."""
+        return {self._averaged[name]: slow for name, slow in self.tortoise.items()}
+
+    def _now(self) -> list[tuple[str, Tensor]]:
+        """The tensors that are averaged, all of which have an average."""
+        self._exchanges.follow(self._look)
         hare = list(self._hare())
-        if self._exchanges.noticed() or len(hare) != len(self.tortoise):
-            averaged = {name: self._known_by(name, fast) for name, fast in hare}
-            self.tortoise = {
-                name: self.tortoise[name]
-                if averaged[name] is self._averaged.get(name)
-                else fast.detach().to(averaging_dtype(fast), copy=True)
-                for name, fast in hare
-            }
-            self._averaged = averaged
+        if len(hare) != len(self.tortoise):  # buffers, which may be others at any pass
+            self._look()
+        for name, fast in hare:
+            if self.tortoise[name].shape != fast.shape:
+                self.tortoise[name] = _copy(fast)
         return hare
-
-    def _known_by(self, name: str, tensor: Tensor) -> nn.Module | nn.Parameter:
-        """What is another where a tensor was exchanged: itself; of a buffer, which is another once it is cast, its module."""
-        return tensor if isinstance(tensor, nn.Parameter) else self._model.get_submodule(name.rpartition(".")[0])
 
     def _hare(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that are averaged, looked up anew: a model that is moved or cast has other buffers."""
@@ -111,7 +120,7 @@ class HareTortoise(Method, name="hare-tortoise"):
     def step(self) -> list[Tensor]:
         """Averages; sets the weights back where it is time. Returns an empty list: no unit is replaced."""
         self._updates += 1
-        for name, fast in self._take_up():
+        for name, fast in self._now():
             slow = self.tortoise[name] = self.tortoise[name].to(fast.device, averaging_dtype(fast))
             average = torch.lerp(slow, fast.to(slow), 1 - self.momentum)
             slow.copy_(torch.where(slow == fast, slow, average))  # infinite ones stay, such as those of an attention mask
@@ -122,18 +131,18 @@ class HareTortoise(Method, name="hare-tortoise"):
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`."""
         self._updates = other._updates
-        theirs = {(known, name.rpartition(".")[2]): other.tortoise[name] for name, known in other._averaged.items()}
-        for name, known in self._averaged.items():
-            self.tortoise[name] = theirs.get((known, name.rpartition(".")[2]), self.tortoise[name])
+        self._now()
+        theirs = other._by_tensor()
+        for name, known_by in self._averaged.items():
+            self.tortoise[name] = theirs.get(known_by, self.tortoise[name])
 
     def begin_anew(self) -> None:
         """Takes the tensors as they are now for their average."""
-        self.tortoise, self._averaged = {}, {}
-        self._take_up()
+        self.tortoise = {name: _copy(fast) for name, fast in self._now()}
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far and the average."""
-        self._take_up()
+        self._now()
         return {"updates": self._updates, "tortoise": {name: slow.clone() for name, slow in self.tortoise.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -142,7 +151,7 @@ class HareTortoise(Method, name="hare-tortoise"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        self._take_up()
+        self._now()
         theirs, own = (
             {name: list(slow.shape) for name, slow in tensors.items()} for tensors in (state.get("tortoise", {}), self.tortoise)
         )
@@ -151,3 +160,7 @@ class HareTortoise(Method, name="hare-tortoise"):
         for name, slow in state["tortoise"].items():
             self.tortoise[name].copy_(slow)
         self._updates = int(state["updates"])
+
+
+def _copy(fast: Tensor) -> Tensor:
+    return fast.detach().to(averaging_dtype(fast), copy=True)

@@ -12,8 +12,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.discovery.recording import unwrapped
-from cbp.exchanges import Exchanges, shared, taken_up
+from cbp.exchanges import PerParameter
 from cbp.method import check_number
 from cbp.regularizer import Regularizer
 
@@ -49,37 +48,30 @@ class L2Init(Regularizer, name="l2-init"):
     def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-3) -> None:
         super().__init__(optimizer)
         self.strength = check_number("strength", strength, 0)
-        self._model = unwrapped(model)
-        self._exchanges = Exchanges(model)
-        self._initial = taken_up({}, self._model.parameters(), _copy)
-
-    def _take_up(self) -> None:
-        if self._exchanges.noticed():
-            self._initial = taken_up(self._initial, self._model.parameters(), _copy)
+        self._initial = PerParameter(model, model.parameters, _copy)
 
     def _treats(self) -> list[nn.Parameter]:
-        self._take_up()
-        return list(self._initial)
+        return list(self._initial.now())
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        for parameter, initial in self._initial.items():
+        kept = self._initial.now()
+        for parameter, initial in kept.items():
             if parameter.grad is not None:
                 if initial.device != parameter.device:
-                    self._initial[parameter] = initial.to(parameter.device)
-                yield parameter, 2 * (parameter - self._initial[parameter])
+                    kept[parameter] = initial.to(parameter.device)
+                yield parameter, 2 * (parameter - kept[parameter])
 
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`."""
-        self._initial |= shared(self._initial, other._initial)
+        self._initial.take_over(other._initial)
 
     def begin_anew(self) -> None:
         """Takes the parameters as they are now for θ₀."""
-        self._initial = taken_up({}, self._initial, _copy)
+        self._initial.begin_anew()
 
     def state_dict(self) -> dict[str, Any]:
         """The initial parameters."""
-        self._take_up()
-        return {"initial": [initial.clone() for initial in self._initial.values()]}
+        return {"initial": [initial.clone() for initial in self._initial.now().values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the initial parameters of a state made by :meth:`state_dict`.
@@ -89,11 +81,11 @@ class L2Init(Regularizer, name="l2-init"):
         """
         if "initial" not in state:
             raise ValueError("the state lacks the initial parameters")
-        self._take_up()
-        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["initial"], self._initial.values()))
+        kept = self._initial.now().values()
+        theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["initial"], kept))
         if theirs != own:
             raise ValueError(f"the state is of a model with parameters of shapes {theirs}, this one has {own}")
-        for initial, saved in zip(self._initial.values(), state["initial"], strict=True):
+        for initial, saved in zip(kept, state["initial"], strict=True):
             initial.copy_(saved)
 
 

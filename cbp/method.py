@@ -7,6 +7,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Real
 from typing import Any, Self, get_args
 
@@ -45,11 +46,14 @@ class Method(ABC):
     def change(self) -> None:  # noqa: B027  most methods need no signal
         """Is told that the task has changed, between two updates. Most methods find out, or do without."""
 
-    def take_over(self, other: Self) -> None:  # noqa: B027  some keep nothing
+    def take_over(self, other: Self) -> None:
         """Goes on where another one of its kind left off, with what that kept of the tensors that both treat.
 
-        What this one alone treats begins as it is now. The other may not act afterwards.
+        What this one alone treats begins as it is now. The other may not act afterwards. Unless a method says otherwise, it
+        loads the other's state, if that is for it.
         """
+        with suppress(ValueError):
+            self.load_state_dict(other.state_dict())
 
     def begin_anew(self) -> None:  # noqa: B027  most do not look back
         """Takes the weights as they are now for those that it began with, as after those of another model were loaded."""

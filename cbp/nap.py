@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import shared, taken_up
+from cbp.exchanges import PerParameter
 from cbp.method import Method
 from cbp.weighted import Weight, Weights
 
@@ -49,18 +49,15 @@ class NormalizeAndProject(Method, name="nap"):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:  # noqa: ARG002
         self._weights = Weights(model, kinds=("matrix",))
-        self._lengths: dict[nn.Parameter, Tensor] = {}
-        self._take_up()
+        self._lengths = PerParameter(model, self._weights.parameters, self._begin)
 
-    def _take_up(self) -> list[Weight]:
-        weights = {weight.parameter: weight for weight in self._weights.now()}
-        self._lengths = taken_up(
-            self._lengths, weights, lambda parameter: _lengths(weights[parameter].by_parts(parameter.detach()))
-        )
-        return list(weights.values())
+    def _begin(self, parameter: nn.Parameter) -> Tensor:
+        weight = next(weight for weight in self._weights.now() if weight.parameter is parameter)
+        return _lengths(weight.by_parts(parameter.detach()))
 
     def _treated(self) -> list[Weight]:
-        return [weight for weight in self._take_up() if self._lengths[weight.parameter].any() and weight.is_trained]
+        lengths = self._lengths.now()
+        return [weight for weight in self._weights.now() if lengths[weight.parameter].any() and weight.is_trained]
 
     @property
     def touched(self) -> list[str]:
@@ -70,25 +67,26 @@ class NormalizeAndProject(Method, name="nap"):
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Projects the weights. Returns an empty list: no unit is replaced."""
+        lengths = self._lengths.now()
         for weight in self._treated():
             parts = weight.by_parts(weight.parameter)
-            begun, now = self._lengths[weight.parameter].to(parts), _lengths(parts)
+            begun, now = lengths[weight.parameter].to(parts), _lengths(parts)
             factors = torch.where((begun > 0) & (now > 0), begun / now, 1.0)  # what has become 0 has no direction
             parts.mul_(factors.view(-1, *[1] * (parts.ndim - 1)))
         return []
 
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`."""
-        self._lengths |= shared(self._lengths, other._lengths)
+        self._lengths.take_over(other._lengths)
 
     def begin_anew(self) -> None:
         """Takes the lengths that the weights have now."""
-        self._lengths = {}
-        self._take_up()
+        self._lengths.begin_anew()
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths that weights are scaled to, by their names: ``(parts,)`` each; 0 for those that began at 0."""
-        return {"lengths": {weight.name: self._lengths[weight.parameter].clone() for weight in self._take_up()}}
+        lengths = self._lengths.now()
+        return {"lengths": {weight.name: lengths[weight.parameter].clone() for weight in self._weights.now()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the lengths of a state made by :meth:`state_dict`.
@@ -97,13 +95,13 @@ class NormalizeAndProject(Method, name="nap"):
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
         lengths = {name: torch.as_tensor(length).reshape(-1) for name, length in state.get("lengths", {}).items()}
-        weights = self._take_up()
+        weights, kept = self._weights.now(), self._lengths.now()
         theirs = {name: len(length) for name, length in lengths.items()}
-        own = {weight.name: len(self._lengths[weight.parameter]) for weight in weights}
+        own = {weight.name: len(kept[weight.parameter]) for weight in weights}
         if list(theirs.items()) != list(own.items()):
             raise ValueError(f"the state is of a model with weights (name: parts) {theirs}, this one has {own}")
         for weight in weights:
-            self._lengths[weight.parameter] = lengths[weight.name].to(self._lengths[weight.parameter], copy=True)
+            kept[weight.parameter] = lengths[weight.name].to(kept[weight.parameter], copy=True)
 
 
 def _lengths(parts: Tensor) -> Tensor:

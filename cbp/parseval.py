@@ -100,8 +100,13 @@ class Parseval(Regularizer, name="parseval"):
                     # Each member of an ensemble is a group, and all of them are treated with the first.
                     if not (weight.is_stacked and any(each.weight.parameter is parameter for each in self._treated)):
                         self._treated.append(_treated(group, weight))
-        if not self.touched:
+        if not any(each.weight.is_trained for each in self._treated):
             raise LayerError(f"{type(self._model).__name__} has no hidden layer whose weights are trained")
+
+    def _look(self) -> None:
+        """Finds the layers anew where the model has others, unless they were given."""
+        if not self._are_given:
+            self._exchanges.follow(lambda: self._treat(find_layers(self._model, self._example)))
 
     @property
     def touched(self) -> list[str]:
@@ -109,11 +114,11 @@ class Parseval(Regularizer, name="parseval"):
         return trained_names(self._weights())
 
     def _weights(self) -> list[Weight]:
+        self._look()
         return list({each.weight.name: each.weight for each in self._treated}.values())
 
     def _treats(self) -> list[nn.Parameter]:
-        if self._exchanges.noticed() and not self._are_given:
-            self._treat(find_layers(self._model, self._example))
+        self._look()
         return [each.weight.parameter for each in self._treated]
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:

@@ -109,10 +109,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         return computed
 
     def _term(self, batch: Batch) -> Tensor | None:
-        if self._exchanges.noticed():
-            self._then = None
-            if not self._are_given:
-                self._watch(find_layers(self._model, self._example))
+        self._look()
         if self._tap.acted:
             self._then = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
             self._tap.acted = False
@@ -130,8 +127,14 @@ class ProximalFeatures(Replaying, name="pfo"):
         both = [module for module in both if now[module].shape == before[module].shape]
         return mean_square([now[module] for module in both], [before[module] for module in both]) if both else None
 
+    def _drop(self) -> None:
+        self._then = None
+        if not self._are_given:
+            self._watch(find_layers(self._model, self._example))
+
     def state_dict(self) -> dict[str, Any]:
         """The weights that the model last acted with, and whether it acted since the last update."""
+        self._look()
         then = None if self._then is None else {name: tensor.clone() for name, tensor in self._then.items()}
         return {"weights": self._shapes(), "then": then, "acted": self._tap.acted}
 
@@ -141,6 +144,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+        self._look()
         self._check(state, {"then", "acted"})
         self._then = self._placed(state["then"])
         self._tap.acted = bool(state["acted"])

@@ -329,6 +329,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
 
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`: of the units that both have, known by their incoming weights."""
+        if not self.layers and self._watch is not None:  # they are not found yet
+            self._waiting = other.state_dict()
         self._take_over_layers({layer.name: layer for layer in other.layers})
 
     def _take_over_layers(self, before: Mapping[str, TrackedLayer]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
+from operator import is_
 from typing import Any, Self
 
 import torch
@@ -122,14 +123,25 @@ class Replaying(Regularizer):
             return flag
         return bool(self._replicas.total(torch.tensor(float(flag), device=like.device)) > 0)
 
+    def _look(self) -> None:
+        """Drops what was kept of passes of other parameters than those of now."""
+        self._exchanges.follow(self._drop)
+
+    @abstractmethod
+    def _drop(self) -> None:
+        """Forgets all passes."""
+
     def _form(self) -> tuple[Any, ...]:
         """What a batch and weights from before must be made for to be of use: precision, names and shapes."""
         return next(self._model.parameters()).dtype, tuple(map(tuple, self._shapes()))
 
     def take_over(self, other: Self) -> None:
-        """As for :class:`cbp.Method`, where both models have weights of the same names and shapes."""
-        if other._shapes() == self._shapes():
-            self.load_state_dict(other.state_dict())
+        """As for :class:`cbp.Method`; passes are gone on with where all parameters are the same."""
+        own, theirs = list(self._model.parameters()), list(other._model.parameters())
+        same = len(own) == len(theirs) and all(map(is_, own, theirs))
+        self.load_state_dict({**other.state_dict(), "weights": self._shapes()})
+        if not same:
+            self._drop()
 
     @abstractmethod
     def _term(self, batch: Batch) -> Tensor | None:

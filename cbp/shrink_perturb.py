@@ -7,13 +7,14 @@ plasticity in deep continual learning*, Nature 632 (2024).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import shared, taken_up
+from cbp.exchanges import PerParameter
 from cbp.generators import for_device
 from cbp.method import Method, check_choice, check_number, check_whole
 from cbp.weighted import Weights, root_mean_square, trained_names
@@ -77,11 +78,7 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._updates = 0
         self._weights = Weights(model)
-        self._spreads: dict[nn.Parameter, float] = {}
-        self._take_up()
-
-    def _take_up(self) -> None:
-        self._spreads = taken_up(self._spreads, self._weights.parameters(), root_mean_square)
+        self._spreads = PerParameter(model, self._weights.parameters, root_mean_square)
 
     @property
     def touched(self) -> list[str]:
@@ -92,18 +89,18 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
     def step(self) -> list[Tensor]:
         """Counts an update; shrinks and perturbs where it is time. Returns an empty list: no unit is replaced."""
         self._updates += 1
+        spreads = self._spreads.now()
         if self._updates % self.period == 0:
-            self._take_up()
-            parameters = list(self._spreads)
-            for parameter, drawn in zip(parameters, self._draw(parameters), strict=True):
+            for parameter, drawn in zip(spreads, self._draw(spreads), strict=True):
                 if parameter.requires_grad:
                     parameter.mul_(self.shrink).add_(drawn.to(parameter), alpha=self.perturb)
         return []
 
-    def _draw(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+    def _draw(self, spreads: Mapping[nn.Parameter, float]) -> list[Tensor]:
+        parameters = list(spreads)
         generator = for_device(self._generator, parameters[0].device)
         if self.noise == "fresh":
-            bounds = [math.sqrt(3) * spread for spread in self._spreads.values()]
+            bounds = [math.sqrt(3) * spread for spread in spreads.values()]
             return [
                 torch.empty(parameter.shape, dtype=parameter.dtype, device=generator.device).uniform_(
                     -bound, bound, generator=generator
@@ -127,16 +124,15 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         """As for :class:`cbp.Method`."""
         self._updates = other._updates
         self._generator.set_state(other._generator.get_state())
-        self._spreads |= shared(self._spreads, other._spreads)
+        self._spreads.take_over(other._spreads)
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, the names, shapes and spreads of the weights, and the generator."""
-        self._take_up()
         return {
             "updates": self._updates,
             "names": self._names(),
             "shapes": self._shapes(),
-            "spreads": list(self._spreads.values()),
+            "spreads": list(self._spreads.now().values()),
             "generator": self._generator.get_state(),
         }
 
@@ -161,5 +157,5 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
                 f"the state is of a model with weights of shapes {state.get('shapes')}, this one has {self._shapes()}"
             )
         self._updates = int(state["updates"])
-        self._spreads = dict(zip(self._weights.parameters(), map(float, state["spreads"]), strict=True))
+        self._spreads.now().update(zip(self._weights.parameters(), map(float, state["spreads"]), strict=True))
         self._generator.set_state(state["generator"].cpu())

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
-from cbp.exchanges import shared, taken_up
+from cbp.exchanges import PerParameter
 from cbp.method import check_number, check_whole
 from cbp.regularizer import Regularizer
-from cbp.weighted import Weight, Weights, trained_names
+from cbp.weighted import Weights, trained_names
 
 
 class Spectral(Regularizer, name="spectral"):
@@ -56,16 +56,14 @@ class Spectral(Regularizer, name="spectral"):
         self.strength = float(strength)
         self.exponent = check_whole("exponent", exponent, least=1)
         self._weights = Weights(model, kinds=("matrix", "bias"))
-        self._vectors: dict[nn.Parameter, Tensor] = {}
-        self._take_up()
+        self._vectors = PerParameter(model, self._matrices, self._begin)
 
-    def _take_up(self) -> list[Weight]:
-        weights = self._weights.now()
-        matrices = {weight.parameter: weight for weight in weights if weight.kind == "matrix"}
-        self._vectors = taken_up(
-            self._vectors, matrices, lambda p: _first_right_vectors(matrices[p].by_parts(p.detach()).flatten(2))
-        )
-        return weights
+    def _matrices(self) -> list[nn.Parameter]:
+        return [weight.parameter for weight in self._weights.now() if weight.kind == "matrix"]
+
+    def _begin(self, parameter: nn.Parameter) -> Tensor:
+        weight = next(weight for weight in self._weights.now() if weight.parameter is parameter)
+        return _first_right_vectors(weight.by_parts(parameter.detach()).flatten(2))
 
     @property
     def touched(self) -> list[str]:
@@ -76,19 +74,19 @@ class Spectral(Regularizer, name="spectral"):
         return self._weights.parameters()
 
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        k = self.exponent
-        for weight in self._take_up():
+        k, vectors = self.exponent, self._vectors.now()
+        for weight in self._weights.now():
             parameter = weight.parameter
             if parameter.grad is None:
                 continue
             parts = weight.by_parts(parameter)
             if weight.kind == "matrix":
                 w = parts.flatten(2)
-                before = self._vectors[parameter].to(w)
+                before = vectors[parameter].to(w)
                 u = normalize(w @ before[..., None], dim=1)
                 along = (w.mT @ u).squeeze(2)
                 sigma = torch.linalg.vector_norm(along, dim=1, keepdim=True)
-                self._vectors[parameter] = v = torch.where(sigma > 0, along / sigma, before)
+                vectors[parameter] = v = torch.where(sigma > 0, along / sigma, before)
                 factor = 2 * k * (sigma**k - 1) * sigma ** (k - 1)
                 gradient = (u * (factor * v)[:, None]).view_as(parts)
             else:
@@ -97,12 +95,11 @@ class Spectral(Regularizer, name="spectral"):
 
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`."""
-        self._vectors |= shared(self._vectors, other._vectors)
+        self._vectors.take_over(other._vectors)
 
     def state_dict(self) -> dict[str, Any]:
         """The singular vectors v, layer by layer: ``(parts, inputs)`` each."""
-        self._take_up()
-        return {"vectors": [vector.clone() for vector in self._vectors.values()]}
+        return {"vectors": [vector.clone() for vector in self._vectors.now().values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the vectors of a state made by :meth:`state_dict`.
@@ -110,12 +107,12 @@ class Spectral(Regularizer, name="spectral"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        self._take_up()
-        theirs, own = ([v.numel() for v in vectors] for vectors in (state.get("vectors", []), self._vectors.values()))
+        kept = self._vectors.now()
+        theirs, own = ([v.numel() for v in vectors] for vectors in (state.get("vectors", []), kept.values()))
         if theirs != own:
             raise ValueError(f"the state is of a model whose layers have {theirs} inputs, this one has {own}")
-        pairs = zip(state["vectors"], self._vectors.items(), strict=True)
-        self._vectors = {parameter: vector.to(own, copy=True).view_as(own) for vector, (parameter, own) in pairs}
+        for (parameter, mine), vector in zip(list(kept.items()), state["vectors"], strict=True):
+            kept[parameter] = vector.to(mine, copy=True).view_as(mine)
 
 
 def _first_right_vectors(weights: Tensor) -> Tensor:

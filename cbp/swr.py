@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import shared, taken_up
+from cbp.exchanges import PerParameter
 from cbp.method import Method, averaging_dtype, check_choice, check_number, check_whole
 from cbp.optimizers import NoGradientsError
 from cbp.weighted import Weights, root_mean_square, trained_names
@@ -103,11 +103,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         self._updates = 0
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._weights = Weights(model, kinds=("matrix", "bias"))
-        self._kept: dict[nn.Parameter, _Kept] = {}
-        self._take_up()
-
-    def _take_up(self) -> None:
-        self._kept = taken_up(self._kept, self._weights.parameters(), _Kept.of)
+        self._kept = PerParameter(model, self._weights.parameters, _Kept.of)
 
     @property
     def touched(self) -> list[str]:
@@ -117,13 +113,13 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     @torch.no_grad()
     def step(self) -> list[Tensor]:
         """Draws weights anew where it is time. Returns an empty list: no unit is replaced."""
-        self._take_up()
-        if self.utility == "gradient" and all(parameter.grad is None for parameter in self._kept):
+        kept = self._kept.now()
+        if self.utility == "gradient" and all(parameter.grad is None for parameter in kept):
             raise NoGradientsError("utility='gradient' finds no gradients: call step() before optimizer.zero_grad()")
         self._updates += 1
         due = self._updates % self.period == 0
         if due or self.decay_rate:
-            for parameter in self._kept:
+            for parameter in kept:
                 if not parameter.requires_grad:
                     continue
                 if self.utility == "magnitude":
@@ -133,7 +129,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         return []
 
     def _treat(self, parameter: nn.Parameter, utility: Tensor, *, due: bool) -> None:
-        kept = self._kept[parameter]
+        kept = self._kept.now()[parameter]
         if self.decay_rate:
             kept.average = self._average(parameter).to(parameter.device, averaging_dtype(parameter))
             utility = kept.average.lerp_(utility.to(kept.average), 1 - self.decay_rate)
@@ -166,23 +162,23 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         """As for :class:`cbp.Method`."""
         self._updates, self.drawn = other._updates, other.drawn
         self._generator.set_state(other._generator.get_state())
-        self._kept |= shared(self._kept, other._kept)
+        self._kept.take_over(other._kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Updates so far, the names, shapes and bounds of the weights, averages where there are any, and the generator."""
-        self._take_up()
+        kept = self._kept.now()
         return {
             "updates": self._updates,
             "drawn": self.drawn,
             "weights": self._weights.shapes(),
-            "bounds": [kept.bound for kept in self._kept.values()],
-            "averages": [self._average(parameter).clone() for parameter in self._kept] if self.decay_rate else [],
+            "bounds": [of_weight.bound for of_weight in kept.values()],
+            "averages": [self._average(parameter).clone() for parameter in kept] if self.decay_rate else [],
             "generator": self._generator.get_state(),
         }
 
     def _average(self, parameter: nn.Parameter) -> Tensor:
         """That of a weight's utilities, 0 where none was averaged yet."""
-        average = self._kept[parameter].average
+        average = self._kept.now()[parameter].average
         return torch.zeros_like(parameter, dtype=averaging_dtype(parameter)) if average is None else average
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -193,12 +189,12 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         """
         if missing := {"updates", "drawn", "weights", "bounds", "averages", "generator"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
-        self._take_up()
         if state["weights"] != self._weights.shapes():
             raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._weights.shapes()}")
         self._updates, self.drawn = int(state["updates"]), int(state["drawn"])
-        averages = state["averages"] or [None] * len(self._kept)
-        for (parameter, kept), bound, average in zip(self._kept.items(), state["bounds"], averages, strict=True):
-            kept.bound = float(bound)
-            kept.average = None if average is None else average.detach().to(parameter.device, copy=True)
+        kept = self._kept.now()
+        averages = state["averages"] or [None] * len(kept)
+        for (parameter, of_weight), bound, average in zip(kept.items(), state["bounds"], averages, strict=True):
+            of_weight.bound = float(bound)
+            of_weight.average = None if average is None else average.detach().to(parameter.device, copy=True)
         self._generator.set_state(state["generator"].cpu())

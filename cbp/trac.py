@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import Exchanges, shared, taken_up
+from cbp.exchanges import PerParameter
 from cbp.method import Method, averaging_dtype, check_number
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
@@ -102,8 +102,7 @@ class Trac(Method, name="trac"):
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "Trac")
         self._model = model
-        self._exchanges = Exchanges(model, self._optimizers)
-        self._ways = taken_up({}, held_of(model, self._optimizers), _Way.of)
+        self._ways = PerParameter(model, self._held, _Way.of, self._optimizers)
         self._variances, self._sums = self._nothing_yet()
         self._before: dict[nn.Parameter, Tensor] | None = None
         self._product = 0.0
@@ -112,10 +111,8 @@ class Trac(Method, name="trac"):
         """The first variances and sums."""
         return [0.0] * len(self.decay_rates), [_FIRST_SIGMA] * len(self.decay_rates)
 
-    def _take_up(self) -> None:
-        """Begins with the parameters of the model that the optimizers hold and did not hold before."""
-        if self._exchanges.noticed():
-            self._ways = taken_up(self._ways, held_of(self._model, self._optimizers), _Way.of)
+    def _held(self) -> list[nn.Parameter]:
+        return held_of(self._model, self._optimizers)
 
     @torch.no_grad()
     def before_update(self) -> None:
@@ -124,12 +121,12 @@ class Trac(Method, name="trac"):
         Raises:
             RuntimeError: No parameter has a gradient.
         """
-        self._take_up()
-        check_gradients(self._ways, "Trac", dense=False)
-        self._before = {parameter: parameter.clone() for parameter in self._ways if parameter.grad is not None}
+        ways = self._ways.now()
+        check_gradients(ways, "Trac", dense=False)
+        self._before = {parameter: parameter.clone() for parameter in ways if parameter.grad is not None}
         products = []
         for parameter in self._before:
-            way = self._ways[parameter]
+            way = ways[parameter]
             way.first = way.first.to(parameter)
             way.offset = way.offset.to(parameter.device, averaging_dtype(parameter))
             products.append((parameter.grad * way.offset).sum(dtype=torch.float64).cpu())  # type: ignore[operator]
@@ -147,6 +144,8 @@ class Trac(Method, name="trac"):
         before, self._before = self._before, None
         if not math.isfinite(self._product):  # gradients overflowed, as at times under a gradient scaler, which makes no step
             return []
+        if len(self._sums) != len(self.decay_rates):  # which were set since
+            self._variances, self._sums = self._nothing_yet()
         h, scale = self._product, 0.0
         for j, beta in enumerate(self.decay_rates):
             self._variances[j] = beta**2 * self._variances[j] + h**2
@@ -154,8 +153,10 @@ class Trac(Method, name="trac"):
             x = self._sums[j] / (math.sqrt(2 * self._variances[j]) + self.eps)
             scale += self.first_scale / _erfi(1 / math.sqrt(2)) * _erfi(x)
         self.scale = max(0.0, scale)
+        ways = self._ways.now()
         for parameter, old in before.items():
-            way = self._ways[parameter]
+            if (way := ways.get(parameter)) is None:  # exchanged since
+                continue
             way.offset.add_(parameter - old)
             parameter.copy_(way.first).add_(way.offset, alpha=self.scale)
         return []
@@ -163,20 +164,20 @@ class Trac(Method, name="trac"):
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`."""
         self.scale, self._variances, self._sums = other.scale, list(other._variances), list(other._sums)
-        self._ways |= shared(self._ways, other._ways)
+        self._ways.take_over(other._ways)
 
     def begin_anew(self) -> None:
         """Takes the weights as they are now for the first ones, and nothing for what was made of them."""
         self.scale, self._variances, self._sums = 0.0, *self._nothing_yet()
-        self._ways = taken_up({}, self._ways, _Way.of)
+        self._ways.begin_anew()
 
     def state_dict(self) -> dict[str, Any]:
         """The first weights, the offsets, and what the scale is made from."""
-        self._take_up()
+        ways = self._ways.now().values()
         return {
             "decay_rates": list(self.decay_rates),
-            "first": [way.first.clone() for way in self._ways.values()],
-            "offsets": [way.offset.clone() for way in self._ways.values()],
+            "first": [way.first.clone() for way in ways],
+            "offsets": [way.offset.clone() for way in ways],
             "variances": list(self._variances),
             "sums": list(self._sums),
             "scale": self.scale,
@@ -190,12 +191,12 @@ class Trac(Method, name="trac"):
         """
         if missing := {"first", "offsets", "variances", "sums", "scale"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
-        self._take_up()
+        ways = self._ways.now().values()
         theirs = [list(first.shape) for first in state["first"]]
-        own = [list(way.first.shape) for way in self._ways.values()]
+        own = [list(way.first.shape) for way in ways]
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
-        for way, first, offset in zip(self._ways.values(), state["first"], state["offsets"], strict=True):
+        for way, first, offset in zip(ways, state["first"], state["offsets"], strict=True):
             way.first.copy_(first)
             way.offset.copy_(offset)
         self.scale = float(state["scale"])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.exchanges import Exchanges, shared, taken_up
+from cbp.exchanges import PerParameter
 from cbp.generators import for_device
 from cbp.method import Method, averaging_dtype, check_number, check_whole
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
@@ -94,14 +94,11 @@ class UPGD(Method, name="upgd"):
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "UPGD")
         self._model = model
-        self._exchanges = Exchanges(model, self._optimizers)
-        self._averages = taken_up({}, held_of(model, self._optimizers), _Average.of)
+        self._averages = PerParameter(model, self._held, _Average.of, self._optimizers)
         self._before: dict[nn.Parameter, Tensor] | None = None
 
-    def _take_up(self) -> None:
-        """Begins with the parameters of the model that the optimizers hold and did not hold before."""
-        if self._exchanges.noticed():
-            self._averages = taken_up(self._averages, held_of(self._model, self._optimizers), _Average.of)
+    def _held(self) -> list[nn.Parameter]:
+        return held_of(self._model, self._optimizers)
 
     @torch.no_grad()
     def before_update(self) -> None:
@@ -110,10 +107,10 @@ class UPGD(Method, name="upgd"):
         Raises:
             RuntimeError: No parameter has a gradient, or one has a sparse gradient.
         """
-        self._take_up()
-        check_gradients(self._averages, "UPGD", dense=True)
+        averages = self._averages.now()
+        check_gradients(averages, "UPGD", dense=True)
         self._before = {}
-        for parameter, average in self._averages.items():
+        for parameter, average in averages.items():
             if parameter.grad is not None:
                 utility = average.utility = average.utility.to(parameter.device, averaging_dtype(parameter))
                 now = (-parameter.grad * parameter).to(utility)
@@ -132,7 +129,9 @@ class UPGD(Method, name="upgd"):
         if self._before is None:
             raise RuntimeError("UPGD needs the gradients: call before_update() between loss.backward() and optimizer.step()")
         before, self._before = self._before, None
-        corrected = {parameter: self._averages[parameter].corrected(self.decay_rate) for parameter in before}
+        averages = self._averages.now()
+        before = {parameter: old for parameter, old in before.items() if parameter in averages}
+        corrected = {parameter: averages[parameter].corrected(self.decay_rate) for parameter in before}
         if not corrected:
             return []
         device = next(iter(before)).device
@@ -158,14 +157,14 @@ class UPGD(Method, name="upgd"):
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`."""
         self._generator.set_state(other._generator.get_state())
-        self._averages |= shared(self._averages, other._averages)
+        self._averages.take_over(other._averages)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages of the utilities, how many updates are in each, and the generator."""
-        self._take_up()
+        averages = self._averages.now().values()
         return {
-            "utilities": [average.utility.clone() for average in self._averages.values()],
-            "updates": [average.updates for average in self._averages.values()],
+            "utilities": [average.utility.clone() for average in averages],
+            "updates": [average.updates for average in averages],
             "generator": self._generator.get_state(),
         }
 
@@ -177,12 +176,12 @@ class UPGD(Method, name="upgd"):
         """
         if missing := {"utilities", "updates", "generator"} - state.keys():
             raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
-        self._take_up()
+        averages = self._averages.now().values()
         theirs = [list(utility.shape) for utility in state["utilities"]]
-        own = [list(average.utility.shape) for average in self._averages.values()]
+        own = [list(average.utility.shape) for average in averages]
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
-        for average, utility, updates in zip(self._averages.values(), state["utilities"], state["updates"], strict=True):
+        for average, utility, updates in zip(averages, state["utilities"], state["updates"], strict=True):
             average.utility.copy_(utility)
             average.updates = int(updates)
         self._generator.set_state(state["generator"].cpu())

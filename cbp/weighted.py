@@ -122,9 +122,11 @@ class Weights:
 
     def now(self) -> list[Weight]:
         """The weights that the model has now, in its order."""
-        if self._exchanges.noticed():
-            self._found = self._of_kinds(known_weights(self._model).values())
+        self._exchanges.follow(self._look)
         return self._found
+
+    def _look(self) -> None:
+        self._found = self._of_kinds(known_weights(self._model).values())
 
     def parameters(self) -> list[nn.Parameter]:
         """Their tensors."""

@@ -13,6 +13,7 @@ from agents.reporting.comparison import Comparison, Estimate, Statistic, compare
 from agents.reporting.results import AgentResult, find_runs, read_run
 from agents.reporting.tables import cell, left_out, phase_range, row
 from agents.runs.config import Config, flat, with_overrides
+from agents.runs.errors import UserError
 from agents.runs.protocols import PROTOCOLS, protocol_of
 from agents.runs.run_folder import RunFolder
 from agents.supervised.config import LearningConfig
@@ -101,19 +102,17 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
     measured = [run for comparison in comparisons for by_seed in comparison.runs.values() for run in by_seed.values()]
     measured = [run for run in measured if math.isfinite(run.trainability)]
     usual = Counter(run.learned_for for run in measured).most_common(1)[0][0] if measured else None
-    for comparison in comparisons:
-        for by_seed in comparison.runs.values():
-            runs: list[AgentResult] = list(by_seed.values())
-            measures = [
-                {
-                    **run_measures(run, phases),
-                    "trainability": run.trainability if run.learned_for == usual else math.nan,
-                    "cost": run.cost,
-                }
-                for run in runs
-            ]
-            estimates = [estimate([of_run[column] for of_run in measures], statistic) for column in COLUMNS]
-            rows.append((_name(runs[0].config, name), len(runs), estimates))
+    for label, runs in _by_label(name, comparisons).items():
+        measures = [
+            {
+                **run_measures(run, phases),
+                "trainability": run.trainability if run.learned_for == usual else math.nan,
+                "cost": run.cost,
+            }
+            for run in runs
+        ]
+        estimates = [estimate([of_run[column] for of_run in measures], statistic) for column in COLUMNS]
+        rows.append((label, len(runs), estimates))
     rows.sort(key=lambda of_row: -_or_last(of_row[2][0]))
     environments = comparisons[0].config
     assert isinstance(environments, Config)  # noqa: S101
@@ -131,6 +130,20 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
         *(row([label, str(seeds), *map(cell, estimates)]) for label, seeds, estimates in rows),
         *(["", *notes] if notes else []),
     ]
+
+
+def _by_label(name: str, comparisons: Sequence[Comparison]) -> dict[str, list[AgentResult]]:
+    """The runs of each row. Those of a sweep over values, one of which is the method's own, are beside those without."""
+    found: dict[str, dict[int, AgentResult]] = {}
+    for comparison in comparisons:
+        for by_seed in comparison.runs.values():
+            for seed, run in by_seed.items():
+                of_label = found.setdefault(_name(run.config, name), {})
+                if seed in of_label:
+                    label = _name(run.config, name)
+                    raise UserError(f"'{of_label[seed].path}' and '{run.path}' are both {label} with seed {seed}")
+                of_label[seed] = run
+    return {label: list(of_label.values()) for label, of_label in found.items()}
 
 
 def _or_last(value: Estimate) -> float:

@@ -191,7 +191,7 @@ def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
         json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {"complete": False}
     )
     recorded = folder.path / "curve.csv"
-    columns = read_columns(recorded if recorded.exists() else folder.progress)
+    columns = read_columns(recorded, strict=True) if recorded.exists() else read_columns(folder.progress)
     tasks = len(columns.get("task/number", ()))
     progress = f"{tasks:,} of {config.tasks:,} tasks"
     if not summary["complete"]:

@@ -185,7 +185,7 @@ def make_configs(args: argparse.Namespace, methods: Sequence[str], seeds: Sequen
         UserError: As :func:`make_config`, or two values that would share a folder.
     """
     overrides = [parse_overrides(text) for text in args.set or []]
-    varied = list(dict.fromkeys(values[0][0] for values in overrides if len(values) > 1))
+    varied = sorted({values[0][0] for values in overrides if len(values) > 1})
     return each_once(
         dataclasses.replace(make_config(args, method, seed, dict(chosen)), varied=varied)
         for seed in seeds

@@ -52,6 +52,7 @@ class Carried:
         self._in_turns = in_turns
         self._targets = dict(targets or {})
         self._has_warned = False
+        self._was_loaded = False  # from the policy's state, where the first releases had the method's
         self._rests = False  # in this step, which has gradients of other networks alone
         self._handles: list[RemovableHandle] = []
         self._given = self._options()
@@ -90,7 +91,7 @@ class Carried:
         """The method's options as they are now, as numbers and words of Python, be they set as NumPy's."""
         options = {name: getattr(self.method, name, None) for name in options_of(type(self.method))}
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-        return {name: value for name, value in plain.items() if isinstance(value, bool | int | float | str)}
+        return {name: value for name, value in plain.items() if _is_plain(value)}
 
     def _take_options(self, options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         """Sets the options that were set on another one, but for those that the two were given differently."""
@@ -98,6 +99,11 @@ class Carried:
             given_alike = given.get(name) == self._given.get(name)
             if given_alike and getattr(self.method, name, None) != options[name]:
                 setattr(self.method, name, options[name])
+
+    def load_first_release(self, state: Mapping[str, Any]) -> None:
+        """As :meth:`load_state_dict`, from a policy's state; the optimizer's, which is loaded next, says nothing of methods."""
+        self.load_state_dict(state)
+        self._was_loaded = True
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`, or from one of the method alone.
@@ -115,10 +121,15 @@ class Carried:
             of_method = self._for_own_layers(of_method)
             if given.get("init") != self._given.get("init"):
                 bounds = [layer.fresh_bounds for layer in self.method.layers]
-        self.method.load_state_dict(of_method)
+        before = self._options()
+        self._take_options(options, given)  # by which a state may be read
+        try:
+            self.method.load_state_dict(of_method)
+        except ValueError:
+            self._take_options(before, self._given)
+            raise
         for layer, own_bounds in zip(self.method.layers, bounds, strict=False):
             layer.fresh_bounds = own_bounds
-        self._take_options(options, given)
 
     def _for_own_layers(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state with this model's layers: weights may be frozen here or have been there, of which no file tells."""
@@ -195,7 +206,9 @@ class Carried:
     def _take_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:  # noqa: ARG002
         saved = self._saved(state.get(_KEY, {}))
         if saved is None:  # it is that of an optimizer without a method
-            self.method.begin_anew()
+            if not self._was_loaded:
+                self.method.begin_anew()
+            self._was_loaded = False
             return
         try:
             self.load_state_dict(saved)
@@ -218,6 +231,13 @@ class Carried:
             return saved
         of_own = [layer for name, layer in layers.items() if network_of(name) in own]
         return {**(saved or next(iter(states.values()))), "layers": of_own} if of_own else saved
+
+
+def _is_plain(value: object) -> bool:
+    """Whether an option is a number, a word or a list of such."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str)
 
 
 def _loss(network: str) -> Any:

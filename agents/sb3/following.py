@@ -35,7 +35,7 @@ class Following(_Policy):
     methods: dict[str, cbp.Method]
     left_out: list[str]
     _carried: list[Carried]
-    _resting: Sequence[Carried] = ()  # what they were before all of them had nothing to treat
+    _resting: Sequence[Carried] = ()  # what they were of networks that have nothing to treat now
     _trained: tuple[Any, ...] | None = None
     _others: weakref.WeakSet[Optimizer]
 
@@ -63,7 +63,7 @@ class Following(_Policy):
         if before is None or (now := self._signature()) == before:
             return
         same_modules = now[1:] == before[1:]
-        carried = self._carried or self._resting
+        carried = [*self._carried, *self._resting]
         for old in carried:
             old.detach()
         try:
@@ -73,7 +73,8 @@ class Following(_Policy):
             self._begin_to_follow()
             warnings.warn(f"the method of this {type(self).__name__} rests: {error}", stacklevel=3)
             return
-        self._resting = ()
+        treated = [new.name for new in self._carried]
+        self._resting = [old for old in carried if old.name not in treated]
         for new in self._carried:
             for old in carried:
                 if old.name == new.name:

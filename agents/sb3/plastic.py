@@ -276,7 +276,7 @@ class Plastic(Following):
         state = state_dict.pop(f"{prefix}_extra_state", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if state and self._carried:
-            self._carried[0].load_state_dict(state)
+            self._carried[0].load_first_release(state)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

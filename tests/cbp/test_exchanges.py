@@ -114,6 +114,86 @@ def test_a_state_is_that_of_the_model_as_it_is_now(name):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["c-chain", "pfo"])
+@pytest.mark.parametrize("saved_at_once", [False, True])
+def test_what_is_resumed_after_an_exchange_goes_on_exactly(name, saved_at_once):
+    def made(seed):
+        model = chain(3, 6, 2, seed=seed)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        method = cbp.METHODS[name](model, optimizer)
+        return model, optimizer, method
+
+    def update(model, optimizer, method, seed):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            model(torch.rand(4, 3, dtype=torch.float64))  # acts
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.rand(4, 3, dtype=torch.float64)).square().sum().backward()
+            method.before_update()
+            optimizer.step()
+            method.step()
+
+    def exchange(model, optimizer, seed):
+        model[2] = chain(6, 2, seed=seed)[0]
+        optimizer.param_groups[0]["params"] = list(model.parameters())
+
+    first = made(1)
+    update(*first, seed=0)
+    exchange(*first[:2], seed=3)
+    if not saved_at_once:
+        update(*first, seed=1)
+    second = made(2)
+    if not saved_at_once:
+        exchange(*second[:2], seed=4)
+    second[0].load_state_dict(first[0].state_dict())
+    second[2].load_state_dict(copy.deepcopy(first[2].state_dict()))
+    for each in (first, second):
+        update(*each, seed=2)
+    for ours, theirs in zip(first[0].parameters(), second[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_spread_is_that_of_the_update_after_the_exchange_whatever_the_period():
+    model = chain(3, 6, 2, seed=1)
+    method = cbp.ShrinkPerturb(model, torch.optim.SGD(model.parameters(), lr=0.1), period=50, noise="fresh")
+    model[2] = chain(6, 2, seed=3)[0]
+    first = model[2].weight.detach().square().mean().sqrt().item()
+    method.step()
+    with torch.no_grad():
+        model[2].weight.mul_(100)
+    assert method.state_dict()["spreads"][2] == first
+
+
+def test_an_average_goes_on_under_another_name():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    method = cbp.HareTortoise(model, torch.optim.SGD(model.parameters(), lr=0.1), momentum=0.5)
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+        model[1].running_mean.add_(1.0)
+    method.step()
+    before = dict(method.tortoise)
+    model.insert(0, nn.Identity())
+    assert torch.equal(method.state_dict()["tortoise"]["1.weight"], before["0.weight"])
+    assert torch.equal(method.state_dict()["tortoise"]["2.running_mean"], before["1.running_mean"])
+    model[2].register_buffer("running_mean", torch.zeros(5))  # of another size
+    method.step()
+    assert method.tortoise["2.running_mean"].shape == (5,)
+
+
+def test_parseval_tells_of_the_layers_that_there_are():
+    model = chain(3, 6, 2, seed=1)
+    method = cbp.Parseval(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    model[0], model[2] = chain(3, 9, 2, seed=2)[0], chain(3, 9, 2, seed=2)[2]
+    assert method.state_dict()["weights"] == [["0.weight", 9, 3]]
+    method.load_state_dict({"weights": [["0.weight", 9, 3]]})
+    model[0].requires_grad_(False)
+    model[0] = chain(3, 9, seed=2)[0].requires_grad_(False)
+    for _ in range(2):  # not only the first time
+        with pytest.raises(cbp.LayerError, match="no hidden layer whose weights are trained"):
+            _ = method.touched
+
+
 @pytest.mark.parametrize("name", [name for name in OPTIONS if hasattr(cbp.METHODS[name], "touched")])
 def test_a_layer_that_is_added_is_treated(name):
     model = nn.Sequential(*chain(3, 6, 2))
@@ -121,9 +201,7 @@ def test_a_layer_that_is_added_is_treated(name):
     before = method.touched
     model.append(nn.ReLU())
     model.append(nn.Linear(2, 4, dtype=torch.float64))
-    if name == "parseval":  # it looks when it acts
-        model(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
-        method.before_update()
+    if name == "parseval":  # of hidden layers
         assert method.touched == [*before, "2.weight"]
     else:
         assert set(method.touched) - set(before) == {"4.weight"} | ({"4.bias"} if "2.bias" in before else set())

@@ -370,7 +370,7 @@ def test_copies_of_a_model_and_its_method_take_up_parameters_of_their_own():
     optimizer.add_param_group({"params": [*model[0].parameters()]})
     model(torch.ones(2, 3, dtype=torch.float64)).square().sum().backward()
     method.before_update()
-    assert [tuple(utility.shape) for utility in method.state_dict()["utilities"]] == [(2, 6), (2,), (6, 3), (6,)]
+    assert [tuple(utility.shape) for utility in method.state_dict()["utilities"]] == [(6, 3), (6,), (2, 6), (2,)]
     assert math.isfinite(sum(utility.sum().item() for utility in method.state_dict()["utilities"]))
 
 

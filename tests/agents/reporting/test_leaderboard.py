@@ -98,6 +98,17 @@ def test_settings_that_depart_from_the_protocol_have_a_row_of_their_own(tmp_path
     assert rows == ["`cbp`, replacement_rate=0.5", "`ppo`, gamma=0.9, max_grad_norm=0.5", "`ppo`"]
 
 
+def test_a_sweep_over_values_has_one_row_with_runs_of_the_method_s_own_value(tmp_path, capsys):
+    run(tmp_path / "runs", "cbp", 0, returns=(10.0, 10.0))
+    run(tmp_path / "runs", "cbp", 1, "--set", "replacement_rate=1e-4", varied=["replacement_rate"], returns=(20.0, 20.0))
+    page = tmp_path / "page.md"
+    assert draw(tmp_path / "runs", page=page) == 0
+    assert "| `cbp` | 2 | 15.0 (10.0, 20.0) |" in section(page)
+    run(tmp_path / "runs", "cbp", 0, "--set", "replacement_rate=1e-4", varied=["replacement_rate"])
+    assert draw(tmp_path / "runs", page=page) == 2
+    assert "are both `cbp` with seed 0" in capsys.readouterr().err
+
+
 def test_runs_belong_to_a_protocol_by_what_they_are_and_others_are_left_out_by_name(tmp_path, capsys):
     run(tmp_path / "runs", protocol=None)
     other = run(tmp_path / "runs", "cbp", n_envs=4)

@@ -685,4 +685,7 @@ def test_a_page_may_be_a_link_and_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="folder") as caught:
         write_atomically(tmp_path / "folder", "new")
     assert caught.value.filename == str(tmp_path / "folder")
+    with pytest.raises(OSError, match="Not a directory") as caught:
+        write_atomically(tmp_path / "page.md" / "page", "new")
+    assert caught.value.filename == str(tmp_path / "page.md" / "page")
     assert {path.name for path in tmp_path.iterdir()} == {"page.md", "link.md", "folder"}

@@ -88,7 +88,7 @@ def test_the_rest_goes_on_where_a_head_is_exchanged():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.learn(32)
-    kept = model.policy.method._initial
+    kept = model.policy.method._initial.now()
     for name, parameter in model.policy.named_parameters():
         if not name.startswith("value_net"):
             assert torch.equal(kept[parameter], first[name]), name
@@ -318,3 +318,78 @@ def test_pfo_with_one_update_a_rollout_says_that_it_does_nothing():
 def test_activations_that_double_are_refused_where_nothing_makes_room_for_them():
     with pytest.raises(NotImplementedError, match=r"activation_fn=cbp\.CReLU.* for SACPlasticMlpPolicy is not supported"):
         SAC("PlasticMlpPolicy", "Pendulum-v1", policy_kwargs={"activation_fn": cbp.CReLU})
+
+
+def test_a_network_that_is_trained_again_goes_on_where_it_was_frozen():
+    model = sac("l2-init")
+    model.learn(10)
+    first = model.policy.methods["actor"].state_dict()["initial"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for trained in (False, True):
+            model.actor.requires_grad_(trained)
+            model.learn(10)
+            assert ("actor" in model.policy.methods) == trained
+    assert same(model.policy.methods["actor"].state_dict()["initial"], first)
+
+
+@pytest.mark.parametrize("method", ["c-chain", "pfo"])
+def test_a_new_head_of_the_same_shape_is_not_compared_with_the_old_one(method):
+    model = ppo(method).learn(64)
+    model.policy.action_net = nn.Linear(8, 1)
+    model.policy.optimizer = torch.optim.Adam(model.policy.parameters(), lr=3e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.policy.set_training_mode(True)
+    state = model.policy.method.state_dict()
+    assert state.get("reference") is None
+    assert state.get("then") is None
+
+
+def test_options_that_are_lists_are_kept_too(tmp_path):
+    model = ppo("trac")
+    model.policy.method.decay_rates = [0.5, 0.6]
+    model.learn(32)
+    sums = model.policy.method.state_dict()["sums"]
+    assert len(sums) == 2
+    model.save(tmp_path / "model")
+    for method in (PPO.load(tmp_path / "model").policy.method, model.policy.method):
+        assert method.decay_rates == [0.5, 0.6]
+        assert method.state_dict()["sums"] == sums
+    frozen(model)
+    assert model.policy.method.decay_rates == [0.5, 0.6]
+
+
+@pytest.mark.parametrize("method", ["l2-init", "trac", "hare-tortoise", "nap"])
+def test_a_state_where_the_first_releases_had_it_is_kept(method):
+    model = ppo(method).learn(64)
+    parameters = model.get_parameters()
+    parameters["policy"] = {**parameters["policy"], "_extra_state": model.policy.method.state_dict()}
+    parameters["policy.optimizer"] = {k: v for k, v in parameters["policy.optimizer"].items() if k != "methods"}
+    other = ppo(method, seed=5)
+    other.set_parameters(parameters)
+    assert same(states(other), states(model))
+
+
+def test_a_method_of_ones_own_goes_on_with_its_state_by_default():
+    class Counting(cbp.Method, name="counting"):
+        def __init__(self, model, optimizer):
+            self.steps = 0
+
+        def step(self):
+            self.steps += 1
+            return []
+
+        def state_dict(self):
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state):
+            self.steps = state["steps"]
+
+    try:
+        model = ppo("counting").learn(64)
+        model.policy.optimizer = torch.optim.SGD(model.policy.parameters(), lr=0.1)
+        model.policy.set_training_mode(True)
+        assert model.policy.method.steps == 4
+    finally:
+        del cbp.METHODS["counting"]

@@ -345,7 +345,7 @@ def test_several_values_of_settings_are_a_run_for_each_combination(tmp_path):
     grid = ["--set", "replacement_rate=1e-3,0.01", "--set", "net_arch=[8,8]", "--set", "maturity_threshold=10,20,1e1"]
     runs = planned(tmp_path, "--methods", "cbp,cbp-no-l2", *grid)
     labels = [
-        f"{method},replacement_rate={rate},maturity_threshold={age}"
+        f"{method},maturity_threshold={age},replacement_rate={rate}"
         for method in ("cbp", "cbp-no-l2")
         for rate in (0.001, 0.01)
         for age in (10, 20)
@@ -481,9 +481,8 @@ def test_a_damaged_log_does_not_end_the_sweep(tmp_path):
 
 
 def make_config_of_small():
-    return sweep.make_config(
-        sweep._parser().parse_args([*SMALL, "--methods", "ppo", "--seeds", "0", "--run-dir", "x"]), "ppo", 0
-    )
+    args = sweep._parser().parse_args([*SMALL, "--methods", "ppo", "--seeds", "0", "--run-dir", "x"])
+    return sweep.make_configs(args, ["ppo"], [0])[0]
 
 
 def test_a_run_dir_that_is_a_file_is_refused_before_ray_starts(tmp_path, capsys, monkeypatch):
