@@ -46,7 +46,6 @@ class Exchanges:
         now = self._held()
         if len(now) == len(self._known) and all(map(is_, now, self._known)):
             return
-        self._known = []
         look()
         self._modules = list(self._model.modules())
         self._known = self._held()

@@ -429,3 +429,13 @@ def test_channels_in_front_of_a_convolution_in_groups_feed_the_rows_of_their_own
         assert optimizer.state[model[2].weight]["exp_avg"][rows[c], c % 2].any().item() == (c not in units)
         if c not in units:
             assert method.layers[0].utility[c].item() == pytest.approx(expected[c])
+
+
+def test_crelu_behind_a_convolution_gives_the_channels_and_then_their_other_sides():
+    x = torch.tensor([[[[2.0]], [[-3.0]]]])  # a sample of two channels of one position
+    assert cbp.CReLU(dim=1)(x).tolist() == [[[[2.0]], [[0.0]], [[0.0]], [[3.0]]]]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), cbp.CReLU(dim=1), nn.Flatten(), nn.Linear(8 * 4, 2)).double()
+    example = (torch.randn(2, 3, 4, 4, dtype=torch.float64),)
+    (layer,) = cbp.find_layers(model, example)
+    assert layer.units == 4
+    assert cbp.verify(model, example) < 1e-12
