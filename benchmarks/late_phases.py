@@ -75,12 +75,11 @@ def main() -> None:
     table(comparison, f"dormant units of {first} (%)", mean_of("dormant_policy"), args.baseline, 2, seeds_own=True)
     for kind in next(iter(comparison.runs[args.baseline].values())).scores:
         measured = {
-            method: by_seed
+            method: {seed: run for seed, run in by_seed.items() if kind in run.scores}
             for method, by_seed in comparison.runs.items()
-            if all(kind in run.scores for run in by_seed.values())
         }
-        if args.baseline in measured:
-            of_those = replace(comparison, runs=measured)
+        if measured[args.baseline]:
+            of_those = replace(comparison, runs={method: by_seed for method, by_seed in measured.items() if by_seed})
             table(of_those, kind, lambda run, kind=kind: run.scores[kind], args.baseline, 2, seeds_own=True)  # type: ignore[misc]
 
 
