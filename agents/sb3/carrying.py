@@ -72,15 +72,18 @@ class Carried:
         """Takes the hooks off, and what the method watches the networks with."""
         for handle in self._handles:
             handle.remove()
+        self._handles = []
         if isinstance(self.method, cbp.ReplacingMethod | cbp.Replaying):
             self.method.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": []}
+        return {**self.__dict__, "_handles": bool(self._handles)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.attach()
+        self._handles = []
+        if state["_handles"]:  # else it rests
+            self.attach()
 
     def state_dict(self) -> dict[str, Any]:
         """The method's state, and its options as they are now."""

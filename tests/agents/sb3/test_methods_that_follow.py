@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -331,6 +333,18 @@ def test_a_network_that_is_trained_again_goes_on_where_it_was_frozen():
             model.learn(10)
             assert ("actor" in model.policy.methods) == trained
     assert same(model.policy.methods["actor"].state_dict()["initial"], first)
+
+
+def test_what_rests_in_a_policy_rests_in_its_copies():
+    model = sac("shrink-perturb", shrink=0.5)
+    model.actor.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.learn(10)
+    for policy in (model.policy, copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))):  # noqa: S301
+        assert list(policy.methods) == ["critic"]
+        assert len(policy.actor.optimizer._optimizer_step_post_hooks) == 0
+        assert len(policy.critic.optimizer._optimizer_step_post_hooks) == 1
 
 
 @pytest.mark.parametrize("method", ["c-chain", "pfo"])
