@@ -98,7 +98,7 @@ def leaderboard(page: str, boards: Boards, statistic: Statistic) -> str:
 
 def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -> list[str]:
     phases = sorted(set.intersection(*(set(comparison.phases) for comparison in comparisons)))
-    rows = []
+    rows, partly = [], []
     measured = [run for comparison in comparisons for by_seed in comparison.runs.values() for run in by_seed.values()]
     measured = [run for run in measured if math.isfinite(run.trainability)]
     usual = Counter(run.learned_for for run in measured).most_common(1)[0][0] if measured else None
@@ -113,11 +113,16 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
         ]
         estimates = [estimate([of_run[column] for of_run in measures], statistic) for column in COLUMNS]
         rows.append((label, len(runs), estimates))
+        scored = sum(math.isfinite(of_run["trainability"]) for of_run in measures)
+        if 0 < scored < len(runs):
+            partly.append(f"{label} {scored} of {len(runs)}")
     rows.sort(key=lambda of_row: -_or_last(of_row[2][0]))
     environments = comparisons[0].config
     assert isinstance(environments, Config)  # noqa: S101
     counted = f"Phases {phase_range(phases)} of {environments.env}, {environments.change_words} steps." if phases else ""
     notes = [f"- {line}" for comparison in comparisons for line in left_out(comparison)]
+    if partly:
+        notes.append(f"- Seeds of which trainability was measured: {'; '.join(partly)}.")
     others = sorted({f"`{run.config.method}`, seed {run.config.seed}" for run in measured if run.learned_for != usual})
     if others:
         by = usual or "an unknown number of"

@@ -82,6 +82,17 @@ def test_a_run_that_went_on_after_it_was_measured_has_no_trainability(tmp_path):
     assert "| `ppo` | 1 | 15.0 | 40.0 | – |" in section(tmp_path / "page.md")
 
 
+def test_a_score_of_some_of_the_seeds_is_told_as_such(tmp_path):
+    for seed in range(3):
+        path = run(tmp_path / "runs", seed=seed)
+        if seed < 2:
+            (path / "trainability.csv").write_text(
+                "checkpoint,phase,steps,kind,score,low,high\na,1,400000,policy-fresh-head,0.9,0.8,1\n"
+            )
+    draw(tmp_path / "runs", page=tmp_path / "page.md")
+    assert "- Seeds of which trainability was measured: `ppo` 2 of 3." in section(tmp_path / "page.md")
+
+
 def test_five_seeds_have_an_interval(tmp_path):
     for seed in range(5):
         run(tmp_path / "runs", seed=seed, returns=(10.0 + seed, 10.0 + seed))
