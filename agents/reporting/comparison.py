@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import scipy.stats
 
-from agents.reporting.results import BINS, RETURN, AgentResult, Array, LearningResult, RunResult
+from agents.reporting.results import BINS, RETURN, STD, AgentResult, Array, LearningResult, RunResult
 from agents.runs.config import Config
 from agents.runs.errors import UserError, unknown
 from agents.runs.verdict import IDLE_UNITS, PhaseEnd
@@ -47,6 +47,7 @@ MEASURES: dict[str, str] = {
     "kernel_value": "effective rank of the tangent kernel, value",
     "weight_policy": "mean size of weights, policy",
     "weight_value": "mean size of weights, value",
+    "std": "standard deviation of the policy's actions",
 }
 """Measures of a phase, and what they are called in words."""
 
@@ -211,6 +212,7 @@ def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
         **{f"rank_{network}": _last(result, phase, name, "stable_rank") for network, name in networks.items()},
         **{f"kernel_{network}": _last(result, phase, name, "probe_ntk_effective_rank") for network, name in networks.items()},
         **{f"weight_{network}": _last(result, phase, name, "weight_magnitude") for network, name in networks.items()},
+        "std": _last_of([result.curve[STD][phase]] if STD in result.curve else []),
     }
 
 
@@ -267,7 +269,11 @@ def curves_of(result: RunResult, network: str, measure: str) -> list[Array]:
 
 def _last(result: RunResult, phase: int, network: str, measure: str) -> float:
     """The last recorded value in a phase, averaged over the network's layers."""
-    rows = [curve[phase] for curve in curves_of(result, network, measure)]
+    return _last_of([curve[phase] for curve in curves_of(result, network, measure)])
+
+
+def _last_of(rows: Sequence[Array]) -> float:
+    """The mean of the last values of some rows; NaN where there is none."""
     last = [row[np.isfinite(row)][-1] for row in rows if np.isfinite(row).any()]
     return float(np.mean(last)) if last else np.nan
 

@@ -25,6 +25,9 @@ BINS = 20
 """Parts of equal length that a phase is cut into."""
 
 RETURN = "return"
+STD = "train/std"
+"""The standard deviation of a Gaussian policy's actions, under SB3's name for it."""
+
 TRAINABILITY = "trainability.csv"
 MEASURED_BY = "trainability.json"  # the settings
 RECORDED = ("config.json", "summary.json", "curve.csv", TRAINABILITY, MEASURED_BY)
@@ -49,9 +52,9 @@ class RunResult:
         complete: Whether that is all.
         versions: Those of its ``summary.json``.
         curve: Empty while the run is not complete. Of reinforcement learning, arrays of shape ``(phases, BINS)``: mean
-            ``"return"`` of the episodes that ended, and the last value of each measure (under its name in TensorBoard), in each
-            part of each phase; NaN where there is none. Of supervised learning, arrays of shape ``(tasks, 1)``: every measure
-            under its name in TensorBoard.
+            ``"return"`` of the episodes that ended, and the last value of each measure and of :data:`STD` (under its name in
+            TensorBoard), in each part of each phase; NaN where there is none. Of supervised learning, arrays of shape
+            ``(tasks, 1)``: every measure under its name in TensorBoard.
     """
 
     path: Path
@@ -350,7 +353,7 @@ def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], lengths: li
     # A row tells of the rollout that ends at its step, and of the phase of the first environment there.
     parts = part_of_phase(time_in_phase(steps, np.zeros_like(steps), phase), length[phase])
     for name in sorted(progress):
-        if name.split("/")[-1] in _MEASURES:
+        if name == STD or name.split("/")[-1] in _MEASURES:
             curve[name] = np.full((phases, BINS), np.nan)
             recorded = np.isfinite(progress[name])
             curve[name][phase[recorded], parts[recorded]] = progress[name][recorded]

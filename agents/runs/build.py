@@ -288,6 +288,7 @@ def _make_ppo(config: Config, values: Hyperparameters, vec_env: VecEnv, method: 
             "padded_inputs": values.padded_inputs,
             "ortho_init": values.weight_init == "sb3",
             "log_std_init": values.log_std_init,
+            "decay_log_std": values.decay_log_std,
             "method": method,
             "method_kwargs": config.method_kwargs,
             **config.preset.policy_kwargs,

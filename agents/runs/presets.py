@@ -35,6 +35,7 @@ class Hyperparameters:
         beta2: Adam's decay of the second moment.
         adam_eps: Adam's ε.
         weight_decay: Coupled L2 penalty on every parameter.
+        decay_log_std: Whether also on the logarithm of the Gaussian's standard deviation.
         net_arch: Units of each hidden layer, the same for the policy and the value network.
         activation: Of the hidden layers.
         weight_init: As in :class:`agents.PlasticMlpPolicy`.
@@ -58,6 +59,7 @@ class Hyperparameters:
     beta2: float = 0.999  # paper
     adam_eps: float = 1e-8  # published code
     weight_decay: float = 0.0  # paper
+    decay_log_std: bool = True  # published code
     net_arch: tuple[int, ...] = (256, 256)  # paper
     activation: Literal["relu", "tanh", "crelu"] = "relu"  # paper
     weight_init: Literal["sb3", "lecun"] = "lecun"  # published code
@@ -104,6 +106,7 @@ METHODS: dict[str, MethodPreset] = {
     "ppo": MethodPreset(),
     "ppo-tuned": MethodPreset(changes=_TUNED),
     "l2": MethodPreset(changes={**_TUNED, "weight_decay": 1e-3}),  # paper
+    "l2-networks": MethodPreset(changes={**_TUNED, "weight_decay": 1e-3, "decay_log_std": False}),  # ours
     "layer-norm": MethodPreset(changes=_TUNED, policy_kwargs={"layer_norm": True}),  # ours
     "shrink-perturb": MethodPreset(  # at every update, as in the paper, whose settings for Ant are not published
         method="shrink-perturb",

@@ -146,7 +146,7 @@ class Adam(NamedTuple):
     beta1: float
     beta2: float
     eps: float
-    weight_decay: float
+    weight_decays: Array  # of each parameter
     steps: float  # made before this rollout
 
 
@@ -196,7 +196,8 @@ class NetworkArrays:
             utilities=tuple(self.hidden[k].utility.numpy() if k in self.hidden else none for k in range(len(linears) - 1)),
             tanh=isinstance(modules[-2], nn.Tanh),
         )
-        group = optimizer.param_groups[0]
+        groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+        group = groups[id(parameters[0])]
         beta1, beta2 = group["betas"]
 
         def flat(tensors: Iterable[torch.Tensor | None]) -> tuple[Array, ...]:
@@ -212,7 +213,7 @@ class NetworkArrays:
             beta1=float(beta1),
             beta2=float(beta2),
             eps=float(group["eps"]),
-            weight_decay=float(group["weight_decay"]),
+            weight_decays=np.array([*(groups[id(parameter)]["weight_decay"] for parameter in parameters), 0.0], kind),
             steps=float(self.states[0]["step"]),
         )
 

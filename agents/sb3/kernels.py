@@ -262,11 +262,12 @@ def adam_step(adam: Adam, step: float) -> None:
     kind = adam.parameters[0].dtype.type
     step_size = kind(adam.lr / (1 - adam.beta1**step))
     root = kind(1 / math.sqrt(1 - adam.beta2**step))
-    eps, decay = kind(adam.eps), kind(adam.weight_decay)
+    eps = kind(adam.eps)
     keep1, keep2 = kind(1 - adam.beta1), kind(1 - adam.beta2)
     beta2 = kind(adam.beta2)
     for k in range(len(adam.parameters)):
         parameter, gradient, m, v = adam.parameters[k], adam.gradients[k], adam.exp_avg[k], adam.exp_avg_sq[k]
+        decay = adam.weight_decays[k]
         for i in range(len(parameter)):
             g = gradient[i] + decay * parameter[i]
             m[i] += keep1 * (g - m[i])

@@ -56,6 +56,8 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
         lr_schedule: Learning rate schedule.
         method_layers: The hidden layers of each network that the method treats: ``"all"``, or the ``"first"`` alone.
         layer_norm: Whether each hidden layer is normalised (``LayerNorm``, with its affine weights) before its activation.
+        decay_log_std: Whether the optimizer's ``weight_decay`` acts on ``log_std`` too, as with SB3's own policies and in the
+            published code: it draws the standard deviation of the actions towards 1, so that the agent goes on exploring.
         padded_inputs: The number of inputs that ``"lecun"`` counts for the first layer of each network, as if observations were
             padded with zeros to it; None for the observation's own. Replaced units of that layer are drawn alike.
         weight_init: ``"sb3"`` leaves the weights to ``ortho_init``; ``"lecun"`` draws those of every Linear layer uniformly
@@ -68,7 +70,7 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
         method: The method at work, or None.
 
     Raises:
-        ValueError: An unknown method_layers or weight_init.
+        ValueError: An unknown method_layers or weight_init, or ``decay_log_std=False`` for actions that are not Gaussian.
 
     Example:
         >>> import agents
@@ -91,6 +93,7 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
         layer_norm: bool = False,
         weight_init: Literal["sb3", "lecun"] = "sb3",
         padded_inputs: int | None = None,
+        decay_log_std: bool = True,
         **kwargs: Any,
     ) -> None:
         if method_layers not in ("all", "first"):
@@ -112,6 +115,7 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
         self._layer_norm = layer_norm
         self._weight_init = weight_init
         self._padded_inputs = padded_inputs
+        self._decay_log_std = decay_log_std
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -124,6 +128,14 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
                     bound = math.sqrt(3 / (padded or module.in_features))
                     nn.init.uniform_(module.weight, -bound, bound)
                     nn.init.zeros_(module.bias)
+        if not self._decay_log_std:
+            if not hasattr(self, "log_std"):
+                raise ValueError(
+                    f"decay_log_std=False is for Gaussian actions; these come from a {type(self.action_dist).__name__}"
+                )
+            (group,) = self.optimizer.param_groups
+            group["params"] = [parameter for parameter in group["params"] if parameter is not self.log_std]
+            self.optimizer.add_param_group({"params": [self.log_std], "weight_decay": 0.0})
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()
@@ -150,6 +162,7 @@ class PlasticMlpPolicy(Plastic, ActorCriticPolicy):
             "layer_norm": self._layer_norm,
             "weight_init": self._weight_init,
             "padded_inputs": self._padded_inputs,
+            "decay_log_std": self._decay_log_std,
         }
 
 

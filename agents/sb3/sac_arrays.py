@@ -127,7 +127,9 @@ class Trained:
         options = float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), float(group["weight_decay"])
         if options != self._options:
             self._options = options
-            self._adam = hold(Adam(self.parameters, self.gradients, self._exp_avg, self._exp_avg_sq, *options, 0.0))
+            decays = np.full(len(self.parameters), options[4], self.parameters[0].dtype)
+            kept = self._exp_avg, self._exp_avg_sq
+            self._adam = hold(Adam(self.parameters, self.gradients, *kept, *options[:4], decays, 0.0))
         return self._adam, float(self._counts[0])
 
 

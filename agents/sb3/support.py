@@ -35,7 +35,7 @@ def unsupported(model: PPO) -> str | None:
         or _about_extractors(policy)
         or about_networks(networks(policy).values(), _BETWEEN)
         or about_parameters(policy)
-        or about_optimizer(policy.optimizer, policy.parameters())
+        or about_optimizer(policy.optimizer, policy.parameters(), decays_differ=True)
         or about_hooks(policy, [policy.optimizer])
         or _about_buffer(model.rollout_buffer)
     )
@@ -101,13 +101,23 @@ def about_parameters(policy: BasePolicy) -> str | None:
     return None
 
 
-def about_optimizer(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> str | None:
-    """What compiled code cannot do with an optimizer, which should hold these parameters."""
+def about_optimizer(optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, decays_differ: bool = False) -> str | None:
+    """What compiled code cannot do with an optimizer, which should hold these parameters.
+
+    Args:
+        optimizer: Steps the networks.
+        parameters: Theirs.
+        decays_differ: Whether the weight decay may differ from parameter to parameter.
+    """
     if type(optimizer) is not torch.optim.Adam:
         return f"the optimizer is {type(optimizer).__module__}.{type(optimizer).__qualname__}, not torch.optim.Adam"
-    held = [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
-    if [sorted(group) for group in held] != [sorted(id(parameter) for parameter in parameters)]:
-        return "the optimizer does not hold the policy's parameters, and no others, in one group"
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    if sorted(held) != sorted(id(parameter) for parameter in parameters):
+        return "the optimizer does not hold the policy's parameters, and no others"
+    first, *others = optimizer.param_groups
+    same = {"params", "weight_decay"} if decays_differ else {"params"}
+    if differing := [name for group in others for name in first if name not in same and group[name] != first[name]]:
+        return f"the optimizer has groups with another {differing[0]}"
     for option in ("amsgrad", "maximize", "decoupled_weight_decay"):
         if optimizer.param_groups[0].get(option):
             return f"the optimizer is Adam with {option}"

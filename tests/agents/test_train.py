@@ -389,6 +389,7 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
         "log_std_init": 0.0,
     }  # fmt: skip
     own = {"ppo": (0.9, 0.999, 0.0), "l2": (0.99, 0.99, 1e-3), "shrink-perturb": (0.99, 0.99, 1e-3)}
+    own["l2-networks"] = own["l2"]
     own |= dict.fromkeys(("redo", "snr", "regrama", "swr", "cbp", "cbp-first-layer"), (0.99, 0.99, 1e-4))
     own |= dict.fromkeys(
         (
@@ -401,6 +402,7 @@ def test_the_paper_preset_is_the_papers_setting(command, capsys, monkeypatch):
     assert sorted(own) == sorted(presets.METHODS)
     for config in made:
         values = vars(config.hyperparameters)
+        assert values["decay_log_std"] == (config.method != "l2-networks")
         activation = {"activation": "crelu"} if config.method == "crelu" else {}
         assert {name: values[name] for name in common} == common | activation
         assert (values["beta1"], values["beta2"], values["weight_decay"]) == own[config.method]

@@ -200,6 +200,8 @@ def test_measures_of_units_are_the_last_of_the_phase_averaged_over_layers(tmp_pa
         (2_400, 1, "plasticity/value/hidden1/weight_magnitude", 0.25),
         (2_400, 1, "plasticity/value/hidden1/gradient_dormant_fraction", 0.125),
         (2_400, 1, "plasticity/value/probe_ntk_effective_rank", 12.5),
+        (2_400, 1, "train/std", 0.25),
+        (2_600, 1, "train/std", 0.0625),
     ]
     result = measures(tmp_path, FLAT, FLAT, progress=rows)
     first, second = phase_measures(result, 0), phase_measures(result, 1)
@@ -207,7 +209,8 @@ def test_measures_of_units_are_the_last_of_the_phase_averaged_over_layers(tmp_pa
     assert (first["dormant_value"], first["rank_policy"]) == (50, 33)
     assert second["dormant_policy"] == pytest.approx(70)
     assert second["weight_value"] == 0.25
-    assert (second["gradient_dormant_value"], second["kernel_value"]) == (12.5, 12.5)
+    assert (second["gradient_dormant_value"], second["kernel_value"], second["std"]) == (12.5, 12.5, 0.0625)
+    assert math.isnan(first["std"])
     assert math.isnan(second["rank_policy"])
 
 

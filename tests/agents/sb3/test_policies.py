@@ -121,6 +121,7 @@ def test_a_policy_saved_alone_comes_back_with_its_method_and_every_argument(tmp_
         "method_kwargs": BUSY,
         "weight_init": "lecun",
         "padded_inputs": 9,
+        "decay_log_std": False,
         "activation_fn": nn.ReLU,
         "share_features_extractor": False,
         "optimizer_class": cbp.Adam,
@@ -206,6 +207,11 @@ def test_an_on_policy_algorithm_that_is_neither_ppo_nor_a2c_is_refused():
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
+        (
+            {"env": "CartPole-v1", "decay_log_std": False},
+            ValueError,
+            "decay_log_std=False is for Gaussian actions; these come from a CategoricalDistribution",
+        ),
         ({"method": "cpb"}, ValueError, "got 'cpb' .did you mean 'cbp'"),
         ({"weight_init": "he"}, ValueError, "weight_init .* got 'he'"),
         ({"padded_inputs": 9}, ValueError, "needs weight_init='lecun' .* got 9 with weight_init='sb3'"),
@@ -227,6 +233,25 @@ def test_dictionaries_of_observations_are_refused():
 
     with pytest.raises(TypeError, match="CBPMlpPolicy takes no dictionaries of observations: PlasticMultiInputPolicy does"):
         agents.CBPMlpPolicy(DictEnv.observation_space, DictEnv.action_space, lambda _: 1e-3)
+
+
+def test_weight_decay_draws_the_standard_deviation_towards_1_unless_it_is_told_not_to(tmp_path):
+    options = {"log_std_init": -2.0, "optimizer_kwargs": {"weight_decay": 0.1}}
+    for decays in (True, False):
+        model = make(PPO, "PlasticMlpPolicy", decay_log_std=decays, method=None, **options)
+        before = {name: parameter.detach().clone() for name, parameter in model.policy.named_parameters()}
+        for parameter in model.policy.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        model.policy.optimizer.step()
+        # Adam's first step is the step size, 3·10⁻⁴, against the sign of the gradient: here that of the weight decay, 0.1·(−2).
+        assert model.policy.log_std.item() == pytest.approx(-2 + (3e-4 if decays else 0), abs=1e-6)
+        assert all(
+            not torch.equal(parameter, before[name]) for name, parameter in model.policy.named_parameters() if "weight" in name
+        )
+        model.save(tmp_path / "model")
+        loaded = PPO.load(tmp_path / "model")
+        assert [group["weight_decay"] for group in loaded.policy.optimizer.param_groups] == ([0.1] if decays else [0.1, 0.0])
+        assert torch.equal(weights(loaded), weights(model))
 
 
 # Networks

@@ -204,6 +204,11 @@ SETTINGS = {
     "weight decay, betas, fused": {
         "policy_kwargs": {"optimizer_kwargs": {"weight_decay": 1e-2, "betas": (0.99, 0.99), "eps": 1e-8, "fused": True}}
     },
+    "weight decay, but not of log_std": {
+        "policy": "PlasticMlpPolicy",
+        "policy_kwargs": {"method": None, "decay_log_std": False, "optimizer_kwargs": {"weight_decay": 0.5}},
+        "learning_rate": lambda left: 3e-4 * left,
+    },
     "networks of different shapes": {"net_arch": {"pi": [20, 12], "vf": [9]}},
     "three hidden layers": {"net_arch": [20, 12, 8], "policy": "CBPMlpPolicy", "policy_kwargs": {"method_kwargs": BUSY}},
     "extractors not shared": {"policy_kwargs": {"share_features_extractor": False}},
@@ -547,7 +552,7 @@ def group_parameters(model):
     policy = model.policy
     actor = [policy.log_std, *policy.mlp_extractor.policy_net.parameters(), *policy.action_net.parameters()]
     critic = [*policy.mlp_extractor.value_net.parameters(), *policy.value_net.parameters()]
-    policy.optimizer = torch.optim.Adam([{"params": actor, "lr": 1e-3}, {"params": critic, "lr": 1e-3}])
+    policy.optimizer = torch.optim.Adam([{"params": actor, "lr": 1e-3}, {"params": critic, "lr": 1e-3, "betas": (0.8, 0.99)}])
 
 
 class EveryOther(RolloutBuffer):
@@ -606,7 +611,7 @@ UNSUPPORTED = {
     "hooked module": ({}, hook_a_module, "Linear has hooks"),
     "hooked optimizer": ({}, hook_the_optimizer, "optimizer has hooks"),
     "frozen parameter": ({}, freeze, "action_net.bias is frozen"),
-    "groups of parameters": ({}, group_parameters, "in one group"),
+    "groups of parameters": ({}, group_parameters, "groups with another betas"),
 }
 
 

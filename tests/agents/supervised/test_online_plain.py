@@ -228,13 +228,20 @@ def test_every_preset_makes_a_learner(problem):
 
 def test_the_methods_of_agents_are_those_of_the_online_problems():
     of_policies = ("c-chain", "pfo")  # which compare what an agent does
-    acting = {name for name in of_agents.METHODS if not name.startswith(("ppo", "cbp-")) and name not in of_policies}
+    acting = {
+        name for name in of_agents.METHODS if not name.startswith(("ppo", "l2-networks", "cbp-")) and name not in of_policies
+    }
     for problem in ("slowly-changing-regression", "permuted-images"):
         for preset in PROBLEMS[problem].values():
             assert set(preset.methods) == acting | {"backprop"}
 
 
 def test_only_runs_of_the_batched_learner_learn_together():
-    apart = {m for m in of_agents.METHODS if not m.startswith(("ppo", "cbp-"))} - {"l2", "l2-init", "shrink-perturb", "cbp"}
+    apart = {m for m in of_agents.METHODS if not m.startswith(("ppo", "l2-networks", "cbp-"))} - {
+        "l2",
+        "l2-init",
+        "shrink-perturb",
+        "cbp",
+    }
     for method in PROBLEMS["slowly-changing-regression"]["generated"].methods:
         assert (together(config("slowly-changing-regression", method)) is None) == (method in apart)
