@@ -1,6 +1,6 @@
 """Hare and tortoise: train fast weights, and set them back now and then to their slow average.
 
-Source: Lee, Cho, Kim, Gwak, Kim, Choo, Yun, Yun, *Slow and steady wins the race: maintaining plasticity with hare and tortoise
+Source: Lee, Cho, Kim, Kim, Min, Choo, Lyle, *Slow and steady wins the race: maintaining plasticity with hare and tortoise
 networks*, ICML 2024 (arXiv 2406.02596).
 """
 

@@ -361,7 +361,7 @@ def interval(samples: Array, statistic: Statistic) -> tuple[Array, Array]:
         centre ± t(h − 1) · √( Σ (w − mean w)² / (h · (h − 1)) )
 
     h of the n values are left when the outer ones are trimmed, and in w these have the value of the nearest one that is left
-    (winsorised; Yuen, *Biometrika* 61, 1974). Of the mean h = n and w are the values themselves.
+    (winsorised; Tukey and McLaughlin, *Sankhyā* A 25, 1963). Of the mean h = n and w are the values themselves.
 
     Args:
         samples: ``(n, ...)``, n at least 4.

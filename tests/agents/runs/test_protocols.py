@@ -82,7 +82,7 @@ def test_the_control_suites_learner_is_that_of_the_published_code():
         gamma=0.99,
         gae_lambda=0.95,
         clip_range=0.2,
-        vf_coef=0.5,
+        vf_coef=0.25,
         ent_coef=0.0,
         max_grad_norm=0.5,
         normalize_advantage="batch",
