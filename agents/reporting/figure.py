@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from agents.reporting.comparison import (
@@ -27,7 +27,7 @@ from agents.reporting.comparison import (
     single,
     values,
 )
-from agents.reporting.results import BINS, RETURN, RunResult
+from agents.reporting.results import BINS, RETURN, STD, RunResult
 from agents.runs.config import Config
 from agents.runs.drawing import MEASURES, Span, from_zero, shade, short_number
 
@@ -35,11 +35,12 @@ from agents.runs.drawing import MEASURES, Span, from_zero, shade, short_number
 # methods than colours, have other lines.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
 _STYLES = ("-", "--", ":", "-.")
+_SIGMA = "σ of actions"
 _POINTS = 60  # of a curve of tasks; where there are more, some in a row are averaged
 
 
 def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterable[Path]) -> None:
-    """Draws return or score, dormant units, rank and mean |w| of each method over environment steps, examples or tasks.
+    """Draws return or score, dormant units, rank, mean |w| and σ of each method over environment steps, examples or tasks.
 
     Phases of different runs are laid over each other, all equally wide, also where some last longer than others. With five
     seeds or more a line is the statistic over seeds in its interval; with fewer it lies between the single runs, drawn thinly.
@@ -67,7 +68,11 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         first = 0.0 if config.examples else -0.5  # a score over a task's examples, or at the end of a task
         merged = math.ceil(config.tasks / _POINTS)
         width = length * merged
-    rows = [row for row in MEASURES if any(curves_of(result, network, row[0]) for result in _all(comparison))]
+    possible: list[tuple[str, Callable[[RunResult], list[NDArray[np.float64]]], float]] = [
+        *((f"{words}{parts}", partial(curves_of, network=network, measure=name), scale) for name, words, scale in MEASURES),
+        (_SIGMA, lambda result: [result.curve[STD]] if STD in result.curve else [], 1.0),
+    ]
+    rows = [row for row in possible if any(row[1](result) for result in _all(comparison))]
     figure = Figure(figsize=(11, 4.2 + 1.7 * len(rows)), layout="constrained")
     axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.6, *[1.0] * len(rows)], squeeze=False)[:, 0]
     axes[0].set_ylabel(label)
@@ -76,10 +81,16 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
     if label.endswith("(%)"):  # an interval goes on where the accuracy cannot
         low, high = axes[0].get_ylim()
         axes[0].set_ylim(max(low, -2), min(high, 102))
-    for axis, (measure, words, scale) in zip(axes[1:], rows, strict=True):
-        axis.set_ylabel(f"{words}{parts}")
-        draw(axis, curves=partial(curves_of, network=network, measure=measure), scale=scale)
-        from_zero(axis)
+    for axis, (words, curves, scale) in zip(axes[1:], rows, strict=True):
+        axis.set_ylabel(words)
+        draw(axis, curves=curves, scale=scale)
+        if words == _SIGMA:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_locator(NullLocator())
+        else:
+            from_zero(axis)
     axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

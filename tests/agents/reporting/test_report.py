@@ -653,6 +653,25 @@ def test_the_axis_of_an_accuracy_ends_where_it_does(tmp_path):
     assert drawn[0][1] == 102
 
 
+def test_the_standard_deviation_of_actions_is_drawn_where_it_was_logged(tmp_path, monkeypatch):
+    logged = [(step, int(step > 2_000), "train/std", 1 / step) for step in range(100, 4_001, 100)]
+    write(tmp_path / "with", config_for("ppo"), even(FLAT, FLAT), progress=logged)
+    write(tmp_path / "without", config_for("cbp"), even(FLAT, FLAT))
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure.axes))
+    for names in (["with", "without"], ["without"]):
+        draw_comparison(compare([read_run(tmp_path / name) for name in names]), "mean", [tmp_path / "report.png"])
+    (returns, sigma), (alone,) = drawn
+    assert (returns.get_ylabel(), sigma.get_ylabel(), alone.get_ylabel()) == (
+        "episode return",
+        "σ of actions",
+        "episode return",
+    )
+    assert sigma.get_yscale() == "log"
+    # One run: its own values, and thicker the mean over seeds, the last of each of 40 parts of 100 steps.
+    assert sigma.lines[-1].get_ydata() == pytest.approx([1 / step for step in range(100, 4_001, 100)])
+
+
 @pytest.mark.parametrize(("phases", "words"), [([0, 1, 2], "0 to 2"), ([3], "3"), ([0, 1, 3], "0, 1, 3"), ([2, 4], "2, 4")])
 def test_phases_are_named_with_their_gaps(phases, words):
     assert phase_range(phases) == words
