@@ -2,8 +2,9 @@
 
 ``python benchmarks/late_phases.py FOLDER --phases 6-9 [--baseline NAME] [--without SEED …]`` prints for each method below
 FOLDER the mean over seeds of a run's mean final return in these phases, which must be whole in every run, and of the difference
-from the baseline with the same seed, with the report's intervals. Likewise the mean return and the dormant units in these
-phases, and the trainability at the end of the run of those methods all of whose runs were measured there.
+from the baseline with the same seed, with the report's intervals. Likewise the mean return, the dormant units and the standard
+deviation of the actions in these phases, and the trainability at the end of the run of those methods all of whose runs were
+measured there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from nature import paired
 
 from agents.reporting.comparison import Comparison, Estimate, compare, phase_measures
-from agents.reporting.results import AgentResult, find_runs, read_run
+from agents.reporting.results import STD, AgentResult, find_runs, read_run
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.plan import parse_seeds
@@ -73,6 +74,8 @@ def main() -> None:
     table(comparison, f"mean return, {of_phases}", mean_of("area"), args.baseline, 1, seeds_own=False)
     first = comparison.config.networks[0]
     table(comparison, f"dormant units of {first} (%)", mean_of("dormant_policy"), args.baseline, 2, seeds_own=True)
+    if any(STD in run.curve for run in comparison.runs[args.baseline].values()):
+        table(comparison, "standard deviation of the actions", mean_of("std"), args.baseline, 4, seeds_own=True)
     for kind in next(iter(comparison.runs[args.baseline].values())).scores:
         measured = {
             method: {seed: run for seed, run in by_seed.items() if kind in run.scores}
