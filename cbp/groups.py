@@ -7,6 +7,7 @@ slices of the weights that receive the unit, which are zeroed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -290,8 +291,11 @@ class HiddenLayer:
     fan_in: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "outgoing", tuple(self.outgoing))
-        object.__setattr__(self, "norms", tuple(self.norms))
+        for name in ("outgoing", "norms"):
+            modules = getattr(self, name)
+            if isinstance(modules, nn.Module) or not isinstance(modules, Iterable):
+                raise LayerError(f"{name} of layer '{self.name}' must be a list of modules, got a {type(modules).__name__}")
+            object.__setattr__(self, name, tuple(modules))
         if not self.outgoing:
             raise LayerError(f"layer '{self.name}' has no outgoing layer")
         for layer in (self.incoming, *self.outgoing):
@@ -317,6 +321,11 @@ class HiddenLayer:
             )
 
     def _check_norm(self, norm: Norm) -> None:
+        if not isinstance(norm, Norm):
+            raise LayerError(
+                f"norms of layer '{self.name}' must be LayerNorm, BatchNorm1d or BatchNorm2d, got a {type(norm).__name__}: let "
+                "the layer be found"
+            )
         if isinstance(norm, nn.LayerNorm):
             # Of a convolution, over channels and positions together: its affine weights are (channels, height, width).
             fits = norm.normalized_shape[0] == self.units
@@ -364,3 +373,28 @@ class HiddenLayer:
         axis = -3 if isinstance(layer, nn.Conv2d) else -1
         place = Place(layer, False, 0, axis, weights.index)
         return Edge(weights, place, self.activation, bool(self.norms))
+
+
+def given(layers: Any, model: nn.Module) -> list[Group]:
+    """Hidden layers that are given by hand, as groups.
+
+    Raises:
+        TypeError: They are no list of hidden layers.
+        LayerError: There is none, or one is of another model.
+    """
+    allowed = "layers must be a list of cbp.HiddenLayer or of what cbp.find_layers returns"
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"{allowed}, got a {type(layers).__name__}")
+    layers = list(layers)
+    if not layers:
+        raise LayerError("no hidden layer was given")
+    modules = set(model.modules())
+    groups: list[Group] = []
+    for layer in layers:
+        if not isinstance(layer, HiddenLayer | Group):
+            raise TypeError(f"{allowed}, got a {type(layer).__name__} in it")
+        group = layer.as_group() if isinstance(layer, HiddenLayer) else layer
+        if foreign := next((slices.module for slices in group.written() if slices.module not in modules), None):
+            raise LayerError(f"layer '{group.name}' has a {type(foreign).__name__} that is not in this {type(model).__name__}")
+        groups.append(group)
+    return groups

@@ -42,6 +42,7 @@ def dormant_fraction(h: Tensor) -> float:
         A number in [0, 1].
 
     Raises:
+        TypeError: ``h`` is no tensor of real numbers.
         ValueError: ``h`` is no matrix, or has no samples or no units.
 
     Example:
@@ -106,12 +107,14 @@ def gradient_dormant_fraction(gradient: Tensor, tau: float = GRADIENT_TAU) -> fl
         A number in [0, 1].
 
     Raises:
+        TypeError: ``gradient`` is no tensor of real numbers.
         ValueError: ``gradient`` has fewer than two dimensions or no elements; or ``tau`` is negative.
 
     Example:
         >>> gradient_dormant_fraction(torch.tensor([[0.1, 0.1], [-2.0, 1.0]]))
         0.5
     """
+    _check_real("the gradient", gradient)
     if gradient.ndim < 2 or gradient.numel() == 0:
         raise ValueError(f"the gradient must be (units, …) with at least one unit, got shape {tuple(gradient.shape)}")
     if not tau >= 0:
@@ -239,6 +242,7 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
         ``(samples, samples)``, symmetric and positive semidefinite.
 
     Raises:
+        TypeError: ``x`` is no tensor of real numbers.
         ValueError: The network has no Linear layer, or one that it does not call, calls more than once or with anything but
             ``(samples, inputs)``, or one that shares its weight; its output is not a tensor ``(samples, outputs)``.
 
@@ -246,6 +250,7 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
         >>> neural_tangent_kernel(nn.Linear(2, 1), torch.tensor([[1.0, 0.0], [2.0, 3.0]])).tolist()
         [[2.0, 3.0], [3.0, 14.0]]
     """
+    _check_real("x", x)
     received: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
@@ -345,13 +350,15 @@ def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> f
         reference: As many tensors of the same shapes.
 
     Raises:
-        ValueError: The numbers or the shapes of tensors differ.
+        ValueError: There are none, or the numbers or the shapes of tensors differ.
     """
     differences = []
     for weight, other in zip(weights, reference, strict=True):
         if weight.shape != other.shape:
             raise ValueError(f"weights of shape {tuple(weight.shape)} have no distance from {tuple(other.shape)}")
         differences.append(weight.detach() - other.to(weight.device))
+    if not differences:
+        raise ValueError("there are no weights whose distance could be measured: an iterator gives its own only once")
     return _norm(differences)
 
 
@@ -366,12 +373,15 @@ def policy_churn(before: Tensor, after: Tensor) -> float:
         after: The actions after some updates, in the same order.
 
     Raises:
+        TypeError: They are no tensors of real numbers.
         ValueError: Shapes or kinds differ, or there are no states.
 
     Example:
         >>> policy_churn(torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 1, 0]))
         0.25
     """
+    _check_real("actions", before)
+    _check_real("actions", after)
     if before.shape != after.shape or before.dtype != after.dtype or before.ndim == 0 or len(before) == 0:
         received = f"{tuple(before.shape)} {before.dtype} and {tuple(after.shape)} {after.dtype}"
         raise ValueError(f"actions must be of the same states, at least one, and of one kind, got {received}")
@@ -440,10 +450,17 @@ def _feature_rank(sigma: Tensor, samples: int) -> float:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return torch.stack([tensor.double().square().sum().to(tensors[0].device) for tensor in tensors]).sum().sqrt().item()
+    return torch.stack([tensor.abs().double().square().sum().to(tensors[0].device) for tensor in tensors]).sum().sqrt().item()
+
+
+def _check_real(what: str, numbers: object) -> None:
+    if not isinstance(numbers, Tensor) or numbers.is_complex():
+        got = f"one of {numbers.dtype}" if isinstance(numbers, Tensor) else f"a {type(numbers).__name__}"
+        raise TypeError(f"{what} must be a tensor of real numbers, got {got}")
 
 
 def _check_activations(h: Tensor) -> None:
+    _check_real("activations", h)
     if h.ndim != 2 or 0 in h.shape:
         raise ValueError(
             f"activations must be (samples, units) with at least one sample and one unit, got shape {tuple(h.shape)}"

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from cbp.discovery.finding import find_layers
 from cbp.discovery.recording import Example, unwrapped
 from cbp.exchanges import Exchanges
-from cbp.groups import Group, HiddenLayer, LayerError
+from cbp.groups import Group, HiddenLayer, LayerError, given
 from cbp.method import check_number
 from cbp.regularizer import Regularizer
 from cbp.weighted import Weight, is_stacked, known_weights, trained_names
@@ -86,8 +86,7 @@ class Parseval(Regularizer, name="parseval"):
         self._example = example
         self._are_given = layers is not None
         self._exchanges = Exchanges(model)
-        found = find_layers(model, example) if layers is None else layers
-        self._treat([layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found])
+        self._treat(find_layers(model, example) if layers is None else given(layers, self._model))
 
     def _treat(self, groups: list[Group]) -> None:
         known = known_weights(self._model)

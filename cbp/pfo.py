@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.discovery.finding import find_layers
-from cbp.discovery.recording import Example
-from cbp.groups import Group, HiddenLayer, LayerError
+from cbp.discovery.recording import Example, unwrapped
+from cbp.groups import Group, HiddenLayer, LayerError, given
 from cbp.method import check_number
 from cbp.replaying import Batch, Replaying, mean_square
 
@@ -78,10 +78,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         self.all_layers = all_layers
         self._example = example
         self._are_given = layers is not None
-        found = find_layers(model, example) if layers is None else layers
-        groups = [layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in found]
-        if not groups:
-            raise LayerError("no hidden layer was given")
+        groups = find_layers(model, example) if layers is None else given(layers, unwrapped(model))
         super().__init__(model, optimizer, receives)
         self._watch(groups)
         self._then: dict[str, Tensor] | None = None

@@ -16,7 +16,7 @@ from cbp import fresh
 from cbp.discovery.finding import Finder, nothing_found
 from cbp.discovery.recording import Arguments, Example, is_compiled, unwrapped
 from cbp.fresh import Init
-from cbp.groups import Group, HiddenLayer, LayerError
+from cbp.groups import Group, HiddenLayer, LayerError, given
 from cbp.method import Method, check_choice, check_whole
 from cbp.optimizers import ResetOptimizer, checked, forget, untrained
 from cbp.replicas import Replicas, refuse_sharded
@@ -62,9 +62,9 @@ class ReplacingMethod(Method, Generic[LayerType]):
 
     Raises:
         ValueError: An option out of its range or an unknown name.
-        TypeError: No optimizer, or one whose state cannot be reset as asked.
-        LayerError: No hidden layer remains; ``strict``, and one is left out; given layers that are of unequal widths, share
-            their weights or have some that no optimizer holds.
+        TypeError: No module; no optimizer, or one whose state cannot be reset as asked; ``layers`` is no list of layers.
+        LayerError: No hidden layer remains; ``strict``, and one is left out; given layers that are of another model or of
+            unequal widths, share their weights or have some that no optimizer holds.
     """
 
     layers: list[LayerType]
@@ -91,14 +91,14 @@ class ReplacingMethod(Method, Generic[LayerType]):
         self.strict = bool(strict)
         self.layers = []
         self.left_out = []
-        refuse_sharded(model)
+        refuse_sharded(unwrapped(model))
         self._replicas = Replicas(model)
         self._watch: Watch | None = None
         self._found_anew = False
         self._recorded: Counter[tuple[str, ...]] = Counter()
         self._waiting: dict[str, Any] | None = None  # a state for layers that are not found yet
         if layers is not None:
-            self._track_given([layer.as_group() if isinstance(layer, HiddenLayer) else layer for layer in layers])
+            self._track_given(given(layers, model))
             return
         self._model = unwrapped(model)
         self._finder = Finder(self._model)
@@ -122,8 +122,6 @@ class ReplacingMethod(Method, Generic[LayerType]):
         return self.optimizers[0]
 
     def _track_given(self, groups: list[Group]) -> None:
-        if not groups:
-            raise LayerError("no hidden layer was given")
         for i, group in enumerate(groups):
             if why := self._unfit(group) or untrained(self.optimizers, group):
                 raise LayerError(why)

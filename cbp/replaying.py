@@ -43,9 +43,9 @@ class Replaying(Regularizer):
 
     def __init__(self, model: nn.Module, optimizer: Any, receives: nn.Module | None = None) -> None:
         super().__init__(optimizer)
-        refuse_sharded(model)
-        self._replicas = Replicas(model)
         self._model = unwrapped(model)
+        refuse_sharded(self._model)
+        self._replicas = Replicas(model)
         if not any(True for _ in self._model.parameters()):
             raise LayerError(f"{type(self._model).__name__} has no parameters")
         self._exchanges = Exchanges(model)

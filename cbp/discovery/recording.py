@@ -73,7 +73,13 @@ _ACTIVATION_MODULES: dict[type[nn.Module], str] = {
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside the wrappers of data parallelism and compilation."""
+    """The model inside the wrappers of data parallelism and compilation.
+
+    Raises:
+        TypeError: It is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
@@ -102,7 +108,7 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
         again: Whether a model that keeps units between calls is called a second time, in which they may be its past.
 
     Raises:
-        LayerError: The model cannot be copied, or the pass fails.
+        LayerError: The model cannot be copied, or the pass fails or calls no module of the copy.
         SecondPassError: The second pass fails; what the follower has learnt is of no use then.
     """
     if lazy := next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None):
@@ -117,6 +123,7 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
         follower.memory.put(buffer, Value(uniform(CONSTANT, buffer.ndim)))
     with ExitStack() as stack:
         stack.enter_context(undisturbed(duplicate))
+        stack.enter_context(must_be_called(duplicate))
         stack.enter_context(_watched(duplicate, follower))
         stack.enter_context(_Recorder(follower))
         try:
@@ -237,6 +244,28 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             torch._C._set_mkldnn_enabled(mkldnn)
             torch._C._set_cudnn_enabled(cudnn)
+
+
+@contextmanager
+def must_be_called(model: nn.Module) -> Iterator[None]:
+    """Refuses a pass that calls no module of the model.
+
+    Raises:
+        LayerError: There was none, as in one that is made with another model than it is given.
+    """
+    called: set[nn.Module] = set()
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not called:
+        raise LayerError(
+            f"the example calls no module of the {type(model).__name__} that it is given: it must make its pass with that, as "
+            "lambda model: model(x) does"
+        )
 
 
 @contextmanager

@@ -179,3 +179,33 @@ def test_hidden_layers_that_were_frozen_are_found_anew_once_they_are_trained(nam
         updates(12)
     assert [layer.name for layer in method.layers] == ["0", "2"]
     assert sum(replaced[0] for replaced in updates(12)) > 0
+
+
+@pytest.mark.parametrize("name", cbp.METHODS)
+def test_a_model_that_is_no_module_is_refused_in_a_line(name):
+    model = chain(3, 4, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got a generator"):
+        cbp.METHODS[name](model.parameters(), optimizer)
+
+
+WITH_LAYERS = [name for name, method in cbp.METHODS.items() if "layers" in inspect.signature(method).parameters]
+
+
+@pytest.mark.parametrize("name", WITH_LAYERS)
+def test_given_layers_that_are_none_of_the_models_are_refused_in_a_line(name):
+    model = chain(3, 4, 2)
+    layer = cbp.HiddenLayer(model[0], [model[2]], "mine", "relu")
+
+    def make(model, layers):
+        cbp.METHODS[name](model, torch.optim.Adam(model.parameters()), layers=layers)
+
+    allowed = r"layers must be a list of cbp\.HiddenLayer or of what cbp\.find_layers returns, got a"
+    for wrong, got in ((layer, "HiddenLayer"), ([model[0]], "Linear in it"), (model, "Linear in it"), ("mine", "str in it")):
+        with pytest.raises(TypeError, match=f"{allowed} {got}"):
+            make(model, wrong)
+    with pytest.raises(cbp.LayerError, match="no hidden layer was given"):
+        make(model, [])
+    with pytest.raises(cbp.LayerError, match="layer 'mine' has a Linear that is not in this Sequential"):
+        make(chain(3, 4, 2), [layer])
+    make(model, iter([layer]))

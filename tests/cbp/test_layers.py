@@ -393,8 +393,15 @@ def test_only_the_given_layers_are_treated():
         ((nn.Conv2d(1, 8, 3), [nn.Linear(12, 1)], "mine"), "'mine' has 8 units.*12"),
         ((nn.Linear(3, 8), [nn.Linear(16, 1)], "mine"), "'mine' has 8 units.*16"),
         ((nn.Linear(3, 8), [nn.Conv1d(8, 1, 1)], "mine"), "'mine'.*Conv1d"),
+        ((nn.Linear(3, 8), nn.Linear(8, 1), "mine"), "outgoing of layer 'mine' must be a list of modules, got a Linear"),
+        ((nn.Linear(3, 8), nn.Sequential(nn.Linear(8, 1)), "mine"), "outgoing of layer 'mine'.*got a Sequential"),
+        ((nn.Linear(3, 8), [nn.Linear(8, 1)], "mine", None, nn.LayerNorm(8)), "norms of layer 'mine'.*got a LayerNorm"),
+        ((nn.Linear(3, 8), [nn.Linear(8, 1)], "mine", None, [nn.GroupNorm(2, 8)]), "norms of layer 'mine'.*got a GroupNorm"),
     ],
-    ids=["width", "width of a head", "none", "norm", "positions", "no positions", "convolution behind"],
+    ids=[
+        *("width", "width of a head", "none", "norm", "positions", "no positions", "convolution behind"),
+        *("module", "modules in one", "norm alone", "kind of norm"),
+    ],
 )
 def test_given_layers_that_do_not_fit_are_refused_by_name(arguments, message):
     with pytest.raises(cbp.LayerError, match=message):
@@ -415,6 +422,13 @@ def test_empty_list_of_layers_is_refused():
     model = chain(3, 6, 2)
     with pytest.raises(cbp.LayerError, match="no hidden layer"):
         cbp.ContinualBackprop(model, still(model), layers=[])
+
+
+def test_an_example_that_does_not_use_the_model_that_it_is_given_is_refused():
+    model = chain(3, 6, 2)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    with pytest.raises(cbp.LayerError, match="the example calls no module of the Sequential that it is given"):
+        cbp.find_layers(model, lambda _: model(x))
 
 
 def test_layer_error_is_a_value_error():

@@ -32,6 +32,32 @@ def with_singular_values(sigma, samples):
     return u @ torch.diag(torch.tensor(sigma, dtype=torch.float64)) @ v.T
 
 
+@pytest.mark.parametrize("measure", OF_ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("h", "got"),
+    [([[1.0, 2.0]], "a list"), (torch.ones(2, 3, dtype=torch.cfloat), r"one of torch\.complex64")],
+    ids=["list", "complex"],
+)
+def test_what_is_no_tensor_of_real_numbers_is_refused(measure, h, got):
+    with pytest.raises(TypeError, match=f"activations must be a tensor of real numbers, got {got}"):
+        measure(h)
+
+
+def test_gradients_inputs_and_actions_that_are_no_tensors_are_refused():
+    with pytest.raises(TypeError, match="the gradient must be a tensor of real numbers, got a list"):
+        metrics.gradient_dormant_fraction([[1.0]])
+    with pytest.raises(TypeError, match="x must be a tensor of real numbers, got a list"):
+        metrics.neural_tangent_kernel(nn.Linear(1, 1), [[1.0]])
+    for before, after in ([0], torch.tensor([0])), (torch.tensor([0]), [0]):
+        with pytest.raises(TypeError, match="actions must be a tensor of real numbers, got a list"):
+            metrics.policy_churn(before, after)
+
+
+def test_complex_weights_have_a_distance():
+    # |(3 + 4i) − 0|² + |0 − 12i|² = 25 + 144
+    assert metrics.weight_distance([torch.tensor([3 + 4j, 0j])], [torch.tensor([0j, 12j])]) == 13
+
+
 def test_a_unit_active_on_at_most_one_in_a_hundred_samples_is_dormant():
     h = torch.zeros(200, 4)
     h[:2, 1] = 5.0  # 2 of 200 is 1 %: dormant
@@ -196,6 +222,8 @@ def test_the_weight_distance_is_euclidean_over_all_weights():
 def test_weights_of_other_shapes_have_no_distance():
     with pytest.raises(ValueError, match=r"shape \(2,\) have no distance from \(1,\)"):
         metrics.weight_distance([torch.zeros(2)], [torch.zeros(1)])
+    with pytest.raises(ValueError, match="there are no weights"):
+        metrics.weight_distance(iter([]), [])
     with pytest.raises(ValueError, match="zip"):
         metrics.weight_distance([torch.zeros(2)], [])
 
