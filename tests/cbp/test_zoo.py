@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from zoo import NETWORKS
 
 import cbp
 
+WITHIN = "HandMadeNorm"  # whose norm is no module of its own
 COUPLED = {"mlp_layer_norm", "mlp_rms_norm", "HandMadeNorm", "cnn_group_norm", "ConvNext"}
 NOTHING = {name for name, (_, _, treated) in NETWORKS.items() if not treated}
 
@@ -32,7 +34,8 @@ def test_units_are_found_and_replaced_exactly(name):
     model, example, treated = made(name)
     layers = cbp.find_layers(model, example)
     assert {layer.name: layer.units for layer in layers} == treated
-    deviation = cbp.verify(model, example)
+    with pytest.warns(UserWarning, match="outputs were not compared") if name == WITHIN else nullcontext():
+        deviation = cbp.verify(model, example)
     if name in COUPLED:
         assert deviation > 1e-4, "a norm over several units couples them"
     else:
