@@ -52,6 +52,31 @@ def rearrange(follower: Follower, call: Call) -> list[Value]:
     return [Value(of, dict(value.paths), identity, mask=value.mask, computed=value.computed) for of in labels]
 
 
+def view(follower: Follower, call: Call) -> list[Value]:
+    """Views of the same numbers in another shape; parts of numbers, or several read as one, are others."""
+    if call.returned[0].element_size() != call.tensors[0].element_size():
+        return unknown(follower, call)
+    return rearrange(follower, call)
+
+
+def at_strides(follower: Follower, call: Call) -> list[Value]:
+    """A view of a tensor's memory by strides of its own; what is in it beyond the tensor is not known."""
+    (tensor,), (out,) = call.tensors, call.returned
+    weights = follower.storages.find(tensor)
+    if weights is not None:
+        return _rearrange_parameter(follower, call, weights)
+    value = follower.memory.value(tensor)
+    beyond = torch.iinfo(torch.int64).min
+    places = torch.arange(tensor.untyped_storage().nbytes() // tensor.element_size())
+    laid_out = torch.full_like(places, beyond)
+    laid_out[places.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())] = value.labels.expand(tensor.shape)
+    labels = laid_out.as_strided(out.shape, out.stride(), out.storage_offset())
+    if bool((labels == beyond).any()):
+        return unknown(follower, call)
+    identity = value.identity if out.numel() == tensor.numel() else 0
+    return [Value(compress(labels), dict(value.paths), identity, mask=value.mask, computed=value.computed)]
+
+
 def _without_elements(follower: Follower, call: Call, value: Value) -> list[Value]:
     """Views and selections of no elements, as of an expert that receives no sample: the last axes keep their units."""
     shape, out = call.tensors[0].shape, []

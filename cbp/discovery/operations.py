@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from cbp.discovery.arranging import COPIES, VIEWS, add_at, concatenate, constants, copy, look_up, rearrange
+from cbp.discovery.arranging import (
+    COPIES,
+    VIEWS,
+    add_at,
+    at_strides,
+    concatenate,
+    constants,
+    copy,
+    look_up,
+    rearrange,
+    view,
+)
 from cbp.discovery.calls import Call, Operation, unknown, without_units
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import has_units
@@ -142,7 +153,9 @@ OPERATIONS: dict[str, Operation] = {
     "hardtanh": hardtanh,
     "native_dropout": partial(pointwise, activation=UNCHANGED),
     **_each(_ARRANGING, rearrange),
-    **dict.fromkeys((*VIEWS, *COPIES), rearrange),
+    **dict.fromkeys(COPIES, rearrange),
+    **dict.fromkeys(VIEWS, view),
+    "as_strided": at_strides,
     "copy": copy,
     **_each("index_add scatter_add", add_at),
     "cat": concatenate,

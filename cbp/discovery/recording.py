@@ -341,7 +341,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         returned = [tensor for tensor in tree_leaves(out) if isinstance(tensor, Tensor)]
         if returned:
             self._note(func, was, {id(tensor) for tensor in given}, returned)
-        elif func is torch.ops.aten._local_scalar_dense.default and given[0].dtype != torch.bool:
+        elif func is torch.ops.aten._local_scalar_dense.default and given[0].dtype != torch.bool:  # a look whether all is well
             labels = self._follower.memory.value(given[0]).labels
             self._follower.units.leave_out(labels, "are read as a number, whose use is not followed")
         return out

@@ -439,3 +439,13 @@ def test_crelu_behind_a_convolution_gives_the_channels_and_then_their_other_side
     (layer,) = cbp.find_layers(model, example)
     assert layer.units == 4
     assert cbp.verify(model, example) < 1e-12
+
+
+def test_channels_that_lie_last_in_memory_are_found_behind_pooling_over_all_positions():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    x = torch.randn(2, 2, 8, 8)
+    (plain,) = cbp.find_layers(model, (x,))
+    (layer,) = cbp.find_layers(model.to(memory_format=torch.channels_last), (x,))
+    for k, other in ((layer.incoming_weight, plain.incoming_weight), (layer.outgoing_weight(0), plain.outgoing_weight(0))):
+        assert torch.equal(k, other)
+    assert cbp.verify(model, (x,)) < 1e-5

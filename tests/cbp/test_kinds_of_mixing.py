@@ -375,3 +375,48 @@ def test_finding_leaves_the_generators_of_python_and_numpy_alone():
     cbp.verify(Between(draw), (batch(5, 6),))
     assert random.getstate() == before[0]
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda _, h: h.as_strided(h.shape, h.stride()),
+        lambda _, h: h.as_strided((4, h.shape[0]), (1, 4)).T,  # transposed
+        lambda _, h: h.unsqueeze(1).expand(-1, 3, -1).as_strided((h.shape[0], 4), (4, 1)),
+        lambda _, h: h.clone().as_strided_((2, h.shape[0] // 2, 4), (2 * h.shape[0], 4, 1)).flatten(0, 1),
+    ],
+    ids=["the same", "transposed", "of repeated ones", "in place"],
+)
+def test_units_are_followed_through_strides_of_their_memory(between):
+    model, x = Between(between), batch(6, 6)
+    assert found(model, x) == ({"first": 4, "second": 5}, "")
+    assert cbp.verify(model, (x,)) < 1e-5
+
+
+def test_units_in_a_view_that_reaches_beyond_their_tensor_are_left_out():
+    def beyond(_, h):
+        return h[:, :2].as_strided(h.shape, h.stride())
+
+    units, reasons = found(Between(beyond), batch(6, 6))
+    assert units == {"second": 5}
+    assert "the units of 'first' reach 'as_strided'" in reasons
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float64], ids=["parts of numbers", "several in one"])
+def test_numbers_that_are_read_as_others_of_another_size_leave_their_units_out(dtype):
+    def read(_, h):
+        return h + 0 * h.view(dtype).sum().float()
+
+    units, reasons = found(Between(read), batch(5, 6))
+    assert units == {"second": 5}
+    assert "the units of 'first' reach 'view'" in reasons
+
+
+def test_weights_that_are_read_as_numbers_of_another_size_are_left_out():
+    class Read(Between):
+        def forward(self, x):
+            return super().forward(x) + 0 * self.first.weight.view(torch.int16)[0, 0]
+
+    units, reasons = found(Read(lambda _, h: h), batch(5, 6))
+    assert units == {"second": 5}
+    assert "'first.weight', which is used in 'view' too" in reasons
