@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cbp.groups import Group, LayerError, Slices
+from cbp.groups import Group, Slices
 
 Init = Literal["auto", "lecun", "kaiming", "xavier", "default"]
 
@@ -18,14 +18,15 @@ def bounds(group: Group, init: Init) -> list[float]:
 
     ``"lecun"`` √(3/fan_in), ``"kaiming"`` gain·√(3/fan_in), ``"xavier"`` gain·√(6/(fan_in+fan_out)), ``"default"`` √(1/fan_in),
     with the gain of the group's activation; ``"auto"`` √3 times the root mean square of the weights now.
-
-    Raises:
-        LayerError: ``"auto"``, and the weights are all zero.
     """
-    found = [_bound(group, slices, init) for slices in group.fresh]
-    if not any(found):
-        raise LayerError(f"init='auto' takes the spread of layer '{group.name}', whose weights are all zero")
-    return found
+    return [_bound(group, slices, init) for slices in group.fresh]
+
+
+def without_spread(group: Group, init: Init) -> str | None:
+    """Why nothing can be drawn for a group: ``"auto"``, and its weights are all zero."""
+    if any(bounds(group, init)):
+        return None
+    return f"init='auto' takes the spread of layer '{group.name}', whose weights are all zero"
 
 
 def _bound(group: Group, slices: Slices, init: Init) -> float:

@@ -123,7 +123,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
 
     def _track_given(self, groups: list[Group]) -> None:
         for i, group in enumerate(groups):
-            if why := self._unfit(group) or untrained(self.optimizers, group):
+            if why := self._why_not(group):
                 raise LayerError(why)
             for other in groups[:i]:
                 if _share_rows(group, other):
@@ -138,7 +138,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
     def _take_groups(self) -> None:
         """Tracks the groups that were found; those that were tracked before go on."""
         found, reasons = self._finder.groups()
-        refused = {id(group): why for group in found if (why := self._unfit(group) or untrained(self.optimizers, group))}
+        refused = {id(group): why for group in found if (why := self._why_not(group))}
         groups = [group for group in found if id(group) not in refused]
         self.left_out = [*reasons, *dict.fromkeys(refused.values())]
         if not groups:
@@ -179,6 +179,10 @@ class ReplacingMethod(Method, Generic[LayerType]):
         if self._waiting is not None:
             state, self._waiting = self._waiting, None
             self.load_state_dict(state)
+
+    def _why_not(self, group: Group) -> str | None:
+        """Why a group cannot be treated."""
+        return self._unfit(group) or untrained(self.optimizers, group) or fresh.without_spread(group, self.init)
 
     def _unfit(self, group: Group) -> str | None:  # noqa: ARG002
         """Why the method does not suit a group; for a subclass that is not for all."""

@@ -224,11 +224,15 @@ class Follower:
 
     # Modules
 
+    def is_at_work(self, weights: Weights) -> bool:
+        """Whether a parameter is that of the module at work."""
+        return weights.name.rpartition(".")[0] == self.module
+
     def enter(self, module: nn.Module, name: str, given: dict[int | str, Tensor]) -> None:
         """A module is called with these tensors."""
         for key, tensor in given.items():
             self._pass_border(Seen(name, False, key, self.memory.value(tensor).labels), tensor)
-            if isinstance(module, nn.modules.conv._ConvNd) and module.padding_mode != "zeros":
+            if isinstance(module, nn.modules.conv._ConvNd) and (module.padding_mode != "zeros" or module.padding == "same"):
                 self._padded[name] = self.memory.value(tensor).identity  # it pads before it multiplies
 
     def leave(self, module: nn.Module, name: str, returned: dict[Any, Tensor], activation: str | None) -> None:

@@ -44,6 +44,11 @@ def matmul(follower: Follower, call: Call) -> list[Value]:
 def _product(follower: Follower, a: Tensor, b: Tensor, call: Call) -> Value:
     """``(…, n, k) @ (…, k, m)``."""
     of_a, of_b = follower.storages.find(a), follower.storages.find(b)
+    if of_a is not None and of_b is not None and follower.is_at_work(of_a) != follower.is_at_work(of_b):
+        received, of_received = (b, of_b) if follower.is_at_work(of_a) else (a, of_a)  # a learned state or token: constants
+        follower.otherwise.setdefault(of_received.name, call.name)
+        follower.memory.put(received, Value(uniform(CONSTANT, received.ndim)))
+        of_a, of_b = (None, of_b) if received is a else (of_a, None)
     if of_b is not None and of_a is None:
         return _times_weight(follower, a, of_b, call, rows=-2, inner=(-1, -2), columns=-1)
     if of_a is not None and of_b is None:

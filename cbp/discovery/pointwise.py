@@ -38,6 +38,8 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
         return _of_parameters(follower, call, weights, values, scales=call.name in ("mul", "div"))
     in_norm = follower.module in follower.norms
     for of in filter(None, weights):
+        if follower.recurrent and not follower.is_at_work(of):  # a learned first state, which is left as it is
+            continue
         fresh = 0.0 if call.name in ("add", "sub", "rsub") else 1.0 if in_norm else None
         own(follower, of, labels, fresh)
     if activation is None and (in_norm or (any(value.mask for value in values) and call.name in ("mul", "div"))):

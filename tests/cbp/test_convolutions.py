@@ -441,6 +441,22 @@ def test_crelu_behind_a_convolution_gives_the_channels_and_then_their_other_side
     assert cbp.verify(model, example) < 1e-12
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+@pytest.mark.parametrize("options", [{"kernel_size": 2}, {"kernel_size": 4, "dilation": 3}, {"kernel_size": 3}])
+def test_convolutions_that_pad_themselves_on_one_side_more_are_seen(kind, options):
+    axes = 1 + [nn.Conv1d, nn.Conv2d, nn.Conv3d].index(kind)
+    behind = kind(4, 3, padding="same", **options)
+    model = nn.Sequential(kind(2, 4, 3), nn.ReLU(), behind, nn.ReLU(), nn.Flatten(), nn.Linear(3 * 3**axes, 2))
+    example = (torch.randn(2, 2, *[5] * axes),)
+    method = cbp.ContinualBackprop(model, still(model), 1.0, 0, example=example)
+    assert ([layer.name for layer in method.layers], method.left_out) == (["0", "2"], [])
+    assert method.layers[0].hidden.edges[0].place.module is behind
+    model(*example)
+    assert [len(units) for units in method.step()] == [4, 3]
+    assert cbp.verify(model, example) < 1e-5
+
+
 def test_channels_that_lie_last_in_memory_are_found_behind_pooling_over_all_positions():
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     x = torch.randn(2, 2, 8, 8)

@@ -141,6 +141,20 @@ def test_layers_with_weights_that_no_optimizer_holds_are_left_out(missing, treat
         cbp.ContinualBackprop(model, optimizer, layers=given)
 
 
+def test_a_layer_that_begins_at_zero_has_no_spread_to_draw_from_and_is_left_out():
+    model = chain(3, 6, 5, 2)
+    nn.init.zeros_(model[2].weight)
+    method = cbp.ContinualBackprop(model, still(model))
+    assert [layer.name for layer in method.layers] == ["0"]
+    assert method.left_out == ["init='auto' takes the spread of layer '2', whose weights are all zero"]
+    method = cbp.ContinualBackprop(model, still(model), init="lecun")
+    assert [layer.name for layer in method.layers] == ["0", "2"]
+    with pytest.raises(cbp.LayerError, match="strict=True: init='auto' takes the spread of layer '2'"):
+        cbp.ContinualBackprop(model, still(model), strict=True)
+    with pytest.raises(cbp.LayerError, match="init='auto' takes the spread of layer '2'"):
+        cbp.ContinualBackprop(model, still(model), layers=cbp.find_layers(model))
+
+
 def test_optimizer_of_a_copy_is_refused():
     model, other = chain(3, 6, 2), chain(3, 6, 2)
     with pytest.raises(cbp.LayerError, match="optimizer"):

@@ -258,3 +258,78 @@ def test_a_model_that_cannot_be_called_twice_is_followed_once():
     layers = cbp.find_layers(ForOneCall(), (batch(3, 6),))
     assert [(layer.name, layer.units) for layer in layers] == [("first", 5), ("second", 4)]
     assert cbp.verify(ForOneCall(), (batch(3, 6),)) < 1e-5
+
+
+class LearnedStart(nn.Module):
+    """A recurrent module whose first state is a parameter, or two."""
+
+    def __init__(self, kind: type[nn.Module], copies: bool, **options: int | bool) -> None:
+        super().__init__()
+        self.memory, self.copies = kind(6, 4, **options), copies
+        rows = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+        shape = (1, 4) if isinstance(self.memory, nn.RNNCellBase) else (rows, 1, 4)
+        self.start = nn.ParameterList(nn.Parameter(batch(*shape)) for _ in range(2 if "LSTM" in kind.__name__ else 1))
+        self.head = nn.Linear(8 if options.get("bidirectional") else 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = tuple(start.expand(*start.shape[:-2], x.shape[1], 4) for start in self.start)
+        state = tuple(each.contiguous() for each in state) if self.copies else state
+        state = state if len(state) > 1 else state[0]
+        if not isinstance(self.memory, nn.RNNCellBase):
+            return self.head(self.memory(x, state)[0])
+        for step in x:
+            state = self.memory(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *((kind, {}) for kind in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)),
+        (nn.GRU, {"num_layers": 2, "bidirectional": True}),
+    ],
+)
+def test_units_whose_first_state_is_learned_are_treated(kind, options, copies):
+    model, x = LearnedStart(kind, copies, **options), batch(5, 3, 6)
+    method = cbp.ContinualBackprop(model, still(model), 1.0, 0, example=(x,))
+    assert [layer.hidden.units for layer in method.layers] == [4] * (4 if options else 1)
+    assert not method.left_out
+    assert cbp.verify(model, (x,)) < 1e-5
+    before = [start.detach().clone() for start in model.start]
+    model(x)
+    method.step()
+    assert all(torch.equal(start, was) for start, was in zip(model.start, before, strict=True))
+
+
+def test_recurrence_by_hand_from_a_learned_state_is_treated():
+    class ByHand(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of_input, self.of_state, self.head = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+            self.start = nn.Parameter(batch(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.start.expand(x.shape[1], 4)
+            for step in x:
+                h = torch.tanh(self.of_input(step) + self.of_state(h))
+            return self.head(h)
+
+    model, x = ByHand(), batch(5, 3, 6)
+    (layer,) = cbp.find_layers(model, (x,))
+    assert [slices.module for slices in layer.fresh] == [model.of_input, model.of_state]
+    assert set(layer.outgoing) == {model.of_state, model.head}
+    assert cbp.verify(model, (x,)) < 1e-5
+
+
+def test_weights_that_another_layer_receives_are_left_out():
+    class Received(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.of_weights, self.head = nn.Linear(6, 4), nn.Linear(6, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.first(x))) + self.of_weights(self.first.weight).mean()
+
+    with pytest.raises(cbp.LayerError, match=r"'first' have weights in 'first\.weight', which is used in 'addmm' too"):
+        cbp.find_layers(Received(), (batch(3, 6),))
