@@ -11,7 +11,7 @@ from envs.checks import EffectError, ParameterError
 from envs.held import Held, hold, release
 from envs.places import Subject
 from envs.sequence import Sequence
-from envs.simulation import ModelSource, look_for_model, wake
+from envs.simulation import ModelSource, are_alike, feel_change, look_for_model
 
 
 class InForce:
@@ -45,8 +45,6 @@ class InForce:
         """Puts the values of a sequence into force."""
         self._follow(sequence, holder)
         self._write(sequence)
-        if self.subject.model is not None:
-            wake(self.subject.model, self.subject.data)
 
     def write_again(self, sequence: Sequence, holder: Any) -> None:
         """Writes again where the environment has rewritten or rebuilt its simulation."""
@@ -55,8 +53,8 @@ class InForce:
             self._write(sequence)
 
     def holds(self) -> bool:
-        """Whether the simulation has, to the bit, what was written last."""
-        return self._held.holds(self.subject)
+        """Whether the environment has the same simulation, and this, to the bit, what was written last."""
+        return self._look_up().model is self.subject.model and self._held.holds(self.subject)
 
     def take_simulation(self) -> None:
         """Takes what the simulation has now for what was written last."""
@@ -80,20 +78,25 @@ class InForce:
 
     def _write(self, sequence: Sequence) -> None:
         self._held.write(self.subject, list(sequence.values.values()))
+        if self.subject.model is not None:
+            feel_change(self.subject.model, self.subject.data)
 
     def _follow(self, sequence: Sequence, holder: Any) -> bool:
         """Takes the simulation that the environment has now for the one that is changed. Returns whether it is another one."""
-        found = self._look_up()
-        if found.model is self.subject.model:
+        found, left = self._look_up(), self.subject
+        if found.model is left.model:
             return False
-        self.subject = found
+        release(left, holder)  # it may be a template of the next ones; and attributes of the environment stay its own
         release(found)
+        if are_alike(left.model, found.model):
+            self._held.give_back(found)  # a copy has what was written into the one that is left
+        self.subject = found
         self._bind(sequence, holder)
         return True
 
     def _took_back(self, sequence: Sequence, holder: Any) -> bool:
         """Whether the environment has written to what the parameters act on; that is its own from now on."""
-        if self.holds():
+        if self._held.holds(self.subject):
             return False
         self._held.give_back(self.subject)
         self._bind(sequence, holder)

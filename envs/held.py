@@ -108,8 +108,8 @@ class Held:
         return all(np.array_equal(place.read(subject), own) for place, own in zip(self._places, self._own, strict=False))
 
 
-_HOLDERS: dict[int, tuple[Held, weakref.ref[Any]]] = {}
-"""Of each simulation that is changed, by its identity: what is held there, and by which wrapper; it may be gone.
+_HOLDERS: dict[int, tuple[Held, weakref.ref[Any], weakref.finalize[..., Any]]] = {}
+"""Of each simulation that is changed, by its identity: what is held there, by which wrapper (it may be gone), and its end.
 
 Environments may be equal without being the same, and may have no hash: of dataclasses both are true.
 """
@@ -124,18 +124,23 @@ def hold(subject: Subject, held: Held, holder: Any) -> None:
     simulation = _simulation(subject)
     before = _HOLDERS.get(id(simulation))
     if before is None:
-        weakref.finalize(simulation, _HOLDERS.pop, id(simulation), None).atexit = False
-    elif (other := before[1]()) not in (None, holder):
-        other.displace()
-    _HOLDERS[id(simulation)] = held, weakref.ref(holder)
+        end = weakref.finalize(simulation, _HOLDERS.pop, id(simulation), None)
+        end.atexit = False
+    else:
+        end = before[2]
+        if (other := before[1]()) not in (None, holder):
+            other.displace()
+    _HOLDERS[id(simulation)] = held, weakref.ref(holder), end
 
 
 def release(subject: Subject, holder: Any = None) -> None:
     """Gives a subject back what it had itself before a wrapper, or any, held something there."""
-    held, reference = _HOLDERS.get(id(_simulation(subject)), (None, None))
-    if held is None or reference is None or holder not in (None, reference()):
+    found = _HOLDERS.get(id(_simulation(subject)))
+    if found is None or holder not in (None, found[1]()):
         return
+    held, reference, end = found
     held.give_back(subject)
+    end.detach()
     del _HOLDERS[id(_simulation(subject))]
     if holder is None and (displaced := reference()) is not None:
         displaced.displace()

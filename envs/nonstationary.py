@@ -54,7 +54,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
     After each reset the wrapper compares the simulation, to the bit, with what it wrote. Where the environment has rewritten or
     rebuilt it, that is the environment's own from then on, and the values are put back into force. A number that happens to be
-    the one in force cannot be told from it.
+    the one in force, as all are in a copy of the simulation, is taken for it.
 
     Values come from random generators of the wrapper's own. They depend on the seed alone, not on actions, episodes, the
     environment's randomness or any global state. A constructor ``seed`` fixes their sequence. ``reset(seed=s)`` restarts clock,
@@ -262,6 +262,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             >>> env.reset()[1]["friction"]
             0.5
         """
+        self._check_episode()
         fresh = self._step == self._began
         self._sequence.set_value(name, value, self._step, within=fresh)
         self._put_into_force(began=self._began if fresh else self._step)
@@ -276,6 +277,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             What the environment returned, with the keys above added to ``info``.
         """
         if self._step >= self._end:
+            self._check_episode()
             self._sequence.begin_step(self._step)
             self._put_into_force(began=self._step)
         if self._acts_in_steps:
@@ -305,7 +307,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
         Warns:
             UserWarning: Once, where seeds of ``reset`` have restarted the clock again and again, so that nothing ever changed;
-                and where the environment wrote to what the parameters act on during an episode.
+                and where the environment wrote to what the parameters act on during an episode, or rebuilt it.
 
         Raises:
             envs.ParameterError: A seed that is neither None nor an integer of at least 0.
@@ -382,11 +384,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         )
 
     def _check_episode(self) -> None:
-        """Says where the environment has written to what the parameters act on since its last reset."""
+        """Says where the environment has written to what the parameters act on, or rebuilt it, since its last reset."""
         if self._step > self._episode_began and not self._force.holds():
             self._say_once(
-                f"{checks.env_name(self.env)} has written to what {' and '.join(self._values)} act on during an episode, whose "
-                "info was wrong therefore; what it wrote counts as its own from now on"
+                f"{checks.env_name(self.env)} has written to what {' and '.join(self._values)} act on during an episode, or "
+                "rebuilt it; info was wrong therefore, and what it wrote counts as its own from now on"
             )
             self._force.write_again(self._sequence, self)
 

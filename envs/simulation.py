@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -77,14 +78,33 @@ def find_data(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -
     return next(_found(env, mujoco.MjData, ("data", "mj_data")), None)
 
 
-def wake(model: mujoco.MjModel, data: mujoco.MjData | None) -> None:
-    """Wakes bodies that MuJoCo has put to sleep, so that they feel a change.
+def are_alike(model: mujoco.MjModel | None, other: mujoco.MjModel | None) -> bool:
+    """Whether two models have the same objects, so that a field of one has the shape that it has in the other."""
+    if model is None or other is None:
+        return False
+    return bool(model.signature == other.signature and mujoco.mj_sizeModel(model) == mujoco.mj_sizeModel(other))
 
-    MuJoCo wakes what has a velocity other than 0, so each sleeping tree is given the least there is.
+
+def feel_change(model: mujoco.MjModel, data: mujoco.MjData | None) -> None:
+    """Lets a simulation feel a change of its model from the next step on.
+
+    Bodies that MuJoCo has put to sleep are woken. MuJoCo wakes what has a velocity other than 0, so each sleeping tree is given
+    the least there is. What a step begins with (mass matrix, bias, passive forces, contacts) is computed anew where the
+    environment has computed it at the end of the last one, as dm_control does: its poses are those of its positions then.
+    ``mj_step`` computes all that by itself, and leaves the poses from before it moved; they are left to whoever reads them.
     """
+    if data is None:
+        return
     asleep = getattr(data, "tree_asleep", None)  # MuJoCo has it since 3.3.7
-    if data is not None and asleep is not None and (asleep >= 0).any():
+    if asleep is not None and (asleep >= 0).any():
         data.qvel[model.tree_dofadr[asleep >= 0]] = np.finfo(float).tiny
+    if data.model is not model:
+        return
+    now = copy.copy(data)
+    mujoco.mj_kinematics(model, now)
+    if np.array_equal(now.xpos, data.xpos) and np.array_equal(now.xquat, data.xquat):
+        mujoco.mj_fwdPosition(model, data)
+        mujoco.mj_fwdVelocity(model, data)
 
 
 def _given(env: gymnasium.Env[Any, Any], source: ModelSource) -> tuple[mujoco.MjModel, mujoco.MjData | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+import weakref
 
 import gymnasium
 import mujoco
@@ -117,7 +118,29 @@ class Rebuilding(World):
         return super().reset(seed=seed)
 
 
-@pytest.mark.parametrize("kind", [Rewriting, Rebuilding])
+class Copying(World):
+    """Simulates a copy of its model in each episode, as domain randomisation does; the first episodes' is the model itself."""
+
+    def __init__(self, xml):
+        super().__init__(xml)
+        self.template = self.model
+
+    def reset(self, *, seed=None, options=None):
+        self.model = copy.copy(self.template)
+        self.data = mujoco.MjData(self.model)
+        return super().reset(seed=seed)
+
+
+class CopyingTheLast(World):
+    """Simulates a copy of the last episode's model."""
+
+    def reset(self, *, seed=None, options=None):
+        self.model = copy.copy(self.model)
+        self.data = mujoco.MjData(self.model)
+        return super().reset(seed=seed)
+
+
+@pytest.mark.parametrize("kind", [Rewriting, Rebuilding, Copying, CopyingTheLast])
 @pytest.mark.parametrize("change_at", ["episode_end", "now"])
 def test_a_reset_that_writes_or_rebuilds_the_model_does_not_lose_the_change(kind, change_at, contact_frictions):
     values = {"name": "list", "values": [0.05, 0.5, 1.7]}
@@ -132,6 +155,62 @@ def test_a_reset_that_writes_or_rebuilds_the_model_does_not_lose_the_change(kind
             assert (measured == info["friction"]).all()
             seen.add(info["friction"])
     assert seen == {0.05, 0.5, 1.7}
+
+
+@pytest.mark.parametrize("kind", [Copying, CopyingTheLast])
+@pytest.mark.parametrize("parameter", [{"mass": {}}, {"gravity_tilt": {}, "friction": {"factor": True}}])
+def test_what_was_written_is_not_taken_for_the_own_of_a_copy(kind, parameter):
+    values = {"name": "list", "values": [2.0, 3.0]}
+    base, plain = kind(box()), World(box())
+    env = envs.NonStationary(base, {name: {"schedule": values, **of_one} for name, of_one in parameter.items()}, period=1)
+    seen = set()
+    for _ in range(5):
+        value = next(iter({key: x for key, x in env.reset()[1].items() if key in parameter}.values()))
+        seen.add(value)
+        env.step(None)
+        env.step(None)
+        if "mass" in parameter:
+            np.testing.assert_allclose(base.model.body_mass, value * plain.model.body_mass, rtol=1e-15)
+            np.testing.assert_allclose(base.model.body_subtreemass, value * plain.model.body_subtreemass, rtol=1e-15)
+        else:
+            angle = np.radians(value)
+            np.testing.assert_allclose(base.model.opt.gravity, [-9.81 * np.sin(angle), 0, -9.81 * np.cos(angle)], rtol=1e-14)
+            np.testing.assert_array_equal(base.model.geom_friction[:, 0], value)  # their own is 1
+    assert seen == {2.0, 3.0}
+    env.close()
+    for model in (base.model, getattr(base, "template", base.model)):
+        np.testing.assert_array_equal(model.body_mass, plain.model.body_mass)
+        np.testing.assert_array_equal(model.opt.gravity, plain.model.opt.gravity)
+
+
+def test_what_a_reset_writes_into_a_copy_is_its_own():
+    class Drawing(Copying):
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.model.body_mass[1] = 0.7
+            return np.zeros(1, np.float32), {}
+
+    env = held(Drawing(box(more='<body pos="1 0 1"><freejoint/><geom size="0.1" mass="0.3"/></body>')), "mass", 2.0)
+    for _ in range(3):
+        env.reset()
+        np.testing.assert_allclose(env.unwrapped.model.body_mass, [0, 1.4, 0.6])  # twice the drawn and twice the own
+
+
+def test_simulations_that_take_turns_are_changed_once_and_leave_nothing_behind():
+    class Turning(World):
+        def reset(self, *, seed=None, options=None):
+            self.model, self.other = getattr(self, "other", World(box()).model), self.model
+            self.data = mujoco.MjData(self.model)
+            return super().reset(seed=seed)
+
+    env, own = held(Turning(box()), "mass", 2.0), World(box()).model.body_mass
+    gc.collect()
+    before = len(weakref.finalize._registry)
+    for _ in range(6):
+        env.reset()
+        np.testing.assert_array_equal(env.unwrapped.model.body_mass, 2 * own)
+        np.testing.assert_array_equal(env.unwrapped.other.body_mass, own)
+    assert len(weakref.finalize._registry) <= before
 
 
 def test_what_a_reset_writes_is_what_a_factor_multiplies_from_then_on(contact_frictions):
@@ -179,6 +258,105 @@ def test_an_environment_that_writes_during_an_episode_is_told_on(contact_frictio
     env.step(None)
     with pytest.warns(UserWarning, match=r"Meddling has written to what friction act on during an episode"):
         env.reset()
+
+
+def test_an_environment_that_rebuilds_its_simulation_during_an_episode_is_told_on(contact_frictions):
+    class Switching(World):
+        def step(self, action):
+            if self.data.time > 0.005:
+                self.model = mujoco.MjModel.from_xml_string(box())
+                self.data = mujoco.MjData(self.model)
+            return super().step(action)
+
+    env = held(Switching(box()), "friction", 0.1)
+    env.reset()
+    for _ in range(5):
+        env.step(None)
+    with pytest.warns(UserWarning, match=r"Switching has written to what friction act on .*, or rebuilt it; info was wrong"):
+        env.reset()
+    env.step(None)
+    assert (contact_frictions(env) == 0.1).all()
+
+
+@pytest.mark.parametrize("change", [lambda env: env.step(None), lambda env: env.set_value("friction", 0.5)])
+def test_a_change_does_not_hide_what_an_environment_has_written_before_it(change):
+    class Meddling(World):
+        def step(self, action):
+            self.model.geom_friction[:, 0] = 0.7
+            return super().step(action)
+
+    values = {"name": "list", "values": [2.0, 3.0]}
+    base = Meddling(box())
+    env = envs.NonStationary(base, "friction", values, factor=True, period=2, change_at="now")
+    env.reset()
+    env.step(None)
+    env.step(None)
+    with pytest.warns(UserWarning, match="Meddling has written to what friction act on during an episode"):
+        change(env)
+    env.close()
+    assert (base.model.geom_friction[:, 0] == 0.7).all()
+
+
+# What an environment has computed before a step
+
+
+class Ahead(World):
+    """Ends each step with what the next one begins with, as dm_control does."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        mujoco.mj_forward(self.model, self.data)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.data.ctrl[:] = 0 if action is None else action
+        mujoco.mj_step2(self.model, self.data)
+        mujoco.mj_step1(self.model, self.data)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+SWING = arm('<actuator><motor joint="elbow"/></actuator>', joint='damping="0.1" stiffness="0.5" armature="0.01"').replace(
+    'gravity="0 0 0"', 'gravity="2 0 -9"'
+)
+
+
+@pytest.mark.parametrize("name", ["gravity_tilt", "mass", "damping", "armature", "stiffness", "centre_of_mass_x", "strength"])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_change_acts_in_its_first_step_where_the_last_one_computed_it(name, by_hand):
+    low, high = (0.0, 0.1) if name.startswith("centre") else (1.0, 3.0)
+    values = {"name": "list", "values": [low, low if by_hand else high]}
+    env = envs.NonStationary(Ahead(SWING), name, values, period=4, change_at="now")
+    env.reset()
+    for _ in range(4):
+        env.step([0.5])
+    if by_hand:
+        env.set_value(name, high)
+    data = env.unwrapped.data
+    before = copy.copy(data)
+    info = env.step([0.5])[4]
+    assert (info[name], info["changed"]) == (high, True)
+    # The same step, computed whole from the same state under the value that info tells.
+    before.ctrl[:] = 0.5
+    mujoco.mj_step(env.unwrapped.model, before)
+    np.testing.assert_array_equal(data.qvel, before.qvel)
+    plain = held(Ahead(SWING), name, low)
+    plain.reset()
+    for _ in range(5):
+        plain.step([0.5])
+    assert data.qvel[0] != plain.unwrapped.data.qvel[0]
+
+
+def test_a_change_leaves_all_that_an_environment_may_read_of_its_last_step():
+    env = envs.NonStationary(World(SWING), "mass", period=100, change_at="now", seed=0)
+    env.reset()
+    for _ in range(3):
+        env.step([0.5])
+    data = env.unwrapped.data
+    names = [name for name in dir(data) if not name.startswith("_") and isinstance(getattr(data, name), np.ndarray)]
+    before = {name: getattr(data, name).copy() for name in names}
+    env.set_value("mass", 2.0)
+    for name, array in before.items():
+        np.testing.assert_array_equal(getattr(data, name), array, err_msg=name)
 
 
 # Actuators

@@ -7,6 +7,7 @@ import math
 import pickle
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from worlds import World, box
@@ -108,6 +109,29 @@ def test_a_pole_of_another_length_and_mass_is_the_one_that_is_made_so():
     assert env.reach["cart_pole_length"] == {"env.length": [], "env.total_mass": [], "env.polemass_length": []}
     env.close()
     np.testing.assert_array_equal(trajectory(env.env), trajectory(gymnasium.make("CartPole-v1")))
+
+
+def test_a_weight_stays_what_it_is_where_the_simulation_is_rebuilt():
+    class Rebuilding(World):
+        _ctrl_cost_weight = 0.1
+
+        def reset(self, *, seed=None, options=None):
+            self.model = World(box()).model
+            self.data = mujoco.MjData(self.model)
+            return super().reset(seed=seed)
+
+    base = Rebuilding(box())
+    constant = {"schedule": {"name": "constant", "value": 0.5}}
+    env = envs.NonStationary(base, {"control_cost": constant, "mass": constant})
+    for _ in range(3):
+        env.reset()
+        assert base._ctrl_cost_weight == 0.05
+        assert base.model.body_mass[1] == pytest.approx(4.0)  # half of 1000 kg/m³ · (0.2 m)³
+    base._ctrl_cost_weight = 0.4  # what the environment sets itself is its own
+    env.reset()
+    assert base._ctrl_cost_weight == 0.2
+    env.close()
+    assert base._ctrl_cost_weight == 0.4
 
 
 def test_clocks_copies_and_states_are_as_of_any_other_parameter():
