@@ -104,6 +104,8 @@ class _Pairs:
         self._equal = priorities[:, None] == priorities
         deep = self._mix(dimensions, np.maximum.outer(dimensions, dimensions)) >= least
         self._possible = np.triu((masks | masks.T) & _may_meet(model, body) & deep, 1)
+        first, second = np.sort([model.pair_geom1, model.pair_geom2], axis=0)
+        self._possible[first, second] = False  # whose contacts are the explicit pair's
 
     def mixed(self, own: Array, equals: Array) -> Array:
         """A number of the contacts that can be: that of the higher priority, or what equals (n, n) make of theirs."""

@@ -53,6 +53,18 @@ def test_contacts_are_as_soft_as_the_ones_that_are_made_so(name, where):
     assert np.any(fall(World(before)) != made)
 
 
+@pytest.mark.parametrize("name", ["friction", "contact_time"])
+def test_a_geom_whose_contacts_are_explicit_pairs_is_refused(name):
+    env = World(box(outside=PAIR.format("")))
+    for part in ("floor", "box", "box+floor"):
+        with pytest.raises(envs.ParameterError, match=f"{name}.* needs two geoms that can touch"):
+            envs.NonStationary(env, f"{name}:{part}")
+    assert envs.NonStationary(env, f"{name}:pair0").phase == 0
+    ball = '<body pos="1 0 0.1"><freejoint/><geom name="ball" size="0.1"/></body>'
+    beside = World(box(more=ball, outside=PAIR.format("")))  # which touches floor and box by itself
+    assert envs.NonStationary(beside, f"{name}:floor", low=0.1, high=3.0).phase == 0
+
+
 def test_the_softness_of_one_geom_is_the_mean_with_what_it_touches():
     env = held(World(box()), "contact_time:box", 0.06)
     fall(env, 20)
