@@ -90,7 +90,7 @@ def all_actuators(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG00
 
 
 def unscalable(model: mujoco.MjModel, some: Things) -> str | None:
-    """Which actuators have a force that is not proportional to numbers of the model, and why; None where there are none.
+    """Which actuators, or joints, have a force that is not proportional to numbers of the model, and why; None for none.
 
     Proportional is that of gains and biases that are fixed, affine, a muscle's, a PID's or a geodesic servo's.
     """
@@ -106,6 +106,12 @@ def unscalable(model: mujoco.MjModel, some: Things) -> str | None:
                 reason = "a plugin"
             if reason:
                 return f"actuator {names[thing]!r}, whose force comes from {reason},"
+    targets = [_target(model, thing.number) for thing in some if thing.kind == "actuator"]
+    direct = {target.number for target in targets if target is not None and target.kind == "joint"}
+    moved = direct if all(each is not None and each.kind == "joint" for each in targets) else direct | _moved_joints(model)
+    for name, thing in names_of(model, things(model, "joint")).items():
+        if thing.number in moved and model.jnt_actgravcomp[thing.number] and _is_compensated(model, thing.number):
+            return f"joint {name!r}, whose actuators bear the compensation of gravity beside their force,"
     return None
 
 
@@ -152,6 +158,16 @@ def _moved_joints(model: mujoco.MjModel) -> set[int]:
         for first, length in zip(data.moment_rowadr, data.moment_rownnz, strict=True)
     ]
     return {int(trial.dof_jntid[dof]) for dof in np.unique(np.concatenate(columns or [np.array([], int)]))}
+
+
+def _is_compensated(model: mujoco.MjModel, joint: int) -> bool:
+    """Whether gravity is compensated on the body of a joint, or on one that hangs on it."""
+    for body in np.flatnonzero(model.body_gravcomp):
+        while body and body != model.jnt_bodyid[joint]:
+            body = model.body_parentid[body]
+        if body:
+            return True
+    return False
 
 
 def _target(model: mujoco.MjModel, number: int) -> Thing | None:

@@ -414,6 +414,24 @@ def test_strength_that_cannot_reach_an_actuator_is_refused_by_its_name(actuator,
     assert at(env.unwrapped.model, ctrl=1.0).qfrc_actuator[1] == 0.5
 
 
+@pytest.mark.parametrize("actuator", ['<motor joint="elbow"/>', '<motor site="tip" gear="1 0 0 0 0 0"/>'])
+def test_strength_is_refused_where_actuators_bear_the_compensation_of_gravity(actuator):
+    others = '<motor joint="door_hinge"/>'
+    xml = arm(f"<actuator>{actuator}{others}</actuator>", joint='actuatorgravcomp="true"')
+    hand = '<body name="hand" pos="0.1 0 0.5" gravcomp="1"><geom size="0.1"/></body></body>\n    <body name="door"'
+    bearing = xml.replace('</body>\n    <body name="door"', hand)
+    assert bearing != xml
+    at_rest = at(World(bearing.replace('gravity="0 0 0"', 'gravity="0 0 -9.81"')).model)
+    assert at_rest.qfrc_actuator[0] != 0  # without any control
+    with pytest.raises(
+        envs.ParameterError, match="strength cannot change joint 'elbow', whose actuators bear the compensation"
+    ):
+        envs.NonStationary(World(bearing), "strength")
+    held(World(bearing), "strength:door_hinge", 0.5)
+    held(World(xml), "strength", 0.5)  # has nothing to compensate
+    held(World(bearing.replace('actuatorgravcomp="true"', "")), "strength", 0.5)
+
+
 def test_a_dc_motor_is_refused():
     if not hasattr(mujoco.mjtGain, "mjGAIN_DCMOTOR"):
         pytest.skip("this MuJoCo has none")
