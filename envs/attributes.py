@@ -24,6 +24,7 @@ class Attribute(Parameter):
         of: The class of the environments that have it, where others have one of that name with another meaning.
         follow: Computes other attributes of the environment from it: a function of the environment that returns their values by
             their names. One of a module, where environments are to be pickled.
+        used: Says of an environment that has the number whether it uses it; None where it always does.
 
     Example:
         >>> import envs, gymnasium, math
@@ -42,12 +43,14 @@ class Attribute(Parameter):
     attribute: str = ""
     of: str = ""
     follow: Callable[[Any], dict[str, float]] | None = None
+    used: Callable[[Any], bool] | None = None
 
     def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:
         """The parameter of one environment; changes nothing yet."""
         base = subject.env.unwrapped
         own = getattr(base, self.attribute, None) if self._is_of(base) else None
-        if not isinstance(own, int | float | np.number) or isinstance(own, bool):
+        unused = own is not None and self.used is not None and not self.used(base)
+        if not isinstance(own, int | float | np.number) or isinstance(own, bool) or unused:
             raise ParameterError(f"{self.name} needs {self.needs}, which {env_name(base)} lacks")
         if part is not None:
             raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
@@ -61,10 +64,10 @@ class _AttributeEffect(Effect):
     """A number of one environment, and those that follow from it."""
 
     def __init__(self, attribute: str, follow: Callable[[Any], dict[str, float]] | None, base: Any, factor: bool) -> None:
-        self._attribute, self._follow, self._factor = attribute, follow, factor
+        self._follow, self._factor = follow, factor
         self._own = float(getattr(base, attribute))
         following = () if follow is None else follow(base)
-        self.places = tuple(Place(f"env.{name}", None) for name in (attribute, *following))
+        self.places = tuple(Place(f"env.{name}", None, type(getattr(base, name))) for name in (attribute, *following))
 
     def own(self) -> tuple[float, ...]:
         """The environment's own value."""
@@ -72,10 +75,11 @@ class _AttributeEffect(Effect):
 
     def apply(self, subject: Subject, value: float) -> None:
         """Puts a value into force from the next step on, and what follows from it."""
-        base = subject.env.unwrapped
-        setattr(base, self._attribute, self._own * value if self._factor else value)
-        for name, number in ({} if self._follow is None else self._follow(base)).items():
-            setattr(base, name, number)
+        number, *following = self.places
+        number.write(subject, number.read(subject) * value if self._factor else np.array(value))
+        computed = {} if self._follow is None else self._follow(subject.env.unwrapped)
+        for place, other in zip(following, computed.values(), strict=True):
+            place.write(subject, np.array(other))
 
     def reach(self, subject: Subject) -> dict[str, list[str]]:  # noqa: ARG002
         """The attributes that it writes."""

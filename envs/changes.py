@@ -12,7 +12,7 @@ import numpy as np
 
 from envs import checks
 from envs.checks import ParameterError
-from envs.effects import Parameter
+from envs.effects import Effect, Parameter
 from envs.held import Held
 from envs.parameters import PARAMETERS, find_parameter
 from envs.places import Subject
@@ -81,7 +81,7 @@ class Change:
         factor = options.get("factor")
         self._factor = parameter.by_factor if factor is None else checks.boolean("factor", factor)
         self.name = name
-        self.effect = parameter.bind(subject, self._part, factor=self._factor)
+        self.effect = self.bound(subject)
         self.unit = "times its own" if self._factor else parameter.unit
         given = options.get("schedule")
         self.schedule = make_schedule(parameter.schedule if given is None else given)
@@ -117,7 +117,15 @@ class Change:
             ParameterError: It has no such parameter or part.
         """
         if self.effect.places:
-            self.effect = self.parameter.bind(subject, self._part, factor=self._factor)
+            self.effect = self.bound(subject)
+
+    def bound(self, subject: Subject) -> Effect:
+        """What it does to a simulation that has what it has itself.
+
+        Raises:
+            ParameterError: It has no such parameter or part.
+        """
+        return self.parameter.bind(subject, self._part, factor=self._factor)
 
     def check(self, trial: Subject) -> None:
         """Refuses an environment in which the change would do nothing: what its values decide is measured, and is the same.

@@ -180,10 +180,12 @@ class Place:
         field: The attribute: of the model; of its options or statistics after ``opt.`` or ``stat.``; of the environment after
             ``env.``.
         index: In the array with all axes made one; None for a number.
+        kind: The type of a number, which it keeps where that can hold it: whole numbers stay Python integers.
     """
 
     field: str
     index: NDArray[np.intp] | None
+    kind: type = float
 
     def read(self, subject: Subject) -> NDArray[np.float64]:
         """The numbers, as a copy."""
@@ -196,7 +198,9 @@ class Place:
         """Writes numbers there."""
         owner, name = self._owner(subject)
         if self.index is None:
-            setattr(owner, name, float(values))
+            number = float(values)
+            kept = self.kind(number)
+            setattr(owner, name, kept if kept == number else number)
         else:
             getattr(owner, name).reshape(-1)[self.index] = values
 
@@ -209,10 +213,17 @@ class Place:
 
 def union(some: Sequence[Place]) -> list[Place]:
     """The same numbers in places that do not overlap, one for each field."""
-    of_field: dict[str, list[NDArray[np.intp] | None]] = {}
+    of_field: dict[str, list[Place]] = {}
     for place in some:
-        of_field.setdefault(place.field, []).append(place.index)
+        of_field.setdefault(place.field, []).append(place)
     return [
-        Place(field, None if indices[0] is None else np.unique(np.concatenate(indices)))  # type: ignore[arg-type]
-        for field, indices in of_field.items()
+        same[0] if same[0].index is None else Place(field, np.unique(np.concatenate([place.index for place in same])))  # type: ignore[misc]
+        for field, same in of_field.items()
     ]
+
+
+def shared(some: Sequence[Place], others: Sequence[Place]) -> list[str]:
+    """The fields of which numbers are in both."""
+    mine, theirs = ({place.field: place.index for place in union(places)} for places in (some, others))
+    both = {field: (mine[field], theirs[field]) for field in mine if field in theirs}
+    return [field for field, (one, other) in both.items() if one is None or other is None or np.intersect1d(one, other).size]

@@ -13,6 +13,7 @@ from envs.changes import OPTIONS, Change
 from envs.checks import ParameterError
 from envs.clock import Clock, Every, make_times
 from envs.held import Held
+from envs.overlaps import check_overlaps
 from envs.parameters import find_parameter
 from envs.places import Subject
 
@@ -69,8 +70,9 @@ class Sequence:
         """Refuses a subject in which a change would do nothing; one may need what another brings, such as wind a medium.
 
         Raises:
-            ParameterError: Such a subject.
+            ParameterError: Such a subject, or one in which two changes would undo each other.
         """
+        check_overlaps(self.changes, subject)
         for change in self.changes:
             others = [other for other in self.changes if other is not change]
             trial = subject._replace(model=copy.copy(subject.model))

@@ -28,7 +28,15 @@ _of_cart_pole = partial(_of, of="CartPoleEnv", needs="Gymnasium's CartPole", fol
 _of_pendulum = partial(_of, of="PendulumEnv", needs="Gymnasium's Pendulum")
 _of_acrobot = partial(_of, of="AcrobotEnv", needs="Gymnasium's Acrobot")
 _of_lander = partial(
-    _of, of="LunarLander", lowest=0.0, low=0.0, schedule="uniform", by_factor=False, unit="1", needs="Gymnasium's LunarLander"
+    _of,
+    of="LunarLander",
+    used=lambda lander: lander.enable_wind,
+    lowest=0.0,
+    low=0.0,
+    schedule="uniform",
+    by_factor=False,
+    unit="1",
+    needs="Gymnasium's LunarLander with enable_wind=True",
 )
 
 PARAMETERS: tuple[Parameter, ...] = (

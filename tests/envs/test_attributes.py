@@ -150,6 +150,37 @@ def test_clocks_copies_and_states_are_as_of_any_other_parameter():
         assert [clone.step(1)[0].tolist() for _ in range(8)] == expected
 
 
+class Counting(World):
+    """Simulates so many steps of MuJoCo in one of its own, and keeps a number of NumPy beside."""
+
+    frame_skip, decay = 4, np.float32(0.1)
+
+    def step(self, action):
+        mujoco.mj_step(self.model, self.data, self.frame_skip)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "factor", "value", "changed"), [("frame_skip", False, 3.0, 3), ("decay", True, 2.0, 0.2)]
+)
+def test_a_number_keeps_its_type(monkeypatch, attribute, factor, value, changed):
+    of = {"low": 1.0, "high": 8.0, "schedule": "uniform", "needs": "a number", "attribute": attribute}
+    parameter = envs.Attribute(name="own", meaning="", unit="1", lowest=0.0, highest=10.0, **of)
+    monkeypatch.setitem(envs.PARAMETERS, "own", parameter)
+    base = Counting(box())
+    before = getattr(base, attribute)
+    env = envs.NonStationary(base, "own", {"name": "constant", "value": value}, factor=factor)
+    env.reset()
+    env.step(None)
+    assert getattr(base, attribute) == type(before)(changed)
+    assert type(getattr(base, attribute)) is type(before)
+    env.set_value("own", 2.5)
+    assert getattr(base, attribute) == 2.5 * (before if factor else 1)  # which no integer is
+    env.close()
+    assert getattr(base, attribute) == before
+    assert type(getattr(base, attribute)) is type(before)
+
+
 def test_what_an_environment_does_not_have_is_refused():
     with pytest.raises(envs.ParameterError, match="pole_length needs a pole on a cart, which World lacks"):
         envs.NonStationary(World(box()), "pole_length")
@@ -164,7 +195,7 @@ def test_the_wind_of_a_lander_changes(name):
     pytest.importorskip("pygame")
     seen = envs.verify(gymnasium.make("LunarLander-v3", enable_wind=True), name)[0]
     assert seen.parted >= 1
-    with pytest.raises(envs.EffectError, match=f"{name} has no effect on LunarLander-v3"):
-        envs.verify(gymnasium.make("LunarLander-v3"), name)
+    with pytest.raises(envs.ParameterError, match=f"{name} needs .* with enable_wind=True, which LunarLander-v3 lacks"):
+        envs.NonStationary(gymnasium.make("LunarLander-v3"), name)
     with pytest.raises(envs.ParameterError, match=r"cannot be saved of LunarLander\.world"):
         envs.save_state(envs.NonStationary(gymnasium.make("LunarLander-v3", enable_wind=True), name))

@@ -768,6 +768,69 @@ def test_masses_of_a_body_and_of_all_multiply():
     assert mass(env) == pytest.approx(2 * (model.body_mass.sum() + 2 * own))
 
 
+OVERLAPPING = [
+    ({"friction": 0.1, "friction:floor": 0.9}, False),
+    ({"friction": 0.5, "friction:floor": 0.5}, False),
+    ({"damping": 0.2, "damping:left_leg": 5.0}, False),
+    ({"mass": 10.0, "mass:torso": 3.0}, False),
+    ({"mass": 10.0, "mass:torso": (3.0, True)}, False),
+    ({"mass": (2.0, True), "mass:torso": 3.0}, False),
+    ({"strength": (0.0, True), "kp": 50.0}, False),
+    ({"strength": (0.5, True), "kp:left_leg": 50.0}, False),
+    ({"friction": (0.5, True), "friction:floor": (3.0, True)}, True),
+    ({"damping": (0.5, True), "damping:left_leg": (3.0, True)}, True),
+    ({"joint_range": (0.5, True), "joint_range:left_leg": (0.6, True)}, True),
+    ({"strength": (0.5, True), "strength:right_leg": (0.0, True)}, True),
+    ({"strength": (0.5, True), "kp": (3.0, True)}, True),
+    ({"centre_of_mass_x": 0.03, "centre_of_mass_y:left_foot": -0.02, "mass": (2.0, True)}, True),
+    ({"gravity": 5.0, "gravity_tilt": 90.0}, True),
+    ({"friction:floor": 2.0, "friction:box": 3.0, "contact_time": 0.05, "contact_damping": 0.5}, True),
+    ({"damping:left_leg": 2.0, "damping:right_leg": 3.0}, True),
+]
+"""Values, in units or by factor, of parameters that write the same numbers, and whether they can be in force together."""
+
+LEGS = """<mujoco><worldbody>
+  <geom name="floor" type="plane" size="5 5 1"/>
+  <body name="box" pos="2 0 0.1"><freejoint/><geom name="box" type="box" size="0.1 0.1 0.1"/></body>
+  <body name="torso" pos="0 0 1"><freejoint/><geom size="0.1"/>
+    <body name="left_foot"><joint name="left_leg" damping="1" range="-50 40"/><geom size="0.1" pos="0.2 0 0"/></body>
+    <body name="right_foot"><joint name="right_leg" damping="1"/><geom size="0.1" pos="-0.2 0 0"/></body>
+  </body>
+</worldbody><actuator><position joint="left_leg" kp="10" kv="1"/><motor joint="right_leg"/></actuator></mujoco>"""
+
+
+@pytest.mark.parametrize(("values", "together"), OVERLAPPING)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_parameters_that_write_the_same_are_both_in_force_or_refused_by_their_names(values, together, reverse):
+    def made(values):
+        given = {name: value if isinstance(value, tuple) else (value, False) for name, value in values.items()}
+        constant = {
+            name: {"schedule": {"name": "constant", "value": value}, "factor": factor}
+            for name, (value, factor) in given.items()
+        }
+        return envs.NonStationary(World(LEGS.replace("<worldbody>", '<compiler autolimits="true"/><worldbody>')), constant)
+
+    ordered = dict(reversed(values.items()) if reverse else values.items())
+    if together:
+        model, other = (made(each).unwrapped.model for each in (ordered, dict(reversed(ordered.items()))))
+        for name in ("geom_friction", "body_mass", "dof_damping", "actuator_gainprm", "jnt_range", "body_ipos", "bvh_aabb"):
+            np.testing.assert_allclose(getattr(model, name), getattr(other, name), rtol=1e-12)
+    else:
+        with pytest.raises(envs.ParameterError, match=r"{} and {} of World cannot both have their values".format(*ordered)):
+            made(ordered)
+
+
+def test_two_attributes_of_one_number_multiply(monkeypatch):
+    for name in ("one", "two"):
+        of = {"low": 0.5, "high": 2.0, "schedule": "uniform", "needs": "a pole", "attribute": "length", "by_factor": True}
+        parameter = envs.Attribute(name=name, meaning="", unit="m", lowest=0.01, highest=10.0, **of)
+        monkeypatch.setitem(envs.PARAMETERS, name, parameter)
+    both = {"one": {"low": 2.0, "high": 2.0}, "two": {"low": 3.0, "high": 3.0}}
+    assert envs.NonStationary(gymnasium.make("CartPole-v1"), both).unwrapped.length == 3.0  # its own is 0.5
+    with pytest.raises(envs.ParameterError, match=r"both write env\.length"):
+        envs.NonStationary(gymnasium.make("CartPole-v1"), {"one": {}, "two": {"factor": False, "low": 1.0, "high": 2.0}})
+
+
 def test_a_refused_second_parameter_leaves_the_model_as_it_was():
     env = gymnasium.make("Ant-v5")
     with pytest.raises(envs.ParameterError, match="fricton"):
