@@ -136,7 +136,7 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
     changes = wrappers[0].changes
     try:
         verified = envs.verify(wrappers[0].env, {change.name: change.options for change in changes})
-    except envs.EffectError as error:
+    except (envs.EffectError, envs.ParameterError) as error:
         raise UserError(str(error)) from error
     return [
         Course(change, config.timesteps, edges, [[of_phase[change.name] for of_phase in each] for each in forecasts], seen)

@@ -267,6 +267,21 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._sequence.set_value(name, value, self._step, within=fresh)
         self._put_into_force(began=self._began if fresh else self._step)
 
+    def hold(self, values: Mapping[str, float]) -> None:
+        """Puts values into force and stays at them until a state is loaded: to judge at each of several values.
+
+        The schedule still says between which values the parameter has an effect, as a constant one does not.
+
+        Args:
+            values: Of parameters that change, in their units, as for :meth:`set_value`.
+
+        Raises:
+            envs.ParameterError: No such parameter, or a value that it cannot have.
+        """
+        for name, value in values.items():
+            self.set_value(name, value)
+        self.load_state_dict(self.state_dict(), hold=True)
+
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, dict[str, Any]]:
         """Steps the environment, after a change where one is due.
 

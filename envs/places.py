@@ -217,7 +217,7 @@ def union(some: Sequence[Place]) -> list[Place]:
     for place in some:
         of_field.setdefault(place.field, []).append(place)
     return [
-        same[0] if same[0].index is None else Place(field, np.unique(np.concatenate([place.index for place in same])))  # type: ignore[misc]
+        same[0] if same[0].index is None else Place(field, np.unique(np.concatenate([place.index for place in same])))
         for field, same in of_field.items()
     ]
 

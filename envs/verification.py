@@ -97,14 +97,11 @@ def _verify(
     seed: int,
     source: ModelSource | None,
 ) -> Verified:
-    def at(each: Change, value: float) -> dict[str, Any]:
-        return {"schedule": {"name": "constant", "value": value}, "factor": each.options["factor"]}
-
-    played = []
-    for value in change.two_values:
-        parameter = {each.name: at(each, value if each is change else each.extremes[1]) for each in changes}
-        played.append(_play(env, change, parameter, steps, seed, source))
-    first, second = played
+    parameter = {each.name: each.options for each in changes}
+    greatest = {each.name: each.extremes[1] for each in changes}
+    first, second = (
+        _play(env, change, parameter, greatest | {change.name: value}, steps, seed, source) for value in change.two_values
+    )
     measured = first.measured, second.measured
     parted = [step for step, pair in enumerate(zip(first.seen, second.seen, strict=True), 1) if pair[0] != pair[1]]
     verified = Verified(change.name, change.two_values, change.unit, change.parameter.where, measured, min(parted, default=0))
@@ -154,6 +151,7 @@ def _play(
     env: gymnasium.Env[Any, Any],
     change: Change,
     parameter: dict[str, dict[str, Any]],
+    values: dict[str, float],
     steps: int,
     seed: int,
     source: ModelSource | None,
@@ -162,6 +160,7 @@ def _play(
     tap.source = source
     wrapped = NonStationary(tap, parameter, seed=seed, model=source)
     try:
+        wrapped.hold(values)
         return _play_steps(wrapped, tap, change, steps, seed)
     finally:
         wrapped.give_back()

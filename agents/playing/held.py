@@ -62,7 +62,7 @@ class HeldParameter:
             options["low"], options["high"] = (end if x is None else x for x, end in zip((low, high), ends, strict=True))
             if name in own and not own[name].schedule.takes_range:
                 options["schedule"] = "uniform"
-        ranged = make_env(_holding(config, _kept(own, now) | {name: options}))
+        ranged = make_env(_with_one(config, _described(own) | {name: options}))
         return cls(config, now, own, _changes(ranged)[name])
 
     @property
@@ -108,8 +108,13 @@ class HeldParameter:
         Raises:
             UserError: A value that the parameter cannot have.
         """
-        held = _kept(self.own, self.now) | {self.name: _at(value, self.change)}
-        env = make_env(_holding(self.config, held), **kwargs)
+        env = make_env(_with_one(self.config, _described({**self.own, self.name: self.change})), **kwargs)
+        wrapper = envs.NonStationary.of(env)
+        assert wrapper is not None  # noqa: S101
+        try:
+            wrapper.hold({**self.now, self.name: value})
+        except envs.ParameterError as error:
+            raise UserError(str(error)) from error
         if self.name not in self.own and self.config.change.get("observe"):
             space = env.observation_space  # the policy is told of the run's own parameters only
             assert isinstance(space, Box)  # noqa: S101
@@ -123,19 +128,14 @@ class HeldParameter:
         return find_parameter(self.name)[0].whole
 
 
-def _holding(config: Config, parameters: dict[str, Any]) -> Config:
+def _with_one(config: Config, parameters: dict[str, Any]) -> Config:
     """The run with one environment, and other descriptions of what changes."""
     change = {name: value for name, value in config.change.items() if name not in OPTIONS}
     return replace(config, param=parameters, change=change, period=config.period or config.timesteps, n_envs=1)
 
 
-def _kept(own: Mapping[str, Change], now: Mapping[str, float]) -> dict[str, Any]:
-    """The descriptions of parameters that stay at their values."""
-    return {name: _at(now[name], change) for name, change in own.items()}
-
-
-def _at(value: float, change: Change) -> dict[str, Any]:
-    return {"schedule": {"name": "constant", "value": value}, "factor": change.options["factor"]}
+def _described(changes: Mapping[str, Change]) -> dict[str, Any]:
+    return {name: change.options for name, change in changes.items()}
 
 
 def _changes(env: gymnasium.Env[Any, Any]) -> dict[str, Change]:

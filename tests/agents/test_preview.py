@@ -49,6 +49,18 @@ def test_a_forecast_changes_nothing():
     assert came == first
 
 
+def test_a_part_that_decides_in_a_part_of_its_range_is_previewed(capsys, monkeypatch):
+    assert preview.main(["Hopper-v5", "--param", "friction:foot_geom,low=0.02,high=5", *SHORT, "--seeds", "0"]) == 0
+    assert "seen: friction:foot_geom 0.02 and 5: friction of contacts 1 and" in capsys.readouterr().out
+
+    def refuse(*_, **__):
+        raise envs.ParameterError("not here")
+
+    monkeypatch.setattr(envs, "verify", refuse)
+    assert preview.main(["Hopper-v5", "--param", "friction", *SHORT, "--seeds", "0", "--output", "other.png"]) == 2
+    assert capsys.readouterr().err == "error: not here\n"
+
+
 @pytest.mark.usefixtures("rendered")
 def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
     arguments = ["Hopper-v5", "--param", "gravity,low=5,high=6", "--param", "strength:leg_joint,schedule=square", *SHORT]

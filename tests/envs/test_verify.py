@@ -63,6 +63,15 @@ def test_what_is_measured_is_the_value_where_it_is_one(tmp_path):
     assert second == pytest.approx(4 * first)
 
 
+@pytest.mark.parametrize("part", ["floor", "foot_geom"])
+def test_what_the_constructor_accepts_is_measured_although_one_value_by_itself_would_be_refused(part):
+    # The floor has 1 and the foot 2: the foot's is the greater one from 1 on, the floor's at the foot from 2 on.
+    low, high = envs.verify(gymnasium.make("Hopper-v5"), f"friction:{part}", low=0.02, high=5.0, steps=100)[0].measured
+    assert low <= 2 < high <= 5
+    with pytest.raises(envs.ParameterError, match="friction:floor needs"):
+        envs.NonStationary(gymnasium.make("Hopper-v5"), "friction:floor", {"name": "constant", "value": 0.3})
+
+
 def test_an_environment_has_afterwards_what_it_had():
     env, plain = gymnasium.make("Ant-v5"), gymnasium.make("Ant-v5")
     envs.verify(env, {"mass": {}, "friction": {}}, steps=5)

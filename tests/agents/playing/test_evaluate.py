@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -216,6 +217,18 @@ def test_another_seed_gives_other_episodes(run):
     held, trained = held_and_trained(run)
     first, other = (play(trained, held.make_env, [1.0], 2, seed) for seed in (0, 1))
     assert not {episode.total for episode in first} & {episode.total for episode in other}
+
+
+@pytest.mark.parametrize(("name", "value"), [("friction:foot_geom", 0.3), ("gravity", 5.0)])
+def test_a_part_is_held_at_values_that_would_do_nothing_by_themselves(run, name, value):
+    config = replace(RunFolder.open(run, Config)[1], param={"friction:foot_geom": {}}, change={})
+    now = {"friction:foot_geom": 0.4}  # the floor, of 1, decides there
+    env = HeldParameter.of(config, now, name, None, None).make_env(value)
+    for seed in (0, None):
+        info = env.reset(seed=seed)[1]
+        expected = {**now, name: value}
+        assert {each: info[each] for each in expected} == expected
+        assert env.unwrapped.model.geom("foot_geom").friction[0] == expected["friction:foot_geom"]
 
 
 def test_a_policy_that_is_told_of_friction_is_told_of_it_and_of_nothing_else(observing):
@@ -434,7 +447,7 @@ def test_without_the_extra_one_line_names_it(run, tmp_path):
     ("arguments", "words"),
     [
         (["--values", "0.1,,1"], "--values must be numbers with commas between, such as 0.1,0.5,2; got '0.1,,1'"),
-        (["--values", "0,1"], "friction in schedule 'constant' must be a finite number of at least 1e-05, got 0.0"),
+        (["--values", "0,1"], "friction must be a finite number of at least 1e-05, got 0.0"),
         (["--values", "nan"], "must be a finite number"),
         (["--values", "1,inf"], "must be a finite number"),
         (["--values", "1", "--points", "3"], "--values says which, and takes no --points"),
