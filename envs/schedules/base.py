@@ -17,7 +17,7 @@ from envs.checks import ParameterError
 from envs.schedules.files import read_values
 
 State = Any
-"""What a schedule has to know of the phases before: None, a number, or a list of such."""
+"""What a schedule has to know of the phases before: None, a number, or a list of such; of a chain a dictionary."""
 
 Scale = Literal["linear", "log"]
 
@@ -30,7 +30,8 @@ class At(NamedTuple):
 
     Attributes:
         phase: 0, 1, 2, …
-        state: What the schedule returned for the phase before; None for phase 0.
+        state: What the schedule returned last; None where it begins, which need not be phase 0: a phase whose value comes from
+            outside is not drawn.
         low: The least value.
         high: The greatest value, at least ``low``.
         generator: Source of randomness.

@@ -50,12 +50,21 @@ class Chain(_Composed, name="chain"):
         object.__setattr__(self, "lengths", tuple(checks.integer("each of lengths", length, 1) for length in lengths))
 
     def draw(self, at: At) -> tuple[float, State]:
-        """The value of the schedule whose turn it is."""
-        phase, turn = at.phase, 0
+        """The value of the schedule whose turn it is, which begins where the last value was another's."""
+        turn, phase = self._turn(at.phase)
+        # In earlier releases the state was the part's alone.
+        last = at.state if isinstance(at.state, dict) else {"turn": self._turn(at.phase - 1)[0], "state": at.state}
+        state = last["state"] if last["turn"] == turn else None
+        value, state = self.schedules[turn].draw(at._replace(phase=phase, state=state))
+        return value, {"turn": turn, "state": state}
+
+    def _turn(self, phase: int) -> tuple[int, int]:
+        """Whose turn it is in a phase, and the phase of its own."""
+        turn = 0
         while turn < len(self.lengths) and phase >= self.lengths[turn]:
             phase -= self.lengths[turn]
             turn += 1
-        return self.schedules[turn].draw(at._replace(phase=phase, state=at.state if phase else None))
+        return turn, phase
 
     @property
     def takes_range(self) -> bool:

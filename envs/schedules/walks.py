@@ -26,7 +26,7 @@ class RandomWalk(Schedule, name="random_walk"):
 
     def draw(self, at: At) -> tuple[float, State]:
         """The share u of the range: u ← u + step·N(0, 1), reflected into [0, 1]."""
-        if at.phase == 0:
+        if at.state is None:
             share = at.generator.uniform()
         else:
             share = (at.state + self.step * at.generator.standard_normal()) % 2
@@ -60,7 +60,7 @@ class OrnsteinUhlenbeck(Schedule, name="ornstein_uhlenbeck"):
     def draw(self, at: At) -> tuple[float, State]:
         """The share u of the range: u ← u + pull·(½ − u) + sigma·N(0, 1), kept in [0, 1]."""
         share = 0.5
-        if at.phase:
+        if at.state is not None:
             share = at.state + self.pull * (0.5 - at.state) + self.sigma * at.generator.standard_normal()
             share = min(max(share, 0.0), 1.0)
         return at.share(share, self.scale), share

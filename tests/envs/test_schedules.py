@@ -215,6 +215,49 @@ def test_states_go_through_json_in_the_middle_of_a_sequence(schedule):
     assert values == whole
 
 
+@pytest.mark.parametrize(
+    "schedule", [*EACH, Chain((RandomWalk(), OrnsteinUhlenbeck(), Sum((RandomWalk(), Sine()))), (2, 2))], ids=str
+)
+@pytest.mark.parametrize("skipped", range(1, 6))
+def test_a_phase_may_be_skipped(schedule, skipped):
+    # As where its value is set from outside.
+    generator, state = np.random.default_rng(0), None
+    own = schedule.own_values()
+    for phase in range(8):
+        if phase != skipped:
+            value, state = schedule.draw(At(phase, state, 0.1, 0.9, generator))
+            assert min(0.1, *own, 0.1) <= value <= max(0.9, *own, 0.9)
+
+
+def test_a_part_of_a_chain_begins_by_itself_where_its_first_phase_is_skipped():
+    chain = Chain((RandomWalk(), OrnsteinUhlenbeck(0.3, 0.4)), (2,))
+    generator, state, values = np.random.default_rng(2), None, []
+    for phase in (0, 1, 3, 4):
+        value, state = chain.draw(At(phase, state, 0.0, 1.0, generator))
+        values.append(value)
+    assert values[2] == 0.5  # where it begins, not where the walk was
+    again = np.random.default_rng(2)
+    again.uniform()
+    again.standard_normal()
+    assert values[3] == pytest.approx(min(max(0.5 + 0.4 * again.standard_normal(), 0), 1))
+
+
+@pytest.mark.parametrize(
+    "inner", [RandomWalk(), Sum((RandomWalk(), OrnsteinUhlenbeck())), Chain((Sine(), RandomWalk()), (2,))], ids=str
+)
+def test_the_state_of_a_chain_of_an_earlier_release_goes_on(inner):
+    chain = Chain((Constant(0.3), inner), (2,))
+    whole = draw(chain, 9)
+    generator, state, values = np.random.default_rng(0), None, []
+    for phase in range(9):
+        value, state = chain.draw(At(phase, state, 0.0, 1.0, generator))
+        values.append(value)
+        state = state["state"]  # which had the part's alone, as had a chain in it
+        if isinstance(state, dict):
+            state = state["state"]
+    assert values == whole
+
+
 def test_options_that_are_the_defaults_are_left_out_of_a_description():
     assert Sine().describe() == "sine"
     assert Sine(12).describe() == {"name": "sine", "length": 12}
