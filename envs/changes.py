@@ -28,10 +28,14 @@ class Fit(NamedTuple):
     Attributes:
         own: The environment's own values; empty where it has none.
         parts: The names of what can change by itself.
+        bounds: Of values in the parameter's unit, as the environment allows them.
+        default: The least and the greatest value by default.
     """
 
     own: tuple[float, ...]
     parts: tuple[str, ...]
+    bounds: tuple[float, float]
+    default: tuple[float, float]
 
 
 def fit_of(name: str, env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> Fit:
@@ -52,7 +56,9 @@ def fit_of(name: str, env: gymnasium.Env[Any, Any], source: ModelSource | None =
     ends = {} if by_factor == parameter.by_factor else {"low": parameter.low, "high": parameter.high}
     change = Change(subject, name, {"factor": by_factor, **ends})
     change.check(subject._replace(model=copy.copy(subject.model)))
-    return Fit(own, tuple(parameter.parts(subject.model)) if subject.model is not None else ())
+    bounds = max(parameter.lowest, change.effect.lowest), min(parameter.highest, change.effect.highest)
+    parts = () if subject.model is None else tuple(parameter.parts(subject.model))
+    return Fit(own, parts, bounds, change.extremes)
 
 
 class Change:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def rows_from_the_code():
         factor = "× " if parameter.by_factor else ""
         default = f"{factor}{span(parameter.low, parameter.high, '1')}, `{parameter.schedule}`"
         bounds = span(parameter.lowest, parameter.highest, "1")
+        if parameter.high == math.inf:  # each environment has an end of its own
+            bounds, default = (words.replace("∞", "the number of entries") for words in (bounds, default))
         unit = "–" if parameter.unit == "1" else parameter.unit
         cells = [f"`{parameter.name}`", unit, bounds, default, *(cell(parameter, env) for env in made)]
         yield f"| {' | '.join(cells)} |"

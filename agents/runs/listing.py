@@ -19,7 +19,8 @@ def list_environments() -> list[str]:
     for spec in gymnasium.registry.values():
         if is_nonstationary(spec):
             parameter = envs.PARAMETERS[spec.kwargs.get("parameter", "friction")]
-            lines.append(f"{spec.id:<28} {spec.kwargs['base']}; by default {parameter.name} changes, {_range(parameter)}")
+            default = _range(parameter, parameter.low, parameter.high)
+            lines.append(f"{spec.id:<28} {spec.kwargs['base']}; by default {parameter.name} changes, {default}")
         elif spec.entry_point == STATIONARY:
             lines.append(f"{spec.id:<28} {spec.kwargs['base']} as in the paper; does not change")
         elif spec.entry_point == SEQUENCE:
@@ -51,17 +52,17 @@ def _line(name: str, env: gymnasium.Env[Any, Any]) -> str:
         return f"{name:<18} not here: {error}"
     own = fit.own
     has = f"own {span(min(own), max(own), parameter.unit)}; " if own else ""
-    default = f"by default {_range(parameter)}"
+    default = f"by default {_range(parameter, *fit.default)}"
     if parameter.by_factor and not any(own):
         default = "with --no-factor, --low and --high, since a multiple of its own is 0"
     of_parts = f"; parts: {', '.join(fit.parts)}" if fit.parts else ""
-    bounds = f"bounds {span(parameter.lowest, parameter.highest, parameter.unit)}"
+    bounds = f"bounds {span(*fit.bounds, parameter.unit)}"
     return f"{name:<18} {has}{bounds}; {default}; {parameter.meaning}{of_parts}"
 
 
-def _range(parameter: envs.Parameter) -> str:
+def _range(parameter: envs.Parameter, low: float, high: float) -> str:
     unit = "times its own" if parameter.by_factor else parameter.unit
-    return f"{span(parameter.low, parameter.high, unit)}, {parameter.schedule}"
+    return f"{span(low, high, unit)}, {parameter.schedule}"
 
 
 def span(low: float, high: float, unit: str) -> str:

@@ -145,6 +145,9 @@ def test_every_parameter_is_listed_in_a_line_with_what_the_model_has(name, capsy
     assert "with --no-factor, --low and --high" in lines["stiffness"]
     assert lines["wind"] == "not here: wind needs a medium (density or viscosity above 0), which Hopper-v5 lacks"
     assert lines["mass"].endswith("parts: torso, thigh, leg, foot")
+    assert lines["dead_observation"].startswith("bounds 0 to 11; by default 0 to 11, uniform;")
+    assert lines["dead_action"].startswith("bounds 0 to 3; by default 0 to 3, uniform;")
+    assert lines["contact_time"].startswith("own 0.02 s; bounds 0.004 to ∞ s;")  # two time steps
 
 
 def _lacking(**_kwargs):
