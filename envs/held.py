@@ -27,7 +27,8 @@ FOLLOWING = (
 """Constants of a model that follow from masses and inertias, and that MuJoCo computes when it compiles (``mj_setConst``).
 
 The other constants that it computes then follow from the initial configuration. Environments set some of them themselves at
-run time, such as the relative pose of a weld: a change of mass leaves them alone.
+run time, such as the relative pose of a weld: a change of mass leaves them alone. Recent versions of ``mj_setConst`` leave the
+mean inertia alone too, by which the solver scales its tolerance; it stays what it was then.
 """
 
 

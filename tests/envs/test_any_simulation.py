@@ -95,6 +95,53 @@ def test_what_follows_from_masses_is_what_mujoco_computes_from_them():
     assert changed_by_set_const(heavier) | changed_by_set_const(rotors) <= set(FOLLOWING)
 
 
+MADE = """<mujoco><compiler autolimits="true"/><option timestep="0.002" gravity="0 0 -10" density="1" viscosity="0.1"/>
+<default><geom density="1000" friction="0.8" solref="0.02 1"/></default>
+<worldbody>
+  <geom name="floor" type="plane" size="5 5 1"/>
+  <body name="box" pos="2 0 0.1"><freejoint/><geom name="box" type="box" size="0.1 0.2 0.1"/></body>
+  <body name="torso" pos="0 0 1"><joint name="waist" type="ball"/><geom size="0.1"/><site name="hip" pos="0 0.1 0"/>
+    <body name="foot"><joint name="leg" damping="1" stiffness="3" armature="0.02" frictionloss="0.1" range="-1 1"/>
+      <geom size="0.05 0.1" type="capsule" pos="0.2 0 0"/><site name="toe" pos="0.3 0 0"/></body>
+  </body>
+</worldbody>
+<tendon><spatial name="cord"><site site="hip"/><site site="toe"/></spatial></tendon>
+<equality><connect body1="box" body2="foot" anchor="0 0 0.1"/></equality>
+<actuator><position joint="leg" kp="8" kv="2" forcerange="-4 4"/></actuator></mujoco>"""
+"""Of much something."""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "factor", "before", "after"),
+    [
+        ("mass", 2.0, True, 'density="1000"', 'density="2000"'),
+        ("armature", 2.0, True, 'armature="0.02"', 'armature="0.04"'),
+        ("damping", 0.25, True, 'damping="1"', 'damping="0.25"'),
+        ("stiffness", 5.0, False, 'stiffness="3"', 'stiffness="5"'),
+        ("frictionloss", 0.5, False, 'frictionloss="0.1"', 'frictionloss="0.5"'),
+        ("joint_range", 0.5, True, 'range="-1 1"', 'range="-0.5 0.5"'),
+        ("strength", 0.5, True, 'kp="8" kv="2" forcerange="-4 4"', 'kp="4" kv="1" forcerange="-2 2"'),
+        ("kp", 4.0, False, 'kp="8"', 'kp="4"'),
+        ("friction", 0.4, False, 'friction="0.8"', 'friction="0.4"'),
+        ("contact_time", 0.04, False, 'solref="0.02 1"', 'solref="0.04 1"'),
+        ("gravity", 5.0, False, 'gravity="0 0 -10"', 'gravity="0 0 -5"'),
+        ("density", 1.5, False, ' density="1"', ' density="1.5"'),
+        ("timestep", 2.0, True, 'timestep="0.002"', 'timestep="0.004"'),
+    ],
+)
+def test_a_changed_model_is_in_every_field_the_one_that_is_compiled_so(name, value, factor, before, after):
+    assert before in MADE
+    compiled = mujoco.MjModel.from_xml_string(MADE.replace(before, after))
+    changed = held(World(MADE), name, value, factor=factor).unwrapped.model
+    for which in ("", "opt", "stat"):
+        mine, theirs = ((getattr(model, which) if which else model) for model in (changed, compiled))
+        numbers = {each: getattr(mine, each) for each in dir(mine) if not each.startswith("_")}
+        for each, number in numbers.items():
+            # What mj_setConst leaves: a scale of the solver's tolerance, and one of pictures.
+            if isinstance(number, float | int | np.ndarray) and each not in ("meaninertia", "meanmass"):
+                np.testing.assert_allclose(number, getattr(theirs, each), rtol=1e-9, atol=1e-12, err_msg=each)
+
+
 # Resets that rewrite or rebuild the simulation
 
 
