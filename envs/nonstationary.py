@@ -389,7 +389,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
     def displace(self) -> None:
         """Another wrapper changes the simulation from now on: this one's values are not in force, and it says so when used."""
-        self.step = self.reset = self._refuse  # type: ignore[method-assign]
+        self.step = self.reset = self.set_value = self._refuse  # type: ignore[method-assign]
         self._end = 0
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
