@@ -32,7 +32,7 @@ def test_the_numbers_of_the_results_are_printed_of_those_methods_that_have_them(
     code, out, _ = late_phases("runs/quick-ant", "--phases", "5-8", "--baseline", "l2")
     assert code == 0
     returns, *scores = out.split("\n\n")
-    assert "| `cbp` | 3005.5 [2077.8, 3933.3] | -229.6 [-766.4, 307.3] | -87, -283, -262," in returns
+    assert "| `cbp` | 3033.5 [2324.1, 3742.9] | -140.8 [-568.7, 287.2] | -87, -283, -262," in returns
     assert "`reset-all`" in returns
     fresh = next(table for table in scores if "policy-fresh-head" in table)
     assert "| `cbp` | 0.93 [0.92, 0.94] | 0.04 [0.02, 0.05] | 0.92, 0.94, 0.94, 0.94, 0.93 |" in fresh
