@@ -267,15 +267,16 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
     def _utility_towards(self, layer: MaturingLayer, k: int, h: Tensor) -> Tensor:
         """This batch's utility of each unit to the layer's ``k``-th outgoing layer, which received ``h``: ``(units,)``.
 
-        Behind a convolution ``h`` is ``(batch, positions, units)``. Another convolution uses every position with the same
-        weights: the mean over positions counts. A Linear layer has weights for each position: their utilities add up.
+        Behind a convolution ``h`` is ``(batch, values, units)``. Another convolution uses every position with the same
+        weights: the mean over positions counts. Where a unit has several columns, as of a Linear layer for its positions or of
+        a convolution for its maps, their utilities add up.
         """
         w_out = layer.hidden.outgoing_weight(k)
         w_out = w_out.to(layer.utility)
         if w_out.ndim == 3 and self.utility != "feature_by_input":
-            if h.ndim == 3 and h.shape[1] == len(w_out):
-                return self._utility_of(layer, k, h.transpose(0, 1), w_out).sum(dim=0)
-            w_out = w_out.flatten(0, 1)  # it was not called: every position counts as the mean of those of another layer
+            if layer.edges_seen[k]:
+                return self._utility_of(layer, k, _by_column(h, len(w_out)), w_out).sum(dim=0)
+            w_out = w_out.flatten(0, 1)  # every column counts as having received the mean of what another layer did
         utility = self._utility_of(layer, k, h, w_out)
         return utility if utility.ndim == 1 else utility.mean(dim=0)
 
@@ -308,6 +309,13 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         if 0 < expected < 1:
             return int(torch.rand((), generator=layer.generator).item() < expected)
         return math.floor(expected)
+
+
+def _by_column(h: Tensor, columns: int) -> Tensor:
+    """``(columns, samples, units)``: what is multiplied with each of a unit's columns, each with as many of its values."""
+    values = h.shape[1] if h.ndim == 3 else 1
+    of_each = values // columns if values % columns == 0 else 1
+    return h.reshape(-1, columns, of_each, h.shape[-1]).movedim(1, 0).flatten(1, 2)
 
 
 def _incoming(layer: MaturingLayer) -> Tensor:

@@ -147,9 +147,10 @@ class Place:
         object.__setattr__(self, "_shape", tuple(self.index.shape))
 
     def as_batch(self, h: Tensor) -> Tensor | None:
-        """What was seen there as ``(batch, units)``, or ``(batch, positions, units)`` where a unit has several positions.
+        """What was seen there as ``(batch, units)``, or ``(batch, values, units)`` where a unit has several values.
 
-        None if it is of another size than the units were found in.
+        These are the positions of a map, and of units that have several maps one map after the other. None if it is of another
+        size than the units were found in.
         """
         size = h.shape[self.axis]
         if self.size not in (None, size):
@@ -165,7 +166,7 @@ class Place:
         if not whole:
             h = h.index_select(-1, self.index.flatten().to(h.device))
         if k > 1:
-            h = h.reshape(*h.shape[:-1], units, k).transpose(-1, -2)
+            h = h.reshape(*h.shape[:-1], units, k).movedim(-1, 1)
             h = h.flatten(1, 2) if h.ndim == 4 else h
         return h
 

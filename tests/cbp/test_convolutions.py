@@ -465,3 +465,87 @@ def test_channels_that_lie_last_in_memory_are_found_behind_pooling_over_all_posi
     for k, other in ((layer.incoming_weight, plain.incoming_weight), (layer.outgoing_weight(0), plain.outgoing_weight(0))):
         assert torch.equal(k, other)
     assert cbp.verify(model, (x,)) < 1e-5
+
+
+class Bare(nn.Module):
+    """A head's weight within the model: its units are seen in front of the flattening, where a module returns them."""
+
+    def __init__(self, in_front: nn.Module, columns: int) -> None:
+        super().__init__()
+        self.in_front, self.weight = in_front, nn.Parameter(torch.randn(2, columns))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.in_front(x).flatten(1), self.weight)
+
+
+def several_maps(kind: str) -> tuple[nn.Module, list[list[int]]]:
+    """A network of three units that multiplies several values of each with weights, and which columns are a unit's."""
+    torch.manual_seed(0)
+    if kind == "crelu":
+        return nn.Sequential(nn.Sequential(nn.Conv2d(2, 3, 3), cbp.CReLU(1)), nn.Conv2d(6, 2, 2)), [
+            [c, c + 3] for c in range(3)
+        ]
+    if kind == "multiplier":
+        of_groups = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Conv2d(3, 6, 3, groups=3), nn.Tanh())
+        return nn.Sequential(of_groups, nn.Conv2d(6, 2, 1)), [[2 * c, 2 * c + 1] for c in range(3)]
+    if kind == "unshuffle":
+        in_front = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Tanh(), nn.PixelUnshuffle(2))
+        return nn.Sequential(in_front, nn.Conv2d(12, 2, 2)), [list(range(4 * c, 4 * c + 4)) for c in range(3)]
+    if kind == "groups":  # of four channels each, which are two units' of the third
+        in_front = nn.Sequential(nn.Conv2d(2, 3, 3), cbp.CReLU(1))
+        return nn.Sequential(in_front, nn.Conv2d(6, 2, 2, groups=2)), [[c, c + 3] for c in range(3)]
+    if kind == "flattened":
+        positions = [range(16 * channel, 16 * channel + 16) for channel in range(6)]
+        in_front = nn.Sequential(nn.Conv2d(2, 3, 3), cbp.CReLU(1))
+        return Bare(in_front, 96), [[*positions[c], *positions[c + 3]] for c in range(3)]
+    in_front = nn.Sequential(nn.Flatten(2), nn.Linear(36, 3), nn.Tanh())  # two steps of three units
+    return Bare(in_front, 6), [[c, c + 3] for c in range(3)]
+
+
+@pytest.mark.parametrize("utility", ["contribution", "zero_contribution", "adaptable_contribution"])
+@pytest.mark.parametrize("kind", ["crelu", "multiplier", "unshuffle", "groups", "flattened", "sequence"])
+@torch.no_grad()
+def test_a_unit_is_judged_by_what_each_of_its_maps_contributes(kind, utility):
+    model, columns = several_maps(kind)
+    model.double()
+    x = torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    method = cbp.ContinualBackprop(model, still(model), utility=utility, decay_rate=0.0, example=(x,))
+    with torch.enable_grad():
+        model(x)
+    method.step()
+    received = model.in_front(x).flatten(1) if isinstance(model, Bare) else model[0](x)
+    weight = model.weight if isinstance(model, Bare) else model[1].weight
+    if kind == "groups":  # rows 0 and 1 have channels 0 to 2 and 3 to 5: those of the other group are zero
+        weight = torch.zeros(2, 6, 2, 2, dtype=torch.float64)
+        weight[0, :3], weight[1, 3:] = model[1].weight
+    w_in = method.layers[0].hidden.incoming_weight.abs().mean(dim=1)
+    for unit, its_columns in enumerate(columns):
+        h = received[:, its_columns].reshape(4, len(its_columns), -1)
+        h_hat, total = h.mean(), 0.0  # η = 0: the running mean is that of this batch
+        for k, column in enumerate(its_columns):
+            w_out = weight[:, column].abs().sum()
+            total += {
+                "contribution": h[:, k].abs().mean() * w_out,
+                "zero_contribution": (h[:, k] - h_hat).abs().mean() * w_out,
+                "adaptable_contribution": (h[:, k] - h_hat).abs().mean() * w_out / w_in[unit],
+            }[utility]
+        assert method.layers[0].utility[unit].item() == pytest.approx(total.item())
+
+
+def test_a_head_behind_maps_that_was_not_called_counts_as_having_received_their_mean():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"maps": nn.Conv2d(1, 2, 2), "a": nn.Linear(8, 3), "b": nn.Linear(8, 1)}).double()
+    x = torch.randn(5, 1, 3, 3, dtype=torch.float64)
+
+    def both(model: nn.ModuleDict) -> Tensor:
+        h = torch.relu(model["maps"](x)).flatten(1)
+        return model["a"](h).sum() + model["b"](h).sum()
+
+    method = cbp.ContinualBackprop(model, still(model), decay_rate=0.0, example=both)
+    h = torch.relu(model["maps"](x)).flatten(1)
+    model["b"](h)
+    method.step()
+    # Σ_p mean h_p · |w_b,p| + mean h · Σ_p,k |w_a,kp| over the four positions p of a channel
+    of_b = (h.mean(0) * model["b"].weight[0].abs()).view(2, 4).sum(1)
+    of_a = h.mean(0).view(2, 4).mean(1) * model["a"].weight.abs().sum(0).view(2, 4).sum(1)
+    torch.testing.assert_close(method.layers[0].utility, (of_a + of_b).detach())
