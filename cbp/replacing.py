@@ -227,7 +227,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         reached = [h is not None for h in received]
         if not self._replicas.alone:
             reached = self._replicas.all(reached, self.layers[0].utility.device)
-        if not all(all(layer.edges_seen) for layer in self.layers):
+        if not all(all(layer.edges_called) for layer in self.layers):
             passed_by = self._passed_by()
             reached = [seen and not self._is_stale() and not passed for seen, passed in zip(reached, passed_by, strict=True)]
         # Every layer is judged by the weights that made this update, before any unit is replaced.
@@ -250,11 +250,11 @@ class ReplacingMethod(Method, Generic[LayerType]):
         """
         called: dict[Any, bool] = {}
         for layer in self.layers:
-            for edge, seen in zip(layer.hidden.edges, layer.edges_seen, strict=True):
+            for edge, seen in zip(layer.hidden.edges, layer.edges_called, strict=True):
                 if not edge.place.returned:
                     called[edge.place.module] = called.get(edge.place.module, False) or seen
         passed_by = [
-            any(layer.edges_seen) and not all(called.get(slices.module, True) for slices in layer.hidden.fresh)
+            any(layer.edges_called) and not all(called.get(slices.module, True) for slices in layer.hidden.fresh)
             for layer in self.layers
         ]
         of_a_kind = tuple(layer.name for layer, passed in zip(self.layers, passed_by, strict=True) if passed)

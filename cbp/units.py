@@ -22,8 +22,9 @@ class TrackedLayer:
         fresh_bounds: Fresh incoming weights are uniform on ± these, one for each of ``hidden.fresh``.
         generator: Random numbers of this layer.
         nothing: No units: int64, of shape ``(0,)``.
-        in_half: Whether the last values came in half precision, which may overflow.
-        edges_seen: For each edge whether the last forward pass went over it.
+        in_half: Whether any of the last values came in half precision, which may overflow.
+        edges_called: For each edge whether the last forward pass went over it.
+        edges_seen: For each edge whether it received anything then, and not an empty batch.
     """
 
     _per_unit: tuple[str, ...] = ("utility",)  # tensors that are 0 at replacement, units in the last dimension
@@ -38,7 +39,7 @@ class TrackedLayer:
         self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
         self.replaced = 0
         self.in_half = False
-        self.edges_seen = [True] * len(hidden.edges)
+        self.edges_called = self.edges_seen = [True] * len(hidden.edges)
         self._taps, self._handles = map(list, zip(*(Tap.on(edge.place) for edge in hidden.edges), strict=True))
         # Ages follow from a clock and the times of birth, so that an update without replacement touches neither.
         self.clock = 0
@@ -77,27 +78,25 @@ class TrackedLayer:
     def take_received(self) -> list[Tensor] | None:
         """What each edge received in the last forward pass, and forgets it.
 
-        Each ``(batch, units)``, or ``(batch, positions, units)`` behind a convolution. An edge that was not seen counts as if
-        it had received what the first that was did; None if none was, or if the batch was empty.
+        Each ``(batch, units)``, or ``(batch, values, units)`` as :meth:`cbp.groups.Place.as_batch` has it, in the precision of
+        the utility. An edge that received nothing, as an expert without samples, counts as if it had received what the first
+        did that received anything; None if none did.
         """
         received: list[Tensor | None] = []
-        known = None
         for edge, tap in zip(self.hidden.edges, self._taps, strict=True):
             h, tap.received = tap.received, None
-            seen = None if h is None else edge.place.as_batch(h)
-            received.append(seen)
-            if known is None and seen is not None and seen.numel():
-                known = seen
+            received.append(None if h is None else edge.place.as_batch(h))
+        self.edges_called = [h is not None for h in received]
+        received = [h if h is not None and h.numel() else None for h in received]
         self.edges_seen = [h is not None for h in received]
-        if known is None:
+        seen = [h for h in received if h is not None]
+        if not seen:
             return None
-        if known.device != self.utility.device or known.dtype != self.utility.dtype:
-            self._suit(known.device)
-            self.in_half = known.dtype in (torch.float16, torch.bfloat16)
-            dtype = self.utility.dtype  # under automatic mixed precision layers receive half precision
-            received = [None if h is None else h.to(dtype) for h in received]
-            known = known.to(dtype)
-        return [known if h is None else h.to(known.device) for h in received]
+        self.in_half = any(h.dtype in (torch.float16, torch.bfloat16) for h in seen)
+        if seen[0].device != self.utility.device or any(h.dtype != self.utility.dtype for h in seen):
+            self._suit(seen[0].device)
+        # Under automatic mixed precision layers receive half precision, and some of them not.
+        return [(seen[0] if h is None else h).to(self.utility) for h in received]
 
     def advance(self) -> None:
         """One update passes: a ← a + 1."""

@@ -258,6 +258,50 @@ def test_an_expert_without_samples_holds_nothing_up():
     assert cbp.verify(model, (x, torch.tensor([0, 0, 0]))) < 1e-5
 
 
+def test_units_that_feed_an_expert_without_samples_are_judged_by_what_the_other_receives():
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.experts = nn.Linear(6, 8), nn.ModuleList(nn.Linear(8, 2) for _ in range(2))
+
+        def forward(self, x: Tensor, which: Tensor) -> Tensor:
+            h, out = torch.relu(self.trunk(x)), x.new_zeros(len(x), 2)
+            for number, expert in enumerate(self.experts):
+                chosen = (which == number).nonzero().flatten()
+                out = out.index_add(0, chosen, expert(h[chosen]))
+            return out
+
+    x, both, one = batch(3, 6), torch.tensor([0, 1, 1]), torch.tensor([1, 1, 1])
+    for options in ({"utility": "contribution"}, {"utility": "zero_contribution"}):
+        model = Routed()
+        method = cbp.ContinualBackprop(model, still(model), decay_rate=0.0, example=(x, both), **options)
+        model(x, one)
+        method.step()
+        # η = 0: u = mean|h − ĥ| · (Σ|w of expert 0| + Σ|w of expert 1|), with ĥ = 0 for the contribution
+        h = torch.relu(model.trunk(x)).detach()
+        h = h - h.mean(0) if "zero" in options["utility"] else h
+        w_out = sum(expert.weight.abs().sum(0) for expert in model.experts)
+        torch.testing.assert_close(method.layers[0].utility, (h.abs().mean(0) * w_out).detach())
+    model = Routed()
+    redo = cbp.ReDo(model, still(model), period=1, threshold=0.0, example=(x, both))
+    model(x, one)
+    redo.step()
+    assert redo.layers[0].utility.isfinite().all()
+
+
+def test_an_expert_without_samples_is_left_as_it_is_and_what_comes_behind_it_is_judged():
+    model, x = Experts(), batch(3, 5, 6)
+    method = cbp.ContinualBackprop(model, still(model), example=(x, torch.tensor([0, 1, 0])))
+    for _ in range(2):
+        model(x, torch.tensor([0, 0, 0]))
+        method.step()
+    assert {layer.name: int(layer.age[0]) for layer in method.layers} == {
+        "experts.0.0": 2,
+        "experts.0.2": 2,
+        "experts.1.0": 0,
+    }
+
+
 def test_pfo_compares_the_experts_that_are_called_both_times():
     model = Experts()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -626,6 +626,34 @@ def test_a_trunk_in_half_precision_with_a_head_in_single_and_the_other_way_round
             assert [len(units) for units in method.step()] == [3]
 
 
+@pytest.mark.parametrize("utility", ["contribution", "zero_contribution"])
+def test_heads_in_different_precisions_are_judged_together(utility):
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.single, self.low = nn.Linear(1, 2, bias=False), nn.Linear(2, 1), nn.Linear(2, 1).half()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.trunk(x))
+            return self.single(h) + self.low(h.half()).float()
+
+    model = Heads()
+    with torch.no_grad():
+        model.trunk.weight.copy_(torch.tensor([[1.0], [0.5]]))
+        model.single.weight.fill_(2.0)
+        model.low.weight.fill_(1.0)
+    method = cbp.ContinualBackprop(model, still(model), utility=utility, decay_rate=0.0, example=(torch.ones(2, 1),))
+    model(torch.tensor([[1.0], [3.0]]))
+    method.step()
+    # h is (1, 3) and (0.5, 1.5): mean|h| is 2 and 1, mean|h − ĥ| is 1 and 0.5, Σ|w_out| is 2 + 1.
+    expected = [6.0, 3.0] if utility == "contribution" else [3.0, 1.5]
+    assert method.layers[0].utility.tolist() == expected
+    model(torch.full((2, 1), 1e5))  # 100,000 is beyond half precision, 50,000 is not
+    method.step()
+    assert method.layers[0].utility[0].item() == expected[0]
+    assert method.layers[0].utility.isfinite().all()
+
+
 def test_under_autocast_units_are_found_and_judged():
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
