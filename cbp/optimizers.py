@@ -89,9 +89,9 @@ def check_gradients(parameters: Iterable[nn.Parameter], method: str, *, dense: b
             )
 
 
-def holds(optimizers: Sequence[Optimizer], parameter: Tensor) -> bool:
-    """Whether one of the optimizers updates a parameter."""
-    return any(parameter is held for optimizer in optimizers for group in optimizer.param_groups for held in group["params"])
+def held_by(optimizers: Sequence[Optimizer]) -> set[Tensor]:
+    """The parameters that some optimizers update."""
+    return {parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def held_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
@@ -100,7 +100,7 @@ def held_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[nn.Parame
     Raises:
         ValueError: There is none.
     """
-    theirs = {parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
+    theirs = held_by(optimizers)
     held = [parameter for parameter in model.parameters() if parameter in theirs]
     if not held:
         raise ValueError(f"the optimizer holds none of the parameters of {type(model).__name__}")
@@ -110,13 +110,14 @@ def held_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[nn.Parame
 def untrained(optimizers: Sequence[Optimizer], group: Group) -> str | None:
     """Why the units of a group may not be replaced: one of their weights is frozen, or none of the optimizers holds it."""
     fixed = [slices for slices, _ in group.fixed]  # may be set without being trained
+    held = held_by(optimizers)
     for slices in group.written():
         tensor = slices.tensor
         if isinstance(tensor, nn.Parameter):
             where = f"'{slices.attribute}' of the {type(slices.module).__name__} around layer '{group.name}'"
             if not tensor.requires_grad:
                 return f"{where} is frozen"
-            if slices not in fixed and not holds(optimizers, tensor):
+            if slices not in fixed and tensor not in held:
                 return f"the optimizer does not hold the weights around layer '{group.name}': {where}"
     return None
 

@@ -111,7 +111,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
             return
         self._take_groups()
         self._watch = Watch(self._model, self)
-        self._watch.recorded(self._model, self._finder.called)
+        self._watch.recorded(self._model, self.optimizers, self._finder.called)
         if not callable(example):
             arguments = Arguments.of(example) if example is not None else Arguments((torch.empty(0),))
             self._watch.knows(arguments.args, arguments.kwargs)
@@ -162,12 +162,12 @@ class ReplacingMethod(Method, Generic[LayerType]):
         watch = self._watch
         if watch is None:
             raise RuntimeError("the hidden layers of this method were given: they are not found anew")
-        if self.layers and watch.exchanged(self._model):
+        if self.layers and watch.exchanged(self._model, self.optimizers):
             self._finder = Finder(self._model)
         before = [layer.hidden for layer in self.layers]
         self._finder.follow(example)
         self._take_groups()
-        watch.recorded(self._model, self._finder.called)
+        watch.recorded(self._model, self.optimizers, self._finder.called)
         if before and not _are_alike(before, [layer.hidden for layer in self.layers]):
             self._found_anew = True
             kept = sum(layer.clock > 0 for layer in self.layers)
@@ -281,7 +281,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
     def _is_stale(self) -> bool:
         """Whether the model has other modules than when its layers were found, so that nothing may be replaced."""
         if self._watch is not None and not self._watch.stale:
-            self._watch.stale = self._watch.exchanged(self._model)
+            self._watch.stale = self._watch.exchanged(self._model, self.optimizers)
             if self._watch.stale and not self._watch.was_called:
                 warnings.warn(
                     f"modules of {type(self._model).__name__} were exchanged, and it is never called itself: nothing is "

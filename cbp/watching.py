@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from cbp.discovery.recording import Arguments
+from cbp.optimizers import held_by
 
 
 class Watch:
     """Hooks on a model that say when its groups of units must be found, or found anew.
 
     Three things tell: the model is called with arguments of other types; a module is called that was not called when the pass
-    was recorded; a module was exchanged, which :meth:`exchanged` compares when it is asked to.
+    was recorded; modules or weights were exchanged, or others are trained, which :meth:`exchanged` compares when asked to.
 
     Like a :class:`cbp.taps.Tap` it does not carry its method along into a copy of the model alone.
 
@@ -34,7 +36,7 @@ class Watch:
         self._known: set[tuple[object, ...]] = set()
         self._arguments: tuple[Any, Any] | None = None
         self._modules: list[nn.Module] = []
-        self._shapes: list[torch.Size] = []
+        self._forms: list[tuple[str, torch.Size, bool]] = []
         self._frozen: list[nn.Parameter] = []
         self._asleep: set[nn.Module] = set()
         self._sleepers: list[RemovableHandle] = []
@@ -51,11 +53,11 @@ class Watch:
         """A copy of model and method together belongs to the copied method."""
         self._owner = weakref.ref(owner)
 
-    def recorded(self, model: nn.Module, called: Iterable[str]) -> None:
-        """A pass was recorded in which these modules were called."""
+    def recorded(self, model: nn.Module, optimizers: Sequence[Optimizer], called: Iterable[str]) -> None:
+        """A pass was recorded in which these modules were called, of a model that these optimizers train."""
         self.awake = self.stale = False
         self._modules = list(model.modules())
-        self._shapes = _shapes(model)
+        self._forms = _forms(model, optimizers)
         self._frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         for handle in self._sleepers:
             handle.remove()
@@ -73,11 +75,15 @@ class Watch:
         """A call with arguments of these types was recorded."""
         self._known.add(_signature(args, kwargs))
 
-    def exchanged(self, model: nn.Module) -> bool:
-        """Whether the model has other modules than when it was recorded, weights of other shapes, or some that were frozen."""
+    def exchanged(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> bool:
+        """Whether the model has other modules than when it was recorded, or its weights are others.
+
+        That is, have other names or shapes, are held by an optimizer or no longer, or were frozen and are trained now.
+        """
         now = list(model.modules())
         same = len(now) == len(self._modules) and all(a is b for a, b in zip(now, self._modules, strict=True))
-        return not same or _shapes(model) != self._shapes or any(parameter.requires_grad for parameter in self._frozen)
+        same = same and _forms(model, optimizers) == self._forms
+        return not same or any(parameter.requires_grad for parameter in self._frozen)
 
     def remove(self) -> None:
         """Takes off the hooks."""
@@ -110,8 +116,10 @@ class Watch:
             owner.find(Arguments(args, kwargs))
 
 
-def _shapes(model: nn.Module) -> list[torch.Size]:
-    return [parameter.shape for parameter in model.parameters()]
+def _forms(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[tuple[str, torch.Size, bool]]:
+    """Name and shape of each parameter, and whether an optimizer holds it."""
+    held = held_by(optimizers)
+    return [(name, parameter.shape, parameter in held) for name, parameter in model.named_parameters()]
 
 
 def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
@@ -122,7 +130,7 @@ def _inert() -> Watch:
     watch = Watch.__new__(Watch)
     watch.awake = watch.stale = watch.was_called = False
     watch._known, watch._arguments, watch._asleep = set(), None, set()
-    watch._modules, watch._shapes, watch._frozen, watch._sleepers, watch._handles = [], [], [], [], []
+    watch._modules, watch._forms, watch._frozen, watch._sleepers, watch._handles = [], [], [], [], []
     watch._owner = _nobody
     return watch
 

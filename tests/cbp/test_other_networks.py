@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from small_networks import Problem, chain, learn, still, update
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import cbp
 from cbp.discovery.fused import WRITTEN_OUT
@@ -363,6 +364,26 @@ def test_weights_that_are_exchanged_within_their_modules_are_noticed(units):
     assert [len(units) for units in method.step()] == [units, 5]
 
 
+@pytest.mark.parametrize("change", [prune.identity, nn.utils.spectral_norm])
+def test_a_weight_that_is_computed_from_another_of_its_shape_later_is_noticed(change):
+    model = chain(3, 6, 5, 4, 2, bias=False)
+    optimizer = still(model)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=1.0, maturity_threshold=0)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    change(model[2], "weight")
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    model(x)
+    assert [len(units) for units in method.step()] == [0, 0, 0]
+    with pytest.warns(UserWarning, match="found anew"):
+        model(x)
+    if change is prune.identity:  # times a mask: the parameter's elements are the units' still
+        assert [len(units) for units in method.step()] == [6, 5, 4]
+        assert method.layers[0].hidden.edges[0].weights.tensor is model[2].weight_orig
+    else:
+        assert [layer.name for layer in method.layers] == ["4"]
+        assert any("'0'" in line for line in method.left_out)
+
+
 def test_lower_recurrent_layers_are_judged_by_their_states():
     """An LSTM returns the output of its last layer at every step, of all layers what they had at the last."""
 
@@ -486,6 +507,31 @@ def test_frozen_layers_are_left_out_and_stay_as_they_are():
     model(torch.ones(2, 3, dtype=torch.float64))
     assert [len(units) for units in method.step()] == [5, 4]
     assert torch.equal(model[0].weight, before["weight"])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_layer_that_an_optimizer_gets_later_is_treated_from_then_on(frozen):
+    model, x = chain(3, 6, 5, 2), torch.ones(2, 3, dtype=torch.float64)
+    model[0].requires_grad_(not frozen)
+    optimizer = torch.optim.SGD([*model[2].parameters(), *model[4].parameters()], lr=0.0)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=1.0, maturity_threshold=0)
+    model[0].requires_grad_(True)
+    for _ in range(2):  # found anew, where it was frozen
+        model(x)
+        method.step()
+    assert [layer.name for layer in method.layers] == ["2"]
+    optimizer.add_param_group({"params": list(model[0].parameters())})
+    model(x)
+    assert [len(units) for units in method.step()] == [0]
+    with pytest.warns(UserWarning, match="2 now, of which 1 keep"):
+        model(x)
+    assert [len(units) for units in method.step()] == [6, 5]
+    del optimizer.param_groups[1]
+    model(x)
+    assert [len(units) for units in method.step()] == [0, 0]
+    with pytest.warns(UserWarning, match="1 now"):
+        model(x)
+    assert "the optimizer does not hold" in method.left_out[0]
 
 
 def test_several_optimizers_each_forget_what_they_hold():
