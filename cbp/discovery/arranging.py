@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from cbp.discovery.calls import Call, aligned, is_nowhere_negative, mix, unknown
+from cbp.discovery.calls import Call, aligned, mix, unknown
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, compress, concatenated, has_units, reshaped, uniform
-from cbp.discovery.memory import UNCHANGED, Value, merged
+from cbp.discovery.memory import Value, merged, signed
 from cbp.discovery.pointwise import combine
 from cbp.discovery.weights import Weights
 
@@ -145,7 +145,7 @@ def copy(follower: Follower, call: Call) -> list[Value]:
 def concatenate(follower: Follower, call: Call) -> list[Value]:
     """``cat`` and ``stack``: each tensor keeps its units."""
     parts, values = [], []
-    activation: str | None = UNCHANGED
+    beside_weights = False
     for tensor in call.tensors:
         weights = follower.storages.find(tensor)
         value = Value(uniform(CONSTANT, tensor.ndim)) if weights else follower.memory.value(tensor)
@@ -153,8 +153,7 @@ def concatenate(follower: Follower, call: Call) -> list[Value]:
             follower.otherwise.setdefault(weights.name, call.name)
         if tensor.ndim == 1 and tensor.numel() == 0 and call.name == "cat":  # torch lets it pass
             continue
-        if weights or (not bool((value.labels != CONSTANT).any()) and not is_nowhere_negative(tensor)):
-            activation = None  # what is behind a ReLU is no longer above zero throughout
+        beside_weights |= weights is not None  # whose signs may change
         values.append(value)
         parts.append((value.labels, tensor.shape))
     axis = call.arguments.get("dim", 0)
@@ -163,7 +162,8 @@ def concatenate(follower: Follower, call: Call) -> list[Value]:
         axis %= call.returned[0].ndim
         labels = [of.unsqueeze(axis) for of in labels]
         shapes = [(*shape[:axis], 1, *shape[axis:]) for shape in shapes]
-    return [Value(concatenated(labels, shapes, axis), merged(values, activation))]
+    paths = merged(values)
+    return [Value(concatenated(labels, shapes, axis), signed(paths) if beside_weights else paths)]
 
 
 def look_up(follower: Follower, call: Call) -> list[Value]:

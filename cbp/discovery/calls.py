@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, uniform
-from cbp.discovery.memory import Value, merged
+from cbp.discovery.memory import Value, is_nowhere_negative, merged
 
 
 @dataclass
@@ -51,11 +51,6 @@ def without_units(call: Call, values: list[Value]) -> list[Value]:
     mask = mask and all(is_nowhere_negative(tensor) for tensor in call.returned)
     paths = merged(values)
     return [Value(uniform(label, tensor.ndim), dict(paths), computed=computed, mask=mask) for tensor in call.returned]
-
-
-def is_nowhere_negative(tensor: Tensor) -> bool:
-    """Whether a tensor has numbers, and none below zero."""
-    return not (tensor.is_meta or tensor.is_complex() or bool((tensor < 0).any()))
 
 
 def zeros_along(tensor: Tensor, axis: int) -> Tensor:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cbp.discovery.labels import DATA, compress, has_units, uniform
+from cbp.discovery.labels import CONSTANT, DATA, compress, has_units, uniform
 from cbp.discovery.uniting import Units
+from cbp.groups import NON_NEGATIVE
 
 UNCHANGED = "unchanged"  # an activation that is that of the input
 _NOT_WRITTEN = torch.iinfo(torch.int64).min
@@ -61,6 +62,26 @@ def merged(values: Sequence[Value], activation: str | None = UNCHANGED) -> dict[
     return paths
 
 
+def signed(paths: dict[int, Path]) -> dict[int, Path]:
+    """The paths of units beside numbers that may be below zero: no activation says any more that none is."""
+    return {
+        number: replace(path, activation=None) if path.activation in NON_NEGATIVE else path for number, path in paths.items()
+    }
+
+
+def is_nowhere_negative(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers, and none below zero."""
+    return not (tensor.is_meta or tensor.is_complex() or bool((tensor < 0).any()))
+
+
+def _has_constants_below_zero(labels: Tensor, tensor: Tensor) -> bool:
+    """Whether constants below zero stand beside units, as padding does, or what a tensor held before units were written."""
+    others = labels != CONSTANT
+    if not bool((labels > 0).any()) or bool(others.all()):
+        return False
+    return not is_nowhere_negative(tensor.masked_fill(others.to(tensor.device), 0))
+
+
 class Memory:
     """The tensors of a pass.
 
@@ -83,6 +104,8 @@ class Memory:
         """Says what a tensor is."""
         if value.identity == 0:
             value.identity = self.new_identity()
+        if _has_constants_below_zero(value.labels, tensor):
+            value.paths = signed(value.paths)
         self._kept.append(tensor)
         self._values.setdefault(tensor.untyped_storage()._cdata, {})[_key(tensor)] = value
 
@@ -118,7 +141,10 @@ class Memory:
                 if not bool(kept.any()):
                     views[key] = Value(compress(now), dict(value.paths), value.identity if now.numel() == tensor.numel() else 0)
                 elif not bool(kept.all()):
-                    views[key] = Value(compress(torch.where(kept, self._units.roots(old.labels), now)), merged([old, value]))
+                    labels, paths = torch.where(kept, self._units.roots(old.labels), now), merged([old, value])
+                    if _has_constants_below_zero(labels, tensor.as_strided(key.shape, key.stride, key.offset)):
+                        paths = signed(paths)
+                    views[key] = Value(compress(labels), paths)
                 views[key].identity = views[key].identity or self.new_identity()
 
     def new_identity(self) -> int:

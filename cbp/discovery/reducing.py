@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from cbp.discovery.calls import Call, unknown
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, compress, uniform
-from cbp.discovery.memory import UNCHANGED, Value, merged
+from cbp.discovery.memory import UNCHANGED, Value, merged, signed
 from cbp.discovery.pointwise import combine
 
 _BICUBIC = 2  # the interpolation_mode of grid_sampler
@@ -75,7 +77,10 @@ def pad(follower: Follower, call: Call) -> list[Value]:
     if value is not None and call.name == "constant_pad_nd" and any(n > 1 for n in value.labels.shape[-axes:]):
         full = value.labels.expand(call.tensors[0].shape)
         return [Value(compress(torch.constant_pad_nd(full, call["pad"], CONSTANT)), dict(value.paths))]
-    return positions(follower, call, axes=axes)
+    padded = positions(follower, call, axes=axes)
+    if call.name == "constant_pad_nd" and call["value"] < 0:  # which counts as the units' own
+        return [replace(of, paths=signed(of.paths)) for of in padded]
+    return padded
 
 
 def attention(follower: Follower, call: Call) -> list[Value]:

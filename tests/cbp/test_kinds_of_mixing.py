@@ -202,6 +202,43 @@ def test_constants_beside_the_output_of_a_relu_may_be_below_zero():
         assert not layer.edges[0].non_negative
 
 
+def beside(tokens: Tensor, h: Tensor) -> Tensor:
+    tokens[:, 1:] = h
+    return tokens
+
+
+def behind(h: Tensor, value: float) -> Tensor:
+    h = h.expand(-1, 3, -1).clone()
+    h[:, 0] = torch.full((4,), value)
+    return h
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda h, value: F.pad(h, (0, 0, 1, 0), value=value),
+        lambda h, value: F.pad(h[:, None], (0, 0, 1, 0, 1, 1), value=value)[:, 1],
+        lambda h, value: torch.stack([h, torch.full_like(h, value)], dim=1),
+        lambda h, value: beside(torch.full((len(h), 2, 4), value), h),
+        lambda h, value: behind(h, value),
+    ],
+)
+def test_what_is_written_beside_the_output_of_a_relu_may_be_below_zero(write):
+    for activation in ("relu", "tanh"):
+        for value in (0.5, -0.5):
+            model = Between(lambda _, h, act=activation, v=value: write(getattr(torch, act)(h)[:, None], v))
+            (layer, _) = cbp.find_layers(model, (batch(5, 6),))
+            assert layer.activation == (None if activation == "relu" and value < 0 else activation)
+
+
+def test_padding_of_maps_may_be_below_zero():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ConstantPad2d(1, 1.0), nn.Conv2d(4, 2, 1))
+    for value in (1.0, -1.0):
+        model[2].value = value
+        (layer,) = cbp.find_layers(model, (batch(2, 3, 8, 8),))
+        assert layer.edges[0].non_negative == (value > 0)
+
+
 def test_a_mask_of_the_input_s_is_no_other_value():
     class Masked(Between):
         def forward(self, x: Tensor, mask: Tensor) -> Tensor:
