@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import cbp
 from agents.sb3.carrying import Carried
 from agents.sb3.networks import owners
-from cbp.optimizers import holds
+from cbp.optimizers import held_by
 
 if TYPE_CHECKING:
     _Policy = BasePolicy
@@ -103,7 +103,7 @@ class Following(_Policy):
         self._others.add(optimizer)
         methods = list(dict.fromkeys(self.methods.values()))
         weights = [slices.tensor for method in methods for layer in method.layers for slices in layer.hidden.fresh]
-        if any(holds([optimizer], weight) for weight in weights or self.parameters()):
+        if not held_by([optimizer]).isdisjoint(weights or self.parameters()):
             warnings.warn(
                 f"this {type(self).__name__} is trained by another optimizer ({type(optimizer).__name__}) than its own, after "
                 "whose steps alone its method acts; make it the policy's: policy.optimizer = …",
