@@ -332,7 +332,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`: of the units that both have, known by their incoming weights."""
         if not self.layers and self._watch is not None:  # they are not found yet
-            self._waiting = other.state_dict()
+            self.load_state_dict(other.state_dict())
         self._take_over_layers({layer.name: layer for layer in other.layers})
 
     def _take_over_layers(self, before: Mapping[str, TrackedLayer]) -> None:
@@ -341,7 +341,10 @@ class ReplacingMethod(Method, Generic[LayerType]):
                 layer.take_over(before[layer.name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes with time: what is known of each unit, by the layers' names, counters, generators."""
+        """Everything that changes with time: what is known of each unit, by the layers' names, counters, generators.
+
+        There are no layers in it as long as they are not found.
+        """
         if self._waiting is not None:
             return self._waiting
         return {"layers": [layer.state_dict() for layer in self.layers]}
@@ -350,15 +353,21 @@ class ReplacingMethod(Method, Generic[LayerType]):
         """Goes on from a state made by :meth:`state_dict`.
 
         Layers are known by their names; a state of the first releases has none, and is taken in the order of its layers. Where
-        the layers are not found yet, the state is loaded when they are.
+        the layers are not found yet, the state is loaded when they are. A state from before they were found is a beginning.
 
         Raises:
-            ValueError: The state belongs to a model with other hidden layers. Nothing is loaded then.
+            ValueError: The state belongs to a model with other hidden layers, or is none of a method that replaces units.
+                Nothing is loaded then.
         """
+        saved = _layers_in(state)
         if not self.layers and self._watch is not None:
-            self._waiting = state
+            self._waiting = state if saved else None
             return
-        saved = [_with_bounds(layer) for layer in state.get("layers", [])]
+        if not saved:
+            for layer in self.layers:
+                layer.remove()
+            self._begin([layer.hidden for layer in self.layers])
+            return
         own = [layer.state_dict() for layer in self.layers]
         names = [layer.get("name") for layer in saved]
         if len(saved) == len(own) and sorted(map(str, names)) == sorted(layer.name for layer in self.layers):
@@ -376,11 +385,13 @@ class ReplacingMethod(Method, Generic[LayerType]):
             layer.load_state_dict(of_layer)
 
 
-def _with_bounds(layer: dict[str, Any]) -> dict[str, Any]:
-    """A layer's state as it is saved now, be it one of the first releases."""
-    if "fresh_bound" in layer and "fresh_bounds" not in layer:
-        return {**layer, "fresh_bounds": [layer["fresh_bound"]]}
-    return layer
+def _layers_in(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The states of layers, as they are saved now, be they of the first releases."""
+    layers = state.get("layers") if isinstance(state, Mapping) else None
+    if not isinstance(layers, list) or not all(isinstance(layer, Mapping) and "clock" in layer for layer in layers):
+        known = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(f"the state of a method that replaces units has a list of 'layers', got {known}")
+    return [{"fresh_bounds": [layer["fresh_bound"]], **layer} if "fresh_bound" in layer else dict(layer) for layer in layers]
 
 
 def _shapes(layers: list[dict[str, Any]]) -> list[dict[str, list[int]]]:

@@ -283,15 +283,16 @@ def test_of_a_model_whose_parts_alone_are_called_an_exchanged_part_is_said_and_f
     assert not model["head"].weight.any()
 
 
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 6), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(torch.cat([x, action], dim=-1))))
+
+
 def test_layers_are_found_at_the_first_pass_where_no_input_can_be_made_up():
-    class TwoInputs(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(5, 6), nn.Linear(6, 1)
-
-        def forward(self, x: Tensor, action: Tensor) -> Tensor:
-            return self.second(torch.relu(self.first(torch.cat([x, action], dim=-1))))
-
     model = TwoInputs()
     method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0, seed=3)
     assert method.layers == []
@@ -895,6 +896,32 @@ def test_a_state_without_names_is_taken_in_the_order_of_its_layers():
     fresh = cbp.ContinualBackprop(model, still(model))
     fresh.load_state_dict(state)
     assert torch.equal(fresh.layers[1].utility, method.layers[1].utility)
+
+
+def test_a_state_from_before_the_layers_were_found_is_a_beginning():
+    def made() -> tuple[nn.Module, cbp.ContinualBackprop]:
+        model = TwoInputs()
+        return model, cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0, seed=3)
+
+    arguments = torch.randn(4, 3), torch.randn(4, 2)
+    _, waiting = made()
+    state = waiting.state_dict()
+    model, resumed = made()
+    resumed.load_state_dict(state)
+    resumed.take_over(waiting)
+    for _ in range(2):
+        model(*arguments)
+        (first,) = resumed.step()
+        assert resumed.layers[0].replaced == len(first) == 3
+        resumed.load_state_dict(state)  # begins again
+        assert resumed.layers[0].replaced == resumed.layers[0].clock == 0
+    model(*arguments)
+    resumed.step()
+    for garbage in ({}, {"layers": None}, {"layers": [{"weights": 1}]}, {"initial": []}, []):
+        for method in (waiting, resumed):
+            with pytest.raises(ValueError, match=r"has a list of 'layers', got"):
+                method.load_state_dict(garbage)
+    assert resumed.layers[0].replaced == 3
 
 
 def test_the_same_layer_given_twice_is_refused():
