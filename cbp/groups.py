@@ -130,6 +130,7 @@ class Place:
         index: ``(units, k)`` int64, where the units' values are along it.
         within: ``(axis, start, length)`` of other axes, counted from the last too, to which the units are restricted.
         size: Of the axis, where it is known.
+        calls: How often the units pass there in one forward pass, as in an encoder of two inputs.
     """
 
     module: nn.Module
@@ -139,6 +140,7 @@ class Place:
     index: Tensor
     within: tuple[tuple[int, int, int], ...] = ()
     size: int | None = None
+    calls: int = 1
     _in_order: bool = field(init=False, repr=False)
     _shape: tuple[int, int] = field(init=False, repr=False)
 
@@ -149,13 +151,15 @@ class Place:
     def as_batch(self, h: Tensor) -> Tensor | None:
         """What was seen there as ``(batch, units)``, or ``(batch, values, units)`` where a unit has several values.
 
-        These are the positions of a map, and of units that have several maps one map after the other. None if it is of another
-        size than the units were found in.
+        These are the positions of a map, and of units that have several maps one map after the other. None if it has another
+        form than the units were found in.
         """
-        size = h.shape[self.axis]
-        if self.size not in (None, size):
+        size = h.shape[self.axis] if h.ndim >= -self.axis else None
+        if size is None or self.size not in (None, size):
             return None
         for axis, start, length in self.within:
+            if h.ndim < -axis or h.shape[axis] < start + length:
+                return None
             h = h.narrow(axis, start, length)
         units, k = self._shape
         whole = self._in_order and size == units * k

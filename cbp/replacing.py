@@ -220,8 +220,10 @@ class ReplacingMethod(Method, Generic[LayerType]):
         """
         received = [layer.take_received() for layer in self.layers]
         found_anew, self._found_anew = self._found_anew, False
+        if misfits := tuple(layer.name for layer in self.layers if not layer.fits):
+            self._record_next(misfits)
         if not any(received):
-            if found_anew or (self.layers and self._is_stale()):  # by a pass of which nothing was seen
+            if found_anew or misfits or (self.layers and self._is_stale()):  # by a pass of which nothing was seen
                 return [layer.nothing for layer in self.layers]
             raise RuntimeError(self._nothing_seen())
         reached = [h is not None for h in received]
@@ -244,10 +246,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         return replaced
 
     def _passed_by(self) -> list[bool]:
-        """For each layer whether something else came where its units go, since what computes them was not called.
-
-        The next call of the model is recorded then; a few times, for a pass that looks so may be one that is meant.
-        """
+        """For each layer whether something else came where its units go, since what computes them was not called."""
         called: dict[Any, bool] = {}
         for layer in self.layers:
             for edge, seen in zip(layer.hidden.edges, layer.edges_called, strict=True):
@@ -260,10 +259,18 @@ class ReplacingMethod(Method, Generic[LayerType]):
         of_a_kind = tuple(layer.name for layer, passed in zip(self.layers, passed_by, strict=True) if passed)
         if not of_a_kind or not self._replicas.alone or self._recorded[of_a_kind] == _RECORDED:
             return [False] * len(self.layers)
-        if self._watch is not None and self._watch.was_called and not self._watch.stale:
-            self._recorded[of_a_kind] += 1
-            self._watch.stale = True
+        self._record_next(of_a_kind)
         return passed_by
+
+    def _record_next(self, of_a_kind: tuple[str, ...]) -> None:
+        """The next call of the model is recorded, since this pass was another to these layers than when they were found.
+
+        A few times, for it may be one that is meant.
+        """
+        watch = self._watch
+        if watch is not None and watch.was_called and self._replicas.alone and self._recorded[of_a_kind] < _RECORDED:
+            self._recorded[of_a_kind] += not watch.stale
+            watch.stale = True
 
     @property
     def has_seen(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections import deque
 from typing import Any, ClassVar
 
 import torch
@@ -17,49 +20,74 @@ _OVERWRITTEN = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
 
 
 class Tap:
-    """Forward hook that keeps the last value that passed a place in training mode with gradients on, without its graph.
+    """Forward hook that keeps the last values that passed a place in training mode with gradients on, without their graph.
 
     It holds no reference to anything else, so a deep copy or a pickle of a tapped model (a target network, say) stays as
     small as the model; a copy of model and method together keeps them connected.
+
+    Args:
+        key: Where the value is among what passes.
+        calls: How many of the last calls count: as many as one forward pass makes. In compiled code, where the number of
+            values that are kept would be compiled in, the last one alone.
+
+    Attributes:
+        received: The value of the last call.
+        misfit: Whether something else than a tensor was in its place.
     """
 
-    def __init__(self, key: int | str | tuple[int, ...] | None) -> None:
+    def __init__(self, key: Any, calls: int = 1) -> None:
         self.received: Tensor | None = None
+        self.misfit = False
         self._key = key
+        self._calls = calls
+        self._earlier: deque[Tensor] = deque(maxlen=calls - 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self._key,))
+        return (type(self), (self._key, self._calls))
+
+    def take(self) -> list[Tensor]:
+        """The values that were kept, call by call, and forgets them."""
+        kept = [] if self.received is None else [*self._earlier, self.received]
+        self.received, self.misfit = None, False
+        self._earlier.clear()
+        return kept
+
+    def take_over(self, other: Tap) -> None:
+        """Goes on with the values of another one."""
+        self.received = other.received
+        self._earlier.extend(other._earlier)
 
     def _keep(self, value: Any) -> None:
         # What vmap and its like pass is no tensor of its own, and what a trace or an export passes no training.
         if _is_exporting():
             return
-        if torch.compiler.is_compiling() and _OVERWRITTEN:
-            self.received = value.detach().neg().neg()
-        elif torch.compiler.is_compiling() or not (_is_transformed(value) or torch._C._is_tracing()):
+        if not isinstance(value, Tensor):
+            self.misfit = True
+        elif torch.compiler.is_compiling():
+            self.received = value.detach().neg().neg() if _OVERWRITTEN else value.detach()
+        elif not (_is_transformed(value) or torch._C._is_tracing()):
+            if self.received is not None:
+                self._earlier.append(self.received)
             self.received = value.detach()
 
     @staticmethod
     def on(place: Place) -> tuple[Tap, RemovableHandle]:
         """A new tap on a place, and the handle that takes it off."""
         if place.returned:
-            returned = ReturnedTap(place.key)
+            returned = ReturnedTap(place.key, place.calls)
             return returned, place.module.register_forward_hook(returned)
-        received = ReceivedTap(place.key)
+        received = ReceivedTap(_position_and_name(place.module, place.key), place.calls)
         return received, place.module.register_forward_pre_hook(received, with_kwargs=True)
 
 
 class ReceivedTap(Tap):
-    """Keeps an argument of a module."""
+    """Keeps an argument of a module, whose key is its position and its name."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps it; the signature is that of a torch forward pre-hook with keyword arguments."""
         if module.training and torch.is_grad_enabled():
-            key = self._key
-            if isinstance(key, int) and len(args) > key:
-                self._keep(args[key])
-            else:
-                self._keep(kwargs[key if isinstance(key, str) else "input"])
+            position, name = self._key
+            self._keep(kwargs[name] if name in kwargs else args[position] if position < len(args) else None)
 
 
 class ReturnedTap(Tap):
@@ -69,7 +97,7 @@ class ReturnedTap(Tap):
         """Keeps it; the signature is that of a torch forward hook."""
         if module.training and torch.is_grad_enabled():
             for key in self._key if isinstance(self._key, tuple) else [] if self._key is None else [self._key]:
-                output = output[key]
+                output = _part(output, key)
             self._keep(output)
 
 
@@ -84,14 +112,14 @@ class ArgumentsTap(Tap):
 
     paused: ClassVar[bool] = False
 
-    def __init__(self, key: int | str | tuple[int, ...] | None = None) -> None:
-        super().__init__(key)
+    def __init__(self) -> None:
+        super().__init__(None)
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.acted = False
         self.autocast: dict[str, torch.dtype] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self._key,), {"acted": self.acted})
+        return (type(self), (), {"acted": self.acted})
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps them; the signature is that of a torch forward pre-hook with keyword arguments."""
@@ -109,6 +137,24 @@ class ArgumentsTap(Tap):
                 self.autocast = {kind: torch.get_autocast_dtype(kind) for kind in lowered}
         else:
             self.acted = True
+
+
+def _position_and_name(module: nn.Module, key: Any) -> tuple[float, str | None]:
+    """Those of an argument of which one is known; it may be given in both ways."""
+    parameters = inspect.signature(module.forward).parameters
+    by_position = [name for name, of in parameters.items() if of.kind in (of.POSITIONAL_ONLY, of.POSITIONAL_OR_KEYWORD)]
+    if isinstance(key, str):
+        return by_position.index(key) if key in by_position else math.inf, key
+    return key, by_position[key] if key < len(by_position) else None
+
+
+def _part(value: Any, key: int | str) -> Any:
+    """A part of what a module returns; None where it has no such part."""
+    if isinstance(value, dict):
+        return value.get(key)
+    if isinstance(value, list | tuple) and isinstance(key, int) and key < len(value):
+        return value[key]
+    return None
 
 
 def _is_exporting() -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbp.groups import Group, Place
+from cbp.groups import Edge, Group, Place
 from cbp.taps import Tap
 
 
@@ -24,6 +24,7 @@ class TrackedLayer:
         nothing: No units: int64, of shape ``(0,)``.
         in_half: Whether any of the last values came in half precision, which may overflow.
         edges_called: For each edge whether the last forward pass went over it.
+        fits: Whether what passed the edges' places then was of the form that the units were found in.
         edges_seen: For each edge whether it received anything then, and not an empty batch.
     """
 
@@ -39,6 +40,7 @@ class TrackedLayer:
         self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
         self.replaced = 0
         self.in_half = False
+        self.fits = True
         self.edges_called = self.edges_seen = [True] * len(hidden.edges)
         self._taps, self._handles = map(list, zip(*(Tap.on(edge.place) for edge in hidden.edges), strict=True))
         # Ages follow from a clock and the times of birth, so that an update without replacement touches neither.
@@ -82,21 +84,36 @@ class TrackedLayer:
         the utility. An edge that received nothing, as an expert without samples, counts as if it had received what the first
         did that received anything; None if none did.
         """
-        received: list[Tensor | None] = []
-        for edge, tap in zip(self.hidden.edges, self._taps, strict=True):
-            h, tap.received = tap.received, None
-            received.append(None if h is None else edge.place.as_batch(h))
+        self.fits = True
+        received = [self._received_by(edge, tap) for edge, tap in zip(self.hidden.edges, self._taps, strict=True)]
         self.edges_called = [h is not None for h in received]
-        received = [h if h is not None and h.numel() else None for h in received]
-        self.edges_seen = [h is not None for h in received]
-        seen = [h for h in received if h is not None]
+        self.edges_seen = [h is not None and h.numel() > 0 for h in received]
+        seen = [h for h in received if h is not None and h.numel()]
         if not seen:
             return None
-        self.in_half = any(h.dtype in (torch.float16, torch.bfloat16) for h in seen)
-        if seen[0].device != self.utility.device or any(h.dtype != self.utility.dtype for h in seen):
+        like = self.utility
+        self.in_half = False
+        if any(h.dtype != like.dtype or h.device != like.device for h in seen):
             self._suit(seen[0].device)
-        # Under automatic mixed precision layers receive half precision, and some of them not.
-        return [(seen[0] if h is None else h).to(self.utility) for h in received]
+            # Under automatic mixed precision layers receive half precision, and some of them not.
+            self.in_half = any(h.dtype in (torch.float16, torch.bfloat16) for h in seen)
+            seen = [h.to(self.utility) for h in seen]
+        own = iter(seen)
+        return [next(own) if is_seen else seen[0] for is_seen in self.edges_seen]
+
+    def _received_by(self, edge: Edge, tap: Tap) -> Tensor | None:
+        """What an edge received in all calls of its module: those on maps of the last one's size, side by side."""
+        self.fits &= not tap.misfit
+        parts: list[Tensor] = []
+        for value in tap.take():
+            h = edge.place.as_batch(value)
+            if h is None:
+                self.fits = False
+            else:
+                parts.append(h)
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return torch.cat([part for part in parts if part.shape[1:] == parts[-1].shape[1:]])
 
     def advance(self) -> None:
         """One update passes: a ← a + 1."""
@@ -129,9 +146,10 @@ class TrackedLayer:
             setattr(self, name, theirs if theirs.shape == own.shape else theirs.mean(dim=0).expand(own.shape).clone())
         for name in ("generator", "clock", "replaced", "fresh_bounds", "_born"):
             setattr(self, name, getattr(other, name))
-        seen = {_where(edge.place): tap.received for edge, tap in zip(other.hidden.edges, other._taps, strict=True)}
+        before = {_where(edge.place): tap for edge, tap in zip(other.hidden.edges, other._taps, strict=True)}
         for edge, tap in zip(self.hidden.edges, self._taps, strict=True):
-            tap.received = seen.get(_where(edge.place))
+            if _where(edge.place) in before:
+                tap.take_over(before[_where(edge.place)])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers that change with time, and the layer's name."""

@@ -355,8 +355,10 @@ class _Builder:
         if not index[0] or any(len(found) != len(index[0]) for found in index):
             return None
         size = labels.shape[axis] if labels.shape[axis] > 1 else None
-        where = self._modules[border.module], border.returned, border.key
-        return Place(*where, axis - labels.ndim, torch.tensor(index), tuple(within), size)
+        where = border.module, border.returned, border.key
+        calls = max(of_pass[where].calls for of_pass in self._follower.last_at if where in of_pass)
+        module = self._modules[border.module]
+        return Place(module, *where[1:], axis - labels.ndim, torch.tensor(index), tuple(within), size, calls)
 
     def _only_axis(self, labels: Tensor, weights: Slices) -> int:
         """The units' axis of a layer of one unit."""

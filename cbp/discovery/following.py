@@ -59,12 +59,13 @@ class Use:
 
 @dataclass(frozen=True)
 class Seen:
-    """A tensor at the border of a module."""
+    """A tensor at the border of a module, and how many tensors with the same units passed there without others between."""
 
     module: str
     returned: bool
     key: Any
     labels: Tensor
+    calls: int = 1
 
 
 class Follower:
@@ -113,10 +114,15 @@ class Follower:
         """A new forward pass: nothing is known of any tensor."""
         self.storages, self.buffers = Storages(), Storages()
         self.last_at.append({})
+        self.begin_again()
         self._padded: dict[str, int] = {}
         self.module = ""
         self.recurrent = False
         self.memory.clear()
+
+    def begin_again(self) -> None:
+        """The model is called from the beginning; what is known of tensors holds."""
+        self._passing: dict[tuple[object, ...], Seen] = {}
 
     # Units
 
@@ -281,8 +287,12 @@ class Follower:
         self.uses[self._claim(geometry, weights, labels, value)].seen |= seen
 
     def _pass_border(self, seen: Seen, tensor: Tensor) -> None:
+        where = seen.module, seen.returned, seen.key
+        before = self._passing.get(where)
+        if before is not None and torch.equal(self.units.roots(before.labels), self.units.roots(seen.labels)):
+            seen = replace(seen, calls=before.calls + 1)
         self.seen_at.setdefault(self.memory.value(tensor).identity, []).append(seen)
-        self.last_at[-1][seen.module, seen.returned, seen.key] = seen
+        self.last_at[-1][where] = self._passing[where] = seen
 
     def _show_state(self, name: str, seen: Seen, value: Value) -> None:
         """What a recurrent module returns is what its own weights received at its last steps; of lower layers their states."""

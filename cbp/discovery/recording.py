@@ -131,6 +131,7 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
         except Exception as error:  # whatever the model's own forward raises
             raise LayerError(f"the forward pass of {type(model).__name__} fails: {_first_line(error)}") from error
         if again and any(follower.memory.holds_units(tensor) for tensor in _kept(duplicate)):
+            follower.begin_again()
             try:
                 returned += tensors_of(make_pass(duplicate))
             except Exception as error:
