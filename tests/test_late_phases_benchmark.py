@@ -42,8 +42,11 @@ def test_the_numbers_of_the_results_are_printed_of_those_methods_that_have_them(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["runs/quick-ant", "--phases", "6-9", "--baseline", "ppo"], "--phases must be whole in every run"),
-        (["runs/quick-ant", "--phases", "5-8"], "--baseline must be one of ppo, ppo-tuned, l2, cbp"),
+        (["runs/quick-ant/reset-all", "--phases", "6-9", "--baseline", "reset-all"], "--phases must be whole in every run"),
+        (
+            ["runs/off-policy/CartPole-dqn", "--phases", "5-8", "--baseline", "ppo"],
+            "--baseline must be one of l2-init, redo, cbp",
+        ),
         (["runs/supervised/class-incremental-cifar", "--phases", "0"], "has runs of agents.learn"),
     ],
 )

@@ -474,13 +474,6 @@ def test_auto_init_takes_the_spread_of_orthogonal_weights_when_the_method_is_mad
     assert model[0].weight.square().mean().sqrt().item() == pytest.approx(rms, rel=0.03)
 
 
-def test_auto_init_refuses_a_layer_of_zeros_by_name():
-    model = chain(2, 4, 3, 1)
-    nn.init.zeros_(model[2].weight)
-    with pytest.raises(cbp.LayerError, match="'2'"):
-        cbp.ContinualBackprop(model, still(model))
-
-
 def test_seed_decides_what_is_drawn():
     drawn = []
     for seed in (1, 1, 2):
