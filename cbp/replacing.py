@@ -222,6 +222,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         found_anew, self._found_anew = self._found_anew, False
         if misfits := tuple(layer.name for layer in self.layers if not layer.fits):
             self._record_next(misfits)
+            self._say_once_that_nothing_fits(misfits)
         if not any(received):
             if found_anew or misfits or (self.layers and self._is_stale()):  # by a pass of which nothing was seen
                 return [layer.nothing for layer in self.layers]
@@ -271,6 +272,15 @@ class ReplacingMethod(Method, Generic[LayerType]):
         if watch is not None and watch.was_called and self._replicas.alone and self._recorded[of_a_kind] < _RECORDED:
             self._recorded[of_a_kind] += not watch.stale
             watch.stale = True
+
+    def _say_once_that_nothing_fits(self, names: tuple[str, ...]) -> None:
+        if not self._recorded[names] and not (self._watch is not None and self._watch.stale):
+            self._recorded[names] = _RECORDED
+            warnings.warn(
+                f"units of {', '.join(names)} pass in another form than they were found in: they are not judged by such "
+                "passes, and the layers can be found anew by find(example) alone",
+                stacklevel=3,
+            )
 
     @property
     def has_seen(self) -> bool:

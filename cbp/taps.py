@@ -86,7 +86,8 @@ class ReceivedTap(Tap):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps it; the signature is that of a torch forward pre-hook with keyword arguments."""
         if module.training and torch.is_grad_enabled():
-            position, name = self._key
+            # In models that were pickled by earlier releases one of the two.
+            position, name = self._key if isinstance(self._key, tuple) else _both(self._key)
             self._keep(kwargs[name] if name in kwargs else args[position] if position < len(args) else None)
 
 
@@ -112,7 +113,7 @@ class ArgumentsTap(Tap):
 
     paused: ClassVar[bool] = False
 
-    def __init__(self) -> None:
+    def __init__(self, _key: None = None) -> None:  # which models that were pickled by earlier releases give
         super().__init__(None)
         self.arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.acted = False
@@ -146,6 +147,10 @@ def _position_and_name(module: nn.Module, key: Any) -> tuple[float, str | None]:
     if isinstance(key, str):
         return by_position.index(key) if key in by_position else math.inf, key
     return key, by_position[key] if key < len(by_position) else None
+
+
+def _both(key: int | str) -> tuple[float, str]:
+    return (math.inf, key) if isinstance(key, str) else (key, "input")
 
 
 def _part(value: Any, key: int | str) -> Any:

@@ -65,11 +65,13 @@ def verify(model: nn.Module, example: Example, layers: Sequence[HiddenLayer | Gr
     first, second = (_outputs(make_pass, copied(model)[0]) for _ in range(2))
     if not first:
         raise LayerError(f"the pass of {type(model).__name__} returns no floating-point numbers that could be compared")
-    if not any(output.requires_grad for output in first):
+    has_gradients = any(output.requires_grad for output in first)
+    before = [(output.detach(), again.detach()) for output, again in zip(first, second, strict=True)]
+    del first, second  # their graphs
+    if not has_gradients:
         warnings.warn(
             "the pass has no gradients: whether fresh weights have other paths is seen by its outputs alone", stacklevel=2
         )
-    before = [(output.detach(), again.detach()) for output, again in zip(first, second, strict=True)]
     return max(_verify_group(model, make_pass, group, before) for group in groups)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import mujoco
 
 from envs import checks
 from envs.checks import EffectError, ParameterError
@@ -30,6 +31,7 @@ class InForce:
         self._env, self._source = env, source
         self.subject = self._look_up()
         self.has_other_own = False
+        self._scratch: mujoco.MjData | None = None
         release(self.subject)
 
     def hold(self, sequence: Sequence, holder: Any) -> None:
@@ -78,8 +80,11 @@ class InForce:
 
     def _write(self, sequence: Sequence) -> None:
         self._held.write(self.subject, list(sequence.values.values()))
-        if self.subject.model is not None:
-            feel_change(self.subject.model, self.subject.data)
+        model, data = self.subject.model, self.subject.data
+        if model is not None and data is not None:
+            if self._scratch is None or self._scratch.model is not model:
+                self._scratch = mujoco.MjData(model)
+            feel_change(model, data, self._scratch)
 
     def _follow(self, sequence: Sequence, holder: Any) -> bool:
         """Takes the simulation that the environment has now for the one that is changed. Returns whether it is another one."""

@@ -268,16 +268,17 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._put_into_force(began=self._began if fresh else self._step)
 
     def hold(self, values: Mapping[str, float]) -> None:
-        """Puts values into force and stays at them until a state is loaded: to judge at each of several values.
+        """Holds values, whatever the schedules say, until a state is loaded.
 
-        The schedule still says between which values the parameter has an effect, as a constant one does not.
+        Unlike with a constant schedule, the parameters keep their ranges.
 
         Args:
             values: Of parameters that change, in their units, as for :meth:`set_value`.
 
         Raises:
-            envs.ParameterError: No such parameter, or a value that it cannot have.
+            envs.ParameterError: No such parameter, or a value that it cannot have. Nothing is changed then.
         """
+        self._sequence.check_values(values)
         for name, value in values.items():
             self.set_value(name, value)
         self.load_state_dict(self.state_dict(), hold=True)

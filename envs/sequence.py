@@ -155,6 +155,16 @@ class Sequence:
             self.phase += 1
             clock.begin(clock.phase + 1, step)
 
+    def check_values(self, values: Mapping[str, float]) -> None:
+        """Refuses values that :meth:`set_value` would refuse; changes nothing.
+
+        Raises:
+            ParameterError: Such a value.
+        """
+        by_name = {change.name: change for change in self.changes}
+        for name, value in values.items():
+            by_name[checks.choice("name", name, by_name)].check_value(name, value)
+
     def forecast(self, phases: int) -> list[tuple[int, dict[str, float]]]:
         """The steps at which the phase in force and those that follow begin, from now on, with the values; changes nothing.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -85,24 +84,28 @@ def are_alike(model: mujoco.MjModel | None, other: mujoco.MjModel | None) -> boo
     return bool(model.signature == other.signature and mujoco.mj_sizeModel(model) == mujoco.mj_sizeModel(other))
 
 
-def feel_change(model: mujoco.MjModel, data: mujoco.MjData | None) -> None:
+def feel_change(model: mujoco.MjModel, data: mujoco.MjData, scratch: mujoco.MjData) -> None:
     """Lets a simulation feel a change of its model from the next step on.
 
     Bodies that MuJoCo has put to sleep are woken. MuJoCo wakes what has a velocity other than 0, so each sleeping tree is given
     the least there is. What a step begins with (mass matrix, bias, passive forces, contacts) is computed anew where the
     environment has computed it at the end of the last one, as dm_control does: its poses are those of its positions then.
     ``mj_step`` computes all that by itself, and leaves the poses from before it moved; they are left to whoever reads them.
+
+    Args:
+        model: What was changed.
+        data: The simulation's.
+        scratch: Room for poses of the same model.
     """
-    if data is None:
-        return
     asleep = getattr(data, "tree_asleep", None)  # MuJoCo has it since 3.3.7
     if asleep is not None and (asleep >= 0).any():
         data.qvel[model.tree_dofadr[asleep >= 0]] = np.finfo(float).tiny
     if data.model is not model:
         return
-    now = copy.copy(data)
-    mujoco.mj_kinematics(model, now)
-    if np.array_equal(now.xpos, data.xpos) and np.array_equal(now.xquat, data.xquat):
+    for name in ("qpos", "mocap_pos", "mocap_quat"):
+        getattr(scratch, name)[:] = getattr(data, name)
+    mujoco.mj_kinematics(model, scratch)
+    if np.array_equal(scratch.xpos, data.xpos) and np.array_equal(scratch.xquat, data.xquat):
         mujoco.mj_fwdPosition(model, data)
         mujoco.mj_fwdVelocity(model, data)
 

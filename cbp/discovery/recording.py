@@ -256,7 +256,7 @@ def must_be_called(model: nn.Module) -> Iterator[None]:
     """
     called: set[nn.Module] = set()
     modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in modules]
+    handles = [module.register_forward_pre_hook(lambda module, *_: called.add(module)) for module in modules]
     try:
         yield
     finally:

@@ -100,6 +100,16 @@ def test_pickle_of_the_model_alone_carries_neither_method_nor_activations():
     assert len(pickled) < plain + 2000
 
 
+def test_a_pickle_of_a_model_with_a_method_is_treated_whatever_hooks_it_brings(monkeypatch):
+    pickled = pickle.dumps(make()[0])
+    brought = pickle.loads(pickled)[2]._forward_pre_hooks_with_kwargs  # noqa: S301
+    assert brought
+    for number in range(min(brought) - 12, max(brought) + 1):  # another process counts its hooks anew
+        monkeypatch.setattr(torch.utils.hooks.RemovableHandle, "next_id", number)
+        model = pickle.loads(pickled)  # noqa: S301
+        assert len(cbp.find_layers(model, (torch.ones(2, 3, dtype=torch.float64),))) == 2
+
+
 def test_state_dict_of_the_model_is_that_of_a_model_without_the_method():
     model, _, _ = make()
     assert list(model.state_dict()) == list(chain(3, 6, 5, 2).state_dict())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import cbp
+from cbp.taps import ArgumentsTap, ReceivedTap
 
 
 def method_of(model: nn.Module, *example: Tensor, **options: object) -> cbp.ContinualBackprop:
@@ -230,3 +231,27 @@ def test_a_tensor_of_fewer_axes_or_of_another_width_is_no_value_of_the_units():
     assert place.as_batch(torch.ones(2, 3, 5, 5)).shape == (2, 25, 3)
     assert place.as_batch(torch.ones(2, 4, 5, 5)) is None
     assert place.as_batch(torch.ones(2, 3)) is None
+
+
+@pytest.mark.parametrize("key", [0, "x"])
+def test_taps_of_models_that_were_pickled_by_earlier_releases_are_called(key):
+    tap, layer = ReceivedTap(key), nn.Linear(4, 5).double() if key == 0 else Own(4, 5)
+    layer.register_forward_pre_hook(tap, with_kwargs=True)
+    x = inputs()[0]
+    layer(x) if key == 0 else layer(1.0, x=x)
+    assert torch.equal(tap.take()[0], x)
+    assert ArgumentsTap(None).arguments is None
+
+
+def test_units_in_another_form_are_told_of_where_the_model_is_never_called():
+    torch.manual_seed(0)
+    model, (x, _) = WithBlock(), inputs()
+    method = cbp.ContinualBackprop(model, still(model), example=lambda model: WithBlock.forward(model, x))
+    WithBlock.forward(model, x)
+    method.step()
+    model.block.form = "tuple"
+    WithBlock.forward(model, x)
+    with pytest.warns(UserWarning, match="units of block.first pass in another form than they were found in"):
+        method.step()
+    WithBlock.forward(model, x)
+    method.step()

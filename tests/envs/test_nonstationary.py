@@ -94,6 +94,20 @@ def test_at_episode_end_resets_before_the_end_of_an_episode_count_as_its_end():
     assert env.reset()[1]["phase"] == 1
 
 
+def test_values_are_held_all_or_none():
+    options = {name: {"period": 2, "change_at": "now"} for name in ("friction", "gravity")}
+    env = envs.NonStationary(gymnasium.make("Hopper-v5"), options, seed=0)
+    own = env.reset()[1]
+    with pytest.raises(envs.ParameterError, match="name must be one of 'friction', 'gravity', got 'mass'"):
+        env.hold({"friction": 0.5, "mass": 2.0})
+    assert [env.reset()[1][name] for name in options] == [own[name] for name in options]
+    env.hold({"friction": 0.5})
+    env.reset()
+    infos = [env.step(env.action_space.sample())[-1] for _ in range(6)]
+    assert [info["friction"] for info in infos] == [0.5] * 6
+    assert not any(info["changed"] for info in infos[1:])
+
+
 def test_now_changes_at_the_very_step_in_mid_episode():
     # Phases of exactly 4 steps: steps 1-4, 5-8, 9-12, across episodes of 3 steps.
     infos = rollout(make(period=4, change_at="now", max_episode_steps=3), 12)
