@@ -20,7 +20,7 @@ def run(name, folder, *arguments):
     return process.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_sac_learns_through_several_phases(tmp_path):
     # Episodes of 1,000 steps: the first ends more than 600 steps after the start.
     printed = run("sac_half_cheetah.py", tmp_path, "--steps", 1010, "--period", 600)

@@ -59,7 +59,7 @@ def scores(capsys):
         (PPO, "MlpPolicy", "CartPole-v1", ["policy", "value"]),
         (PPO, "CnnPolicy", "seen-image-v0", ["policy", "value"]),
         (A2C, "MultiInputPolicy", "seen-both-v0", ["policy", "value"]),
-        (SAC, "CBPMlpPolicy", "Pendulum-v1", ["policy", "value"]),
+        pytest.param(SAC, "CBPMlpPolicy", "Pendulum-v1", ["policy", "value"], marks=pytest.mark.soak),
         pytest.param(TD3, "MlpPolicy", "Pendulum-v1", ["policy", "value"], marks=pytest.mark.soak),
         (DQN, "MlpPolicy", "CartPole-v1", ["policy"]),
         (agents.PPO, "PlasticMlpPolicy", "Pendulum-v1", ["policy", "value"]),

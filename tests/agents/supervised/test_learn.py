@@ -123,7 +123,7 @@ def test_a_value_that_is_given_twice_is_one_run(tmp_path, capsys):
         pytest.param(
             ["--problem", "class-incremental-cifar", "--tasks", "2", "--set", "epochs=4", "--seeds", "0"],
             id="incremental",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.soak,
         ),
     ],
 )
@@ -240,7 +240,7 @@ def test_data_may_have_moved_when_a_run_goes_on(tmp_path, capsys):
     assert run(*options, "--data", tmp_path / "there", "--run-dir", tmp_path / "whole") == 0  # it is the same run
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_gives_the_same_runs(learned, tmp_path):
     short = [*REGRESSION[:2], "--examples", "10000", "--seeds", "0-1"]
     assert sweep.main([*short, "--methods", "backprop,cbp", "--run-dir", str(tmp_path)]) == 0

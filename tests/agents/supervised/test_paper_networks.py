@@ -100,7 +100,7 @@ def test_images_of_mnist_are_shown_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(method, marks=pytest.mark.slow if method in ("backprop", "cbp") else pytest.mark.soak)
+        pytest.param(method, marks=pytest.mark.slow if method == "cbp" else pytest.mark.soak)
         for method in PROBLEMS["class-incremental-cifar"]["cifar100"].methods
     ],
 )
