@@ -3,8 +3,7 @@
 ``python benchmarks/late_phases.py FOLDER --phases 6-9 [--baseline NAME] [--without SEED …]`` prints for each method below
 FOLDER the mean over seeds of a run's mean final return in these phases, which must be whole in every run, and of the difference
 from the baseline with the same seed, with the report's intervals. Likewise the mean return in these phases, the dormant units
-and the standard deviation of the actions at their ends, and the trainability at the end of the run of those methods all of
-whose runs were measured there.
+and the standard deviation of the actions at their ends, and the trainability at the end of those runs that were measured there.
 """
 
 from __future__ import annotations
