@@ -121,6 +121,12 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     tqdm.write(one_line(f"warning: {' '.join(str(message).split())}"), file=sys.stderr)  # above the progress bar
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    def __del__(self) -> None:
+        if hasattr(self, "start_t"):  # the last it gets: after Ctrl-C before that, tqdm's own would print a traceback
+            super().__del__()
+
+
 def progress_bar(total: int, initial: int = 0, **options: Any) -> tqdm[Any]:
     """A progress bar on standard error; where that is no terminal, a line twice a minute.
 
@@ -131,7 +137,7 @@ def progress_bar(total: int, initial: int = 0, **options: Any) -> tqdm[Any]:
     """
     terminal = sys.stderr.isatty()
     often = 0.5 if terminal else 30
-    return tqdm(total=total, initial=initial, mininterval=often, dynamic_ncols=terminal, **options)
+    return _Bar(total=total, initial=initial, mininterval=often, dynamic_ncols=terminal, **options)
 
 
 def add_shared_options(parser: argparse.ArgumentParser, threads: int | None = None, *, several: bool = True) -> None:

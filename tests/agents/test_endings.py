@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import json
 import os
 import shutil
@@ -289,6 +291,35 @@ def test_an_evaluation_that_is_ended_leaves_nothing(run, number):
     assert started.returncode == 130
     assert err.endswith("Stopped at once; nothing was written.\n")
     assert {path.name for path in run.iterdir()} == names
+
+
+def test_ctrl_c_while_a_progress_bar_is_made_says_nothing_more(monkeypatch):
+    """At each line of tqdm in turn, until a bar is made without."""
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: said.append(repr(unraisable.exc_value)))
+
+    def interrupted_at(line):
+        lines = itertools.count()
+
+        def trace(frame, event, _):
+            if event == "line" and next(lines) == line:
+                raise KeyboardInterrupt
+            return trace if frame.f_globals["__name__"].startswith("tqdm") else None
+
+        traced = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            bar = commands.progress_bar(10)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(traced)
+        bar.close()
+        return False
+
+    assert next(line for line in range(1_000) if not interrupted_at(line)) > 20
+    gc.collect()
+    assert not said
 
 
 INTERRUPTS = """
