@@ -44,6 +44,7 @@ from agents.runs.config import Config, with_overrides
 from agents.runs.logs import make_logger
 from agents.runs.run_folder import RunFolder
 from agents.sb3.buffers import NormalizedRolloutBuffer
+from agents.sb3.native import untimed
 from agents.sb3.plasticity import RANKS_EVERY
 from agents.sb3.rollout import CompiledRollout
 
@@ -322,6 +323,8 @@ def main() -> None:
         )
         return {"median": round(median, 3), "lower_quartile": round(low, 3), "upper_quartile": round(high, 3)}
 
+    with untimed():  # as in training
+        physics = statistics.median(contenders[bare]() for _ in range(args.repeats))
     result = {
         "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "repeats": args.repeats,
@@ -339,7 +342,7 @@ def main() -> None:
             **{f"with CBP / {name}": ratio(with_cbp, name) for name in names[9:]},
             **{f"{name} / bare physics": ratio(name, bare) for name in names[9:]},
         },
-        "milliseconds_of_a_rollout": where_the_time_goes(cbp, plain, statistics.median(rates[bare])),
+        "milliseconds_of_a_rollout": where_the_time_goes(cbp, plain, physics),
     }
     text = json.dumps(result, indent=2)
     print(text)

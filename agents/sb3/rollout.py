@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents.sb3 import native
-from agents.sb3.native import NativeEnvs, Policy, Steps
+from agents.sb3.native import NativeEnvs, Policy, Steps, untimed
 from agents.sb3.vec_env import ThreadedVecEnv
 
 _SHORTEST = 16
@@ -90,6 +90,7 @@ class CompiledRollout:
         natives.refresh()
         natives.arrays.observations[:] = observations  # after a resume the vectorised environment has none
 
+    @untimed()
     def run(self) -> None:
         """Takes every environment to the end of the rollout.
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
-from agents.sb3.native import NativeEnvs, unsupported
+from agents.sb3.native import NativeEnvs, unsupported, untimed
 from envs.native import python_callbacks
 from envs.simulation import look_for_model
 
@@ -97,7 +97,8 @@ class ThreadedVecEnv(DummyVecEnv):
             # Whoever is free takes the next: steps differ in length, and with fixed shares one thread would wait for the other.
             size = max(1, len(indices) // (4 * self.n_threads))
             shares = iter([indices[start : start + size] for start in range(0, len(indices), size)])
-            self._in_threads([lambda: self._step_natives(natives, shares)] * self.n_threads)
+            with untimed():
+                self._in_threads([lambda: self._step_natives(natives, shares)] * self.n_threads)
         else:
             self._each(self._step_one, indices)
         return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), list(self.buf_infos)

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs
 from agents import ThreadedVecEnv
+from agents.sb3.native import untimed
 from envs import native
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*settotalmass")
@@ -127,6 +128,27 @@ def test_compiled_and_own_steps_can_take_turns():
         kind = np.float32 if t % 3 else np.float64  # these are the environment's own
         (expected, *_), (found, *_) = (vec_env.step(action.astype(kind)) for vec_env in (theirs, ours))
         assert np.array_equal(expected, found), t
+
+
+def test_mujoco_does_not_time_itself_in_compiled_steps_and_does_so_again_in_python():
+    vec_env = ThreadedVecEnv([lambda: gymnasium.make("ant-nonstationary-v0", seed=0)])
+    vec_env.reset()
+    data = vec_env.envs[0].unwrapped.data
+
+    def timed(kind):
+        before = data.timer[mujoco.mjtTimer.mjTIMER_STEP]
+        duration, number = before.duration, before.number
+        vec_env.step(np.zeros((1, 8), kind))
+        after = data.timer[mujoco.mjtTimer.mjTIMER_STEP]
+        return after.duration > duration, after.number - number
+
+    assert [timed(kind) for kind in (np.float64, np.float32, np.float64)] == [(True, 5), (False, 5), (True, 5)]
+    one, other = untimed(), untimed()  # of two threads
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    other.__exit__(None, None, None)
+    assert timed(np.float64) == (True, 5)
 
 
 def test_what_is_set_in_an_environment_holds_from_the_next_step_on():
