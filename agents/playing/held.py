@@ -76,9 +76,14 @@ class HeldParameter:
         return self.now.get(self.name)
 
     def values(self, points: int) -> list[float]:
-        """Values from the least to the greatest, evenly spaced, by their logarithms where the schedule draws these."""
+        """Values from the least to the greatest, evenly spaced, by their logarithms where the schedule draws these.
+
+        Those between are rounded to twelve digits: processors differ in the last ones, and so would what they measure.
+        """
         spaced = np.geomspace if self.change.schedule.logarithmic else np.linspace
-        values = spaced(*self.change.extremes, points)
+        low, high = self.change.extremes
+        rounded = [value if value in (low, high) else float(f"{value:.12g}") for value in spaced(low, high, points)]
+        values = np.clip(rounded, low, high)
         return [float(value) for value in np.unique(np.round(values) if self._whole else values)]
 
     def check(self, values: list[float]) -> None:
