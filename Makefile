@@ -22,11 +22,13 @@ test: .venv/test
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not soak" $(ARGS)
 
 # The numeric tests under other instruction sets and numbers of threads than this machine's own.
-NUMERIC := tests/cbp tests/envs tests/agents/sb3 tests/agents/supervised tests/agents/runs/test_parity.py --deselect tests/agents/supervised/test_learn.py
+NUMERIC := tests/cbp tests/envs tests/agents/sb3 tests/agents/playing tests/agents/supervised tests/agents/runs/test_parity.py --deselect tests/agents/supervised/test_learn.py
 arithmetics: .venv/test
 	for arithmetic in "ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE" \
-	    "ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=" \
-	    "OPENBLAS_CORETYPE=Prescott NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=" \
+	    "ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= \
+	        NPY_DISABLE_CPU_FEATURES=X86_V4,AVX512_ICL,AVX512_SPR" \
+	    "OPENBLAS_CORETYPE=Prescott NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES= \
+	        NPY_DISABLE_CPU_FEATURES=X86_V3,X86_V4,AVX512_ICL,AVX512_SPR" \
 	    "PYTEST_XDIST_AUTO_NUM_WORKERS=1 OMP_NUM_THREADS=2 MKL_CBWR=AVX2"; do \
 	    echo "$$arithmetic"; \
 	    env OMP_NUM_THREADS=1 $$arithmetic $(PYTEST) -q -m "not slow and not soak" $(NUMERIC) $(ARGS) || exit 1; \
