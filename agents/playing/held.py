@@ -78,7 +78,7 @@ class HeldParameter:
     def values(self, points: int) -> list[float]:
         """Values from the least to the greatest, evenly spaced, by their logarithms where the schedule draws these.
 
-        Those between are rounded to twelve digits: processors differ in the last ones, and so would what they measure.
+        Those between are rounded to twelve digits: further ones differ between processors, and what one began another may end.
         """
         spaced = np.geomspace if self.change.schedule.logarithmic else np.linspace
         low, high = self.change.extremes
