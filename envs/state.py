@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ import mujoco
 import numpy as np
 
 from envs.checks import ParameterError, env_name
-from envs.memory import Memory
+from envs.decoding import Decoder
+from envs.encoding import Encoder
 from envs.nonstationary import NonStationary
 from envs.simulation import find_data, look_for_model
 from envs.tasks import TaskSequence
@@ -29,9 +31,10 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
     """The state of an environment and of its wrappers, between two steps: exact, or refused.
 
     It has the attributes of environment and wrappers, and of the objects that these are made of, as far as they are numbers,
-    strings, arrays, random generators, or lists and dictionaries of such; of the MuJoCo simulation its state and what an
-    environment may have written into the model; and of :class:`NonStationary` what its ``state_dict`` holds; of a
-    :class:`TaskSequence` the same and the state of its task. Spaces, functions, networks and renderers are no state.
+    strings, arrays, random generators, or lists and dictionaries of such; the random generators of their classes, and those of
+    modules that their methods name; of the MuJoCo simulation its state and what an environment may have written into the model;
+    and of :class:`NonStationary` what its ``state_dict`` holds; of a :class:`TaskSequence` the same and the state of its task.
+    Functions, networks and renderers are no state, and of spaces only what draws their samples is.
 
     Args:
         env: Any environment.
@@ -44,8 +47,10 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
         envs.ParameterError: A part keeps something that is none of these, such as the world of another simulator. It is named.
     """
     layers, simulation = _layers(env), _Simulation.of(env)
-    memory = Memory([*layers, *simulation.objects])
-    saved = [_save_layer(layer, memory) for layer in layers]
+    encoder = Encoder([*layers, *simulation.objects], functools.cache(simulation.arrays))
+    saved = [_save_layer(layer, encoder) for layer in layers]
+    if generators := encoder.encode_generators():
+        saved[-1]["generators"] = generators
     if simulation.data is not None:
         saved[-1]["simulation"] = simulation.save()
     return saved
@@ -71,11 +76,11 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
         if isinstance(layer, NonStationary | TaskSequence):
             layer.check_state_dict(saved["schedule"])
     _Simulation.of(env).check(state[-1])
-    memory = Memory(())
-    missing = [memory.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
+    decoder = Decoder(functools.cache(lambda: _Simulation.of(env).arrays()))
+    missing = [decoder.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
     if any(missing):
         env.reset()  # some parts are made by the first reset only
-        missing = [memory.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
+        missing = [decoder.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
     if path := next(filter(None, missing), None):
         raise ParameterError(f"state has attributes of {path}, an object that the environment lacks after a reset")
     for layer, saved in zip(layers, state, strict=True):
@@ -84,7 +89,8 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
             if isinstance(layer, TaskSequence):
                 load_state(layer.env, saved["of_task"])
         else:
-            memory.load(layer, saved["values"])
+            decoder.decode(layer, saved["values"])
+    decoder.decode_generators(state[-1].get("generators", []))
     _Simulation.of(env).load(state[-1])
     if changing := NonStationary.of(env):
         changing.take_simulation()
@@ -108,6 +114,16 @@ class _Simulation(NamedTuple):
     @property
     def objects(self) -> list[Any]:
         return [each for each in self if each is not None]
+
+    def arrays(self) -> dict[str, Any]:
+        """All arrays into which an environment may look, by name."""
+        owners = {"": self.model, "opt.": getattr(self.model, "opt", None), "data.": self.data}
+        return {
+            prefix + name: array
+            for prefix, owner in owners.items()
+            if owner is not None
+            for name, array in _arrays(owner, but=()).items()
+        }
 
     def save(self) -> dict[str, Any]:
         state = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
@@ -180,13 +196,13 @@ def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
     return layers
 
 
-def _save_layer(layer: gymnasium.Env[Any, Any], memory: Memory) -> dict[str, Any]:
+def _save_layer(layer: gymnasium.Env[Any, Any], encoder: Encoder) -> dict[str, Any]:
     saved: dict[str, Any] = {"class": type(layer).__name__}
     if isinstance(layer, NonStationary):
         return saved | {"schedule": layer.state_dict()}
     if isinstance(layer, TaskSequence):
         return saved | {"schedule": layer.state_dict(), "of_task": save_state(layer.env)}
-    return saved | {"values": memory.save(layer)}
+    return saved | {"values": encoder.encode(layer)}
 
 
 def _attributes(owner: Any, but: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

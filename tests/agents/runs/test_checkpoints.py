@@ -19,11 +19,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import processes
 import pytest
 import stable_baselines3
 import torch
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from same_runs import assert_same_run, curves, newest
 
 from agents.callbacks import ProgressCallback
@@ -102,6 +104,44 @@ def test_other_environments_go_on_too(command, interrupted, tmp_path, env):
     assert command(*options, "--run-dir", tmp_path / "whole") == 0
     assert command("--resume", tmp_path / "stopped") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+class Choosing(HopperEnv):
+    """Takes its mass from a table of the class, its goal from a space and its wind from a generator of the class."""
+
+    TASKS = ({"mass": [3.0]}, {"mass": [4.0]}, {"mass": [5.0]})
+    wind = np.random.default_rng(0)
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.goals = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+        self.places = np.zeros((4, 2))
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.wind.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+            self.goals.seed(seed)
+        made = super().reset(seed=seed, options=options)
+        self.task = self.TASKS[self.np_random.integers(3)]
+        self.place = self.places[self.np_random.integers(4)]
+        self.place[:] = self.goals.sample()
+        return made
+
+    def step(self, action):
+        self.data.qfrc_applied[0] = self.wind.normal() + self.places.sum()
+        observation, reward, *others = super().step(action)
+        return observation, reward - self.task["mass"][0], *others
+
+
+def test_an_environment_that_takes_from_tables_and_draws_elsewhere_goes_on_too(command, interrupted, tmp_path):
+    gymnasium.register("choosing-v0", Choosing, max_episode_steps=40)
+    options = ["--env", "choosing-v0", "--timesteps", 1024, *SMALL, *ALWAYS, "--n-envs", 2]
+    interrupted(*options, "--run-dir", tmp_path / "stopped", until=768)
+    assert command(*options, "--run-dir", tmp_path / "whole") == 0
+    assert command("--resume", tmp_path / "stopped") == 0
+    del gymnasium.registry["choosing-v0"]
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert [task["mass"][0] for task in Choosing.TASKS] == [3.0, 4.0, 5.0]
 
 
 @pytest.mark.parametrize(
