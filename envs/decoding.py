@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import enum
 import random
 import sys
@@ -11,86 +10,129 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium
 import numpy as np
 
-from envs.encoding import CONTAINERS, Arrays, parts_of
-from envs.tables import PLAIN, Tables, owner_of
-
-_Array = np.ndarray[Any, Any]
+from envs.encoding import CONTAINERS, Array, parts_of
+from envs.kept import ELSEWHERE, PLAIN, attributes, is_skipped, owner_of, package_of
+from envs.tables import Place, Tables
 
 
 class Decoder:
     """Gives the parts of an environment the attributes that :class:`envs.encoding.Encoder` found.
 
-    Objects, lists and dictionaries that are there are given the values, since others may hold them too, but for two kinds:
-    what stands in a table of a class or module and was not taken from there, and what another has been made of already. These
-    are copied.
+    What is there is given the values, since others may hold it too, but for three kinds, which are copied: what stands in a
+    table of a class or module, what another has been made of already, and what cannot be changed.
 
     Args:
         simulation: Returns the arrays of the simulation, by their names.
+        is_whole: Whether what was saved says all; releases before wrote no places and memories, and left out some kinds.
     """
 
-    def __init__(self, simulation: Callable[[], Arrays] = dict) -> None:
+    def __init__(self, simulation: Callable[[], dict[str, Array]], *, is_whole: bool) -> None:
         self._simulation = simulation
+        self._is_whole = is_whole
         self._tables = Tables()
         self._known: dict[int, Any] = {}  # what stands in several places, by its number
         self._given: dict[int, Any] = {}  # what has been given its values, by its id
-        self._memories: dict[int, _Array] = {}  # what several arrays look at, by its number
-
-    def decode(self, owner: Any, saved: dict[str, Any]) -> None:
-        """Gives an object the attributes that were found."""
-        self._tables.look_into(type(owner))
-        self._load(owner, saved)
-
-    def decode_generators(self, saved: list[Any]) -> None:
-        """Puts the generators in classes and modules where they were; those that are no longer there are left out."""
-        for place, state in saved:
-            if (generator := self._tables.generators.get(tuple(place))) is not None:
-                self._decode(state, generator)
+        self._memories: dict[int | Place, Array] = {}  # what several arrays look at
 
     def lacks(self, owner: Any, saved: dict[str, Any]) -> str | None:
-        """Where an object has none of the objects whose attributes were saved; None where it has them all."""
+        """Where an object has nothing that could become what was saved; None where it has it all. Is asked before decoding."""
         self._tables.look_into(type(owner))
         return self._lacks(owner, {"object": saved}, type(owner).__name__)
 
-    def _load(self, owner: Any, saved: dict[str, Any]) -> None:
-        for name, value in saved.items():
-            now = getattr(owner, name, None)
-            if isinstance(now, property) or not _may_become(now, value):
-                continue
-            then = self._decode(value, now)
-            if then is not now or not hasattr(owner, name):
-                _set(owner, name, then)
+    def decode(self, owner: Any, saved: dict[str, Any]) -> None:
+        """Gives an object the attributes that were found."""
+        self._load(owner, saved)
+
+    def finish(self, generators: list[Any]) -> None:
+        """Puts the generators in tables where they were; those that are no longer there are left out."""
+        for place, state in generators:
+            if (generator := self._tables.at(tuple(place))) is not None:
+                _READERS[next(iter(state))](state, generator)
 
     def _lacks(self, now: Any, saved: Any, path: str) -> str | None:
         if not isinstance(saved, dict):
             return None
-        now = self._present(saved, now)[0]
         kind, content = next(iter(saved.items()))
-        if kind in ("object", "space") and now is None:
-            return path
+        if kind == "object" and now is not None:
+            self._tables.look_into(type(now))
+        now, _ = self._present(saved, now)
+        fits = now is not None and self._is_of_kind(now, saved)
         if kind == "object":
-            parts = [(getattr(now, name, None), value, f"{path}.{name}") for name, value in content.items()]
-        elif kind == "dict":
-            before = now if isinstance(now, dict) else {}
-            parts = [(before.get(name), value, f"{path}[{name!r}]") for name, value in content.items()]
-        elif kind == "pairs":
-            before = now if isinstance(now, dict) else {}
-            keys = [self._decode(key, None) for key, _ in content]
-            parts = [(before.get(key), value, f"{path}[{key!r}]") for key, (_, value) in zip(keys, content, strict=True)]
+            if not fits and self._blank(saved) is None:
+                return path
+            parts = [(getattr(now, name, None) if fits else None, value, f"{path}.{name}") for name, value in content.items()]
+        elif (not fits and ("kind" in saved or kind == "tensor")) or (kind == "values" and len(now or ()) != len(content)):
+            return path
+        elif kind in ("dict", "pairs", "values"):
+            parts = _pairs_within(kind, content, now if isinstance(now, dict) else {}, path)
         elif kind == "elements" or kind in CONTAINERS:
-            present = _padded(now, len(content))
-            parts = [(each, value, f"{path}[{i}]") for i, (each, value) in enumerate(zip(present, content, strict=False))]
+            present = enumerate(zip(_padded(now, len(content)), content, strict=False))
+            parts = [(each, value, f"{path}[{i}]") for i, (each, value) in present]
         else:
             return None
         return next(filter(None, (self._lacks(*part) for part in parts)), None)
 
+    def _is_of_kind(self, value: Any, saved: dict[str, Any]) -> bool:
+        """Whether a value is of the class that was saved, as far as one was written."""
+        if "kind" not in saved:
+            return True
+        if "bytes" in saved:
+            return bool(saved["kind"] == str(getattr(value, "dtype", None)))
+        return bool(saved["kind"] == (str(value) if "space" in saved else self._tables.name_of(type(value))))
+
+    def _blank(self, saved: dict[str, Any]) -> Any:
+        """A new object of the class that was saved; None where the class is not known, or parts were not saved."""
+        kind = None if "lacks" in saved or "kind" not in saved else self._tables.class_named(saved["kind"])
+        return None if kind is None else _new(kind)
+
     def _present(self, saved: dict[str, Any], now: Any) -> tuple[Any, bool]:
         """What a value was taken from in a table, or else what is there; and whether it may be given other values."""
-        if "place" in saved and (there := self._tables.at(tuple(saved["place"]))) is not None:
+        place = tuple(saved.get("place", ()))
+        if place and (there := self._tables.constant(place)) is not None and self._equals(saved, there):
             return there, True
-        return now, id(now) not in self._given and self._tables.place(now) is None
+        if self._tables.place(now) is None:
+            return now, id(now) not in self._given and not _is_fixed(now)
+        if not self._is_whole:
+            alike = next((each for each in self._tables.values_like(now) if self._equals(saved, each)), None)
+            if alike is not None:
+                return alike, True
+        return now, False
+
+    def _equals(self, saved: Any, value: Any) -> bool:
+        """Whether a value has the attributes or elements that were saved, as far as these are numbers, strings and such."""
+        if not isinstance(saved, dict):
+            return isinstance(value, type(saved)) and bool(saved == value)
+        kind, content = next(iter(saved.items()))
+        if not self._is_of_kind(value, saved):
+            return False
+        if kind in ("array", "scalar"):
+            return np.array_equal(content, value, equal_nan=content.dtype.kind in "fc")
+        if kind == "object":
+            present = dict(attributes(value))
+            return all(name in present and self._equals(item, present[name]) for name, item in content.items())
+        if kind in ("dict", "pairs", "values"):
+            items = list(content.values()) if kind == "dict" else [each[1] for each in content] if kind == "pairs" else content
+            others = list(value.values()) if isinstance(value, dict) else []
+        elif kind == "elements" or kind in CONTAINERS:
+            items, others = content, _padded(sorted(value, key=repr) if isinstance(value, set | frozenset) else value, 0)
+        else:
+            return True
+        return len(items) == len(others) and all(map(self._equals, items, others))
+
+    def _load(self, owner: Any, saved: dict[str, Any]) -> None:
+        for name, value in saved.items():
+            now = getattr(owner, name, None)
+            if value is None and package_of(now) in ELSEWHERE:  # a window that was opened since
+                continue
+            then = self._decode(value, now)
+            if then is not now or not hasattr(owner, name):
+                _set(owner, name, then)
+        if self._is_whole:
+            for name, now in list(attributes(owner)):
+                if name not in saved and _is_plain(now):  # of a later step
+                    _delete(owner, name)
 
     def _decode(self, saved: Any, now: Any) -> Any:
         """The value that was saved; ``now`` itself where that has been given its state."""
@@ -103,80 +145,107 @@ class Decoder:
         if kind == "same":
             return self._known.get(int(content), now)
         number = int(saved.get("number", -1))
-        if kind == "object":
-            self._tables.look_into(type(now))
-            target, is_free = self._present(saved, now)
-            if not is_free:
-                target = copy.copy(target)
-            self._known[number] = self._given[id(target)] = target
-            self._load(target, content)
-            return target
         value: Any
+        if kind == "object":
+            value = self._object(saved, now)
+            self._known[number] = self._given[id(value)] = value
+            self._load(value, content)
+            return value
         if kind == "array":
             value = self._array(saved, now)
+        elif kind in ("scalar", "enum"):
+            return _READERS[kind](saved, now)
         elif kind in _READERS:
-            value = _READERS[kind](saved, now)
+            before, is_free = self._present(saved, now)
+            value = _READERS[kind](saved, before if is_free else copy.deepcopy(before))
         elif kind == "elements":
             value = self._elements(saved, now)
         else:
             before, is_free = self._present(saved, now)
-            decode = self._decode_mapping if kind in ("dict", "pairs") else self._decode_items
-            value = decode(kind, content, before, is_free=is_free)
-            self._given[id(value)] = value
-        self._known[number] = value
+            decode = self._decode_mapping if kind in ("dict", "pairs", "values") else self._decode_items
+            value = decode(saved, before, is_free=is_free)
+        self._known[number] = self._given[id(value)] = value
         return value
 
-    def _array(self, saved: dict[str, Any], now: Any) -> _Array:
-        content: _Array = saved["array"]
-        memory = self._memory(saved["memory"], now) if "memory" in saved else None
-        target: _Array
+    def _object(self, saved: dict[str, Any], now: Any) -> Any:
+        before, is_free = self._present(saved, now)
+        if before is None or not self._is_of_kind(before, saved):
+            return self._blank(saved)
+        return before if is_free else _twin(before)
+
+    def _array(self, saved: dict[str, Any], now: Any) -> Array:
+        content: Array = saved["array"]
+        memory = self._memory(saved, now) if "memory" in saved else None
+        target: Array
         if memory is not None:
-            offset, strides = saved["memory"]["offset"], tuple(saved["memory"]["strides"])
-            view: _Array = np.ndarray(content.shape, content.dtype, memory.ravel("K"), offset, strides)
+            view = _view(saved, memory)
             target = next((each for each in (now, memory) if _is_alike(each, view)), view)
-        elif _is_foreign_view(now) and now.shape == content.shape and now.flags.writeable:
+        elif self._may_be_written(now, content):
             target = now
+            self._given[id(owner_of(now))] = owner_of(now)
         else:
-            return content.copy()
+            target = content.copy(order="K")
         if target.flags.writeable:
             target[...] = content
+            target.flags.writeable = "fixed" not in saved
         return target
 
-    def _memory(self, looks: dict[str, Any], now: Any) -> _Array | None:
-        """What an array looks at; None where that is not there, or has another size."""
-        of = looks["of"]
-        if isinstance(of, int):
-            if of not in self._memories:
-                self._memories[of] = self._own_memory(looks["size"], now)
-            return self._memories[of]
-        memory = self._simulation().get(of[1]) if of[0] == "simulation" else self._tables.at(tuple(of))
-        if memory is not None and of[0] != "simulation":
-            memory = owner_of(memory)
-        return memory if memory is not None and memory.nbytes == looks["size"] else None
+    def _may_be_written(self, now: Any, content: Array) -> bool:
+        """Whether an array that looks at other memory, and alone does so, may be given other numbers."""
+        if not isinstance(now, np.ndarray) or now.base is None or now.shape != content.shape or not now.flags.writeable:
+            return False
+        owner = owner_of(now)
+        if owner is None:
+            in_simulation = any(np.may_share_memory(now, array) for array in self._simulation().values())
+            return not (self._is_whole and in_simulation)  # a copy of it otherwise, which was saved without a memory
+        if self._is_whole and now.strides != content.strides:
+            return False
+        return id(owner) not in self._given and self._tables.place_of_memory(owner) is None
 
-    def _own_memory(self, size: int, now: Any) -> _Array:
+    def _memory(self, saved: dict[str, Any], now: Any) -> Array | None:
+        """What an array looks at; None where the simulation no longer has it."""
+        of, size = saved["memory"]["of"], saved["memory"]["size"]
+        if isinstance(of, list):
+            is_simulations = of[0] == "simulation"
+            there = self._simulation().get(of[1]) if is_simulations else self._tables.constant(tuple(of))
+            owner = there if is_simulations or there is None else owner_of(there)
+            if owner is not None and owner.nbytes != size:
+                owner = None
+            if is_simulations or (owner is not None and np.array_equal(_view(saved, owner), saved["array"])):
+                return owner
+        key = tuple(of) if isinstance(of, list) else of
+        if key not in self._memories:
+            self._memories[key] = self._own_memory(size, now)
+        return self._memories[key]
+
+    def _own_memory(self, size: int, now: Any) -> Array:
         owner = owner_of(now) if isinstance(now, np.ndarray) else None
-        if owner is None or owner.nbytes != size or id(owner) in self._given or self._tables.place_of_memory(owner):
+        is_taken = owner is None or id(owner) in self._given or self._tables.place_of_memory(owner) is not None
+        if owner is None or is_taken or owner.nbytes != size or not owner.flags.writeable:
             owner = np.zeros(size, np.uint8)
         self._given[id(owner)] = owner
         return owner
 
-    def _elements(self, saved: dict[str, Any], now: Any) -> _Array:
+    def _elements(self, saved: dict[str, Any], now: Any) -> Array:
         """An array of objects or strings."""
-        array: _Array = np.empty(saved["shape"], saved["dtype"])
+        array: Array = np.empty(saved["shape"], saved["dtype"])
         flat = array.reshape(-1)
-        for number, item in enumerate(self._decode_items("list", saved["elements"], now, is_free=False)):
-            flat[number] = item
+        for number, item in enumerate(saved["elements"]):
+            flat[number] = self._decode(item, _padded(now, number + 1)[number])
         return array
 
-    def _decode_mapping(self, kind: str, content: Any, now: Any, *, is_free: bool) -> dict[Any, Any]:
+    def _decode_mapping(self, saved: dict[str, Any], now: Any, *, is_free: bool) -> dict[Any, Any]:
+        kind, content = next(iter(saved.items()))
         before = dict(now) if isinstance(now, dict) else {}
-        if kind == "pairs":
-            keys = [self._decode(key, None) for key, _ in content]
-            found = {key: self._decode(item, before.get(key)) for key, (_, item) in zip(keys, content, strict=True)}
+        if kind == "values":
+            keys, items = list(before), content
+        elif kind == "pairs":
+            keys = [self._decode(key, now) for now, (key, _) in zip(_padded(list(before), len(content)), content, strict=False)]
+            items = [item for _, item in content]
         else:
-            kept = {name: item for name, item in before.items() if name not in content and not _is_plain(item)}
-            found = {name: self._decode(item, before.get(name)) for name, item in content.items()} | kept
+            keys, items = list(content), list(content.values())
+        found = {key: self._decode(item, before.get(key)) for key, item in zip(keys, items, strict=True)}
+        found |= {key: item for key, item in before.items() if key not in found and is_skipped(item)}
         if not isinstance(now, dict):
             return found
         mapping: dict[Any, Any] = now if is_free else copy.copy(now)
@@ -184,10 +253,13 @@ class Decoder:
         mapping.update(found)
         return mapping
 
-    def _decode_items(self, kind: str, content: list[Any], now: Any, *, is_free: bool) -> Any:
+    def _decode_items(self, saved: dict[str, Any], now: Any, *, is_free: bool) -> Any:
+        kind, content = next(iter(saved.items()))
         items = [self._decode(item, each) for item, each in zip(content, _padded(now, len(content)), strict=False)]
         if isinstance(now, tuple) and hasattr(now, "_fields"):
             return type(now)(*items)
+        if kind == "deque" and not isinstance(now, deque):
+            return deque(items, saved.get("longest"))
         if kind in ("tuple", "frozenset") or not isinstance(now, CONTAINERS[kind]):
             return CONTAINERS[kind](items)
         if not is_free:
@@ -200,6 +272,20 @@ class Decoder:
         return now
 
 
+def _pairs_within(kind: str, content: Any, now: dict[Any, Any], path: str) -> list[tuple[Any, Any, str]]:
+    """The keys and values of a dictionary, what was saved of each, and its path."""
+    if kind == "values":
+        return [(*pair, path) for pair in zip(_padded(list(now.values()), len(content)), content, strict=False)]
+    parts = []
+    for present, (key, value) in zip(
+        _padded(list(now), len(content)), content.items() if kind == "dict" else content, strict=False
+    ):
+        is_plain = not isinstance(key, dict)
+        parts.append((now.get(key if is_plain else present), value, f"{path}[{key!r}]" if is_plain else path))
+        parts.append((present, key, f"a key of {path}"))
+    return parts
+
+
 def _padded(now: Any, length: int) -> list[Any]:
     """What a list or an array of objects has, and None as far as it is shorter."""
     items = now.ravel().tolist() if isinstance(now, np.ndarray) else now
@@ -207,26 +293,48 @@ def _padded(now: Any, length: int) -> list[Any]:
     return present + [None] * (length - len(present))
 
 
-def _is_foreign_view(array: Any) -> bool:
-    """Whether an array looks at memory that is not NumPy's, such as that of a simulation."""
-    return isinstance(array, np.ndarray) and owner_of(array) is None
+def _view(saved: dict[str, Any], memory: Array) -> Array:
+    content, looks = saved["array"], saved["memory"]
+    return np.ndarray(content.shape, content.dtype, memory.ravel("K"), looks["offset"], tuple(looks["strides"]))
 
 
-def _is_alike(array: Any, other: _Array) -> bool:
+def _is_alike(array: Any, other: Array) -> bool:
     """Whether two arrays look at the same numbers."""
     return isinstance(array, np.ndarray) and array.__array_interface__ == other.__array_interface__
 
 
-def _may_become(now: Any, saved: Any) -> bool:
-    """Whether what is there may be replaced: never an object by None, as a renderer that was made since."""
-    return saved is not None or _is_plain(now) or isinstance(now, (dict, *CONTAINERS.values()))
+def _is_fixed(value: Any) -> bool:
+    """Whether an object has a way of its own to set attributes, or none, so that others may rely on what it is."""
+    return getattr(type(value), "__setattr__", None) is not getattr(object, "__setattr__", None)
+
+
+def _new(kind: Any) -> Any:
+    """An object of a class without attributes; None where only the class itself can make one."""
+    return object.__new__(kind) if kind.__new__ == object.__new__ else None
+
+
+def _twin(value: Any) -> Any:
+    """A copy, whatever the class says of copies and of attributes."""
+    twin = _new(type(value))
+    if twin is None:
+        return copy.copy(value)
+    for name, item in attributes(value):
+        object.__setattr__(twin, name, item)
+    return twin
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
     try:
         setattr(owner, name, value)
-    except dataclasses.FrozenInstanceError:
+    except AttributeError:  # of an object that is frozen
         object.__setattr__(owner, name, value)
+
+
+def _delete(owner: Any, name: str) -> None:
+    try:
+        delattr(owner, name)
+    except AttributeError:
+        object.__delattr__(owner, name)
 
 
 def _scalar(saved: dict[str, Any], _: Any) -> Any:
@@ -267,11 +375,31 @@ def _random(saved: dict[str, Any], now: Any) -> random.Random:
 
 
 def _space(saved: dict[str, Any], now: Any) -> Any:
-    if isinstance(now, gymnasium.Space):
-        for part, state in zip(parts_of(now), saved["space"], strict=False):
-            if state is not None:
-                kind = next(iter(state))
-                part._np_random = _READERS[kind](state, part._np_random)
+    for part, state in zip(parts_of(now), saved["space"], strict=False):
+        if state is not None:
+            part._np_random = _READERS[next(iter(state))](state, part._np_random)
+    return now
+
+
+def _tensor(saved: dict[str, Any], now: Any) -> Any:
+    content = saved["tensor"]
+    if tuple(now.shape) == content.shape:
+        now.detach().copy_(now.new_tensor(content))
+        return now
+    return now.new_tensor(content)
+
+
+def _bytes(saved: dict[str, Any], now: Any) -> Any:
+    array = np.frombuffer(saved["bytes"], now.dtype).reshape(saved["shape"]).copy().view(type(now))
+    if now.shape != array.shape:
+        return array
+    now[...] = array
+    return now
+
+
+def _sequence(saved: dict[str, Any], now: Any) -> Any:
+    for number, element in enumerate(saved["sequence"]):
+        now[number] = element
     return now
 
 
@@ -282,6 +410,9 @@ _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "random_state": _random_state,
     "random": _random,
     "space": _space,
+    "tensor": _tensor,
+    "bytes": _bytes,
+    "sequence": _sequence,
 }
 
 

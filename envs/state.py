@@ -49,8 +49,7 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
     layers, simulation = _layers(env), _Simulation.of(env)
     encoder = Encoder([*layers, *simulation.objects], functools.cache(simulation.arrays))
     saved = [_save_layer(layer, encoder) for layer in layers]
-    if generators := encoder.encode_generators():
-        saved[-1]["generators"] = generators
+    saved[-1]["generators"] = encoder.finish()
     if simulation.data is not None:
         saved[-1]["simulation"] = simulation.save()
     return saved
@@ -65,8 +64,9 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
 
     Raises:
         envs.ParameterError: The state is of an environment of other classes, another size, or other changes, or has attributes
-            of an object that came in mid-episode. Nothing is changed then, but that an environment without such an object was
-            reset, and that where the state of a task is refused, its sequence has gone on to that task.
+            of an object that came in mid-episode with parts that are no state. Nothing is changed then, but that an environment
+            without such an object was reset, and that where the state of a task is refused, its sequence has gone on to that
+            task.
     """
     layers = _layers(env)
     names, expected = [saved.get("class") for saved in state], [type(layer).__name__ for layer in layers]
@@ -76,13 +76,12 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
         if isinstance(layer, NonStationary | TaskSequence):
             layer.check_state_dict(saved["schedule"])
     _Simulation.of(env).check(state[-1])
-    decoder = Decoder(functools.cache(lambda: _Simulation.of(env).arrays()))
-    missing = [decoder.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
-    if any(missing):
+    decoder, missing = _decoder(env, layers, state)
+    if missing:
         env.reset()  # some parts are made by the first reset only
-        missing = [decoder.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
-    if path := next(filter(None, missing), None):
-        raise ParameterError(f"state has attributes of {path}, an object that the environment lacks after a reset")
+        decoder, missing = _decoder(env, layers, state)
+    if missing:
+        raise ParameterError(f"state has attributes of {missing}, an object that the environment lacks after a reset")
     for layer, saved in zip(layers, state, strict=True):
         if isinstance(layer, NonStationary | TaskSequence):
             layer.load_state_dict(saved["schedule"])
@@ -90,7 +89,7 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
                 load_state(layer.env, saved["of_task"])
         else:
             decoder.decode(layer, saved["values"])
-    decoder.decode_generators(state[-1].get("generators", []))
+    decoder.finish(state[-1].get("generators", []))
     _Simulation.of(env).load(state[-1])
     if changing := NonStationary.of(env):
         changing.take_simulation()
@@ -194,6 +193,15 @@ def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
     while isinstance(layers[-1], gymnasium.Wrapper):
         layers.append(layers[-1].env)
     return layers
+
+
+def _decoder(
+    env: gymnasium.Env[Any, Any], layers: list[gymnasium.Env[Any, Any]], state: list[dict[str, Any]]
+) -> tuple[Decoder, str | None]:
+    """What decodes a state for an environment as it is, and what this lacks."""
+    decoder = Decoder(functools.cache(lambda: _Simulation.of(env).arrays()), is_whole="generators" in state[-1])
+    missing = [decoder.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
+    return decoder, next(filter(None, missing), None)
 
 
 def _save_layer(layer: gymnasium.Env[Any, Any], encoder: Encoder) -> dict[str, Any]:

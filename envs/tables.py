@@ -5,15 +5,10 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
-import logging
-import pathlib
 import random
-import re
 import sys
 import sysconfig
-import threading
 import types
-import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,45 +16,24 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.kept import ELSEWHERE, PLAIN, attributes, has_attributes, is_skipped, owner_of, package_of
+
 Place = tuple[str | int, ...]
-"""Where something stands: module, class (empty: in the module itself) and name; then indices, ``[key`` and ``.attribute``."""
+"""Where something stands: module, class (empty: in the module itself) and name; then the steps from there."""
 
-NO_STATE: tuple[Any, ...] = (
-    gymnasium.Space,
-    gymnasium.envs.registration.EnvSpec,
-    type,
-    types.FunctionType,
-    types.MethodType,
-    types.BuiltinFunctionType,
-    functools.partial,
-    np.ufunc,
-    types.ModuleType,
-    pathlib.PurePath,
-    logging.Logger,
-    re.Pattern,
-    np.dtype,
-    weakref.ReferenceType,
-    type(threading.Lock()),
-    type(threading.RLock()),
-)
-"""What is no state: what an environment offers, looks things up with, or is told when it is made."""
-
-ELSEWHERE = ("mujoco", "glfw", "OpenGL", "pygame", "PIL")
-"""Packages whose objects show or drive a simulation; its own state is saved by itself."""
-
-PLAIN = (bool, int, float, complex, str, bytes)
+DRAWING = (np.random.Generator, np.random.RandomState, random.Random, gymnasium.Space)
 
 _PLAIN_TYPES = frozenset(PLAIN)
-
-_COMPILED = ("torch", "numba", "jax", "jaxlib", "functools")
-"""Packages whose objects are functions where they can be called: compiled ones, and networks."""
-
-_DRAWING = (np.random.Generator, np.random.RandomState, random.Random, gymnasium.Space)
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 _WITHOUT_TABLES = sys.stdlib_module_names | {"gymnasium", "stable_baselines3", "envs", "agents"}
 """Packages whose classes take nothing from tables."""
+
+INTERFACE = ("action_space", "observation_space")
+
+_ALONE = 3
+"""The length of a place of what stands in a class or module by itself, and not in a container."""
 
 _DEEPEST = 8
 """Of what stands within what; deeper there are no tables but whole libraries."""
@@ -68,37 +42,43 @@ _DEEPEST = 8
 class Tables:
     """What stands in classes and in modules, by its place and the other way round.
 
-    An environment may choose from it: ``self.task = self.TASKS[i]``. Such a task is saved with its place and is taken from
-    there again. To write the attributes of one into another would change what all environments of the class choose from.
+    An environment may choose from it: ``self.task = self.TASKS[i]``. To write the attributes of one task into another would
+    change what all environments of the class choose from.
 
-    Of a class everything counts; of modules what its methods name, and the functions that these call, in the class's package
-    and in modules that are not installed.
+    Of a class everything counts; of modules what its methods name, and the functions and classes that these use, in the class's
+    package and in modules that are not installed.
     """
 
     def __init__(self) -> None:
         self._places: dict[int, Place] = {}
         self._values: dict[Place, Any] = {}  # kept, so that their ids stay theirs
         self._memories: dict[int, Place] = {}
-        self._known: set[type] = set()
+        self._classes: dict[
+            type, str
+        ] = {}  # with their names here: a class that is made in a function may be met several times
         self.generators: dict[Place, Any] = {}
 
     def look_into(self, kind: type) -> None:
-        """Finds what stands in a class, in those that it inherits from, and in their modules."""
+        """Finds what stands in a class, in those that it inherits from, and in what their methods name."""
         for base in kind.__mro__:
-            if base in self._known or base.__module__.split(".")[0] in _WITHOUT_TABLES:
+            if base in self._classes or base.__module__.split(".")[0] in _WITHOUT_TABLES:
                 continue
-            self._known.add(base)
+            alike = sum((base.__module__, base.__qualname__) == (each.__module__, each.__qualname__) for each in self._classes)
+            self._classes[base] = f"{base.__qualname__}~{alike}" if alike else base.__qualname__
             for name, value in vars(base).items():
-                if not name.startswith("__"):
-                    self._find(value, (base.__module__, base.__qualname__, name))
-            for (module, name), value in _named_by(base).items():
-                self._find(value, (module, "", name))
+                if not name.startswith("__") and (name not in INTERFACE or samples(base, name)):
+                    self._enter(value, (base.__module__, self._classes[base], name))
+            for place, value in _named_by(base).items():
+                if isinstance(value, type):
+                    self.look_into(value)
+                else:
+                    self._enter(value, place)
 
     def place(self, value: Any) -> Place | None:
         """Where a value stands; None where it is in no table."""
         return self._places.get(id(value))
 
-    def place_of_memory(self, owner: np.ndarray[Any, Any]) -> Place | None:
+    def place_of_memory(self, owner: Any) -> Place | None:
         """Where an array stands that has its numbers in the memory of ``owner``; None where none does."""
         return self._memories.get(id(owner))
 
@@ -106,17 +86,34 @@ class Tables:
         """What stands there; None where nothing does."""
         return self._values.get(place)
 
-    def _find(self, value: Any, place: Place) -> None:
-        if isinstance(value, _DRAWING):
-            self.generators[place] = value
-        else:
-            self._enter(value, place)
+    def constant(self, place: Place) -> Any:
+        """What stands there, if its name is that of a constant, in capitals, or it is a generator by itself; None otherwise.
+
+        Names in lower case are often those of registers, in which each environment has entries of its own.
+        """
+        there = self.at(place)
+        return there if str(place[2]).isupper() or (isinstance(there, DRAWING) and len(place) == _ALONE) else None
+
+    def values_like(self, value: Any) -> list[Any]:
+        """All that stands in tables and is of one class with a value."""
+        return [each for each in self._values.values() if type(each) is type(value)]
+
+    def name_of(self, kind: type) -> str:
+        """What a class is called here."""
+        return self._classes.get(kind, kind.__qualname__)
+
+    def class_named(self, name: str) -> type | None:
+        """The class of that qualified name, if it was looked into."""
+        return next((kind for kind, label in self._classes.items() if label == name), None)
 
     def _enter(self, value: Any, place: Place) -> None:
         if id(value) in self._places or not _has_parts(value):
             return
         self._places[id(value)] = place
         self._values[place] = value
+        if isinstance(value, DRAWING):
+            self.generators[place] = value
+            return
         if isinstance(value, np.ndarray) and (owner := owner_of(value)) is not None:
             self._memories.setdefault(id(owner), place)
         if len(place) < _DEEPEST:
@@ -124,46 +121,22 @@ class Tables:
                 self._enter(part, (*place, step))
 
 
-def attributes(owner: Any) -> Iterator[tuple[str, Any]]:
-    """The attributes of an object: those in its dictionary, then those in slots."""
-    yield from getattr(owner, "__dict__", {}).items()
-    for kind in type(owner).__mro__:
-        if "__slots__" in vars(kind):
-            for name, value in vars(kind).items():
-                if isinstance(value, types.MemberDescriptorType) and hasattr(owner, name):
-                    yield name, getattr(owner, name)
-
-
-def has_attributes(value: Any) -> bool:
-    """Whether an object may keep something in attributes."""
-    return hasattr(value, "__dict__") or any(vars(kind).get("__slots__") for kind in type(value).__mro__)
-
-
-def package_of(value: Any) -> str:
-    """The package of an object's class; some of those that are written in C have none."""
-    return getattr(type(value), "__module__", "builtins").split(".")[0]
-
-
-def is_function(value: Any) -> bool:
-    """Whether what can be called is no more than a function, unlike an object that keeps something between calls."""
-    kinds = {getattr(base, "__module__", "builtins").split(".")[0] for base in type(value).__mro__}
-    return callable(value) and (not has_attributes(value) or bool(kinds.intersection(_COMPILED)))
-
-
-def owner_of(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
-    """The array whose memory another looks at; itself, if it is its own; None where the memory is not NumPy's."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if base.base is None:
-            return base
-        base = base.base
-    return None
+def samples(kind: type, space: str) -> bool:
+    """Whether methods of a class, or of one that it inherits from, draw samples, and use the space of a name."""
+    methods = (
+        function
+        for base in kind.__mro__
+        if base.__module__.split(".")[0] not in _WITHOUT_TABLES
+        for value in vars(base).values()
+        for function in _functions(value)
+    )
+    return any({"sample", space} <= _names(function.__code__).attributes for function in methods)
 
 
 def _has_parts(value: Any) -> bool:
-    if isinstance(value, (dict, list, tuple, deque, set, np.ndarray)):
+    if isinstance(value, (dict, list, tuple, deque, set, np.ndarray, *DRAWING)):
         return True
-    if isinstance(value, (*PLAIN, *NO_STATE, gymnasium.Env)) or value is None or is_function(value):
+    if isinstance(value, (*PLAIN, gymnasium.Env)) or value is None or is_skipped(value):
         return False
     return has_attributes(value) and package_of(value) not in ("builtins", *ELSEWHERE)
 
@@ -175,61 +148,98 @@ def _parts(value: Any) -> Iterator[tuple[str | int, Any]]:
         if not _PLAIN_TYPES.issuperset(map(type, value)):
             yield from enumerate(value)
     elif isinstance(value, dict):
-        for key, part in list(value.items()):
-            if type(key) in (str, int):
-                yield (f"[{key}" if isinstance(key, str) else key), part
+        for number, (key, part) in enumerate(list(value.items())):
+            yield (key if type(key) is int else f"[{key}" if isinstance(key, str) else f"#{number}"), part
     elif not isinstance(value, set):
         for name, part in list(attributes(value)):
             yield f".{name}", part
 
 
-def _named_by(kind: type) -> dict[tuple[str, str], Any]:
-    """What the methods of a class name, by module and name; and what is named by the functions among it."""
+class _Names:
+    """What a function names.
+
+    Attributes:
+        chains: Names that stand for something in its module, each with the attributes that follow it at once.
+        imported: Modules that it imports itself.
+        attributes: All names of attributes and of what is imported.
+    """
+
+    def __init__(self, code: types.CodeType) -> None:
+        self.chains: set[tuple[str, ...]] = set()
+        self.imported: set[str] = set()
+        self.attributes = set(code.co_names)
+        chain: tuple[str, ...] = ()
+        for step in dis.get_instructions(code):
+            if chain and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                chain = (*chain, step.argval)
+                self.chains.add(chain)
+                continue
+            chain = (step.argval,) if step.opname == "LOAD_GLOBAL" else ()
+            if chain:
+                self.chains.add(chain)
+            elif step.opname == "IMPORT_NAME":
+                self.imported.add(step.argval)
+        for within in code.co_consts:
+            if isinstance(within, types.CodeType):
+                names = _names(within)
+                self.chains |= names.chains
+                self.imported |= names.imported
+                self.attributes |= names.attributes
+
+
+@functools.cache
+def _names(code: types.CodeType) -> _Names:
+    return _Names(code)
+
+
+def _named_by(kind: type) -> dict[Place, Any]:
+    """What the methods of a class name, and what is named by the functions among it; and the defaults of all these."""
     package = kind.__module__.split(".")[0]
-    found: dict[tuple[str, str], Any] = {}
+    found: dict[Place, Any] = {}
     waiting = [function for value in vars(kind).values() for function in _functions(value)]
     while waiting:
         function = waiting.pop()
-        names, parts = _names(function.__code__)
-        for module, name, value in _resolved(function.__globals__, names, parts, package):
-            if (module, name) not in found:
-                found[module, name] = value
+        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        found[function.__module__, function.__qualname__, "defaults"] = defaults
+        for place, value in _resolved(function, package):
+            if place not in found and not (isinstance(value, type) and not _is_near(_module_of(value), package)):
+                found[place] = value
                 waiting += [each for each in _functions(value) if _is_near(each.__globals__, package)]
     return found
 
 
-def _resolved(
-    of_module: dict[str, Any], names: Iterable[str], parts: frozenset[str], package: str
-) -> Iterator[tuple[str, str, Any]]:
-    """What names stand for in a module; of a module among it, what it has under the names of attributes."""
-    for name in names:
-        value = of_module.get(name)
-        if not isinstance(value, types.ModuleType):
-            yield of_module.get("__name__", ""), name, value
-        elif _is_near(vars(value), package):
-            further = parts - {name}
-            yield from _resolved(vars(value), further, further, package)
-
-
-@functools.cache
-def _names(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """The names in a code that stand for something in its module, and those of attributes."""
-    own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    parts = set(code.co_names)
-    for within in code.co_consts:
-        if isinstance(within, types.CodeType):
-            own, parts = own | _names(within)[0], parts | _names(within)[1]
-    return frozenset(own), frozenset(parts)
+def _resolved(function: types.FunctionType, package: str) -> Iterator[tuple[Place, Any]]:
+    names = _names(function.__code__)
+    for chain in names.chains:
+        module = function.__globals__
+        for name in chain:
+            value = module.get(name)
+            if not isinstance(value, types.ModuleType):
+                yield (module.get("__name__", ""), "", name), value
+                break
+            module = vars(value)
+            if not _is_near(module, package):
+                break
+    for imported in names.imported:
+        module = vars(sys.modules[imported]) if imported in sys.modules else {}
+        if _is_near(module, package):
+            yield from (((imported, "", name), module[name]) for name in names.attributes if name in module)
 
 
 def _functions(value: Any) -> list[types.FunctionType]:
-    functions: tuple[Any, ...] = (value,)
+    functions: Iterable[Any] = (value,)
     if isinstance(value, property):
         functions = value.fget, value.fset
     elif isinstance(value, classmethod | staticmethod):
         functions = (value.__func__,)
+    elif isinstance(value, functools.cached_property):
+        functions = (value.func,)
     unwrapped = [inspect.unwrap(each) for each in functions if isinstance(each, types.FunctionType)]
     return [each for each in unwrapped if isinstance(each, types.FunctionType)]
+
+
+def _module_of(kind: type) -> dict[str, Any]:
+    return vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
 
 
 def _is_near(module: dict[str, Any], package: str) -> bool:

@@ -377,7 +377,7 @@ def to_tensors(value: Any, path: str = "its state") -> Any:
         items = [to_tensors(item, f"{path}[{number}]") for number, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":
-        return torch.from_numpy(value.copy())
+        return torch.from_numpy(value.copy(order="K"))  # in memory as it was, since sums follow it
     if value is None or isinstance(value, torch.Tensor | torch.dtype | torch.device):
         return value
     for plain in (bool, int, float, complex, str, bytes):

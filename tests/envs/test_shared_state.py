@@ -399,7 +399,7 @@ def test_generators_that_the_environment_does_not_use_are_left_alone():
 
 
 def test_a_script_keeps_its_own_lists(tmp_path):
-    """Names in lower case of ``__main__`` are the script's: also when they are parts of an environment."""
+    """What no method of the environment names is the script's, also where it is a part of an environment."""
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""

@@ -429,22 +429,38 @@ def test_a_list_goes_back_to_none():
     assert play(env, [None] * 3) == first
 
 
-def test_objects_that_come_in_mid_episode_are_refused_in_one_line():
-    class Spawns(Keeping):
-        def begin(self):
-            self.obstacles = []
+class Spawns(Keeping):
+    def begin(self):
+        self.obstacles = []
 
-        def shown(self):
-            self.obstacles.append(Goal(1.0))
-            return 0.0
+    def shown(self):
+        self.obstacles.append(self.spawn())
+        for obstacle in self.obstacles:
+            obstacle.x += 1.0
+        return sum(obstacle.x for obstacle in self.obstacles)
 
-    env = Spawns()
+    def spawn(self):
+        return Goal(1.0)
+
+
+def test_objects_that_come_in_mid_episode_come_in_again():
+    assert_goes_on_alike(Spawns, steps=3)
+
+
+def test_objects_that_come_in_mid_episode_with_what_is_not_saved_are_refused_in_one_line():
+    class WithAFunction(Spawns):
+        def spawn(self):
+            goal = Goal(1.0)
+            goal.rule = lambda x: x
+            return goal
+
+    env = WithAFunction()
     env.reset(seed=0)
     play(env, [None] * 3)
     with pytest.raises(
-        envs.ParameterError, match=r"attributes of Spawns\.obstacles\[0\], an object that the environment lacks"
+        envs.ParameterError, match=r"attributes of WithAFunction\.obstacles\[0\], an object that the environment lacks"
     ):
-        envs.load_state(Spawns(), envs.save_state(env))
+        envs.load_state(WithAFunction(), envs.save_state(env))
 
 
 @pytest.mark.parametrize("names", [("_m", "_d"), ("model2", "data2")])

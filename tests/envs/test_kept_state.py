@@ -1,0 +1,535 @@
+"""What environments keep between steps, of kinds and in places that others have: each goes on to the bit or is refused."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import enum
+import functools
+from typing import ClassVar, NamedTuple
+
+import boxes
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from test_shared_state import Choosing
+from test_state import Goal, Keeping, play
+
+import envs
+
+
+class Ground(enum.Enum):
+    FLAT = 1
+    ROUGH = 2
+
+
+class Walk:
+    pass
+
+
+class Run:
+    pass
+
+
+class Ways:
+    """A namespace."""
+
+    SLOW = Goal(1.0)
+    FAST = Goal(2.0)
+
+
+class Book:
+    """Tasks in the class of a part."""
+
+    TASKS = (Goal(1.0), Goal(2.0), Goal(4.0))
+
+    def draw(self, generator):
+        return self.TASKS[generator.integers(3)]
+
+
+class Spot(NamedTuple):
+    x: float
+    y: float
+
+
+class Fixed:
+    """Made once and never changed, by hand."""
+
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        object.__setattr__(self, "x", x)
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"cannot assign to {name}")
+
+
+class Chase:
+    def pace(self):
+        return 2.0
+
+
+class Patrol:
+    def pace(self):
+        return 1.0
+
+
+class Cell:
+    def __init__(self, x):
+        self.x = x
+
+    def __hash__(self):
+        return hash(self.x)
+
+    def __eq__(self, other):
+        return self.x == other.x
+
+
+BY_GROUND = {Ground.FLAT: Goal(1.0), Ground.ROUGH: Goal(2.0)}
+BY_PAIR = {(0, 0): Goal(1.0), (0, 1): Goal(2.0), (1, 0): Goal(4.0)}
+BY_CLASS = {Walk: 1.0, Run: 2.0}
+DEFAULT = {"speed": 1.0, "gravity": [9.8]}
+GENERATORS = [np.random.default_rng(0), np.random.default_rng(1)]
+SPACES = [spaces.Box(-1, 1, (1,), seed=0), spaces.Box(-5, 5, (1,), seed=1)]
+BY_NAME = {"a": np.random.default_rng(2), "b": np.random.default_rng(3)}
+
+
+class ByEnumeration(Choosing):
+    def choose(self):
+        self.task = BY_GROUND[list(Ground)[self.np_random.integers(2)]]
+
+    def shown(self):
+        return self.task.x + 10 * [each is self.task for each in BY_GROUND.values()].index(True)
+
+
+class ByPair(ByEnumeration):
+    def choose(self):
+        self.task = BY_PAIR[((0, 0), (0, 1), (1, 0))[self.np_random.integers(3)]]
+
+    def shown(self):
+        return self.task.x
+
+
+class OfANamespace(ByPair):
+    def choose(self):
+        self.task = (Ways.SLOW, Ways.FAST)[self.np_random.integers(2)]
+
+
+class OfAPart(ByPair):
+    def begin(self):
+        self.task = None
+        self.book = Book()
+
+    def choose(self):
+        self.task = self.book.draw(self.np_random)
+
+
+class OfALocalImport(ByPair):
+    def choose(self):
+        from boxes import WEIGHTS
+
+        self.weight = WEIGHTS[("light", "heavy")[self.np_random.integers(2)]]
+
+    def shown(self):
+        return self.weight[0]
+
+
+class OfADefault(Choosing):
+    def __init__(self, config=DEFAULT):
+        self.config = config
+        super().__init__()
+
+    def choose(self):
+        self.config = {**self.config, "speed": self.np_random.random(), "gravity": [*self.config["gravity"], 1.0]}
+
+    def shown(self):
+        return self.config["speed"] + sum(self.config["gravity"])
+
+
+class WithKeysThatAreClasses(Choosing):
+    def begin(self):
+        self.weights = dict(BY_CLASS)
+
+    def choose(self):
+        self.weights[Walk] += self.np_random.random()
+
+    def shown(self):
+        return self.weights[Walk] + 10 * self.weights[Run]
+
+
+class HoldingATableOfClasses(WithKeysThatAreClasses):
+    def begin(self):
+        self.weights = BY_CLASS
+
+    def choose(self):
+        pass
+
+
+class WithKeysThatAreObjects(Choosing):
+    def begin(self):
+        self.cells = {Cell(1.0): 0.0, Cell(2.0): 0.0}
+
+    def choose(self):
+        self.cells[Cell(2.0)] += self.np_random.random()
+
+    def shown(self):
+        return self.cells[Cell(1.0)] + self.cells[Cell(2.0)]
+
+
+class OneOfTheGenerators(Choosing):
+    def choose(self):
+        self.generator = GENERATORS[self.np_random.integers(2)]
+
+    def shown(self):
+        return self.generator.random()
+
+
+class OneOfTheSpaces(Choosing):
+    def choose(self):
+        self.space = SPACES[self.np_random.integers(2)]
+
+    def shown(self):
+        return float(self.space.sample()[0])
+
+
+class GeneratorsByName(Choosing):
+    def choose(self):
+        pass
+
+    def shown(self):
+        return BY_NAME["a"].random() + 10 * BY_NAME["b"].random()
+
+
+class TheGeneratorUnderItsOwnName(Choosing):
+    def begin(self):
+        self.luck = self.np_random
+
+    def choose(self):
+        pass
+
+    def shown(self):
+        return self.luck.random() + 10 * self.np_random.random()
+
+
+class OwnColumns(Choosing):
+    """Matrix products and sums follow the order in memory."""
+
+    def begin(self):
+        self.weights = np.random.default_rng(0).normal(size=(37, 37)).T
+        self.more = np.asfortranarray(np.random.default_rng(1).normal(size=(37, 37)))
+        self.fewer = np.random.default_rng(2).normal(size=(74, 74))[::2, ::-2]
+        self.x = np.ones(37)
+
+    def choose(self):
+        pass
+
+    def shown(self):
+        both = (self.weights @ self.x + self.more @ self.x + self.fewer @ self.x) / 7
+        self.x = np.tanh(both + self.weights.sum() * 1e-3 + self.more.sum() * 1e-3)
+        return float(self.x.sum())
+
+
+class ReadOnly(Choosing):
+    def choose(self):
+        self.map = self.np_random.random((3, 3))
+        self.map.setflags(write=False)
+        self.row = self.map[self.np_random.integers(3)]
+
+    def shown(self):
+        return float(self.map.sum() + self.row.sum()) + self.map.flags.writeable
+
+
+class InAClosure(Choosing):
+    def begin(self):
+        buffer = np.zeros(3)
+        self.seen = buffer[:2]
+
+        def update():
+            buffer[:] += 1
+
+        self.update = update
+
+    def choose(self):
+        pass
+
+    def shown(self):
+        self.update()
+        return float(self.seen.sum())
+
+
+class CopyOfTheSimulation(Choosing):
+    def begin(self):
+        self.last = self.data.qpos[:3]
+
+    def choose(self):
+        self.last = self.data.qpos[:3].copy()
+
+    def shown(self):
+        return float(self.last.sum())
+
+
+class Frozen(Choosing):
+    def choose(self):
+        self.spot = Fixed(float(self.np_random.random()))
+
+    def shown(self):
+        return self.spot.x
+
+
+class OnlyOneIsLeft(Choosing):
+    def begin(self):
+        self.those = [Patrol(), Chase()]
+        self.by_name = {"a": Goal(1.0), "b": Goal(2.0)}
+
+    def choose(self):
+        if len(self.those) == 2:
+            self.those.pop(0)
+            del self.by_name["b"]
+
+    def shown(self):
+        return self.those[0].pace() + 10 * len(self.by_name)
+
+
+class AnotherMode(Choosing):
+    def begin(self):
+        self.mode = Patrol()
+
+    def choose(self):
+        self.mode = (Patrol, Chase)[self.np_random.integers(2)]()
+
+    def shown(self):
+        return self.mode.pace()
+
+
+class MadeByTheFirstReset(Choosing):
+    def begin(self):
+        self.window = self.spot = self.counts = self.missing = None
+
+    def reset(self, *, seed=None, options=None):
+        self.window = collections.deque([0.0] * 3, maxlen=3)
+        self.spot = Spot(1.0, 2.0)
+        self.counts = collections.Counter()
+        self.missing = collections.defaultdict(list)
+        return super().reset(seed=seed)
+
+    def choose(self):
+        self.spot = Spot(self.np_random.random(), 1.0)
+
+    def shown(self):
+        self.window.append(self.spot.x)
+        self.counts[len(self.counts) % 3] += 1
+        self.missing[len(self.missing) % 4].append(1)
+        return sum(self.window) + self.spot.y + self.counts[0] + self.counts[7] + sum(map(len, self.missing.values()))
+
+
+class CarriesAtTimes(Choosing):
+    def begin(self):
+        self.carrying = Goal(9.0)
+
+    def choose(self):
+        self.carrying = None if self.np_random.random() < 0.5 else Goal(self.np_random.random())
+
+    def shown(self):
+        return 0.0 if self.carrying is None else self.carrying.x
+
+
+class ComputedOnce(Choosing):
+    @functools.cached_property
+    def far(self):
+        return self.start * 10
+
+    def choose(self):
+        self.start = self.np_random.random()
+        vars(self).pop("far", None)
+
+    def shown(self):
+        return self.far if self.steps % 3 else 0.0
+
+
+class Tensors(Choosing):
+    def begin(self):
+        self.x, self.more = torch.zeros(2), torch.zeros(1)
+
+    def choose(self):
+        self.more = torch.full((int(self.np_random.integers(1, 4)),), self.np_random.random())
+
+    def shown(self):
+        self.x = self.x + 1
+        return float(self.x.sum() + self.more.sum())
+
+
+class Records(Choosing):
+    def begin(self):
+        self.table = np.rec.array([(1, 2.0), (3, 4.0)], dtype=[("id", int), ("x", float)])
+
+    def choose(self):
+        self.table.x[0] = self.np_random.random()
+
+    def shown(self):
+        return float(self.table.x.sum())
+
+
+class ItsOwnActions(Choosing):
+    """An opponent acts at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Box(-1, 1, (2,), seed=3)
+
+    def choose(self):
+        self.theirs = self.action_space.sample()
+
+    def shown(self):
+        return float(self.theirs.sum())
+
+
+KEEPING = [
+    ByEnumeration, ByPair, OfANamespace, OfAPart, OfALocalImport, OfADefault, WithKeysThatAreClasses, HoldingATableOfClasses,
+    WithKeysThatAreObjects, OneOfTheGenerators, OneOfTheSpaces, GeneratorsByName, TheGeneratorUnderItsOwnName, OwnColumns,
+    ReadOnly, InAClosure, CopyOfTheSimulation, Frozen, OnlyOneIsLeft, AnotherMode, MadeByTheFirstReset, CarriesAtTimes,
+    ComputedOnce, Tensors, Records, ItsOwnActions,
+]  # fmt: skip
+
+
+def tables():
+    of_classes = [*BY_GROUND.values(), *BY_PAIR.values(), Ways.SLOW, Ways.FAST, *Book.TASKS]
+    return [goal.x for goal in of_classes], copy.deepcopy([list(BY_CLASS.items()), DEFAULT, boxes.WEIGHTS])
+
+
+@pytest.mark.parametrize("make", KEEPING)
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_an_environment_keeps_goes_on_to_the_bit(make, begun):
+    before = tables()
+    for seed in range(6):
+        env, other = make(), make()
+        env.reset(seed=seed)
+        play(env, [None] * (seed + 1))
+        state = envs.save_state(env)
+        expected = play(env, [None] * 8)
+        if begun:
+            other.reset(seed=seed + 20)
+            play(other, [None] * 2)
+        envs.load_state(other, state)
+        assert play(other, [None] * 8) == expected
+    assert tables() == before
+
+
+def test_vectors_and_rectangles_of_pygame_go_on():
+    pygame = pytest.importorskip("pygame")
+
+    class Drawn(Keeping):
+        def begin(self):
+            self.place, self.box = pygame.Vector2(0, 0), pygame.Rect(0, 0, 3, 4)
+
+        def shown(self):
+            self.place += (self.np_random.random(), 1)
+            self.box.move_ip(1, 2)
+            return self.place.x + self.place.y + self.box.centerx
+
+    env, other = Drawn(), Drawn()
+    env.reset(seed=0)
+    play(env, [None] * 3)
+    envs.load_state(other, envs.save_state(env))
+    assert play(other, [None] * 3) == play(env, [None] * 3)
+
+
+def test_registers_of_environments_are_no_tables():
+    class Registered(Keeping):
+        every: ClassVar = []
+
+        def begin(self):
+            self.goal = Goal(0.0)
+            self.every.append(self.goal)
+
+        def shown(self):
+            self.goal.x += 1
+            return self.goal.x
+
+    env, other = Registered(), Registered()
+    play(env, [None] * 3)
+    envs.load_state(other, envs.save_state(env))
+    play(other, [None] * 2)
+    assert play(env, [None])[0][1] == 4.0
+    assert play(other, [None])[0][1] == 6.0
+
+
+def test_rows_of_a_shared_buffer_that_differ_are_ones_own():
+    class Buffered(Keeping):
+        BUFFER = np.zeros((2, 2))
+
+        def begin(self):
+            self.place = self.BUFFER[0]
+
+    env, other = Buffered(), Buffered()
+    other.place = other.BUFFER[1]
+    env.place += 1
+    state = envs.save_state(env)
+    env.place += 1
+    envs.load_state(other, state)
+    other.place += 10
+    np.testing.assert_array_equal(Buffered.BUFFER, [[2, 2], [0, 0]])
+    np.testing.assert_array_equal(other.place, [11, 11])
+
+
+def test_classes_of_one_name_have_tables_of_their_own():
+    def noisy(inner, k):
+        class Noisy(gymnasium.Wrapper):
+            TABLE = ({"x": k}, {"x": 10 * k})
+
+            def reset(self, *, seed=None, options=None):
+                made = self.env.reset(seed=seed)
+                self.task = self.TABLE[self.env.unwrapped.np_random.integers(2)]
+                return made
+
+            def step(self, action):
+                observation, reward, *others = self.env.step(action)
+                return observation, reward + self.task["x"], *others
+
+        return Noisy(inner)
+
+    for seed in range(8):
+        env, other = (noisy(noisy(Keeping(), 1.0), 2.0) for _ in range(2))
+        env.reset(seed=seed)
+        state = envs.save_state(env)
+        other.reset(seed=seed + 20)
+        envs.load_state(other, state)
+        assert play(other, [None] * 3) == play(env, [None] * 3)
+        assert (other.TABLE, other.env.TABLE) == (({"x": 2.0}, {"x": 20.0}), ({"x": 1.0}, {"x": 10.0}))
+
+
+def test_the_agents_own_samples_are_no_state():
+    env = gymnasium.make("CartPole-v1")
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    state = envs.save_state(env)
+    first = [env.action_space.sample() for _ in range(30)]
+    envs.load_state(env, state)
+    assert [env.action_space.sample() for _ in range(30)] != first
+
+
+def test_generators_that_no_method_names_are_left_alone():
+    class Clipped(Keeping):
+        def begin(self):
+            self.rng = np.random.default_rng(0)
+
+        def shown(self):
+            return boxes.clip(self.rng.random())
+
+    env = Clipped()
+    state = envs.save_state(env)
+    first = boxes.rng.random()
+    envs.load_state(env, state)
+    assert boxes.rng.random() != first
+
+
+def test_a_space_with_other_bounds_is_refused_in_one_line():
+    class Widening(Keeping):
+        def begin(self):
+            self.goals = spaces.Box(-1, 1, (1,), seed=0)
+
+    env, other = Widening(), Widening()
+    env.goals = spaces.Box(-2, 2, (1,), seed=0)
+    with pytest.raises(envs.ParameterError, match=r"attributes of Widening\.goals, an object that the environment lacks"):
+        envs.load_state(other, envs.save_state(env))
