@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.encoding import CONTAINERS, Array, parts_of
+from envs.encoding import CONTAINERS, Array, named_in_simulation, parts_of
 from envs.kept import ELSEWHERE, PLAIN, attributes, is_skipped, owner_of, package_of
 from envs.tables import Place, Tables
 
@@ -25,11 +25,15 @@ class Decoder:
 
     Args:
         simulation: Returns the arrays of the simulation, by their names.
+        named: Returns what the simulation has of a name: ``data``, ``body`` and a number, for instance.
         is_whole: Whether what was saved says all; releases before wrote no places and memories, and left out some kinds.
     """
 
-    def __init__(self, simulation: Callable[[], dict[str, Array]], *, is_whole: bool) -> None:
+    def __init__(
+        self, simulation: Callable[[], dict[str, Array]], named: Callable[[str, str, int], Any], *, is_whole: bool
+    ) -> None:
         self._simulation = simulation
+        self._named = named
         self._is_whole = is_whole
         self._tables = Tables()
         self._known: dict[int, Any] = {}  # what stands in several places, by its number
@@ -65,6 +69,8 @@ class Decoder:
             parts = [(getattr(now, name, None) if fits else None, value, f"{path}.{name}") for name, value in content.items()]
         elif (not fits and ("kind" in saved or kind == "tensor")) or (kind == "values" and len(now or ()) != len(content)):
             return path
+        elif kind == "named":
+            return None if named_in_simulation(now)[:2] == content[:2] else path
         elif kind in ("dict", "pairs", "values"):
             parts = _pairs_within(kind, content, now if isinstance(now, dict) else {}, path)
         elif kind == "elements" or kind in CONTAINERS:
@@ -153,6 +159,9 @@ class Decoder:
             return value
         if kind == "array":
             value = self._array(saved, now)
+        elif kind == "named":
+            of, of_kind, present = named_in_simulation(now)
+            value = now if present == content[2] else self._named(of, of_kind, content[2])
         elif kind in ("scalar", "enum"):
             return _READERS[kind](saved, now)
         elif kind in _READERS:
@@ -187,7 +196,8 @@ class Decoder:
             target = content.copy(order="K")
         if target.flags.writeable:
             target[...] = content
-            target.flags.writeable = "fixed" not in saved
+            if "fixed" in saved:
+                target.flags.writeable = False
         return target
 
     def _may_be_written(self, now: Any, content: Array) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,9 @@ CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque, "set
 
 _OF_TORCH = "?bhilqBHILQefdFD"
 """The types of arrays, by NumPy's characters, that have tensors like them: what writes a state to a file may need these."""
+
+_NAMED = re.compile("_Mj(Data|Model)(.+)Views")
+"""The classes of what MuJoCo finds by a name."""
 
 _NOTHING = object()
 
@@ -107,6 +111,8 @@ class Encoder:
                 f"state cannot be saved of {path}, a MuJoCo simulation that is not found as the environment's, or besides it: "
                 "NonStationary(env, …, model=…) says which is its own"
             )
+        if named := named_in_simulation(value):
+            return {"named": named}
         if is_skipped(value):
             return _NOTHING
         is_of_objects = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
@@ -179,6 +185,12 @@ class Encoder:
         address = _address(value)
         inside = (each for each in self._simulation().items() if 0 <= address - _address(each[1]) < each[1].nbytes)
         return next(inside, None)
+
+
+def named_in_simulation(value: Any) -> list[Any]:
+    """``["data", "body", 3]`` of what ``data.body(3)`` returns, and alike of all that MuJoCo finds by a name; else nothing."""
+    found = _NAMED.fullmatch(type(value).__name__) if package_of(value) == "mujoco" else None
+    return [] if found is None else [found[1].lower(), found[2].lower(), int(value.id)]
 
 
 def parts_of(space: gymnasium.Space[Any]) -> Iterator[gymnasium.Space[Any]]:

@@ -124,6 +124,10 @@ class _Simulation(NamedTuple):
             for name, array in _arrays(owner, but=()).items()
         }
 
+    def named(self, of: str, kind: str, number: int) -> Any:
+        """What the model or the data has of a kind, such as a body."""
+        return getattr(self._asdict()[of], kind)(number)
+
     def save(self) -> dict[str, Any]:
         state = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
         mujoco.mj_getState(self.model, self.data, state, _PHYSICS)
@@ -199,7 +203,8 @@ def _decoder(
     env: gymnasium.Env[Any, Any], layers: list[gymnasium.Env[Any, Any]], state: list[dict[str, Any]]
 ) -> tuple[Decoder, str | None]:
     """What decodes a state for an environment as it is, and what this lacks."""
-    decoder = Decoder(functools.cache(lambda: _Simulation.of(env).arrays()), is_whole="generators" in state[-1])
+    arrays = functools.cache(lambda: _Simulation.of(env).arrays())
+    decoder = Decoder(arrays, lambda *path: _Simulation.of(env).named(*path), is_whole="generators" in state[-1])
     missing = [decoder.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
     return decoder, next(filter(None, missing), None)
 

@@ -371,6 +371,60 @@ class Records(Choosing):
         return float(self.table.x.sum())
 
 
+class Named(Choosing):
+    """Holds what MuJoCo finds by a name, one or another, and views of it."""
+
+    def begin(self):
+        self.floor = self.data.geom("floor")
+        self.place = self.data.geom("floor").xpos
+        self.geom = self.data.geom(1)
+
+    def choose(self):
+        number = int(self.np_random.integers(2))
+        self.geom = self.data.geom(number)
+        self.size = self.model.geom(number).size
+        self.data.qvel[:] = self.np_random.normal(size=self.model.nv)
+
+    def shown(self):
+        return float(self.floor.xpos.sum() + self.place.sum() + self.geom.xpos.sum() + self.size.sum())
+
+
+class Thing:
+    def __init__(self, kind, holds=None):
+        self.kind, self.holds = kind, holds
+
+
+class Wall(Thing):
+    def __init__(self):
+        super().__init__("wall")
+
+
+class Grid:
+    def __init__(self):
+        self.cells = [None] * 6
+
+
+class OfThings(Choosing):
+    """A world of cells, some of which have things in them, which have things in them."""
+
+    def begin(self):
+        self.grid = self.carried = None
+
+    def choose(self):
+        if self.grid is None or self.np_random.random() < 0.3:
+            self.grid, self.carried = Grid(), None
+            self.grid.cells[0], self.grid.cells[self.np_random.integers(1, 6)] = Wall(), Thing("box", Thing("key"))
+        i = self.np_random.integers(1, 6)
+        if self.carried is None and self.grid.cells[i] is not None:
+            self.carried, self.grid.cells[i] = self.grid.cells[i], self.grid.cells[i].holds
+        else:
+            self.grid.cells[i], self.carried = self.carried, None
+
+    def shown(self):
+        kinds = [len(cell.kind) if cell else 0 for cell in (*self.grid.cells, self.carried)]
+        return float(np.dot(kinds, 10.0 ** np.arange(7)))
+
+
 class ItsOwnActions(Choosing):
     """An opponent acts at random."""
 
@@ -389,7 +443,7 @@ KEEPING = [
     ByEnumeration, ByPair, OfANamespace, OfAPart, OfALocalImport, OfADefault, WithKeysThatAreClasses, HoldingATableOfClasses,
     WithKeysThatAreObjects, OneOfTheGenerators, OneOfTheSpaces, GeneratorsByName, TheGeneratorUnderItsOwnName, OwnColumns,
     ReadOnly, InAClosure, CopyOfTheSimulation, Frozen, OnlyOneIsLeft, AnotherMode, MadeByTheFirstReset, CarriesAtTimes,
-    ComputedOnce, Tensors, Records, ItsOwnActions,
+    ComputedOnce, Tensors, Records, Named, OfThings, ItsOwnActions,
 ]  # fmt: skip
 
 
