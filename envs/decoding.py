@@ -6,7 +6,8 @@ import copy
 import enum
 import random
 import sys
-from collections import deque
+import types
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,14 +25,21 @@ class Decoder:
     table of a class or module, what another has been made of already, and what cannot be changed.
 
     Args:
+        layers: The environment and its wrappers.
         simulation: Returns the arrays of the simulation, by their names.
         named: Returns what the simulation has of a name: ``data``, ``body`` and a number, for instance.
         is_whole: Whether what was saved says all; releases before wrote no places and memories, and left out some kinds.
     """
 
     def __init__(
-        self, simulation: Callable[[], dict[str, Array]], named: Callable[[str, str, int], Any], *, is_whole: bool
+        self,
+        layers: list[Any],
+        simulation: Callable[[], dict[str, Array]],
+        named: Callable[[str, str, int], Any],
+        *,
+        is_whole: bool,
     ) -> None:
+        self._layers = layers
         self._simulation = simulation
         self._named = named
         self._is_whole = is_whole
@@ -67,12 +75,15 @@ class Decoder:
             if not fits and self._blank(saved) is None:
                 return path
             parts = [(getattr(now, name, None) if fits else None, value, f"{path}.{name}") for name, value in content.items()]
-        elif (not fits and ("kind" in saved or kind == "tensor")) or (kind == "values" and len(now or ()) != len(content)):
+        elif not fits and "kind" in saved and self._of_kind(saved) is None:
             return path
         elif kind == "named":
             return None if named_in_simulation(now)[:2] == content[:2] else path
         elif kind in ("dict", "pairs", "values"):
-            parts = _pairs_within(kind, content, now if isinstance(now, dict) else {}, path)
+            before = now if isinstance(now, dict) else {}
+            if kind == "values" and len(before) != len(content):
+                return path
+            parts = _pairs_within(kind, content, before, path)
         elif kind == "elements" or kind in CONTAINERS:
             present = enumerate(zip(_padded(now, len(content)), content, strict=False))
             parts = [(each, value, f"{path}[{i}]") for i, (each, value) in present]
@@ -88,9 +99,17 @@ class Decoder:
             return bool(saved["kind"] == str(getattr(value, "dtype", None)))
         return bool(saved["kind"] == (str(value) if "space" in saved else self._tables.name_of(type(value))))
 
+    def _of_kind(self, saved: dict[str, Any]) -> type | None:
+        """The class that was saved, of those whose objects can be made from their parts."""
+        name = saved["kind"]
+        package, _, short = name.rpartition(".")
+        if "sequence" in saved and package.split(".")[0] == "pygame" and "pygame" in sys.modules:
+            return getattr(sys.modules["pygame"], short, None) if short in _OF_PYGAME else None
+        return _OF_PYTHON.get(name) or self._tables.class_named(name)
+
     def _blank(self, saved: dict[str, Any]) -> Any:
         """A new object of the class that was saved; None where the class is not known, or parts were not saved."""
-        kind = None if "lacks" in saved or "kind" not in saved else self._tables.class_named(saved["kind"])
+        kind = None if "lacks" in saved or "kind" not in saved else self._of_kind(saved)
         return None if kind is None else _new(kind)
 
     def _present(self, saved: dict[str, Any], now: Any) -> tuple[Any, bool]:
@@ -129,6 +148,8 @@ class Decoder:
 
     def _load(self, owner: Any, saved: dict[str, Any]) -> None:
         for name, value in saved.items():
+            if value == {"kept": True}:
+                continue
             now = getattr(owner, name, None)
             if value is None and package_of(now) in ELSEWHERE:  # a window that was opened since
                 continue
@@ -145,11 +166,9 @@ class Decoder:
         if not isinstance(saved, dict):
             return saved
         kind = next(iter(saved))
+        if kind in ("kept", "same", "layer", "method"):
+            return self._referred(saved, now)
         content = saved[kind]
-        if kind == "kept":
-            return now
-        if kind == "same":
-            return self._known.get(int(content), now)
         number = int(saved.get("number", -1))
         value: Any
         if kind == "object":
@@ -160,8 +179,7 @@ class Decoder:
         if kind == "array":
             value = self._array(saved, now)
         elif kind == "named":
-            of, of_kind, present = named_in_simulation(now)
-            value = now if present == content[2] else self._named(of, of_kind, content[2])
+            value = self._named_now(content[2], now)
         elif kind in ("scalar", "enum"):
             return _READERS[kind](saved, now)
         elif kind in _READERS:
@@ -173,8 +191,26 @@ class Decoder:
             before, is_free = self._present(saved, now)
             decode = self._decode_mapping if kind in ("dict", "pairs", "values") else self._decode_items
             value = decode(saved, before, is_free=is_free)
+            if "attributes" in saved:
+                self._load(value, saved["attributes"])
         self._known[number] = self._given[id(value)] = value
         return value
+
+    def _named_now(self, number: int, now: Any) -> Any:
+        of, kind, present = named_in_simulation(now)
+        return now if present == number else self._named(of, kind, number)
+
+    def _referred(self, saved: dict[str, Any], now: Any) -> Any:
+        """What is there, or was met, or is a part of the environment itself, or a method of such."""
+        kind, content = next(iter(saved.items()))
+        if kind == "same":
+            return self._known.get(int(content), now)
+        if kind == "layer":
+            return self._layers[content]
+        if kind == "method":
+            method = getattr(self._decode(saved["of"], getattr(now, "__self__", None)), content, None)
+            return method if isinstance(method, types.MethodType) else now
+        return now
 
     def _object(self, saved: dict[str, Any], now: Any) -> Any:
         before, is_free = self._present(saved, now)
@@ -240,8 +276,8 @@ class Decoder:
         """An array of objects or strings."""
         array: Array = np.empty(saved["shape"], saved["dtype"])
         flat = array.reshape(-1)
-        for number, item in enumerate(saved["elements"]):
-            flat[number] = self._decode(item, _padded(now, number + 1)[number])
+        for number, (item, each) in enumerate(zip(saved["elements"], _padded(now, array.size), strict=False)):
+            flat[number] = self._decode(item, each)
         return array
 
     def _decode_mapping(self, saved: dict[str, Any], now: Any, *, is_free: bool) -> dict[Any, Any]:
@@ -254,10 +290,12 @@ class Decoder:
             items = [item for _, item in content]
         else:
             keys, items = list(content), list(content.values())
-        found = {key: self._decode(item, before.get(key)) for key, item in zip(keys, items, strict=True)}
+        pairs = [(key, item) for key, item in zip(keys, items, strict=True) if key in before or item != {"kept": True}]
+        found = {key: self._decode(item, before.get(key)) for key, item in pairs}
         found |= {key: item for key, item in before.items() if key not in found and is_skipped(item)}
-        if not isinstance(now, dict):
-            return found
+        if not isinstance(now, dict) or not self._is_of_kind(now, saved):
+            kind_of = self._of_kind(saved) if "kind" in saved else None
+            return found if kind_of is None else _filled(dict.__new__(kind_of), found)
         mapping: dict[Any, Any] = now if is_free else copy.copy(now)
         mapping.clear()  # others may hold it too
         mapping.update(found)
@@ -266,20 +304,28 @@ class Decoder:
     def _decode_items(self, saved: dict[str, Any], now: Any, *, is_free: bool) -> Any:
         kind, content = next(iter(saved.items()))
         items = [self._decode(item, each) for item, each in zip(content, _padded(now, len(content)), strict=False)]
-        if isinstance(now, tuple) and hasattr(now, "_fields"):
-            return type(now)(*items)
-        if kind == "deque" and not isinstance(now, deque):
-            return deque(items, saved.get("longest"))
-        if kind in ("tuple", "frozenset") or not isinstance(now, CONTAINERS[kind]):
-            return CONTAINERS[kind](items)
+        fits = isinstance(now, CONTAINERS[kind]) and self._is_of_kind(now, saved)
+        usual = CONTAINERS[kind]
+        if kind in ("tuple", "frozenset") or not fits:
+            of_kind = type(now) if fits else self._of_kind(saved) if "kind" in saved else usual
+            if of_kind is None or of_kind is usual:
+                return deque(items, saved.get("longest")) if kind == "deque" else usual(items)
+            made = usual.__new__(of_kind, items)
+            return made if kind in ("tuple", "frozenset") else _filled(made, items)
         if not is_free:
             now = copy.copy(now)
         now.clear()  # others may hold it too
-        if kind == "set":
-            now.update(items)
-        else:
-            now.extend(items)
-        return now
+        return _filled(now, items)
+
+
+def _filled(container: Any, items: Any) -> Any:
+    if isinstance(container, dict):
+        dict.update(container, items)
+    elif isinstance(container, set):
+        container.update(items)
+    else:
+        container.extend(items)
+    return container
 
 
 def _pairs_within(kind: str, content: Any, now: dict[Any, Any], path: str) -> list[tuple[Any, Any, str]]:
@@ -393,6 +439,8 @@ def _space(saved: dict[str, Any], now: Any) -> Any:
 
 def _tensor(saved: dict[str, Any], now: Any) -> Any:
     content = saved["tensor"]
+    if now is None:
+        return sys.modules["torch"].from_numpy(content.copy())
     if tuple(now.shape) == content.shape:
         now.detach().copy_(now.new_tensor(content))
         return now
@@ -407,11 +455,21 @@ def _bytes(saved: dict[str, Any], now: Any) -> Any:
     return now
 
 
+def _range(saved: dict[str, Any], _: Any) -> range:
+    return range(*saved["range"])
+
+
 def _sequence(saved: dict[str, Any], now: Any) -> Any:
+    if now is None:
+        return getattr(sys.modules["pygame"], saved["kind"].rpartition(".")[2])(*saved["sequence"])
     for number, element in enumerate(saved["sequence"]):
         now[number] = element
     return now
 
+
+_OF_PYTHON: dict[str, type] = {f"collections.{kind.__name__}": kind for kind in (OrderedDict, Counter)}
+
+_OF_PYGAME = ("Vector2", "Vector3", "Rect", "FRect", "Color")
 
 _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "scalar": _scalar,
@@ -423,6 +481,7 @@ _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "tensor": _tensor,
     "bytes": _bytes,
     "sequence": _sequence,
+    "range": _range,
 }
 
 

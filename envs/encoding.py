@@ -6,6 +6,7 @@ import enum
 import random
 import re
 import sys
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -37,11 +38,13 @@ class Encoder:
     with its place there, and an array that looks at the memory of others, or of the simulation, with what it looks at.
 
     Args:
+        layers: An environment and its wrappers.
         apart: Objects that are saved by themselves wherever they are met.
         simulation: Returns the arrays of the simulation, by their names.
     """
 
-    def __init__(self, apart: Iterable[Any], simulation: Callable[[], dict[str, Array]]) -> None:
+    def __init__(self, layers: Iterable[Any], apart: Iterable[Any], simulation: Callable[[], dict[str, Array]]) -> None:
+        self._layers = list(layers)
         self._apart = list(apart)  # kept, so that their ids stay theirs
         self._simulation = simulation
         self._tables = Tables()
@@ -55,7 +58,7 @@ class Encoder:
             envs.ParameterError: One of them is something that cannot be saved; it is named.
         """
         self._tables.look_into(type(owner))
-        seen = {id(each) for each in (*self._apart, owner)}
+        seen = {id(each) for each in self._apart}
         return self._encode_attributes(owner, type(owner).__name__, seen)
 
     def finish(self) -> list[Any]:
@@ -97,7 +100,7 @@ class Encoder:
                 first["number"] = self._repeated
             return {"same": first["number"]}
         encoded = self._encode_anew(value, path, seen)
-        if isinstance(encoded, dict) and not {"scalar", "enum", "tuple", "frozenset"} & encoded.keys():
+        if isinstance(encoded, dict) and not {"scalar", "enum", "tuple", "frozenset", "layer", "method"} & encoded.keys():
             self._met[id(value)] = value, encoded
         return encoded
 
@@ -106,6 +109,14 @@ class Encoder:
             return leaf
         if id(value) in seen or isinstance(value, gymnasium.Space):
             return _NOTHING
+        if number := next((number for number, layer in enumerate(self._layers, 1) if layer is value), None):
+            return {"layer": number - 1}
+        if isinstance(value, types.MethodType):
+            of = value.__self__
+            is_saved = id(of) in self._met or any(of is layer for layer in self._layers)
+            return {"method": value.__name__, "of": self._encode(of, path, seen)} if is_saved else _NOTHING
+        if isinstance(value, range):
+            return {"range": [value.start, value.stop, value.step]}
         if type(value).__name__ == "MjData" and package_of(value) == "mujoco":
             raise ParameterError(
                 f"state cannot be saved of {path}, a MuJoCo simulation that is not found as the environment's, or besides it: "
@@ -137,7 +148,9 @@ class Encoder:
             is_usual = type(value) is CONTAINERS[name]
             if isinstance(value, deque):
                 encoded["longest"] = value.maxlen
-        return encoded if is_usual else encoded | {"kind": self._tables.name_of(type(value))}
+        if not is_usual:
+            encoded |= {"kind": self._tables.name_of(type(value)), "attributes": self._encode_attributes(value, path, seen)}
+        return encoded
 
     def _encode_mapping(self, value: dict[Any, Any], path: str, seen: set[int]) -> dict[str, Any]:
         if all(type(key) is str for key in value):
@@ -151,10 +164,10 @@ class Encoder:
 
     def _encode_object(self, value: Any, path: str, seen: set[int]) -> Any:
         if is_sequence(value):
-            return {"sequence": list(value), "kind": type(value).__qualname__}
+            return {"sequence": list(value), "kind": self._tables.name_of(type(value))}
         if package_of(value) == "torch" and hasattr(value, "detach"):
             return {"tensor": value.detach().cpu().numpy().copy()}
-        if isinstance(value, np.ndarray) and value.dtype.kind == "V" and not value.dtype.hasobject:
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:  # records, and numbers in another order of bytes
             return {"bytes": value.tobytes(), "shape": list(value.shape), "kind": str(value.dtype)}
         is_number = package_of(value) in sys.stdlib_module_names and not hasattr(value, "__dict__")  # such as a fraction
         if not has_attributes(value) or is_number or isinstance(value, np.ndarray) or package_of(value) == "builtins":
@@ -162,20 +175,23 @@ class Encoder:
         if _stands_for_a_simulation(value):
             return _NOTHING
         self._tables.look_into(type(value))
-        seen.add(id(value))  # it is saved once
-        content = self._encode_attributes(value, path, seen)
-        encoded = {"object": content, "kind": self._tables.name_of(type(value))}
-        return encoded if len(content) == sum(1 for _ in attributes(value)) else encoded | {"lacks": True}
+        encoded: dict[str, Any] = {"object": {}, "kind": self._tables.name_of(type(value))}
+        self._met[id(value)] = value, encoded  # its parts may point back to it
+        encoded["object"] = self._encode_attributes(value, path, seen)
+        if {"kept": True} in encoded["object"].values():
+            encoded["lacks"] = True
+        return encoded
 
     def _encode_attributes(self, value: Any, path: str, seen: set[int]) -> dict[str, Any]:
         # Containers first, so that what is one of a list is written there, and only named where it is the present one.
-        items = sorted(attributes(value), key=lambda item: not isinstance(item[1], (dict, np.ndarray, *CONTAINERS.values())))
-        items = [(name, item) for name, item in items if not _is_interface(value, name, item)]
-        return self._encode_items(items, lambda name: f"{path}.{name}", seen)
+        items = sorted(attributes(value), key=_turn)
+        is_interface = [name for name, item in items if _is_interface(value, name, item)]
+        encoded = self._encode_items(items, lambda name: f"{path}.{name}", seen)
+        return encoded | {name: {"kept": True} for name in is_interface}
 
     def _encode_items(self, items: Iterable[tuple[str, Any]], path: Callable[[str], str], seen: set[int]) -> dict[str, Any]:
         encoded = ((name, self._encode(item, path(name), seen)) for name, item in items)
-        return {name: item for name, item in encoded if item is not _NOTHING}
+        return {name: {"kept": True} if item is _NOTHING else item for name, item in encoded}
 
     def _encode_all(self, items: Iterable[Any], path: str, seen: set[int]) -> list[Any]:
         encoded = [self._encode(item, f"{path}[{number}]", seen) for number, item in enumerate(items)]
@@ -203,6 +219,11 @@ def parts_of(space: gymnasium.Space[Any]) -> Iterator[gymnasium.Space[Any]]:
                 yield from parts_of(each)
 
 
+def _turn(attribute: tuple[str, Any]) -> int:
+    value = attribute[1]
+    return 0 if isinstance(value, (dict, np.ndarray, *CONTAINERS.values())) else 2 if isinstance(value, types.MethodType) else 1
+
+
 def _is_interface(owner: Any, name: str, value: Any) -> bool:
     """Whether a space is what an agent sees or does, and no state: samples of it are the agent's."""
     name = name.lstrip("_")
@@ -216,7 +237,7 @@ def _encode_leaf(value: Any) -> Any:
         return {"enum": [kind.__module__, kind.__qualname__, value.name if value.name in kind.__members__ else value.value]}
     if isinstance(value, np.generic) and value.dtype.char in _OF_TORCH:
         return {"scalar": np.array(value)}
-    if isinstance(value, np.ndarray) and value.dtype.char in _OF_TORCH:
+    if isinstance(value, np.ndarray) and value.dtype.char in _OF_TORCH and value.dtype.isnative:
         encoded = {"array": value.copy(order="K")}  # in memory as it is, since sums follow it
         return encoded if value.flags.writeable else encoded | {"fixed": True}
     if value is None:

@@ -65,7 +65,10 @@ def package_of(value: Any) -> str:
 
 def is_skipped(value: Any) -> bool:
     """Whether a value is no state: a function, or what shows or drives a simulation."""
-    return isinstance(value, _NO_STATE) or _is_function(value) or (package_of(value) in ELSEWHERE and not is_sequence(value))
+    module = getattr(type(value), "__module__", "builtins")
+    shows = module.split(".")[0] in ELSEWHERE and module != "pygame.sprite"
+    draws = module == "gymnasium.envs.mujoco.mujoco_rendering"
+    return isinstance(value, _NO_STATE) or _is_function(value) or draws or (shows and not is_sequence(value))
 
 
 def is_sequence(value: Any) -> bool:

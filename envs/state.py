@@ -19,8 +19,8 @@ from envs.tasks import TaskSequence
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
-_APPEARANCE = ("bvh_", "cam_", "key_", "light_", "mat_", "mesh_", "name_", "oct_", "skin_", "tex", "tuple_")
-"""What no environment changes, or no simulation feels, by the beginnings of the names of a model's arrays."""
+_APPEARANCE = ("bvh_", "mesh_", "name_", "oct_", "skin_", "tex", "tuple_")
+"""What is large, and what hardly an environment changes and no simulation feels, by how the names of a model's arrays begin."""
 
 
 _AWAKE = ("ntree_awake", "nbody_awake", "nparent_awake", "nv_awake")
@@ -47,8 +47,11 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
         envs.ParameterError: A part keeps something that is none of these, such as the world of another simulator. It is named.
     """
     layers, simulation = _layers(env), _Simulation.of(env)
-    encoder = Encoder([*layers, *simulation.objects], functools.cache(simulation.arrays))
-    saved = [_save_layer(layer, encoder) for layer in layers]
+    encoder = Encoder(layers, simulation.objects, functools.cache(simulation.arrays))
+    try:
+        saved = [_save_layer(layer, encoder) for layer in layers]
+    except RecursionError:
+        raise ParameterError(f"state cannot be saved of {env_name(env)}, whose objects hold one another too deeply") from None
     saved[-1]["generators"] = encoder.finish()
     if simulation.data is not None:
         saved[-1]["simulation"] = simulation.save()
@@ -204,7 +207,7 @@ def _decoder(
 ) -> tuple[Decoder, str | None]:
     """What decodes a state for an environment as it is, and what this lacks."""
     arrays = functools.cache(lambda: _Simulation.of(env).arrays())
-    decoder = Decoder(arrays, lambda *path: _Simulation.of(env).named(*path), is_whole="generators" in state[-1])
+    decoder = Decoder(layers, arrays, lambda *path: _Simulation.of(env).named(*path), is_whole="generators" in state[-1])
     missing = [decoder.lacks(layer, saved.get("values", {})) for layer, saved in zip(layers, state, strict=True)]
     return decoder, next(filter(None, missing), None)
 

@@ -99,12 +99,21 @@ class Tables:
         return [each for each in self._values.values() if type(each) is type(value)]
 
     def name_of(self, kind: type) -> str:
-        """What a class is called here."""
-        return self._classes.get(kind, kind.__qualname__)
+        """What a class is called here, with its module."""
+        return f"{kind.__module__}.{self._classes.get(kind, kind.__qualname__)}"
 
     def class_named(self, name: str) -> type | None:
-        """The class of that qualified name, if it was looked into."""
-        return next((kind for kind, label in self._classes.items() if label == name), None)
+        """The class of a name, if it was looked into, or stands in a module of one that was."""
+        for kind in self._classes:
+            if self.name_of(kind) == name:
+                return kind
+        for module in {kind.__module__ for kind in self._classes if name.startswith(f"{kind.__module__}.")}:
+            found: Any = sys.modules.get(module)
+            for part in name[len(module) + 1 :].split("."):
+                found = getattr(found, part, None)
+            if isinstance(found, type):
+                return found
+        return None
 
     def _enter(self, value: Any, place: Place) -> None:
         if id(value) in self._places or not _has_parts(value):

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 
 import boxes
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -425,6 +426,143 @@ class OfThings(Choosing):
         return float(np.dot(kinds, 10.0 ** np.arange(7)))
 
 
+class Snake(Choosing):
+    """Grows by named tuples, of which a fresh environment has fewer."""
+
+    def choose(self):
+        self.snake = [Spot(0.0, 0.0)]
+
+    def shown(self):
+        self.snake.insert(0, Spot(self.np_random.random(), self.snake[0].y + 1))
+        return self.snake[0].x + self.snake[-1].y + len(self.snake)
+
+
+class Follower:
+    def __init__(self, game, leader):
+        self.game, self.leader, self.x, self.followers = game, leader, 0.0, []
+        if leader is not None:
+            leader.followers.append(self)
+
+    def move(self):
+        self.x += self.game.np_random.random() + (0 if self.leader is None else self.leader.x)
+
+
+class PointingBack(Choosing):
+    """Objects that come in hold the environment, one another, and are held in turn."""
+
+    def begin(self):
+        self.all = [Follower(self, None)]
+
+    def choose(self):
+        self.all.append(Follower(self, self.all[-1]))
+
+    def shown(self):
+        for each in self.all:
+            each.move()
+        return self.all[-1].x + sum(len(each.followers) for each in self.all) + (self.all[0].game is self)
+
+
+class ItsOwnMethods(Choosing):
+    """Its mode is one of its methods."""
+
+    def begin(self):
+        self.mode = self.patrol
+        self.rule = None
+
+    def patrol(self):
+        self.mode = self.chase
+        return 1.0
+
+    def chase(self):
+        if self.np_random.random() < 0.3:
+            self.mode = self.patrol
+        return 2.0
+
+    def choose(self):
+        pass
+
+    def shown(self):
+        return self.mode()
+
+
+class MadeLater(Choosing):
+    """A function is made by a step, and an ordered dictionary and a tensor are."""
+
+    def begin(self):
+        self.rule = self.order = self.last = None
+
+    def choose(self):
+        pass
+
+    def shown(self):
+        if self.rule is None:
+            self.rule = float
+        if self.order is None:
+            self.order, self.last = collections.OrderedDict(), torch.zeros(1)
+        self.order[str(self.steps)] = 1.0
+        self.order.move_to_end(str(self.steps), last=False)
+        self.last += 1
+        return self.rule(len(self.order)) + float(self.last)
+
+
+class Zombie(Patrol):
+    pass
+
+
+KINDS = {"zombie": Zombie, "chase": Chase}
+
+
+class OutOfATable(Choosing):
+    """Makes objects of classes that stand in a table."""
+
+    def begin(self):
+        self.enemies = []
+
+    def choose(self):
+        self.enemies.append(KINDS[("zombie", "chase")[self.np_random.integers(2)]]())
+
+    def shown(self):
+        return float(np.dot([each.pace() for each in self.enemies], 3.0 ** np.arange(len(self.enemies))))
+
+
+class Deck(list):
+    drawn = 0
+
+
+class Cards(Choosing):
+    def begin(self):
+        self.deck = Deck(range(100))
+        self.numbers = range(3)
+        self.far = np.arange(5.0).astype(">f8")
+
+    def choose(self):
+        self.numbers = range(int(self.np_random.integers(9)))
+        self.far[2] = self.np_random.random()
+
+    def shown(self):
+        self.deck.drawn += 1
+        return (
+            self.deck.pop(int(self.np_random.integers(len(self.deck)))) + self.deck.drawn + len(self.numbers) + self.far.sum()
+        )
+
+
+class ACamera(Choosing):
+    """Domain randomisation of what is seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = mujoco.MjModel.from_xml_string(
+            '<mujoco><worldbody><body><freejoint/><geom size="0.1"/><camera name="eye"/></body></worldbody></mujoco>'
+        )
+        self.data = mujoco.MjData(self.model)
+
+    def choose(self):
+        self.model.cam_pos[0] = self.np_random.random(3)
+
+    def shown(self):
+        return float(self.data.cam_xpos[0].sum())
+
+
 class ItsOwnActions(Choosing):
     """An opponent acts at random."""
 
@@ -443,7 +581,8 @@ KEEPING = [
     ByEnumeration, ByPair, OfANamespace, OfAPart, OfALocalImport, OfADefault, WithKeysThatAreClasses, HoldingATableOfClasses,
     WithKeysThatAreObjects, OneOfTheGenerators, OneOfTheSpaces, GeneratorsByName, TheGeneratorUnderItsOwnName, OwnColumns,
     ReadOnly, InAClosure, CopyOfTheSimulation, Frozen, OnlyOneIsLeft, AnotherMode, MadeByTheFirstReset, CarriesAtTimes,
-    ComputedOnce, Tensors, Records, Named, OfThings, ItsOwnActions,
+    ComputedOnce, Tensors, Records, Named, OfThings, Snake, PointingBack, ItsOwnMethods, MadeLater, OutOfATable, Cards, ACamera,
+    ItsOwnActions,
 ]  # fmt: skip
 
 
@@ -487,6 +626,51 @@ def test_vectors_and_rectangles_of_pygame_go_on():
     play(env, [None] * 3)
     envs.load_state(other, envs.save_state(env))
     assert play(other, [None] * 3) == play(env, [None] * 3)
+
+
+@pytest.mark.parametrize("names", ["MadeLater", "CartPole-v1"])
+def test_what_is_no_state_stays_as_the_environment_has_it(names):
+    def make():
+        return MadeLater() if names == "MadeLater" else gymnasium.make(names, render_mode="rgb_array")
+
+    env, other = make(), make()
+    env.reset(seed=0)
+    play(env, [1])
+    if names == "CartPole-v1":
+        pytest.importorskip("pygame")
+        env.render()
+    envs.load_state(other, envs.save_state(env))
+    assert play(other, [1, 0, 1]) == play(env, [1, 0, 1])
+    if names == "CartPole-v1":
+        np.testing.assert_array_equal(other.render(), env.render())
+
+
+def test_rectangles_of_pygame_come_in_again():
+    pygame = pytest.importorskip("pygame")
+
+    class Pipes(Keeping):
+        def begin(self):
+            self.pipes = []
+
+        def shown(self):
+            self.pipes.append(pygame.Rect(len(self.pipes), 2, 3, 4))
+            return float(sum(pipe.centerx for pipe in self.pipes))
+
+    env, other = Pipes(), Pipes()
+    play(env, [None] * 3)
+    envs.load_state(other, envs.save_state(env))
+    assert play(other, [None] * 3) == play(env, [None] * 3)
+
+
+def test_objects_that_hold_one_another_too_deeply_are_refused_in_one_line():
+    class Chain(Keeping):
+        def begin(self):
+            self.first = None
+            for _ in range(2000):
+                self.first = Thing("link", self.first)
+
+    with pytest.raises(envs.ParameterError, match="state cannot be saved of Chain, whose objects hold one another too deeply"):
+        envs.save_state(Chain())
 
 
 def test_registers_of_environments_are_no_tables():
