@@ -424,7 +424,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_one_line(tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_physics_that_diverge_are_reset_and_training_goes_on(command, monkeypatch, tmp_path):
+def test_physics_that_diverge_are_reset_and_training_goes_on(command, monkeypatch, tmp_path, caplog):
     rollout_end = ProgressCallback._on_rollout_end
 
     def upset(callback):
@@ -433,7 +433,8 @@ def test_physics_that_diverge_are_reset_and_training_goes_on(command, monkeypatc
 
     monkeypatch.setattr(ProgressCallback, "_on_rollout_end", upset)
     assert command(*ANT, "--timesteps", 768, "--run-dir", tmp_path / "run") == 0
-    assert "huge value in QVEL" in (tmp_path / "MUJOCO_LOG.TXT").read_text()
+    log = tmp_path / "MUJOCO_LOG.TXT"  # unless dm_control was imported, which takes MuJoCo's warnings into Python's logs
+    assert "huge value in QVEL" in (log.read_text() if log.exists() else caplog.text)
     state = torch.load(newest(tmp_path / "run"), weights_only=True)
     assert torch.isfinite(state["model"]["last_observations"]).all()
 
