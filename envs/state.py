@@ -20,7 +20,7 @@ from envs.tasks import TaskSequence
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
 _APPEARANCE = ("bvh_", "mesh_", "name_", "oct_", "skin_", "tex", "tuple_")
-"""What is large, and what hardly an environment changes and no simulation feels, by how the names of a model's arrays begin."""
+"""How the names of a model's arrays begin that are not saved: they are large, or names, and environments hardly change them."""
 
 
 _AWAKE = ("ntree_awake", "nbody_awake", "nparent_awake", "nv_awake")

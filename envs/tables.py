@@ -53,9 +53,7 @@ class Tables:
         self._places: dict[int, Place] = {}
         self._values: dict[Place, Any] = {}  # kept, so that their ids stay theirs
         self._memories: dict[int, Place] = {}
-        self._classes: dict[
-            type, str
-        ] = {}  # with their names here: a class that is made in a function may be met several times
+        self._classes: dict[type, str] = {}  # with names of their own, where a function makes several of one name
         self.generators: dict[Place, Any] = {}
 
     def look_into(self, kind: type) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from test_shared_state import Choosing
+from test_shared_state import Choosing, assert_goes_on_in_another
 from test_state import Goal, Keeping, play
 
 import envs
@@ -595,17 +595,7 @@ def tables():
 @pytest.mark.parametrize("begun", [False, True])
 def test_what_an_environment_keeps_goes_on_to_the_bit(make, begun):
     before = tables()
-    for seed in range(6):
-        env, other = make(), make()
-        env.reset(seed=seed)
-        play(env, [None] * (seed + 1))
-        state = envs.save_state(env)
-        expected = play(env, [None] * 8)
-        if begun:
-            other.reset(seed=seed + 20)
-            play(other, [None] * 2)
-        envs.load_state(other, state)
-        assert play(other, [None] * 8) == expected
+    assert_goes_on_in_another(make, begun=begun)
     assert tables() == before
 
 

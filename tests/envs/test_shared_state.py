@@ -286,14 +286,7 @@ CHOOSING = [
 ]  # fmt: skip
 
 
-def tables():
-    return copy.deepcopy([TASKS, NESTED, SINGLE, boxes.WEIGHTS, *(vars(kind).get("TABLE") for kind in CHOOSING)])
-
-
-@pytest.mark.parametrize("make", CHOOSING)
-@pytest.mark.parametrize("begun", [False, True])
-def test_what_is_chosen_from_a_table_goes_on_to_the_bit_and_leaves_the_table_alone(make, begun):
-    before = tables()
+def assert_goes_on_in_another(make, *, begun):
     for seed in range(8):
         env, other = make(), make()
         env.reset(seed=seed)
@@ -305,6 +298,17 @@ def test_what_is_chosen_from_a_table_goes_on_to_the_bit_and_leaves_the_table_alo
             play(other, [None] * 2)
         envs.load_state(other, state)
         assert play(other, [None] * 12) == expected
+
+
+def tables():
+    return copy.deepcopy([TASKS, NESTED, SINGLE, boxes.WEIGHTS, *(vars(kind).get("TABLE") for kind in CHOOSING)])
+
+
+@pytest.mark.parametrize("make", CHOOSING)
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_is_chosen_from_a_table_goes_on_to_the_bit_and_leaves_the_table_alone(make, begun):
+    before = tables()
+    assert_goes_on_in_another(make, begun=begun)
     np.testing.assert_equal(tables(), before)
 
 
