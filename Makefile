@@ -13,7 +13,7 @@ PYTEST := $(TEMP) $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorde
 EXTRAS := data,sweep,video,worlds,test,lint
 
 .NOTPARALLEL:
-.PHONY: train test arithmetics slow lint format docs bench tensorboard lowest clean
+.PHONY: train test arithmetics slow lint format docs bench tensorboard lowest newest clean
 
 train: .venv/train
 	$(RUN) -m agents.train --env ant-nonstationary $(ARGS)
@@ -55,8 +55,8 @@ bench: .venv/train
 tensorboard: .venv/train
 	$(RUN) -m tensorboard.main --logdir runs --host localhost
 
-lowest:
-	$(PYTHON) .ci/lowest.py $(ARGS)
+lowest newest:
+	OMP_NUM_THREADS=1 $(PYTHON) .ci/versions.py $@ $(ARGS)
 
 clean:
 	rm -rf .venv *.egg-info

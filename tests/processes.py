@@ -33,7 +33,9 @@ def _main(
 ) -> None:
     for number, path in enumerate(output, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    # A shell's background jobs ignore the first, what nohup starts the second; and what these start does so too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name, value in environment.items():
         os.environ.pop(name, None)
         if value is not None:

@@ -117,7 +117,7 @@ def test_a_model_with_weights_that_hold_a_graph_is_verified():
     assert cbp.verify(model, (torch.randn(4, 3),)) < 1e-5
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_a_scripted_part_is_followed_and_a_scripted_model_refused():
     inner = torch.jit.script(nn.Sequential(nn.ReLU(), nn.Linear(8, 5), nn.ReLU()))
     model = nn.Sequential(nn.Linear(3, 8), inner, nn.Linear(5, 2))

@@ -233,7 +233,7 @@ def test_a_forward_pass_that_fails_leaves_the_model_as_it_was():
 
     model = Model()
     before, attributes = copy.deepcopy(model.state_dict()), set(vars(model))
-    with pytest.raises(cbp.LayerError, match=r"Model fails: mat1 and mat2"):
+    with pytest.raises(cbp.LayerError, match=r"Model fails: .*mat1 and mat2"):
         cbp.find_layers(model, (torch.randn(4, 3),))
     assert set(vars(model)) == attributes
     for name, value in model.state_dict().items():

@@ -375,7 +375,7 @@ def test_copies_of_a_model_and_its_method_take_up_parameters_of_their_own():
 
 
 @pytest.mark.parametrize("name", ["c-chain", "pfo"])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_a_scripted_part_is_in_training_afterwards(name):
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), torch.jit.script(nn.Dropout(0.5)), nn.Linear(6, 2))
     optimizer = sgd(model)

@@ -478,7 +478,6 @@ def test_rewards_that_are_no_numbers_end_the_run_with_one_line(command, capsys, 
 
 def take_terminal(path):
     """Makes a terminal that of this process, the first of its session."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, as it should
     terminal = os.open(path, os.O_RDWR)
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     for number in range(3):

@@ -10,7 +10,7 @@ import torch
 from plastic_cases import BUSY, STEPS, make
 from torch import nn
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
 
 
 class Deterministic(nn.Module):
