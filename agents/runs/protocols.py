@@ -71,7 +71,7 @@ def _of_eppo(env: str, param: str, values: list[float], source: str) -> Protocol
 
 def _slippery(env: str) -> Protocol:
     values = np.linspace(0.5, 4.0, 15).tolist()  # page: from 0.5 to 4 in 15 tasks; evenly and upwards: ours
-    return _of_eppo(env, "friction", values, "That friction rises, and that of every geom, is ours.")
+    return _of_eppo(env, "friction", values, "That friction rises, and on every geom, is ours.")
 
 
 def _paralysis(env: str, joints: str, words: str) -> Protocol:

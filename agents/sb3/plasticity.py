@@ -41,9 +41,9 @@ _SILENT = ("csv", "stdout", "log", "json")  # outputs that take no histograms
 class PlasticityCallback(BaseCallback):
     """Records how plastic the networks are: units, ranks, weights, and what a method does to them.
 
-    Works on Stable-Baselines3's PPO, A2C, SAC, TD3, DDPG and DQN, and on sb3-contrib's algorithms but RecurrentPPO, with and
-    without a method, on vectors, images and dictionaries of both. A channel of images is a unit whose activation is the mean
-    over its positions. It draws no random number and changes nothing in the training. Each measure is a function of
+    Works on Stable-Baselines3's PPO, A2C, SAC, TD3, DDPG and DQN, and on sb3-contrib's algorithms but RecurrentPPO and ARS,
+    with and without a method, on vectors, images and dictionaries of both. A channel of images is a unit whose activation is
+    the mean over its positions. It draws no random number and changes nothing in the training. Each measure is a function of
     :mod:`cbp.metrics`; for each hidden layer it logs ``plasticity/<network>/<layer>/…``:
 
     - ``dormant_fraction`` and ``dead_fraction`` (ReLU), ``saturated_fraction`` (tanh), ``tau_dormant_fraction``;
@@ -147,11 +147,7 @@ class PlasticityCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         model, policy = self.model, self.model.policy
-        if hasattr(policy, "lstm_actor"):
-            raise NotImplementedError(
-                f"PlasticityCallback cannot measure a {type(policy).__name__}: what its units do depends on states of before, "
-                "which are not kept; policy.methods has what a method knows of them"
-            )
+        _check(policy)
         if self._policy not in (None, policy) and self._seen != self.num_timesteps:  # another model, not one loaded to go on
             self._initial, self.probe, self._before = {}, None, None
             self._window.clear()
@@ -342,6 +338,18 @@ class PlasticityCallback(BaseCallback):
         observations, _ = self.model.policy.obs_to_tensor(self.probe["observations"])
         actions = self.model.policy._predict(observations, deterministic=True)
         return actions if isinstance(self.model.action_space, spaces.Box) else actions.long()  # MultiBinary's are floats
+
+
+def _check(policy: BasePolicy) -> None:
+    """Refuses what cannot be measured."""
+    name = f"PlasticityCallback cannot measure a {type(policy).__name__}"
+    if hasattr(policy, "lstm_actor"):
+        raise NotImplementedError(
+            f"{name}: what its units do depends on states of before, which are not kept; policy.methods has what a method "
+            "knows of them"
+        )
+    if network_names(policy)[0] == "policy" and not hasattr(policy, "value_net"):
+        raise NotImplementedError(f"{name}: it has no value network, and is searched without gradients")
 
 
 def _map(function: Callable[..., Any], *values: Any) -> Any:

@@ -228,6 +228,12 @@ def test_what_cannot_be_recorded_is_refused_in_words(name, kind):
         make(name, kind).learn(16, PlasticityCallback())
 
 
+@NEEDS_CONTRIB
+def test_what_is_searched_without_gradients_is_not_recorded():
+    with pytest.raises(NotImplementedError, match="PlasticityCallback cannot measure a ARSPolicy: it has no value network"):
+        algorithm("ARS")("MlpPolicy", "Pendulum-v1").learn(16, PlasticityCallback())
+
+
 def test_the_table_in_the_readme_is_what_these_tests_show():
     assert {*SHOWN} == ASKED
     assert table() in (ROOT / "README.md").read_text(encoding="utf-8")
