@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from envs.effects import Acting, Effect
@@ -47,6 +48,15 @@ class ActingEffects:
         for effect in self._on_observations:
             observation = effect.change(observation)
         return observation
+
+    def observation_space(self, env: gymnasium.Env[Any, Any]) -> Any:
+        """The space of observations that arrive; None where it is the environment's own."""
+        if not self._on_observations:
+            return None
+        space = env.observation_space
+        for effect in self._on_observations:
+            space = effect.arriving(space)
+        return None if space is env.observation_space else space
 
     def reward(self, subject: Subject, reward: Any, info: dict[str, Any]) -> Any:
         """The reward of a step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import mujoco
 import numpy as np
@@ -79,14 +80,16 @@ def actuators(model: mujoco.MjModel) -> Parts:
     found: Parts = {}
     for name, thing in names_of(model, things(model, "actuator")).items():
         target = _target(model, thing.number)
-        known_as = joint_names.get(target, name) if target is not None else name
+        own = f"actuator:{name}" if name in joint_names.values() else name
+        known_as = joint_names.get(target, own) if target is not None else own
         found[known_as] = tuple(dict.fromkeys([*found.get(known_as, ()), thing, *([target] if target is not None else [])]))
     return found
 
 
 def all_actuators(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
-    """All of them."""
-    return tuple(dict.fromkeys(thing for part in actuators(model).values() for thing in part))
+    """All of them, with the joints that they move, which may limit their force."""
+    found = dict.fromkeys(thing for part in actuators(model).values() for thing in part)
+    return (*found, *(thing for i in sorted(_moved_joints(model)) if (thing := Thing("joint", i)) not in found))
 
 
 def unscalable(model: mujoco.MjModel, some: Things) -> str | None:
@@ -106,10 +109,15 @@ def unscalable(model: mujoco.MjModel, some: Things) -> str | None:
                 reason = "a plugin"
             if reason:
                 return f"actuator {names[thing]!r}, whose force comes from {reason},"
-    targets = [_target(model, thing.number) for thing in some if thing.kind == "actuator"]
+    numbers = [thing.number for thing in some if thing.kind == "actuator"]
+    targets = [_target(model, number) for number in numbers]
     direct = {target.number for target in targets if target is not None and target.kind == "joint"}
-    moved = direct if all(each is not None and each.kind == "joint" for each in targets) else direct | _moved_joints(model)
+    distant = {i for i, each in zip(numbers, targets, strict=True) if each is None or each.kind != "joint"}
+    pulled = _moved_joints(model, distant) if distant else set()
+    moved = direct | pulled
     for name, thing in names_of(model, things(model, "joint")).items():
+        if thing.number in pulled and model.jnt_actfrclimited[thing.number] and thing not in some:
+            return f"joint {name!r}, which limits the force of actuators that act on it from elsewhere,"
         if thing.number in moved and model.jnt_actgravcomp[thing.number] and _is_compensated(model, thing.number):
             return f"joint {name!r}, whose actuators bear the compensation of gravity beside their force,"
     return None
@@ -147,15 +155,16 @@ def _is_servo(model: mujoco.MjModel, number: int) -> bool:
     return bool(fixed and model.actuator_biastype[number] == mujoco.mjtBias.mjBIAS_AFFINE)
 
 
-def _moved_joints(model: mujoco.MjModel) -> set[int]:
-    """The joints that an actuator moves: its force has a moment about them, a little off the initial configuration."""
+def _moved_joints(model: mujoco.MjModel, some: Collection[int] | None = None) -> set[int]:
+    """The joints that an actuator, or one of some, moves: its force has a moment about them a little off the first position."""
     trial = copy.copy(model)
     data = mujoco.MjData(trial)
     mujoco.mj_integratePos(trial, data.qpos, np.ones(trial.nv), 0.1)
     mujoco.mj_fwdPosition(trial, data)
     columns = [
         data.moment_colind[first : first + length][np.abs(data.actuator_moment[first : first + length]) > 0]
-        for first, length in zip(data.moment_rowadr, data.moment_rownnz, strict=True)
+        for number, (first, length) in enumerate(zip(data.moment_rowadr, data.moment_rownnz, strict=True))
+        if some is None or number in some
     ]
     return {int(trial.dof_jntid[dof]) for dof in np.unique(np.concatenate(columns or [np.array([], int)]))}
 

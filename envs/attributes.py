@@ -54,7 +54,14 @@ class Attribute(Parameter):
             raise ParameterError(f"{self.name} needs {self.needs}, which {env_name(base)} lacks")
         if part is not None:
             raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
-        return _AttributeEffect(self.attribute, self.follow, base, factor)
+        effect = _AttributeEffect(self.attribute, self.follow, base, factor)
+        for place in effect.places:
+            try:
+                place.write(subject, place.read(subject))
+            except AttributeError as error:
+                name = place.field.removeprefix("env.")
+                raise ParameterError(f"{self.name} needs a {name!r} that can be set, which {env_name(base)} lacks") from error
+        return effect
 
     def _is_of(self, base: Any) -> bool:
         return not self.of or any(kind.__name__ == self.of for kind in type(base).__mro__)

@@ -122,8 +122,9 @@ class Change:
         Raises:
             ParameterError: It has no such parameter or part.
         """
-        if self.effect.places:
-            self.effect = self.bound(subject)
+        effect = self.bound(subject)
+        if effect.places:  # others keep what they know of the last steps
+            self.effect = effect
 
     def bound(self, subject: Subject) -> Effect:
         """What it does to a simulation that has what it has itself.

@@ -9,7 +9,7 @@ import mujoco
 
 from envs import checks
 from envs.checks import EffectError, ParameterError
-from envs.held import Held, hold, release
+from envs.held import Held, displace, hold, release, suspend
 from envs.places import Subject
 from envs.sequence import Sequence
 from envs.simulation import ModelSource, are_alike, feel_change, look_for_model
@@ -31,12 +31,22 @@ class InForce:
         self._env, self._source = env, source
         self.subject = self._look_up()
         self.has_other_own = False
+        self._first: list[list[float]] = []  # what it had itself when it was made
         self._scratch: mujoco.MjData | None = None
-        release(self.subject)
+        self._others = suspend(self.subject)
 
     def hold(self, sequence: Sequence, holder: Any) -> None:
         """Begins to hold the effects of a sequence in the simulation, which has what it has itself."""
+        displace(self.subject, self._others)
+        self._others = []
         self._hold(Held([change.effect for change in sequence.changes], self.subject), holder)
+        if not self._first:
+            self._first = self._held.own_values()
+
+    def leave(self) -> None:
+        """Leaves the simulation to those who held something there."""
+        for other in self._others:
+            other.take_up()
 
     def hold_again(self, holder: Any) -> None:
         """Holds the same in the simulation of a copy, which has been built anew."""
@@ -70,10 +80,11 @@ class InForce:
         """Whether :meth:`own_values` can have returned this."""
         return self._held.fits(values)
 
-    def set_own_values(self, values: list[list[float]]) -> None:
-        """Takes what :meth:`own_values` returned for what the simulation had itself."""
-        self._held.set_own_values(values)
-        self.has_other_own = True
+    def set_own_values(self, values: list[list[float]] | None) -> None:
+        """Takes what :meth:`own_values` returned for what the simulation had itself; with None what it had at first."""
+        self.has_other_own = values is not None
+        if values is not None or self._held.fits(self._first):
+            self._held.set_own_values(self._first if values is None else values)
 
     def _look_up(self) -> Subject:
         return Subject(self._env, look_for_model(self._env, self._source), self._source)
@@ -92,7 +103,7 @@ class InForce:
         if found.model is left.model:
             return False
         release(left, holder)  # it may be a template of the next ones; and attributes of the environment stay its own
-        release(found)
+        displace(found, suspend(found))
         if are_alike(left.model, found.model):
             self._held.give_back(found)  # a copy has what was written into the one that is left
         self.subject = found

@@ -58,11 +58,7 @@ class Held:
         for effect, value in zip(self._effects, values, strict=True):
             effect.apply(subject, value)
         if self._following and not self._is_own(subject):
-            trial = copy.copy(subject.physics)
-            mujoco.mj_setConst(trial, mujoco.MjData(trial))
-            computed = subject._replace(model=trial)
-            for place in self._following:
-                place.write(subject, place.read(computed))
+            self._compute_following(subject)
         self.take(subject)
 
     def take(self, subject: Subject) -> None:
@@ -85,13 +81,21 @@ class Held:
             The fields in which somebody wrote.
         """
         others = []
+        before = [place.read(subject) for place in self._places]
         for place, own, written in zip(self._all, self._own, self._written, strict=True):
             now = place.read(subject)
             ours = now == np.frombuffer(written).reshape(now.shape)
             if not ours.all():
                 others.append(place.field)
             place.write(subject, np.where(ours, own, now))
+        goes_back = not all(np.array_equal(place.read(subject), now) for place, now in zip(self._places, before, strict=True))
+        if goes_back and {place.field for place in self._following}.intersection(others):
+            self._compute_following(subject)  # the environment has, from numbers that were not its own
         return others
+
+    def owner(self, subject: Subject) -> Any:
+        """The model, where it is written to, which several environments may share; else the environment."""
+        return subject.env.unwrapped if all(place.field.startswith("env.") for place in self._all) else subject.model
 
     def own_values(self) -> list[list[float]]:
         """What the subject had itself, as JSON can hold it."""
@@ -105,12 +109,20 @@ class Held:
         """Takes what :meth:`own_values` returned for what the subject had itself."""
         self._own = [np.array(saved).reshape(own.shape) for own, saved in zip(self._own, values, strict=True)]
 
+    def _compute_following(self, subject: Subject) -> None:
+        """Writes the constants that follow from what the subject has now."""
+        trial = copy.copy(subject.physics)
+        mujoco.mj_setConst(trial, mujoco.MjData(trial))
+        computed = subject._replace(model=trial)
+        for place in self._following:
+            place.write(subject, place.read(computed))
+
     def _is_own(self, subject: Subject) -> bool:
         return all(np.array_equal(place.read(subject), own) for place, own in zip(self._places, self._own, strict=False))
 
 
 _HOLDERS: dict[int, tuple[Held, weakref.ref[Any], weakref.finalize[..., Any]]] = {}
-"""Of each simulation that is changed, by its identity: what is held there, by which wrapper (it may be gone), and its end.
+"""Of models and environments that change, by their identity: what is held there, by which wrapper (or none), and its end.
 
 Environments may be equal without being the same, and may have no hash: of dataclasses both are true.
 """
@@ -122,33 +134,48 @@ def hold(subject: Subject, held: Held, holder: Any) -> None:
     Another wrapper that held something there, of the same environment or of one that shares its model, is told so
     (``holder.displace()``).
     """
-    simulation = _simulation(subject)
-    before = _HOLDERS.get(id(simulation))
+    owner = held.owner(subject)
+    before = _HOLDERS.get(id(owner))
     if before is None:
-        end = weakref.finalize(simulation, _HOLDERS.pop, id(simulation), None)
+        end = weakref.finalize(owner, _HOLDERS.pop, id(owner), None)
         end.atexit = False
     else:
         end = before[2]
         if (other := before[1]()) not in (None, holder):
             other.displace()
-    _HOLDERS[id(simulation)] = held, weakref.ref(holder), end
+    _HOLDERS[id(owner)] = held, weakref.ref(holder), end
 
 
-def release(subject: Subject, holder: Any = None) -> None:
-    """Gives a subject back what it had itself before a wrapper, or any, held something there."""
-    found = _HOLDERS.get(id(_simulation(subject)))
-    if found is None or holder not in (None, found[1]()):
-        return
-    held, reference, end = found
-    held.give_back(subject)
-    end.detach()
-    del _HOLDERS[id(_simulation(subject))]
-    if holder is None and (displaced := reference()) is not None:
-        displaced.displace()
+def suspend(subject: Subject) -> list[Any]:
+    """Gives a subject back what it had itself before wrappers held something there. Returns those of them that are not gone."""
+    found = [_HOLDERS[id(owner)] for owner in _owners(subject) if id(owner) in _HOLDERS]
+    for held, _, _ in found:
+        held.give_back(subject)
+    return [holder for _, reference, _ in found if (holder := reference()) is not None]
 
 
-def _simulation(subject: Subject) -> Any:
-    return subject.env.unwrapped if subject.model is None else subject.model
+def displace(subject: Subject, holders: list[Any]) -> None:
+    """Ends what wrappers hold in a subject, which has what it had itself, and tells them."""
+    for holder in holders:
+        holder.displace()
+    for owner in _owners(subject):
+        if (found := _HOLDERS.pop(id(owner), None)) is not None:
+            found[2].detach()
+
+
+def release(subject: Subject, holder: Any) -> None:
+    """Gives a subject back what it had itself before a wrapper held something there."""
+    for owner in _owners(subject):
+        found = _HOLDERS.get(id(owner))
+        if found is not None and found[1]() is holder:
+            found[0].give_back(subject)
+            found[2].detach()
+            del _HOLDERS[id(owner)]
+
+
+def _owners(subject: Subject) -> tuple[Any, ...]:
+    """What :meth:`Held.owner` may be."""
+    return (subject.model, subject.env.unwrapped)
 
 
 def _whole(name: str, subject: Subject) -> Place | None:

@@ -29,9 +29,14 @@ class InterfaceEffect(Acting):
     acts_on = "observation"
 
     def __init__(self, space: Any) -> None:
+        self.arriving(space)
+        super().__init__()
+
+    def arriving(self, space: Any) -> Any:
+        """The space of what arrives, where what comes is of this space; observations may have gone through other effects."""
         self._space = space
         self._bounded = bool(np.isfinite(space.low).any() or np.isfinite(space.high).any())
-        super().__init__()
+        return space
 
     def change(self, array: Array) -> Array:
         """What arrives."""
@@ -141,6 +146,13 @@ class Permutation(InterfaceEffect):
         if len(own) < 2:
             self.highest = 0.0
 
+    def arriving(self, space: Any) -> Any:
+        """With the same bounds for all entries, as each may come from any place."""
+        low, high = space.low.min(), space.high.max()
+        if (space.low != low).any() or (space.high != high).any():
+            space = Box(low, high, space.shape, space.dtype)
+        return super().arriving(space)
+
     def apply(self, subject: Subject, value: float) -> None:
         """Puts a value into force from the next step on."""
         super().apply(subject, value)
@@ -156,9 +168,13 @@ class Permutation(InterfaceEffect):
 
 
 class ActionPermutation(Permutation):
-    """The same of actions."""
+    """The same of actions; what is beyond the bounds of its new place is clipped, as the environment knows no others."""
 
     acts_on = "action"
+
+    def arriving(self, space: Any) -> Any:
+        """The environment's own."""
+        return InterfaceEffect.arriving(self, space)
 
 
 @dataclass(frozen=True)

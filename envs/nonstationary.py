@@ -144,13 +144,20 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._force = InForce(env, model)
         given = {"schedule": schedule, "low": low, "high": high, "factor": factor}
         timing = {"period": period, "change_at": change_at, "count": count}
-        self._sequence = Sequence(self._force.subject, parameter, given, timing)
-        self._acting = ActingEffects(change.effect for change in self._sequence.changes)
+        try:
+            self._sequence = Sequence(self._force.subject, parameter, given, timing)
+            self._acting = ActingEffects(change.effect for change in self._sequence.changes)
+            space = self._acting.observation_space(env)
+            if self._observes:
+                space = _with_values(space or env.observation_space, self.changes)
+        except Exception:
+            self._force.leave()
+            raise
         self._acts_in_steps = bool(self._acting) or self._observes
         RecordConstructorArgs.__init__(self, **self._sequence.recorded, seed=self._seed, observe=self._observes, model=model)
         gymnasium.Wrapper.__init__(self, env)
-        if self._observes:
-            self.observation_space = _with_values(env, self.changes)  # type: ignore[assignment]
+        if space is not None:
+            self.observation_space = space
         self._force.hold(self._sequence, self)
         self._keys = frozenset((*(change.name for change in self.changes), "phase", "changed"))
         self._holds = False
@@ -236,11 +243,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         Args:
             phases: How many.
         """
-        return [values for _, values in self._sequence.forecast(phases)]
+        return [values for _, values in self._sequence.forecast(phases, self._step)]
 
     def forecast_steps(self, phases: int) -> list[int]:
-        """The steps before which the phases of :meth:`forecast` begin, where none waits for the end of an episode."""
-        return [step for step, _ in self._sequence.forecast(phases)]
+        """How many steps from now the phases of :meth:`forecast` begin, where none waits for the end of an episode."""
+        return [step for step, _ in self._sequence.forecast(phases, self._step)]
 
     def set_value(self, name: str, value: float) -> None:
         """Puts a value into force from the next step on, whatever the schedule says: for curricula and callbacks.
@@ -388,9 +395,13 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             self._observed = np.array(list(self._values.values()), self.observation_space.dtype)
         self._force.write(self._sequence, self)
 
+    def take_up(self) -> None:
+        """Puts its values back into force: nobody else changes the simulation after all."""
+        self._force.write_again(self._sequence, self)
+
     def displace(self) -> None:
         """Another wrapper changes the simulation from now on: this one's values are not in force, and it says so when used."""
-        self.step = self.reset = self.set_value = self._refuse  # type: ignore[method-assign]
+        self.step = self.reset = self.set_value = self.load_state_dict = self._refuse  # type: ignore[method-assign]
         self._end = 0
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
@@ -400,13 +411,15 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         )
 
     def _check_episode(self) -> None:
-        """Says where the environment has written to what the parameters act on, or rebuilt it, since its last reset."""
-        if self._step > self._episode_began and not self._force.holds():
+        """Takes for the environment's own what was written to what the parameters act on; says so where an episode was on."""
+        if self._force.holds():
+            return
+        if self._step > self._episode_began:
             self._say_once(
                 f"{checks.env_name(self.env)} has written to what {' and '.join(self._values)} act on during an episode, or "
                 "rebuilt it; info was wrong therefore, and what it wrote counts as its own from now on"
             )
-            self._force.write_again(self._sequence, self)
+        self._force.write_again(self._sequence, self)
 
     def _warn_of_seeds(self) -> None:
         """Says where the seeds of resets have kept the world from ever changing."""
@@ -463,8 +476,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._sequence.load_state_dict(state, self._step)
         self._episode_began = -state["steps_in_episode"]
         self._acting.load_state_dicts(state["interface"])
-        if "own" in state:
-            self._force.set_own_values(state["own"])
+        self._force.set_own_values(state.get("own"))
         self._put_into_force(began=-state["steps"])
 
     def take_simulation(self) -> None:
@@ -478,9 +490,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._put_into_force(began=self._began)
 
 
-def _with_values(env: gymnasium.Env[Any, Any], changes: tuple[Change, ...]) -> Box:
+def _with_values(space: gymnasium.Space[Any], changes: tuple[Change, ...]) -> Box:
     """The space of observations with the values appended."""
-    space = env.observation_space
     if not (isinstance(space, Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)):
         raise ParameterError(f"observe needs observations that are a vector of real numbers, got {space}")
     ends = np.array([change.extremes for change in changes])

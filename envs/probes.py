@@ -39,6 +39,28 @@ def force(name: str) -> Callable[[mujoco.MjModel], Array]:
     return lambda model: np.array(getattr(moving(model), name))
 
 
+def drive(model: mujoco.MjModel) -> Array:
+    """Generalised forces of actuators, and the forces of those that act through contacts, of which there are none yet."""
+    data = moving(model)
+    adhesive = model.actuator_trntype == mujoco.mjtTrn.mjTRN_BODY
+    return np.concatenate((data.qfrc_actuator, data.actuator_force[adhesive]))
+
+
+def unlimited_drive(model: mujoco.MjModel) -> Array:
+    """The same where no force is limited: a stiff servo is at its limit wherever it is probed."""
+    trial = copy.copy(model)
+    for name in ("actuator_forcelimited", "jnt_actfrclimited", "tendon_actfrclimited"):
+        getattr(trial, name)[:] = 0
+    return drive(trial)
+
+
+def springs(model: mujoco.MjModel) -> Array:
+    """Generalised forces of springs; those of tendons without the lengths between which they are slack."""
+    trial = copy.copy(model)
+    trial.tendon_lengthspring[:] = 0.0
+    return force("qfrc_spring")(trial)
+
+
 def inertia(model: mujoco.MjModel) -> Array:
     """The mass matrix, the numbers in it that are not 0."""
     data = moving(model, velocity=0.0)

@@ -151,8 +151,8 @@ class Sequence:
         by_name = {change.name: (clock, change) for clock, changes in self._clocks for change in changes}
         clock, change = by_name[checks.choice("name", name, by_name)]
         change.set_value(value)
-        if not within:
-            self.phase += 1
+        self.phase += not within
+        if clock.began != step:  # another clock may have begun the phase in force
             clock.begin(clock.phase + 1, step)
 
     def check_values(self, values: Mapping[str, float]) -> None:
@@ -165,8 +165,8 @@ class Sequence:
         for name, value in values.items():
             by_name[checks.choice("name", name, by_name)].check_value(name, value)
 
-    def forecast(self, phases: int) -> list[tuple[int, dict[str, float]]]:
-        """The steps at which the phase in force and those that follow begin, from now on, with the values; changes nothing.
+    def forecast(self, phases: int, now: int) -> list[tuple[int, dict[str, float]]]:
+        """How many steps from ``now`` the phase in force and those that follow begin, with the values; changes nothing.
 
         Every change comes as soon as its clock lets it, an episode counting as a step.
         """
@@ -178,7 +178,7 @@ class Sequence:
             for clock, of_clock in ahead:
                 if clock.began + clock.length == step:
                     _begin(clock, of_clock, clock.phase + 1, step)
-            found.append((step, {name: changes[name].value for name in found[0][1]}))
+            found.append((max(step - now, 0), {name: changes[name].value for name in found[0][1]}))
         return found
 
     def state_dict(self, step: int) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class Sequence:
         for change, of_one in zip(self.changes, state["changes"], strict=True):
             change.check_state(of_one)
         clocks = 1 if "clocks" not in state else len(state["clocks"])
-        if clocks != len(self._clocks) or ("clocks" in state) == self._simple:
+        if clocks != len(self._clocks) or (timing and ("clocks" in state) == self._simple):
             raise ParameterError(f"state must have {len(self._clocks)} clocks as here, got {clocks} of another kind")
         if timing:
             check_timing(state.get("timing"), [clock for clock, _ in self._clocks])

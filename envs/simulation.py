@@ -72,9 +72,16 @@ def find_data(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -
         env: An environment, wrapped or not.
         source: As for :func:`find_model`.
     """
-    if source is not None and (data := _given(env, source)[1]) is not None:
+    found = list(_found(env, mujoco.MjData, ("data", "mj_data")))
+    if source is None:
+        return next(iter(found), None)
+    model, data = _given(env, source)
+    if data is not None:
         return data
-    return next(_found(env, mujoco.MjData, ("data", "mj_data")), None)
+    own = [each for each in found if each.model is model]
+    if not own and look_for_model(env) in (None, model):  # not another simulation beside it; copies have a model of their own
+        own = [each for each in found if are_alike(each.model, model)]
+    return next(iter(own), None)
 
 
 def are_alike(model: mujoco.MjModel | None, other: mujoco.MjModel | None) -> bool:
@@ -100,7 +107,7 @@ def feel_change(model: mujoco.MjModel, data: mujoco.MjData, scratch: mujoco.MjDa
     asleep = getattr(data, "tree_asleep", None)  # MuJoCo has it since 3.3.7
     if asleep is not None and (asleep >= 0).any():
         data.qvel[model.tree_dofadr[asleep >= 0]] = np.finfo(float).tiny
-    if data.model is not model:
+    if not are_alike(data.model, model):  # in a copy it is one of its own
         return
     for name in ("qpos", "mocap_pos", "mocap_quat"):
         getattr(scratch, name)[:] = getattr(data, name)
@@ -115,6 +122,8 @@ def _given(env: gymnasium.Env[Any, Any], source: ModelSource) -> tuple[mujoco.Mj
     model, data = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(model, mujoco.MjModel) or not isinstance(data, mujoco.MjData | None):
         raise ParameterError(f"model= must return an MjModel, or a tuple of it and its MjData; got {shown(given)}")
+    if data is not None and not are_alike(data.model, model):
+        raise ParameterError("model= must return an MjModel and its own MjData, got the MjData of another model")
     return model, data
 
 

@@ -31,6 +31,7 @@ class Verified:
             inertias; the root mean square of what arrives otherwise than it was sent; the Euclidean norm of the velocities that
             pushes add. NaN where nothing could be measured.
         parted: The step at which simulation, observation or reward became another one, counted from 1.
+        strayed: The step, not after that, at which they did so without any change; 0 for none.
     """
 
     name: str
@@ -39,12 +40,15 @@ class Verified:
     where: str
     measured: tuple[float, float]
     parted: int
+    strayed: int = 0
 
     def __str__(self) -> str:
         values, measured = (f"{low:.4g} and {high:.4g}" for low, high in (self.values, self.measured))
         unit = "" if self.unit == "1" else f" {self.unit}"
         seen = f"no {self.where}" if math.isnan(sum(self.measured)) else f"{self.where} {measured}"
         trajectory = f"another trajectory from step {self.parted} on" if self.parted else "the same trajectory"
+        if self.strayed:
+            trajectory += f", but so it is without a change from step {self.strayed} on, so that it tells nothing"
         return f"{self.name} {values}{unit}: {seen if self.where else 'nothing measured'}; {trajectory}"
 
 
@@ -59,7 +63,8 @@ def verify(
 ) -> list[Verified]:
     """Plays an environment at the least and the greatest value of each parameter and measures what they change.
 
-    Both times it is reset with the same seed and driven by the same random actions. What a parameter decides is measured where
+    Both times it is reset with the same seed and driven by the same random actions. Whether these alone bring the same again is
+    tried, too. What a parameter decides is measured where
     it acts: the friction of contacts that there are, forces, inertias, the observations and actions that arrive.
 
     Args:
@@ -103,11 +108,19 @@ def _verify(
         _play(env, change, parameter, greatest | {change.name: value}, steps, seed, source) for value in change.two_values
     )
     measured = first.measured, second.measured
-    parted = [step for step, pair in enumerate(zip(first.seen, second.seen, strict=True), 1) if pair[0] != pair[1]]
-    verified = Verified(change.name, change.two_values, change.unit, change.parameter.where, measured, min(parted, default=0))
+    parted = _parted(first, second)
+    again = _play(env, change, parameter, greatest | {change.name: change.two_values[0]}, parted, seed, source)
+    strayed = _parted(first, again)
+    verified = Verified(change.name, change.two_values, change.unit, change.parameter.where, measured, parted, strayed)
     if not parted:
         raise EffectError(f"{change.name} has no effect on {env_name(env)}: in {steps} steps {verified}")
     return verified
+
+
+def _parted(first: _Played, other: _Played) -> int:
+    """The first step that differs, counted from 1, of as many as both have; 0 for none."""
+    pairs = zip(first.seen, other.seen, strict=False)
+    return next((step for step, pair in enumerate(pairs, 1) if pair[0] != pair[1]), 0)
 
 
 @dataclass

@@ -21,7 +21,7 @@ _of_servos = partial(
     parts_of=anatomy.actuators,
     all_of=anatomy.all_actuators,
     where="forces of actuators",
-    probe=probes.force("qfrc_actuator"),
+    probe=probes.unlimited_drive,
 )
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -52,7 +52,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         all_of=anatomy.all_actuators,
         size=lambda _, __: 1.0,
         refuse=anatomy.unscalable,
-        probe=probes.force("qfrc_actuator"),
+        probe=probes.drive,
     ),
     _of_servos(
         name="kp",

@@ -87,7 +87,7 @@ PARAMETERS: tuple[Parameter, ...] = (
             Field("tendon_stiffness", "tendon"),
             Field("tendon_stiffnesspoly", "tendon", zero=True),
         ),
-        probe=probes.force("qfrc_spring"),
+        probe=probes.springs,
     ),
     _of_joints(
         name="armature",

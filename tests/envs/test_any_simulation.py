@@ -834,6 +834,28 @@ def test_environments_that_are_equal_and_not_the_same_are_changed_each_by_itself
     assert second.step([0.0])[0].tolist() == [1, 2, 3]
 
 
+class Unlike(Line):
+    """Observations whose entries have bounds of their own."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.observation_space = gymnasium.spaces.Box(np.float32([-1, -2, -8]), np.float32([1, 2, 8]))
+
+    def step(self, action):
+        return np.array([-0.5, 1.5, 8.0]), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("names", [("observation_permutation",), ("observation_permutation", "observation_bias")])
+def test_entries_in_another_order_keep_their_numbers(names):
+    constant = {name: {"schedule": {"name": "constant", "value": 1.0 if "perm" in name else 0.0}} for name in names}
+    env = envs.NonStationary(Unlike(), constant, observe=True)
+    env.reset()
+    observation = env.step([0.0])[0]
+    assert observation[:3].tolist() == [8.0, -0.5, 1.5]
+    assert observation in env.observation_space
+    assert (env.observation_space.low[:3] == -8.0).all()
+
+
 def test_an_environment_that_is_gone_leaves_nothing_behind():
     gc.collect()
     before = len(_HOLDERS)

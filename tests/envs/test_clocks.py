@@ -190,6 +190,36 @@ def test_a_phase_without_a_step_takes_the_value():
     assert env.unwrapped.data.contact[0].friction[0] == 4.0
 
 
+@pytest.mark.parametrize("names", [("mass", "friction"), ("friction", "mass")])
+def test_each_value_that_is_set_begins_the_clock_of_its_own_parameter(names):
+    env = envs.NonStationary(World(box()), {"friction": {"period": 10}, "mass": {"period": 7}}, change_at="now", seed=0)
+    phases(env, 9)
+    for name in names:
+        env.set_value(name, 0.7)
+    infos = [env.step(None)[4] for _ in range(11)]
+    assert values(infos, "mass").count(0.7) == 7
+    assert values(infos, "friction").count(0.7) == 10
+    assert [step for step, info in enumerate(infos) if info["changed"]] == [0, 7, 10]
+
+
+def test_a_forecast_counts_steps_from_now():
+    env, other = (envs.NonStationary(World(box()), "friction", period=10, change_at="now", seed=0) for _ in range(2))
+    phases(env, 25)
+    other.load_state_dict(env.state_dict())
+    for each in (env, other):
+        assert each.forecast_steps(4) == [0, 5, 15, 25]
+
+
+def test_a_state_of_changes_at_random_times_can_be_held_by_one_with_a_period():
+    env = envs.NonStationary(World(box()), period={"name": "geometric", "mean": 5}, change_at="now", seed=0)
+    other = envs.NonStationary(World(box()), period=3, seed=1)
+    phases(env, 30)
+    other.load_state_dict(env.state_dict(), hold=True)
+    assert {(info["friction"], info["phase"]) for info in phases(other, 9)[0]} == {(env.value, env.phase)}
+    with pytest.raises(envs.ParameterError, match="clocks as here"):
+        other.load_state_dict(env.state_dict())
+
+
 @pytest.mark.parametrize("options", [{"change_at": "now"}, {}, {"count": "episodes"}])
 def test_a_state_that_is_held_stays_in_its_phase_whatever_follows(options):
     env, other = (envs.NonStationary(World(box()), "friction", period=3, seed=seed, **options) for seed in (0, 1))

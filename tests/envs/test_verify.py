@@ -109,6 +109,25 @@ def test_an_environment_that_does_not_use_its_model_is_found_out():
         envs.verify(Elsewhere(), "strength", steps=20)
 
 
+def test_a_trajectory_that_is_another_one_each_time_tells_nothing():
+    class Shaken(World):
+        """Begins at another velocity each time, whatever the seed, and does not use its model."""
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.data.qvel[0] = np.random.uniform()  # noqa: NPY002
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    (verified,) = envs.verify(Shaken(box()), "gravity", steps=5)
+    assert verified.strayed == 1
+    assert str(verified).endswith("from step 1 on, but so it is without a change from step 1 on, so that it tells nothing")
+    (verified,) = envs.verify(World(box()), "gravity", steps=5)
+    assert (verified.parted, verified.strayed) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -1,0 +1,214 @@
+"""Whose numbers are whose: the environment's own, what a wrapper holds in force, and what another simulation beside has."""
+
+import copy
+import pickle
+import warnings
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from worlds import World
+
+import envs
+
+BOX = """<mujoco><worldbody>
+  <geom type="plane" size="5 5 1"/>
+  <body name="box" pos="0 0 1"><freejoint/><geom size=".1"/></body>
+</worldbody></mujoco>"""
+
+PENDULUM = """<mujoco><worldbody>
+  <body name="upper">
+    <joint type="hinge" axis="0 1 0"/>
+    <geom size=".1" pos="0 0 -.3"/>
+    <body name="lower" pos="0 0 -.6">
+      <joint type="hinge" axis="0 1 0"/>
+      <geom size=".1" pos="0 0 -.3"/>
+    </body>
+  </body>
+</worldbody></mujoco>"""
+
+
+def listed(env, parameter, *values, period=3, **options):
+    return envs.NonStationary(
+        env, parameter, {"name": "list", "values": list(values)}, period=period, change_at="now", seed=0, **options
+    )
+
+
+class TwoSimulations(World):
+    """Simulates ``arm_model``; the other, under the usual names, stands still."""
+
+    def __init__(self, xml):
+        super().__init__(BOX)
+        self.arm_model = mujoco.MjModel.from_xml_string(xml)
+        self.arm_data = mujoco.MjData(self.arm_model)
+
+    def step(self, action):
+        mujoco.mj_step(self.arm_model, self.arm_data)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("xml", [BOX, PENDULUM])
+def test_the_state_of_another_simulation_is_not_taken_for_that_of_a_given_model(xml):
+    env = TwoSimulations(xml)
+    assert envs.simulation.find_data(env, lambda env: env.arm_model) is None
+    with pytest.raises(envs.ParameterError, match="push_x needs the MjData of TwoSimulations, which model= can return beside"):
+        envs.NonStationary(env, "push_x", model=lambda env: env.arm_model)
+    pushed = listed(env, "push_x", 1.0, model=lambda env: (env.arm_model, env.arm_data))
+    pushed.reset()
+    pushed.step(None)
+    assert abs(env.arm_data.qvel).max() > 0.1
+    assert not env.data.qvel.any()
+
+
+def test_a_state_beside_a_model_that_is_not_its_own_is_refused():
+    with pytest.raises(envs.ParameterError, match="must return an MjModel and its own MjData"):
+        envs.NonStationary(TwoSimulations(PENDULUM), model=lambda env: (env.arm_model, env.data))
+
+
+class Ahead(World):
+    """Computes at the end of a step what the next one begins with."""
+
+    def reset(self, *, seed=None, options=None):
+        mujoco.mj_resetData(self.model, self.data)
+        mujoco.mj_step1(self.model, self.data)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        mujoco.mj_step2(self.model, self.data)
+        mujoco.mj_step1(self.model, self.data)
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])  # noqa: S301
+def test_a_copy_feels_a_change_in_mid_episode_in_the_step_that_its_original_feels_it(duplicate):
+    def velocities(env):
+        env.reset(seed=0)
+        for _ in range(5):
+            env.step(None)
+            yield env.unwrapped.data.qvel.tolist()
+
+    original = listed(Ahead(PENDULUM.replace("<worldbody>", '<option gravity="3 0 -9"/><worldbody>')), "gravity", 10.0, 0.0)
+    expected = list(velocities(original))
+    assert expected[3] == pytest.approx(expected[2], rel=1e-5)  # nothing pulls any more
+    assert list(velocities(duplicate(original))) == expected
+
+
+class Weighs(World):
+    """Draws a mass at each reset, and lets MuJoCo compute what follows from it."""
+
+    def __init__(self, xml=PENDULUM, factor=2.0):
+        super().__init__(xml)
+        self.own, self.factor = self.model.body_mass.copy(), factor
+
+    def reset(self, *, seed=None, options=None):
+        if self.factor:
+            self.model.body_mass[2] = self.own[2] * self.factor
+            mujoco.mj_setConst(self.model, self.data)
+        return super().reset(seed=seed)
+
+
+def constants(model):
+    return [getattr(model, name).tolist() for name in ("body_mass", "body_invweight0", "dof_invweight0", "dof_M0")]
+
+
+def test_constants_follow_from_the_masses_in_force_whoever_computed_them():
+    plain, changed = Weighs(), listed(Weighs(), "mass", 3.0, 1.0)
+    plain.reset()
+    changed.reset()
+    for _ in range(4):
+        changed.step(None)
+    assert changed.value == 1.0
+    assert constants(changed.unwrapped.model) == constants(plain.model)
+    changed.set_value("mass", 3.0)
+    changed.give_back()
+    assert constants(changed.unwrapped.model) == constants(plain.model)
+
+
+def test_a_state_of_an_environment_that_has_not_drawn_goes_on_in_one_that_has():
+    saved, other = listed(Weighs(factor=0.0), "mass:lower", 2.0, 3.0), listed(Weighs(factor=10.0), "mass:lower", 2.0, 3.0)
+    for env in (saved, other):
+        env.reset()
+        env.step(None)
+    envs.load_state(other, envs.save_state(saved))
+    for _ in range(4):  # a change comes
+        assert saved.step(None)[4] == other.step(None)[4]
+        assert saved.unwrapped.model.body_mass.tolist() == other.unwrapped.model.body_mass.tolist()
+
+
+def test_what_is_written_between_a_reset_and_the_first_step_is_the_environments_own():
+    env = listed(World(PENDULUM), "mass:lower", 1.0, 2.0, period=1)
+    own = env.unwrapped.model.body_mass[2]
+    env.unwrapped.model.body_mass[2] = 5 * own  # before any reset
+    env.reset(seed=0)
+    assert env.unwrapped.model.body_mass[2] == 5 * own
+    env.step(None)
+    env.reset()
+    env.unwrapped.model.body_mass[2] = 7 * own
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.step(None)  # with a change
+    assert env.value == 2.0
+    assert env.unwrapped.model.body_mass[2] == 14 * own
+
+
+def test_a_displaced_wrapper_loads_no_state_into_what_another_holds():
+    base = World(BOX)
+    first = envs.NonStationary(base, seed=0)
+    state = first.state_dict()
+    second = envs.NonStationary(base, seed=5)
+    held = base.model.geom_friction.tolist()
+    for use in (lambda: first.load_state_dict(state), lambda: first.hold({"friction": 0.5})):
+        with pytest.raises(envs.EffectError, match="changed by another NonStationary, made later"):
+            use()
+    assert base.model.geom_friction.tolist() == held
+    assert second.reset()[1]["friction"] == second.value
+
+
+@pytest.mark.parametrize("arguments", [{"parameter": "frictoin"}, {"low": -1.0}, {"observe": True}])
+def test_a_wrapper_that_cannot_be_made_leaves_the_one_that_was_there_at_work(arguments):
+    base = World(BOX)
+    base.observation_space = gymnasium.spaces.Discrete(3)  # whose values cannot be appended
+    first = envs.NonStationary(base, period=1, change_at="now", seed=0)
+    first.reset()
+    with pytest.raises(envs.ParameterError):
+        envs.NonStationary(base, **arguments)
+    assert base.model.geom_friction[:, 0].tolist() == [first.value] * 2
+    first.step(None)
+    changed = first.step(None)[4]
+    assert changed["phase"] == 1
+    assert base.model.geom_friction[:, 0].tolist() == [changed["friction"]] * 2
+
+
+@pytest.mark.parametrize("name", ["observation_noise", "action_delay", "push_x"])
+def test_what_writes_nothing_into_a_model_leaves_those_alone_who_share_it(name):
+    model = mujoco.MjModel.from_xml_string(BOX)
+
+    def shared():
+        env = World(BOX)
+        env.model, env.data = model, mujoco.MjData(model)
+        return envs.NonStationary(env, name, seed=0)
+
+    first, second = shared(), shared()
+    for env in (first, second):
+        assert env.reset(seed=0)[1][name] == first.value
+        env.step(np.zeros(1, np.float32)) if name != "push_x" else env.step(None)
+
+
+def test_a_part_that_a_rebuilt_simulation_lacks_is_missed_in_the_reset():
+    class Rebuilt(World):
+        def reset(self, *, seed=None, options=None):
+            self.__init__(BOX.replace('name="box"', 'name="crate"'))
+            return super().reset(seed=seed)
+
+    env = envs.NonStationary(Rebuilt(BOX), "push_x:box", seed=0)
+    with pytest.raises(envs.EffectError, match=r"another simulation now.*must be one of 'crate', got 'box'"):
+        env.reset()
+
+
+def test_an_attribute_that_is_computed_is_refused(monkeypatch):
+    options = {"meaning": "time of a step", "unit": "s", "lowest": 0.0, "highest": 1.0, "low": 0.01, "high": 0.1}
+    tick = envs.Attribute(name="tick", schedule="uniform", needs="a time of a step", attribute="dt", **options)
+    monkeypatch.setitem(envs.PARAMETERS, "tick", tick)
+    with pytest.raises(envs.ParameterError, match="tick needs a 'dt' that can be set, which Hopper-v5 lacks"):
+        envs.NonStationary(gymnasium.make("Hopper-v5"), "tick")
