@@ -37,9 +37,10 @@ class InForce:
 
     def hold(self, sequence: Sequence, holder: Any) -> None:
         """Begins to hold the effects of a sequence in the simulation, which has what it has itself."""
-        displace(self.subject, self._others)
-        self._others = []
-        self._hold(Held([change.effect for change in sequence.changes], self.subject), holder)
+        held = Held([change.effect for change in sequence.changes], self.subject)
+        others, self._others = self._others, []
+        displace(self.subject, held, others)
+        self._hold(held, holder)
         if not self._first:
             self._first = self._held.own_values()
 
@@ -103,7 +104,7 @@ class InForce:
         if found.model is left.model:
             return False
         release(left, holder)  # it may be a template of the next ones; and attributes of the environment stay its own
-        displace(found, suspend(found))
+        displace(found, self._held, suspend(found))
         if are_alike(left.model, found.model):
             self._held.give_back(found)  # a copy has what was written into the one that is left
         self.subject = found

@@ -148,19 +148,27 @@ def hold(subject: Subject, held: Held, holder: Any) -> None:
 
 def suspend(subject: Subject) -> list[Any]:
     """Gives a subject back what it had itself before wrappers held something there. Returns those of them that are not gone."""
-    found = [_HOLDERS[id(owner)] for owner in _owners(subject) if id(owner) in _HOLDERS]
-    for held, _, _ in found:
-        held.give_back(subject)
-    return [holder for _, reference, _ in found if (holder := reference()) is not None]
-
-
-def displace(subject: Subject, holders: list[Any]) -> None:
-    """Ends what wrappers hold in a subject, which has what it had itself, and tells them."""
-    for holder in holders:
-        holder.displace()
+    holders = []
     for owner in _owners(subject):
-        if (found := _HOLDERS.pop(id(owner), None)) is not None:
-            found[2].detach()
+        if (found := _HOLDERS.get(id(owner))) is None:
+            continue
+        found[0].give_back(subject)
+        if (holder := found[1]()) is None:
+            _forget(owner)
+        else:
+            holders.append(holder)
+    return holders
+
+
+def displace(subject: Subject, held: Held, others: list[Any]) -> None:
+    """Tells suspended wrappers that another one changes what they changed, or their environment; the others go on."""
+    owner = held.owner(subject)
+    for other in others:
+        if owner is subject.model or other.unwrapped is subject.env.unwrapped:
+            release(subject, other)
+            other.displace()
+        else:
+            other.take_up()
 
 
 def release(subject: Subject, holder: Any) -> None:
@@ -169,8 +177,11 @@ def release(subject: Subject, holder: Any) -> None:
         found = _HOLDERS.get(id(owner))
         if found is not None and found[1]() is holder:
             found[0].give_back(subject)
-            found[2].detach()
-            del _HOLDERS[id(owner)]
+            _forget(owner)
+
+
+def _forget(owner: Any) -> None:
+    _HOLDERS.pop(id(owner))[2].detach()
 
 
 def _owners(subject: Subject) -> tuple[Any, ...]:

@@ -195,6 +195,29 @@ def test_what_writes_nothing_into_a_model_leaves_those_alone_who_share_it(name):
         env.step(np.zeros(1, np.float32)) if name != "push_x" else env.step(None)
 
 
+def test_one_environment_may_be_disturbed_beside_another_whose_model_it_shares():
+    model = mujoco.MjModel.from_xml_string(BOX)
+
+    def shared(name):
+        env = World(BOX)
+        env.model, env.data = model, mujoco.MjData(model)
+        return envs.NonStationary(env, name, period=1, change_at="now", seed=0)
+
+    slippery, noisy = shared("friction"), shared("observation_noise")
+    for _ in range(2):
+        slippery.reset()
+        noisy.reset()
+        for _ in range(3):
+            noisy.step(np.zeros(1, np.float32))
+            friction = slippery.step(None)[4]["friction"]
+            assert model.geom_friction[:, 0].tolist() == [friction, friction]
+    again = shared("friction")
+    with pytest.raises(envs.EffectError, match="one that shares its model"):
+        slippery.reset()
+    assert again.reset()[1]["friction"] == model.geom_friction[0, 0]
+    assert noisy.reset()[1]["phase"] == 5
+
+
 def test_a_part_that_a_rebuilt_simulation_lacks_is_missed_in_the_reset():
     class Rebuilt(World):
         def reset(self, *, seed=None, options=None):
