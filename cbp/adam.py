@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from cbp.method import averaging_dtype
+from cbp.method import averaging_dtype, in_reals
 
 _BLOCK = 2**16  # elements that are updated at once where counts differ: what stays in the cache
 
@@ -238,7 +238,7 @@ def _has_fused(parameter: Tensor) -> bool:
 def _update_by_element(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
     """The whole update where counts differ, block by block."""
     gradient = cast("Tensor", parameter.grad)
-    tensors = {"parameter": parameter, "gradient": gradient, **state}
+    tensors = {name: in_reals(tensor) for name, tensor in {"parameter": parameter, "gradient": gradient, **state}.items()}
     if all(tensor.is_contiguous() for tensor in tensors.values()):
         blocks = list(zip(*(torch.split(tensor.view(-1), _BLOCK) for tensor in tensors.values()), strict=True))
     else:

@@ -275,7 +275,8 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         w_out = w_out.to(layer.utility)
         if w_out.ndim == 3 and self.utility != "feature_by_input":
             if layer.edges_seen[k]:
-                return self._utility_of(layer, k, _by_column(h, len(w_out)), w_out).sum(dim=0)
+                by_column = _by_column(h, len(w_out), maps=layer.hidden.edges[k].weights.of_maps)
+                return self._utility_of(layer, k, by_column, w_out).sum(dim=0)
             w_out = w_out.flatten(0, 1)  # every column counts as having received the mean of what another layer did
         utility = self._utility_of(layer, k, h, w_out)
         return utility if utility.ndim == 1 else utility.mean(dim=0)
@@ -311,10 +312,10 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         return math.floor(expected)
 
 
-def _by_column(h: Tensor, columns: int) -> Tensor:
-    """``(columns, samples, units)``: what is multiplied with each of a unit's columns, each with as many of its values."""
+def _by_column(h: Tensor, columns: int, *, maps: bool) -> Tensor:
+    """``(columns, samples, units)``: what is multiplied with each of a unit's columns: values in turn, or maps of them."""
     values = h.shape[1] if h.ndim == 3 else 1
-    of_each = values // columns if values % columns == 0 else 1
+    of_each = values // columns if maps and values % columns == 0 else 1
     return h.reshape(-1, columns, of_each, h.shape[-1]).movedim(1, 0).flatten(1, 2)
 
 

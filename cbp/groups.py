@@ -53,6 +53,11 @@ class Slices:
         tensor: Tensor = getattr(self.module, self.attribute)
         return tensor
 
+    @property
+    def of_maps(self) -> bool:
+        """Whether the tensor has kernels, so that each of its columns is multiplied with a map and not with one value."""
+        return self.tensor.ndim - sum(length == 1 for _, _, length in self.within) > 2
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "per_unit", self.index.shape[1])
         size = self.index.numel()

@@ -92,6 +92,11 @@ def averaging_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def in_reals(tensor: Tensor) -> Tensor:
+    """A view of complex numbers as pairs of real ones; a real tensor as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def check_choice(option: str, value: object, choices: Any) -> None:
     """Refuses what is none of the values of a ``Literal``."""
     allowed = get_args(choices)

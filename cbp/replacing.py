@@ -237,7 +237,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         judged = [layer for layer, seen in zip(self.layers, reached, strict=True) if seen]
         units = iter(self._judge_all(judged, [h for h, seen in zip(received, reached, strict=True) if seen and h is not None]))
         replaced = [next(units) if seen else layer.nothing for layer, seen in zip(self.layers, reached, strict=True)]
-        if any(map(len, replaced)) and self._is_stale():
+        if self._has_strayed() or (any(map(len, replaced)) and self._is_stale()):
             return [layer.nothing for layer in self.layers]
         for k, (layer, due) in enumerate(zip(self.layers, replaced, strict=True)):
             if len(due) and _is_frozen(layer.hidden):  # since it was found
@@ -306,6 +306,20 @@ class ReplacingMethod(Method, Generic[LayerType]):
                     stacklevel=3,
                 )
         return self._watch is not None and self._watch.stale
+
+    def _has_strayed(self) -> bool:
+        """Whether units reach a module that no recorded pass calls, so that nothing may be replaced; which is said once."""
+        strayed = self._watch.strayed if self._watch is not None else None
+        if strayed is None:
+            return False
+        if not self._recorded[strayed,]:
+            self._recorded[strayed,] = _RECORDED
+            warnings.warn(
+                f"'{strayed}' was called outside of the recorded pass: nothing is replaced until it is called in one; give "
+                "example=function that makes a pass which calls it, or call find(function)",
+                stacklevel=3,
+            )
+        return True
 
     def _replace(self, layer: LayerType, units: Tensor) -> None:
         """Gives the units fresh incoming and zero outgoing weights, and forgets what was known about them."""

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cbp.groups import Place
 
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
 # Compiled code of earlier versions writes gradients over a value that is kept, and over its copy, which it leaves out.
 _OVERWRITTEN = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
 
@@ -65,7 +65,7 @@ class Tap:
             self.misfit = True
         elif torch.compiler.is_compiling():
             self.received = value.detach().neg().neg() if _OVERWRITTEN else value.detach()
-        elif not (_is_transformed(value) or torch._C._is_tracing()):
+        elif not (is_transformed(value) or torch._C._is_tracing()):
             if self.received is not None:
                 self._earlier.append(self.received)
             self.received = value.detach()
@@ -128,7 +128,7 @@ class ArgumentsTap(Tap):
             return
         if not torch.compiler.is_compiling() and (
             torch._C._is_tracing()
-            or any(_is_transformed(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            or any(is_transformed(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         ):
             return
         if module.training and torch.is_grad_enabled():

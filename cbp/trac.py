@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
-from cbp.method import Method, averaging_dtype, check_number
+from cbp.method import Method, averaging_dtype, check_number, in_reals
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
 _FIRST_SIGMA = 1e-8  # the authors' code
@@ -129,7 +129,8 @@ class Trac(Method, name="trac"):
             way = ways[parameter]
             way.first = way.first.to(parameter)
             way.offset = way.offset.to(parameter.device, averaging_dtype(parameter))
-            products.append((parameter.grad * way.offset).sum(dtype=torch.float64).cpu())  # type: ignore[operator]
+            product = in_reals(parameter.grad) * in_reals(way.offset)  # type: ignore[arg-type]
+            products.append(product.sum(dtype=torch.float64).cpu())
         self._product = torch.stack(products).sum().item() if products else 0.0
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
 from cbp.generators import for_device
-from cbp.method import Method, averaging_dtype, check_number, check_whole
+from cbp.method import Method, averaging_dtype, check_number, check_whole, in_reals
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
 
@@ -29,7 +29,8 @@ class _Average:
 
     @classmethod
     def of(cls, parameter: nn.Parameter) -> _Average:
-        return cls(torch.zeros_like(parameter, dtype=averaging_dtype(parameter)))
+        weights = in_reals(parameter.detach())
+        return cls(torch.zeros_like(weights, dtype=averaging_dtype(weights)))
 
     def corrected(self, decay_rate: float) -> Tensor:
         return self.utility / (1 - decay_rate**self.updates)
@@ -112,12 +113,13 @@ class UPGD(Method, name="upgd"):
         self._before = {}
         for parameter, average in averages.items():
             if parameter.grad is not None:
-                utility = average.utility = average.utility.to(parameter.device, averaging_dtype(parameter))
-                now = (-parameter.grad * parameter).to(utility)
+                weights = in_reals(parameter)
+                utility = average.utility = average.utility.to(weights.device, averaging_dtype(weights))
+                now = (-in_reals(parameter.grad) * weights).to(utility)
                 # Gradients that overflowed, as at times under a gradient scaler, say nothing.
                 utility.lerp_(torch.where(now.isfinite(), now, utility), 1 - self.decay_rate)
                 average.updates += 1
-                self._before[parameter] = parameter.clone()
+                self._before[parameter] = weights.clone()
 
     @torch.no_grad()
     def step(self) -> list[Tensor]:
@@ -142,7 +144,7 @@ class UPGD(Method, name="upgd"):
             rate = rates[parameter]
             share = corrected[parameter] / greatest.clamp_min(torch.finfo(greatest.dtype).tiny).to(old.device)
             gate = 2 * (1 - torch.sigmoid(share)).to(old)
-            moved = parameter.sub_(old)
+            moved = in_reals(parameter).sub_(old)
             if self.sigma:
                 drawn = torch.empty(old.shape, dtype=old.dtype, device=generator.device).normal_(generator=generator)
                 moved.sub_(drawn.to(old), alpha=rate * self.sigma)

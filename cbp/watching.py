@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from cbp.discovery.recording import Arguments
+from cbp.groups import Group
 from cbp.optimizers import held_by
+from cbp.taps import is_transformed
 
 
 class Watch:
     """Hooks on a model that say when its groups of units must be found, or found anew.
 
     Three things tell: the model is called with arguments of other types; a module is called that was not called when the pass
-    was recorded; modules or weights were exchanged, or others are trained, which :meth:`exchanged` compares when asked to.
+    was recorded; modules or weights were exchanged, or others are trained, which :meth:`exchanged` compares when asked to. A
+    module that is called for itself cannot be seen by recording the model.
 
     Like a :class:`cbp.taps.Tap` it does not carry its method along into a copy of the model alone.
 
@@ -27,18 +32,21 @@ class Watch:
         awake: Whether a module was called that was not before.
         stale: Whether the next call of the model must be recorded.
         was_called: Whether the model was ever called itself, and not its parts alone.
+        strayed: The path of a module that was not called before, and received units outside of a call of the model.
     """
 
     def __init__(self, model: nn.Module, owner: Any) -> None:
         self.awake = False
         self.stale = True
         self.was_called = False
+        self.strayed: str | None = None
         self._known: set[tuple[object, ...]] = set()
         self._arguments: tuple[Any, Any] | None = None
         self._modules: list[nn.Module] = []
         self._forms: list[tuple[str, torch.Size, bool]] = []
         self._frozen: list[nn.Parameter] = []
-        self._asleep: set[nn.Module] = set()
+        self._asleep: dict[nn.Module, str] = {}
+        self._looks: Counter[str] = Counter()
         self._sleepers: list[RemovableHandle] = []
         self._owner: Callable[[], Any] = weakref.ref(owner)
         self._handles = [
@@ -63,13 +71,12 @@ class Watch:
             handle.remove()
         called = set(called)
         self._asleep = {
-            module
+            module: name
             for name, module in model.named_modules()
-            if name not in called
-            and any(True for _ in module.parameters(recurse=False))
-            and not isinstance(module, torch.jit.ScriptModule)
+            if name not in called and _has_weights(module) and not isinstance(module, torch.jit.ScriptModule)
         }
-        self._sleepers = [module.register_forward_pre_hook(self._wake) for module in self._asleep]
+        self._sleepers = [module.register_forward_pre_hook(self._wake, with_kwargs=True) for module in self._asleep]
+        self.strayed = self.strayed if self.strayed in self._asleep.values() else None
 
     def knows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A call with arguments of these types was recorded."""
@@ -95,7 +102,7 @@ class Watch:
             return
         self.was_called = True
         if self.stale or _signature(args, kwargs) not in self._known:
-            self._find(args, kwargs)
+            self._find(module, args, kwargs)
         if self._sleepers:
             self._arguments = args, kwargs
 
@@ -103,17 +110,67 @@ class Watch:
         if self._arguments is not None:
             arguments, self._arguments = self._arguments, None
             if self.awake:
-                self._find(*arguments)
+                self._find(module, *arguments)
 
-    def _wake(self, module: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG002
-        if module in self._asleep and module.training and torch.is_grad_enabled():
+    def _wake(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module not in self._asleep or not module.training or not torch.is_grad_enabled():
+            return
+        if self._arguments is not None:
             self.awake = True
+        elif self.strayed is None and not torch.compiler.is_compiling():
+            self._look(self._asleep[module], args, kwargs)
 
-    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _look(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Notes a module that receives units, looking at its calls 1, 2, 4, 8, … since it reads a graph."""
+        self._looks[name] += 1
+        looks = self._looks[name]
+        owner = self._owner()
+        if owner is not None and looks & (looks - 1) == 0:
+            received = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and not is_transformed(leaf)]
+            if _are_units(received, [layer.hidden for layer in owner.layers]):
+                self.strayed = name
+
+    def _find(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = (*tree_leaves((args, kwargs)), *module.parameters())
+        if torch._C._is_tracing() or any(isinstance(tensor, Tensor) and is_transformed(tensor) for tensor in tensors):
+            return
         owner = self._owner()
         if owner is not None:
             self.knows(args, kwargs)
             owner.find(Arguments(args, kwargs))
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether a module has parameters of its own, or in a list or dictionary, which is never called."""
+    lists = (child for child in module.children() if isinstance(child, nn.ParameterList | nn.ParameterDict))
+    return any(True for part in (module, *lists) for _ in part.parameters(recurse=False))
+
+
+def _are_units(tensors: Iterable[Tensor], groups: Iterable[Group]) -> bool:
+    """Whether the graph of any tensor leads to weights that make units of a group, and not through those that they feed."""
+    groups = list(groups)
+    makes = {id(slices.tensor) for group in groups for slices in group.fresh}
+    fed = {id(edge.weights.tensor) for group in groups for edge in group.edges}
+    waiting = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    met = set(waiting)
+    while waiting:
+        nodes = [node for node, _ in waiting.pop().next_functions if node is not None]
+        weights = {id(_leaf(node)) for node in nodes}
+        if weights & makes:
+            return True
+        if not weights & fed:
+            waiting += set(nodes) - met
+            met.update(nodes)
+    return False
+
+
+def _leaf(node: Any) -> Tensor | None:
+    """The parameter that a node of a graph is a view or a cast of, if it is one."""
+    while not hasattr(node, "variable"):
+        if node is None or len(node.next_functions) != 1:
+            return None
+        ((node, _),) = node.next_functions
+    return node.variable  # type: ignore[no-any-return]
 
 
 def _forms(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[tuple[str, torch.Size, bool]]:
@@ -129,7 +186,8 @@ def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, .
 def _inert() -> Watch:
     watch = Watch.__new__(Watch)
     watch.awake = watch.stale = watch.was_called = False
-    watch._known, watch._arguments, watch._asleep = set(), None, set()
+    watch.strayed, watch._looks = None, Counter()
+    watch._known, watch._arguments, watch._asleep = set(), None, {}
     watch._modules, watch._forms, watch._frozen, watch._sleepers, watch._handles = [], [], [], [], []
     watch._owner = _nobody
     return watch

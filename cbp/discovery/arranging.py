@@ -18,6 +18,10 @@ from cbp.discovery.weights import Weights
 VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias"}
 COPIES = {"clone", "_to_copy", "contiguous", "detach", "alias", "lift_fresh"}
 
+_PERMUTING = {"permute", "transpose", "t", "movedim"}
+_REORDERING = {"flip", "roll", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"}
+_CHOOSING = {"index", "index_select", "gather", "tril", "triu", "unfold", "repeat", "repeat_interleave"}  # or set to zero
+
 
 def rearrange(follower: Follower, call: Call) -> list[Value]:
     """Views, copies and selections of one tensor."""
@@ -47,9 +51,24 @@ def rearrange(follower: Follower, call: Call) -> list[Value]:
         arguments = tree_map_only(Tensor, Tensor.cpu, arguments)  # labels are there, wherever the model is
         given = call.function(**{first: value.labels.expand(tensor.shape)}, **arguments)
         labels = [compress(part) for part in ([given] if isinstance(given, Tensor) else given)]
-    keeps = len(labels) == 1 and call.returned[0].numel() == tensor.numel()
+    keeps = len(labels) == 1 and call.returned[0].numel() == tensor.numel() and call.name not in _CHOOSING
     identity = value.identity if keeps else 0
-    return [Value(of, dict(value.paths), identity, mask=value.mask, computed=value.computed) for of in labels]
+    order = value.order if keeps and _keeps_order(call, value.labels) else 0
+    return [Value(of, dict(value.paths), identity, value.computed, value.mask, order) for of in labels]
+
+
+def _keeps_order(call: Call, labels: Tensor) -> bool:
+    """Whether the elements of each unit follow each other as before."""
+    if call.name not in _PERMUTING:
+        return call.name not in _REORDERING
+    units = labels[labels > 0]
+    alone = len(torch.unique(units)) == len(units)  # so that the axes that vary have one element of each unit
+    (tensor,) = call.tensors
+    varies = [alone and size > 1 for size in aligned(labels, tensor.ndim).shape]
+    empty = torch.empty([1 if of else size for of, size in zip(varies, tensor.shape, strict=True)], device="meta")
+    moved = call.function(**{name: empty if argument is tensor else argument for name, argument in call.arguments.items()})
+    steps = [step for size, step in zip(moved.shape, moved.stride(), strict=True) if size > 1]
+    return steps == sorted(steps, reverse=True)
 
 
 def view(follower: Follower, call: Call) -> list[Value]:
@@ -73,8 +92,7 @@ def at_strides(follower: Follower, call: Call) -> list[Value]:
     labels = laid_out.as_strided(out.shape, out.stride(), out.storage_offset())
     if bool((labels == beyond).any()):
         return unknown(follower, call)
-    identity = value.identity if out.numel() == tensor.numel() else 0
-    return [Value(compress(labels), dict(value.paths), identity, mask=value.mask, computed=value.computed)]
+    return [Value(compress(labels), dict(value.paths), mask=value.mask, computed=value.computed)]
 
 
 def _without_elements(follower: Follower, call: Call, value: Value) -> list[Value]:
@@ -145,12 +163,15 @@ def copy(follower: Follower, call: Call) -> list[Value]:
 def concatenate(follower: Follower, call: Call) -> list[Value]:
     """``cat`` and ``stack``: each tensor keeps its units."""
     parts, values = [], []
+    computed: set[str] = set()
     beside_weights = False
     for tensor in call.tensors:
         weights = follower.storages.find(tensor)
         value = Value(uniform(CONSTANT, tensor.ndim)) if weights else follower.memory.value(tensor)
         if weights:
             follower.otherwise.setdefault(weights.name, call.name)
+            computed.add(weights.name)
+        computed |= value.computed
         if tensor.ndim == 1 and tensor.numel() == 0 and call.name == "cat":  # torch lets it pass
             continue
         beside_weights |= weights is not None  # whose signs may change
@@ -163,7 +184,9 @@ def concatenate(follower: Follower, call: Call) -> list[Value]:
         labels = [of.unsqueeze(axis) for of in labels]
         shapes = [(*shape[:axis], 1, *shape[axis:]) for shape in shapes]
     paths = merged(values)
-    return [Value(concatenated(labels, shapes, axis), signed(paths) if beside_weights else paths)]
+    together = concatenated(labels, shapes, axis)
+    names = frozenset() if bool((together != CONSTANT).any()) else frozenset(computed)
+    return [Value(together, signed(paths) if beside_weights else paths, computed=names)]
 
 
 def look_up(follower: Follower, call: Call) -> list[Value]:

@@ -295,22 +295,20 @@ class _Builder:
         path, _, attribute = parameter.rpartition(".")
         return path if attribute == "weight" and path else parameter
 
-    def _producers_of(self, units: list[int]) -> list[int]:
-        members = torch.tensor([member for unit in units for member in self._whole[unit]])
-        return self._follower.units.producers_of(members)
-
     def _path(self, units: list[int], use: Use) -> Path:
-        paths = [use.seen[number][2] for number in self._producers_of(units) if number in use.seen]
+        paths = [use.seen[number][2] for number in self._follower.units.producers_of(torch.tensor(units)) if number in use.seen]
         names = {path.activation for path in paths}
         return Path(paths[0].activation if len(names) == 1 else None, frozenset().union(*(path.norms for path in paths)))
 
     def _edge(self, units: list[int], weights: Slices, use: Use) -> Edge | None:
         path = self._path(units, use)
-        for number in self._producers_of(units):
+        for number in self._follower.units.producers_of(torch.tensor(units)):
             if number not in use.seen:
                 continue
-            module, identity, _ = use.seen[number]
+            module, (identity, order), _ = use.seen[number]
             seen = self._follower.seen_at.get(identity, [])
+            if weights.per_unit > 1:  # each is paired with a value of the unit
+                seen = [border for border in seen if border.order == order]
             seen = [border for border in seen if border.module == module and not border.returned] or seen[::-1]
             for border in filter(self._stays, seen):
                 place = self._place(units, border, weights)

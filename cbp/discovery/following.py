@@ -49,12 +49,12 @@ class Producer:
 class Use:
     """Columns of a weight: which unit each index along the dimension receives, and where that was seen.
 
-    ``seen`` has ``(module, identity, activation and norms)`` of the last time for each producer.
+    ``seen`` has ``(module, identity and order, activation and norms)`` of the last time for each producer.
     """
 
     key: Key
     columns: Tensor
-    seen: dict[int, tuple[str, int, Path]] = field(default_factory=dict)
+    seen: dict[int, tuple[str, tuple[int, int], Path]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Seen:
     returned: bool
     key: Any
     labels: Tensor
+    order: int = 0
     calls: int = 1
 
 
@@ -115,7 +116,7 @@ class Follower:
         self.storages, self.buffers = Storages(), Storages()
         self.last_at.append({})
         self.begin_again()
-        self._padded: dict[str, int] = {}
+        self._padded: dict[str, tuple[int, int]] = {}
         self.module = ""
         self.recurrent = False
         self.memory.clear()
@@ -137,8 +138,8 @@ class Follower:
         geometry = weights.locate(axis, prefer) if weights else None
         if weights is None or geometry is None:
             names = sorted(computed) or [weights.name if weights else "?"]
-            number = self._computed_producer(names)
-            return uniform(DATA, 1), {number: Path()}
+            reason = f"have weights that are computed from '{', '.join(names)}' before they are used"
+            return uniform(DATA, 1), self.produce_nothing(names[0], reason)
         key = Key(weights.name, geometry.dim, geometry.within)
         if key not in self._numbers:
             self._numbers[key] = len(self.producers)
@@ -150,13 +151,13 @@ class Follower:
             rows[fresh] = self.units.new(len(fresh), number)
         return self.units.roots(rows[geometry.indices]), {number: Path()}
 
-    def _computed_producer(self, names: list[str]) -> int:
-        key = Key(names[0], -1, ())
+    def produce_nothing(self, name: str, reason: str) -> dict[int, Path]:
+        """The producer of a weight whose units are left out for this reason from the beginning."""
+        key = Key(name, -1, ())
         if key not in self._numbers:
-            reason = f"have weights that are computed from '{', '.join(names)}' before they are used"
             self._numbers[key] = len(self.producers)
             self.producers.append(Producer(key, torch.zeros(0, dtype=torch.int64), self.module, reason))
-        return self._numbers[key]
+        return {self._numbers[key]: Path()}
 
     def meet_weight(self, *values: Value) -> None:
         """What the values are made of has met another weight, and so is of hidden layers."""
@@ -204,8 +205,8 @@ class Follower:
             self.units.leave_out(torch.stack([before, labels])[:, clash], reason)
         use.columns[geometry.indices] = torch.where(labels != CONSTANT, labels, before)
         for number in self.units.producers_of(labels):
-            identity = self._padded.get(self.module, value.identity)
-            use.seen[number] = self.module, identity, value.paths.get(number, Path())
+            arranged = self._padded.get(self.module, (value.identity, value.order))
+            use.seen[number] = self.module, arranged, value.paths.get(number, Path())
         return key
 
     def own_slices(self, name: str, shape: Iterable[int], geometry: Geometry, labels: Tensor, value: float | None) -> None:
@@ -239,7 +240,8 @@ class Follower:
         for key, tensor in given.items():
             self._pass_border(Seen(name, False, key, self.memory.value(tensor).labels), tensor)
             if isinstance(module, nn.modules.conv._ConvNd) and (module.padding_mode != "zeros" or module.padding == "same"):
-                self._padded[name] = self.memory.value(tensor).identity  # it pads before it multiplies
+                value = self.memory.value(tensor)
+                self._padded[name] = value.identity, value.order  # it pads before it multiplies
 
     def leave(self, module: nn.Module, name: str, returned: dict[Any, Tensor], activation: str | None) -> None:
         """A module returns these tensors; ``activation`` is its name, if it is one."""
@@ -291,15 +293,17 @@ class Follower:
         before = self._passing.get(where)
         if before is not None and torch.equal(self.units.roots(before.labels), self.units.roots(seen.labels)):
             seen = replace(seen, calls=before.calls + 1)
-        self.seen_at.setdefault(self.memory.value(tensor).identity, []).append(seen)
+        value = self.memory.value(tensor)
+        seen = replace(seen, order=value.order)
+        self.seen_at.setdefault(value.identity, []).append(seen)
         self.last_at[-1][where] = self._passing[where] = seen
 
     def _show_state(self, name: str, seen: Seen, value: Value) -> None:
         """What a recurrent module returns is what its own weights received at its last steps; of lower layers their states."""
         for use in self.uses.values():
-            for number, (module, identity, _) in use.seen.items():
+            for number, (module, (identity, order), _) in use.seen.items():
                 if module == name and number in value.paths and identity not in self.seen_at:
-                    self.seen_at[identity] = [seen]
+                    self.seen_at[identity] = [replace(seen, order=order)]
 
     def finish(self, returned: Iterable[Tensor]) -> None:
         """The forward pass is over, and the model returns these tensors."""

@@ -38,6 +38,7 @@ class Value:
         labels: See :mod:`cbp.discovery.labels`.
         paths: The producers whose units have come here in any way, with what they went through.
         identity: Equal for tensors that hold the same elements in another arrangement.
+        order: Equal for those of them in which the elements of each unit follow each other in the same order.
         computed: The parameters that it is computed from, where it is computed from nothing else.
         mask: Whether it is made of random numbers, as dropout's.
     """
@@ -47,6 +48,7 @@ class Value:
     identity: int = 0
     computed: frozenset[str] = frozenset()
     mask: bool = False
+    order: int = 0
 
 
 def merged(values: Sequence[Value], activation: str | None = UNCHANGED) -> dict[int, Path]:
@@ -104,6 +106,8 @@ class Memory:
         """Says what a tensor is."""
         if value.identity == 0:
             value.identity = self.new_identity()
+        if value.order == 0:
+            value.order = self.new_identity()
         if _has_constants_below_zero(value.labels, tensor):
             value.paths = signed(value.paths)
         self._kept.append(tensor)
@@ -146,6 +150,7 @@ class Memory:
                         paths = signed(paths)
                     views[key] = Value(compress(labels), paths)
                 views[key].identity = views[key].identity or self.new_identity()
+                views[key].order = views[key].order or self.new_identity()
 
     def new_identity(self) -> int:
         """A number for a tensor of new elements."""

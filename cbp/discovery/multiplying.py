@@ -173,16 +173,17 @@ def convolution(follower: Follower, call: Call) -> list[Value]:
         return mix(follower, call, "meet the weights of a convolution that are no parameter")
     labels = without_constants(value.labels, 1)
     if any(axis != 1 for axis in varying(labels)):
-        return mix(follower, call, "meet a convolution along its positions")
+        follower.units.leave_out(labels, "meet a convolution along its positions")
+        labels = uniform(DATA, maps.ndim)
     groups, transposed = call["groups"], call["transposed"]
     inputs, ndim = maps.shape[1], maps.ndim
     along = labels.flatten().expand(inputs)
     if groups > 1 and inputs == groups and not transposed and has_units(along):
         return [_depthwise(follower, weights, bias, along, value, ndim)]
     if groups > 1 and transposed:
-        return mix(follower, call, "meet a transposed convolution in groups")
+        return _without_rows(follower, call, weights.name, "a transposed convolution in groups")
     if groups > 1 and (weights.base or weights.shape != tuple(weight.shape)):
-        return mix(follower, call, "meet a convolution in groups with a part of a parameter")
+        return _without_rows(follower, call, weights.name, "a convolution in groups with a part of a parameter")
     inner, outer = (0, 1) if transposed else (1, 0)
     zeros = zeros_along(maps, 1)
     _meet(follower, along, weights, inner, value, zeros, inner, groups)
@@ -190,6 +191,12 @@ def convolution(follower: Follower, call: Call) -> list[Value]:
     out = Value(produced.reshape(1, -1, *[1] * (ndim - 2)), paths)
     _own_bias(follower, bias, out.labels)
     return [out]
+
+
+def _without_rows(follower: Follower, call: Call, name: str, kind: str) -> list[Value]:
+    """A convolution of which no columns and rows can be told: both the units that it receives and its own are left out."""
+    (out,) = mix(follower, call, f"meet {kind}")
+    return [replace(out, paths=follower.produce_nothing(name, f"have the weights of {kind}"))]
 
 
 def _own_bias(follower: Follower, bias: Tensor | None, labels: Tensor) -> None:

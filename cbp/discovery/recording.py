@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -141,8 +142,13 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
 
 def _kept(model: nn.Module) -> list[Tensor]:
     """The tensors that modules have as buffers and attributes."""
-    parts = [value for module in model.modules() for name, value in vars(module).items() if name != "_parameters"]
+    parts = [value for module in model.modules() for name, value in vars(module).items() if not _is_of_torch(name)]
     return [tensor for tensor in tensors_of(parts) if _is_followed(tensor)]
+
+
+def _is_of_torch(name: str) -> bool:
+    """Whether an attribute of a module has its parameters, or hooks, which may keep what passes."""
+    return name == "_parameters" or "_hooks" in name
 
 
 def _sharing(model: nn.Module) -> dict[str, str]:
@@ -199,7 +205,8 @@ def copied(model: nn.Module, *others: Any) -> tuple[Any, ...]:
         ) from error
 
 
-_WITHOUT_TENSORS = (nn.Module, str, bytes, type, int, float, complex)
+_FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType)
+_WITHOUT_TENSORS = (nn.Module, str, bytes, type, int, float, complex, ModuleType, *_FUNCTIONS)
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -209,7 +216,7 @@ def tensors_of(value: Any) -> list[Tensor]:
         value = waiting.pop()
         if isinstance(value, Tensor):
             found.append(value)
-        elif id(value) not in met and not isinstance(value, _WITHOUT_TENSORS) and not callable(value):
+        elif id(value) not in met and not isinstance(value, _WITHOUT_TENSORS):
             met.add(id(value))
             if isinstance(value, dict):
                 waiting += value.values()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from cbp.discovery.calls import Call, unknown
 from cbp.discovery.following import Follower
@@ -84,12 +85,14 @@ def pad(follower: Follower, call: Call) -> list[Value]:
 
 
 def attention(follower: Follower, call: Call) -> list[Value]:
-    """Queries and keys are mixed, values are weighed by position."""
-    query, key, value = (call[name] for name in ("query", "key", "value"))
-    for tensor in (query, key):
-        follower.units.leave_out(follower.memory.value(tensor).labels, "decide in attention how positions are weighed")
-    known = follower.memory.value(value)
+    """Queries, keys and a mask are mixed, values are weighed by position."""
+    for name, tensor in call.arguments.items():
+        if isinstance(tensor, Tensor) and name != "value":
+            follower.units.leave_out(follower.memory.value(tensor).labels, "decide in attention how positions are weighed")
+    labels = follower.memory.value(call["value"]).labels
     rest = [Value(uniform(DATA, tensor.ndim)) for tensor in call.returned[1:]]
-    if known.labels.shape[-2] > 1:
+    if labels.shape[-2] > 1:
         return unknown(follower, call)
-    return [Value(known.labels, merged([follower.memory.value(t) for t in (query, key, value)], None)), *rest]
+    if labels.shape[-3] > 1:  # several queries may share a head
+        labels = labels.repeat_interleave(call.returned[0].shape[-3] // labels.shape[-3], dim=-3)
+    return [Value(labels, merged([follower.memory.value(tensor) for tensor in call.tensors], None)), *rest]

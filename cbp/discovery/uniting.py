@@ -49,8 +49,8 @@ class Units:
         return self._reasons[int(self._reason[self._table[unit]])] or None
 
     def producers_of(self, units: Tensor) -> list[int]:
-        """The producers of units, by number."""
-        numbers: list[int] = torch.unique(self._producer_of[units[units > 0]]).tolist()
+        """The producers of units and of those that they are one with, by number."""
+        numbers: list[int] = torch.unique(self._producer_of[self._members_of(units[units > 0])]).tolist()
         return numbers
 
     def members(self) -> tuple[Tensor, Tensor]:

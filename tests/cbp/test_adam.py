@@ -44,6 +44,21 @@ def test_equals_torch_adam_as_long_as_nothing_is_reset(options, dtype):
     assert (model[0].weight - start).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"weight_decay": 0.1}])
+def test_complex_weights_are_moved_as_by_torch_adam(options):
+    torch.manual_seed(0)
+    first, moved = torch.randn(4, dtype=torch.cfloat), []
+    for kind in (torch.optim.Adam, cbp.Adam):
+        weights = nn.Parameter(first.clone())
+        optimizer = kind([weights], lr=0.1, **options)
+        for _ in range(5):
+            optimizer.zero_grad()
+            ((weights * (1 + 2j)).imag.sum() + weights.abs().square().sum()).backward()
+            optimizer.step()
+        moved.append(weights.detach())
+    torch.testing.assert_close(*moved)
+
+
 def test_two_steps_worked_out_by_hand():
     weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
     optimizer = cbp.Adam([weight], lr=0.1, betas=(0.5, 0.75), eps=0.0)

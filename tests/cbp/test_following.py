@@ -78,6 +78,122 @@ def test_every_layer_that_is_not_treated_has_a_reason():
     assert left_out(model, torch.randn(2, 3, 6, 6)) == ["the units of '0' meet a convolution along its positions"]
 
 
+def test_a_convolution_that_meets_units_along_its_positions_has_units_of_its_own():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    assert [layer.name for layer in cbp.find_layers(model, (torch.randn(2, 3, 6, 6),))] == ["2"]
+    assert cbp.verify(model, (torch.randn(2, 3, 6, 6),)) < 1e-5
+
+
+def test_convolutions_in_groups_that_are_not_treated_have_a_reason():
+    x = torch.randn(2, 3, 4, 4)
+    transposed = nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), transposed, nn.ReLU(), nn.Conv2d(6, 5, 1), nn.Conv2d(5, 2, 1))
+    assert left_out(model, x) == [
+        "the units of '0' meet a transposed convolution in groups",
+        "the units of '1' have the weights of a transposed convolution in groups",
+    ]
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(6, 5, 1), nn.Conv2d(5, 2, 1)
+            self.slim = nn.Parameter(torch.randn(9, 2, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.last(torch.relu(F.conv2d(self.first(x), self.slim[:6], groups=2))))
+
+    assert left_out(Part(), x) == [
+        "the units of 'first' meet a convolution in groups with a part of a parameter",
+        "the units of 'slim' have the weights of a convolution in groups with a part of a parameter",
+    ]
+
+
+@pytest.mark.parametrize("put", [torch.cat, torch.stack])
+def test_weights_that_are_put_together_before_they_are_used_have_a_reason(put):
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.last = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(8, 5)
+            self.head = nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights = put([self.query.weight, self.key.weight]).flatten(0, -2)
+            return self.head(torch.relu(self.last(torch.relu(F.linear(x, weights)))))
+
+    (line,) = left_out(Packed(), torch.randn(4, 3))
+    assert line == "the units of 'key' have weights that are computed from 'key.weight, query.weight' before they are used"
+
+
+class BareHead(nn.Module):
+    """A layer and an activation, whose output meets bare weights in another arrangement."""
+
+    def __init__(self, first: nn.Module, columns: int, arrange) -> None:
+        super().__init__()
+        self.first, self.act, self.weight, self.arrange = first, nn.ReLU(), nn.Parameter(torch.randn(2, columns)), arrange
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.received = self.arrange(self.act(self.first(x)))
+        return F.linear(self.received, self.weight)
+
+
+def maps() -> tuple[nn.Module, Tensor]:
+    return nn.Conv2d(1, 4, 1), torch.randn(5, 1, 6, 2)
+
+
+def rows() -> tuple[nn.Module, Tensor]:
+    return nn.Linear(2, 4), torch.randn(5, 6, 2)
+
+
+def grid() -> tuple[nn.Module, Tensor]:
+    return nn.Linear(2, 4), torch.randn(5, 4, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "columns", "arrange"),
+    [
+        (maps, 48, lambda h: h.flatten(1)),
+        (maps, 48, lambda h: h.permute(0, 2, 3, 1).flatten(1)),
+        (maps, 8, lambda h: h.transpose(1, 2).flatten(2)),
+        (rows, 8, lambda h: h.view(5, 3, 8)),
+        (rows, 4, lambda h: h.transpose(0, 1)),
+        (rows, 8, lambda h: h.view(5, 6, 2, 2).transpose(1, 2).transpose(1, 2).reshape(5, 3, 8)),
+    ],
+    ids=["flat", "channels last", "rows of a map", "pairs of rows", "turned", "heads"],
+)
+def test_each_column_of_bare_weights_is_judged_by_what_it_receives(make, columns, arrange):
+    torch.manual_seed(0)
+    first, x = make()
+    model = BareHead(first, columns, arrange)
+    method = cbp.ContinualBackprop(model, still(model), decay_rate=0.0, example=(x,))
+    model(x)
+    method.step()
+    # η = 0: u = Σ over the unit's columns of mean|h|·Σ|w|
+    of_columns = (model.received.abs().flatten(0, -2).mean(0) * model.weight.abs().sum(0)).detach()
+    expected = of_columns[method.layers[0].hidden.edges[0].weights.index].sum(-1)
+    torch.testing.assert_close(method.layers[0].utility, expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "columns", "arrange"),
+    [
+        (maps, 48, lambda h: h.flip(-1).flatten(1)),
+        (maps, 48, lambda h: h.roll(1, -1).flatten(1)),
+        (maps, 48, lambda h: h.permute(0, 3, 2, 1).flatten(1)),
+        (grid, 16, lambda h: h.view(5, 2, 2, 2, 2, 4).permute(0, 1, 3, 2, 4, 5).reshape(5, 2, 2, 16)),
+        (maps, 4, lambda h: h.tril().permute(0, 2, 3, 1)),
+        (rows, 8, lambda h: h.transpose(0, 1).reshape(15, 8)),
+        (rows, 8, lambda h: h[torch.tensor([0, 0, 2, 3, 4])].view(5, 3, 8)),
+        (rows, 4, lambda h: h.as_strided((5, 6, 4), (4, 4, 1))),
+    ],
+    ids=["flip", "roll", "turned map", "patches", "tril", "turned rows", "chosen", "overlapping"],
+)
+def test_units_whose_values_reach_bare_weights_in_another_order_are_left_out(make, columns, arrange):
+    first, x = make()
+    model = BareHead(first, columns, arrange)
+    with pytest.raises(cbp.LayerError, match="'first': what 'weight' receives from its units is seen by no module"):
+        cbp.find_layers(model, (x,))
+
+
 def test_writing_in_place_reaches_all_views_of_the_memory():
     """A view that is older than what was written to its memory has the new values, and their activation."""
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from small_networks import still
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import cbp
@@ -249,23 +250,102 @@ def test_a_mask_of_the_input_s_is_no_other_value():
     assert cbp.verify(model, example) < 1e-5
 
 
-def test_a_hidden_layer_within_an_output_object_without_a_dictionary_is_an_output():
+def test_a_hidden_layer_within_an_output_object_without_a_dictionary_or_that_is_called_is_an_output():
     @dataclasses.dataclass(slots=True)
-    class Output:
+    class Slotted:
         y: Tensor
         h: Tensor
 
+    @dataclasses.dataclass
+    class Called:
+        y: Tensor
+        h: Tensor
+
+        def __call__(self) -> Tensor:
+            return self.y
+
     class Model(nn.Module):
+        def __init__(self, kind) -> None:
+            super().__init__()
+            self.first, self.second, self.kind = nn.Linear(6, 8), nn.Linear(8, 2), kind
+
+        def forward(self, x: Tensor) -> Slotted | Called:
+            h = torch.relu(self.first(x))
+            return self.kind(self.second(h), h)
+
+    for kind in (Slotted, Called):
+        with pytest.raises(cbp.LayerError, match="'first' reach the model's output"):
+            cbp.find_layers(Model(kind), (batch(5, 6),))
+
+
+def test_what_another_method_keeps_of_a_pass_is_no_state_of_the_model():
+    passes = []
+
+    class Counting(Between):
+        def forward(self, x: Tensor) -> Tensor:
+            passes.append(self)
+            return super().forward(x)
+
+    model = Counting(lambda _, h: torch.relu(h))
+    cbp.ContinualBackprop(model, still(model), example=(batch(5, 6),))
+    passes.clear()
+    cbp.find_layers(model, (batch(5, 6),))
+    assert len(passes) == 1
+
+
+class Fused(nn.Module):
+    """Attention of two heads whose kernel is chosen in the forward pass, with another layer's units as its mask if asked to."""
+
+    def __init__(self, keys: int, *, masked: bool = False) -> None:
+        super().__init__()
+        self.keys, self.masked = keys, masked
+        self.query, self.key, self.value = nn.Linear(6, 8), nn.Linear(6, 4 * keys), nn.Linear(6, 4 * keys)
+        self.out, self.mask, self.head = nn.Linear(8, 3), nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = (of(x).unflatten(-1, (-1, 4)).transpose(1, 2) for of in (self.query, self.key, self.value))
+        units = self.mask(x)
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            mask = units.detach().unsqueeze(1) if self.masked else None
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.keys != 2)
+        return self.out(y.transpose(1, 2).flatten(2)), self.head(torch.relu(units))
+
+
+def test_units_that_are_a_mask_of_fused_attention_are_left_out():
+    layers, reasons = found(Fused(2, masked=True), batch(3, 5, 6))
+    assert layers == {"value": 8}
+    assert "'mask'" in reasons
+    assert "decide in attention how positions are weighed" in reasons
+
+
+def test_values_that_several_queries_of_fused_attention_share_are_treated():
+    model, x = Fused(1), batch(3, 5, 6)
+    assert found(model, x)[0] == {"value": 4, "mask": 5}
+    model.query, model.out = nn.Linear(6, 16), nn.Linear(16, 3)
+    model.key, model.value, model.keys = nn.Linear(6, 8), nn.Linear(6, 8), 1
+    assert found(model, x)[0] == {"value": 8, "mask": 5}
+    (value, _) = cbp.find_layers(model, (x,))
+    # Heads 0 and 1 have the first four values each, heads 2 and 3 the others.
+    assert value.edges[0].weights.index.tolist() == [[i, i + 4] for i in (0, 1, 2, 3, 8, 9, 10, 11)]
+    assert cbp.verify(model, (x,)) < 1e-5
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["gate first", "gate second"])
+def test_a_norm_on_one_of_two_united_layers_is_told_whatever_is_called_first(first):
+    class Gated(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 2)
+            self.gate, self.first, self.norm, self.last = nn.Linear(3, 8), nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)
 
-        def forward(self, x: Tensor) -> Output:
-            h = torch.relu(self.first(x))
-            return Output(self.second(h), h)
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            gate = self.gate(c) if first else None
+            h = self.norm(self.first(x))
+            return self.last(torch.relu(h * (self.gate(c) if gate is None else gate)))
 
-    with pytest.raises(cbp.LayerError, match="'first' reach the model's output"):
-        cbp.find_layers(Model(), (batch(5, 6),))
+    model = Gated()
+    (layer,) = cbp.find_layers(model, (batch(5, 4), batch(5, 3)))
+    assert layer.norms == (model.norm,)
+    assert layer.edges[0].norms
 
 
 class Experts(nn.Module):

@@ -227,6 +227,111 @@ def test_heads_that_take_turns_are_found_once_and_silenced_together():
         assert not head.weight[:, units].any()
 
 
+class TwoHeads(nn.Module):
+    """The second head is called by another function than ``forward``."""
+
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        self.trunk, self.policy, self.value = nn.Linear(3, 6, bias=bias), nn.Linear(6, 2, bias=bias), nn.Linear(6, 1)
+        self.judge, self.table = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)), nn.Embedding(3, 3)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.relu(self.trunk(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.policy(self.features(x))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the model", "after the model"])
+def test_units_that_reach_a_head_outside_of_the_model_are_kept_which_is_said_once(first):
+    def passes(model: TwoHeads) -> None:
+        if first:
+            model.value(input=model.features(x))
+        model(x)
+        if not first:
+            model.value(model.features(x))
+
+    model, x = TwoHeads(), torch.randn(4, 3)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=1)
+    before = model.trunk.weight.detach().clone()
+    passes(model)
+    with pytest.warns(UserWarning, match="'value' was called outside of the recorded pass.*give example="):
+        method.step()
+    for _ in range(3):
+        passes(model)
+        assert [len(units) for units in method.step()] == [0]
+    assert torch.equal(model.trunk.weight, before)
+    with pytest.warns(UserWarning, match="found anew"):
+        method.find(passes)
+    passes(model)
+    (units,) = method.step()
+    assert len(units) == 3
+    assert not model.value.weight[:, units].any()
+    assert not model.policy.weight[:, units].any()
+
+
+def test_where_parts_alone_are_called_units_that_reach_another_head_are_kept():
+    model, x = TwoHeads(), torch.randn(4, 3)
+    method = cbp.ContinualBackprop(
+        model, still(model), replacement_rate=0.5, maturity_threshold=0, example=lambda model: model.policy(model.features(x))
+    )
+    model.value(model.features(x))
+    model.policy(model.features(x))
+    with pytest.warns(UserWarning, match="'value' was called outside"):
+        assert [len(units) for units in method.step()] == [0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        lambda model, x: model.judge(model(x)),
+        lambda model, x: model.judge(x[:, :2]),
+        lambda model, x: model(model.table(torch.tensor([0, 2]))),
+        lambda model, x: torch.no_grad()(model.value)(model.features(x)),
+        lambda model, x: model.value.eval()(model.features(x)),
+    ],
+    ids=["a network behind the model", "a network of its own", "a table before the model", "no gradients", "evaluation"],
+)
+def test_what_no_unit_reaches_in_training_may_be_called_outside_of_the_model(beside, bias):
+    model, x = TwoHeads(bias=bias), torch.randn(4, 3)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0)
+    beside(model, x)
+    model(x)
+    assert [len(units) for units in method.step()] == [3]
+
+
+@pytest.mark.parametrize("kind", [nn.ParameterList, nn.ParameterDict])
+def test_a_head_whose_weights_are_in_a_list_or_dictionary_is_noticed(kind):
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of = kind({"0": nn.Parameter(torch.ones(2, 6))} if kind is nn.ParameterDict else [torch.ones(2, 6)])
+
+        def forward(self, h: Tensor) -> Tensor:
+            return F.linear(h, self.of["0" if kind is nn.ParameterDict else 0])
+
+    class Tasks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.heads, self.task = nn.Linear(3, 6), nn.ModuleList(Head() for _ in range(2)), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.heads[self.task](torch.relu(self.trunk(x)))
+
+    model, x = Tasks(), torch.randn(4, 3)
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0, example=(x,))
+    model.task = 1
+    with pytest.warns(UserWarning, match="found anew"):
+        model(x)
+    method.step()
+    model(x)
+    (units,) = method.step()
+    assert len(units) == 3
+    for parameter in (*model.heads[0].parameters(), *model.heads[1].parameters()):
+        assert not parameter[:, units].any()
+
+
 def test_a_head_that_is_exchanged_is_noticed_and_nothing_is_replaced_until_then():
     model = chain(3, 6, 5, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -813,6 +918,22 @@ def test_a_pass_under_vmap_is_no_pass_and_does_no_harm():
         method.step()
     model(torch.ones(4, 3, dtype=torch.float64))
     method.step()
+
+
+def test_a_first_pass_under_vmap_and_grad_is_not_recorded_and_the_next_is():
+    model = TwoInputs()
+    method = cbp.ContinualBackprop(model, still(model))
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], x: Tensor, action: Tensor) -> Tensor:
+        return torch.func.functional_call(model, weights, (x, action)).sum()
+
+    arguments = torch.randn(4, 3), torch.randn(4, 2)
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(weights, *arguments)
+    assert gradients["first.weight"].shape == (4, 6, 5)
+    assert method.layers == []
+    model(*arguments)
+    assert [len(units) for units in method.step()] == [0]
 
 
 def test_what_watches_a_model_holds_no_graph_and_can_be_taken_off():

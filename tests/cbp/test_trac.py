@@ -75,6 +75,26 @@ def test_trac_agrees_with_the_oracle_step_by_step(make, options):
     assert max(scales) > 10 * scales[0]
 
 
+def test_complex_weights_are_treated_as_pairs_of_real_ones():
+    torch.manual_seed(0)
+    first, x = torch.randn(4, dtype=torch.cfloat), torch.randn(4, dtype=torch.cfloat)
+    pairs, waves = nn.Module(), nn.Module()
+    pairs.z, waves.z = nn.Parameter(torch.view_as_real(first).clone()), nn.Parameter(first.clone())
+    scales = []
+    for model, numbers in ((pairs, lambda: torch.view_as_complex(pairs.z)), (waves, lambda: waves.z)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        method = cbp.Trac(model, optimizer, first_scale=0.1)
+        for _ in range(8):
+            optimizer.zero_grad()
+            ((numbers() * x).imag.sum() + numbers().abs().square().sum()).backward()
+            method.before_update()
+            optimizer.step()
+            method.step()
+        scales.append(method.scale)
+    assert scales[1] == pytest.approx(scales[0], rel=1e-4)
+    torch.testing.assert_close(torch.view_as_real(waves.z), pairs.z)
+
+
 def test_the_weights_come_back_where_the_way_was_worth_nothing():
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.zeros_(model.weight)

@@ -77,6 +77,24 @@ def test_upgd_agrees_with_the_oracle_step_by_step(kind, options):
             assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
+def test_complex_weights_are_treated_as_pairs_of_real_ones():
+    torch.manual_seed(0)
+    first, x = torch.randn(4, dtype=torch.cfloat), torch.randn(4, dtype=torch.cfloat)
+    pairs, waves = nn.Module(), nn.Module()
+    pairs.z, waves.z = nn.Parameter(torch.view_as_real(first).clone()), nn.Parameter(first.clone())
+    for model, numbers in ((pairs, lambda: torch.view_as_complex(pairs.z)), (waves, lambda: waves.z)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        method = cbp.UPGD(model, optimizer, decay_rate=0.5, sigma=0.3)
+        for _ in range(4):
+            optimizer.zero_grad()
+            ((numbers() * x).imag.sum() + numbers().abs().square().sum()).backward()
+            method.before_update()
+            optimizer.step()
+            method.step()
+        method.load_state_dict(method.state_dict())
+    torch.testing.assert_close(torch.view_as_real(waves.z), pairs.z)
+
+
 def test_with_sgd_it_is_the_papers_update_with_twice_the_step_size():
     model = chain(2, 3, 1, seed=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
