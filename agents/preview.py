@@ -23,7 +23,7 @@ from agents.runs.build import make_env
 from agents.runs.commands import Parser, a_path, given, run_command
 from agents.runs.config import Config
 from agents.runs.drawing import PICTURES, short_number
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, in_words
 from agents.runs.forecast import forecast_run
 from agents.runs.options import PRESETS, add_change_options, add_import_option, make_config
 from agents.runs.plan import parse_seeds
@@ -138,6 +138,8 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
         verified = envs.verify(wrappers[0].env, {change.name: change.options for change in changes})
     except (envs.EffectError, envs.ParameterError) as error:
         raise UserError(str(error)) from error
+    except Exception as error:  # whatever an environment of others raises
+        raise UserError(f"environment '{config.env}' cannot be stepped: {in_words(error)}") from error
     return [
         Course(change, config.timesteps, edges, [[of_phase[change.name] for of_phase in each] for each in forecasts], seen)
         for change, seen in zip(changes, verified, strict=True)

@@ -24,8 +24,8 @@ from agents.runs.errors import RunError, UserError, for_a_shell
 from agents.runs.options import CHANGE_OPTIONS, add_run_options, make_configs
 from agents.runs.plan import Run, inspect, parse_seeds
 from agents.runs.run_folder import RunFolder
+from agents.supervised.build import make_learner
 from agents.supervised.config import LearningConfig
-from agents.supervised.job import try_to_make
 from agents.supervised.options import add_learning_options
 from agents.supervised.options import make_configs as make_learning_configs
 from agents.sweeping.workers import check_cores, check_room, run_all, start_ray
@@ -121,7 +121,7 @@ def _check_buildable(runs: list[Run]) -> None:
             if isinstance(config, Config):
                 make_model(config, make_vec_env(config)).get_env().close()  # type: ignore[union-attr]
             elif isinstance(config, LearningConfig):
-                try_to_make(config)
+                make_learner([config])
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         warnings.warn(text, stacklevel=2)
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from agents.runs.checkpoints import Trained
 from agents.runs.commands import progress_bar
+from agents.runs.errors import RunError, in_words
 from agents.sb3.vec_env import MOST_THREADS, ThreadedVecEnv
 
 MODES = ("deterministic", "stochastic")
@@ -59,6 +60,9 @@ def play(trained: Trained, make_env: MakeEnv, values: Sequence[float], episodes:
 
     Returns:
         The episodes by mode, value and number.
+
+    Raises:
+        RunError: One of them broke off.
     """
     seeds = episode_seeds(seed, episodes)
     played: list[Episode] = []
@@ -70,7 +74,10 @@ def play(trained: Trained, make_env: MakeEnv, values: Sequence[float], episodes:
                 some = tasks[start : start + _TOGETHER]
                 vec_env = _OneEpisodeEach([partial(make_env, value) for value, _ in some], n_threads)
                 vec_env._seeds = [seeds[number] for _, number in some]
-                totals, lengths = _play_all(trained, vec_env, mode, bar)
+                try:
+                    totals, lengths = _play_all(trained, vec_env, mode, bar)
+                except Exception as error:  # whatever an environment of others raises
+                    raise RunError(f"an episode broke off: {in_words(error)}") from error
                 vec_env.close()
                 played += [
                     Episode(value, mode, number, float(total), int(length))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str] | None, renderer: str | None) -> int:
     Returns:
         Its exit code.
     """
-    return run_command(lambda: _evaluate(_parser().parse_args(arguments), renderer))
+    return run_command(lambda: _evaluate(_parser().parse_args(arguments), renderer), interrupted="nothing more was written")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,26 +86,30 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     trained = load_policy(folder, config)
     held = HeldParameter.of(config, trained.values, args.param, args.low, args.high)
     values = _values(args, held)
-    picture = args.output or folder.path / f"evaluation-{trained.steps}-{held.name.replace(':', '-')}.png"
+    picture = args.output or folder.path / f"evaluation-{trained.steps}-{re.sub('[:/]', '-', held.name)}.png"
     check_ending("--output", picture, PICTURES)
     # A film can be made later.
-    new = [args.record] if args.record and not args.output and picture.exists() else [picture, picture.with_suffix(".csv")]
-    with ExitStack() as files:
-        files_of = {path: files.enter_context(new_file(path)) for path in dict.fromkeys([*new, args.record]) if path}
-        if args.record is not None:
+    grid = [] if args.record and not args.output and picture.exists() else [picture, picture.with_suffix(".csv")]
+    with ExitStack() as of_film, ExitStack() as of_grid:
+        files = [of_grid.enter_context(new_file(path)) for path in grid]
+        film = None if args.record is None else of_film.enter_context(new_file(args.record))
+        if film is not None:
             print(f"Rendering by {video.choose_renderer(renderer)}.")
         print(_first_line(config, trained, held), flush=True)
-        if picture in new:
+        if grid:
             episodes = play(trained, held.make_env, values, args.episodes, args.seed)
-            draw_evaluation(episodes, config, trained, held, files_of[picture])
-            _write(episodes, files_of[new[1]])
+            draw_evaluation(episodes, config, trained, held, files[0])
+            _write(episodes, files[1])
+            of_grid.close()
             print("\n".join(_table(episodes, held)))
-        if args.record is not None:
+            print(f"Done: {grid[0]}, {grid[1]}", flush=True)
+        if film is not None:
             make_env = partial(held.make_env, render_mode="rgb_array")
             shown = values if args.values else sorted({values[0], values[-1], given(held.current, values[0])})
             labels = {value: held.shown(value) + _of_phase(value, trained, held) for value in shown}
-            video.record(trained, make_env, labels, episode_seeds(args.seed, 1)[0], files_of[args.record])
-    print(f"Done: {', '.join(map(str, files_of))}")
+            video.record(trained, make_env, labels, episode_seeds(args.seed, 1)[0], film)
+    if args.record is not None:
+        print(f"Done: {args.record}")
     return 0
 
 

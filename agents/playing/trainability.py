@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ ROLLOUTS = 30  # of an agent that learns to act anew; ours: in as many a fresh o
 COLUMNS = ("checkpoint", "phase", "steps", "kind", "score", "low", "high")
 RETURN = "return"
 
+_Measure = TypeVar("_Measure")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -72,6 +74,8 @@ class Settings:
         check_whole("repetitions", repetitions, least=2)
         check_whole("updates", updates, least=POINTS)
         check_whole("seed", seed, least=0)
+        if seed + repetitions > 2**32:  # each repetition has a seed of its own
+            raise UserError(f"seed must be at most 2^32 - {repetitions}, for as many repetitions, got {seed}")
         if steps is not None:
             check_whole("steps", steps, least=0)
         if steps != 0 and (why := _why_not_anew(config)):
@@ -126,7 +130,7 @@ def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
     print(f"{len(checkpoints)} checkpoints of {folder.path}: {', '.join(learning.kinds)}; a fresh network is 1", flush=True)
     with progress_bar(len(checkpoints) * len(learning.kinds), unit=" scores") as bar:
         for phase, path, load in checkpoints:
-            if RETURN in learning.kinds and not table.has(path, RETURN) and not learning.is_return_learned:
+            if RETURN in learning.kinds and not table.has(path, RETURN) and not _measured(RETURN, path, learning.learns_return):
                 learning.kinds.remove(RETURN)
                 bar.total = len(checkpoints) * len(learning.kinds)
                 warnings.warn(
@@ -139,10 +143,7 @@ def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
             trained = load() if missing else None
             for kind in missing:
                 assert trained is not None  # noqa: S101
-                try:
-                    score = learning.score(kind, trained)
-                except ValueError as error:
-                    raise UserError(f"{kind} of checkpoint '{path}' cannot be measured: {error}") from error
+                score = _measured(kind, path, partial(learning.score, kind, trained))
                 table.add(path, trained.phase if phase is None else phase, trained.steps, kind, score)
                 bar.update()
     picture = table.path.with_suffix(".png")
@@ -154,6 +155,19 @@ def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
         print(f"step {row['steps']:>12,}  {row['kind']:<17} {row['score']:6.2f}  [{row['low']:.2f}, {row['high']:.2f}]")
     print(f"Done: {table.path} and {picture.name}")
     return 0
+
+
+def _measured(kind: str, path: Path, measure: Callable[[], _Measure]) -> _Measure:
+    """What is measured of a checkpoint.
+
+    Raises:
+        UserError: It cannot be, as where an environment of others raises something.
+    """
+    try:
+        return measure()
+    except Exception as error:
+        reason = error if isinstance(error, ValueError | UserError) else in_words(error)
+        raise UserError(f"{kind} of checkpoint '{path}' cannot be measured: {reason}") from error
 
 
 def _checkpoints(folder: RunFolder, config: Config) -> list[tuple[int | None, Path, Callable[[], Trained]]]:
@@ -194,8 +208,7 @@ class _Learning:
         self._targets = targets_of(*config.networks)
         self.kinds = [*self._targets, *([RETURN] if settings.steps else [])]
 
-    @property
-    def is_return_learned(self) -> bool:
+    def learns_return(self) -> bool:
         """Whether fresh agents are rewarded more over all steps than in their first rollout, on average."""
         whole, before = self._fresh(RETURN, self._let_fresh_agents_learn)
         return bool((whole - before).mean() > 0)

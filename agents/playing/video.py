@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from agents.playing.episodes import MODES, MakeEnv, act
 from agents.runs.checkpoints import Trained
 from agents.runs.commands import progress_bar
-from agents.runs.errors import UserError
-from envs.simulation import find_model
+from agents.runs.errors import RunError, UserError, in_words
+from envs.simulation import look_for_model
 
 ENDING = ".mp4"
 
@@ -82,18 +82,19 @@ def record(trained: Trained, make_env: MakeEnv, labels: dict[float, str], seed: 
         path: The file to write, an mp4.
 
     Raises:
-        UserError: The environment draws no pictures.
+        UserError: The environment cannot be made so.
+        RunError: It breaks off, or draws no pictures.
     """
     import imageio.v2 as imageio  # needs the extra
 
     writer: Any = None
+    bar = progress_bar(len(labels), unit=" episodes", desc="recording")
     try:
-        bar = progress_bar(len(labels), unit=" episodes", desc="recording")
         for value, label in labels.items():
             env = make_env(value)
-            # Shadows and smooth edges take four fifths of the time where no GPU draws.
-            quality = find_model(env).vis.quality
-            quality.shadowsize = quality.offsamples = 0
+            if (model := look_for_model(env)) is not None:
+                # Shadows and smooth edges take four fifths of the time where no GPU draws.
+                model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
             rate = float(env.metadata.get("render_fps", _MOST_FRAMES))
             every = int(np.ceil(rate / _MOST_FRAMES))
             if writer is None:
@@ -105,22 +106,25 @@ def record(trained: Trained, make_env: MakeEnv, labels: dict[float, str], seed: 
                 writer.append_data(picture)
             env.close()
             bar.update()
-        bar.close()
     finally:
+        bar.close()
         if writer is not None:
             writer.close()
 
 
 def _pictures(env: gymnasium.Env[Any, Any], trained: Trained, label: str, seed: int, every: int) -> Iterator[NDArray[np.uint8]]:
     """The pictures of an episode: the first, the last, and every so many between."""
-    observation, _ = env.reset(seed=seed)
     total, step, done = 0.0, 0, False
-    yield _write(env.render(), f"{label}\nreturn 0   step 0")
-    while not done:
-        observation, reward, terminated, truncated, _ = env.step(act(trained, observation[None], MODES[0])[0])
-        total, step, done = total + float(reward), step + 1, terminated or truncated
-        if step % every == 0 or done:
-            yield _write(env.render(), f"{label}\nreturn {total:,.0f}   step {step:,}")
+    try:
+        observation, _ = env.reset(seed=seed)
+        yield _write(env.render(), f"{label}\nreturn 0   step 0")
+        while not done:
+            observation, reward, terminated, truncated, _ = env.step(act(trained, observation[None], MODES[0])[0])
+            total, step, done = total + float(reward), step + 1, terminated or truncated
+            if step % every == 0 or done:
+                yield _write(env.render(), f"{label}\nreturn {total:,.0f}   step {step:,}")
+    except Exception as error:  # whatever an environment of others raises
+        raise RunError(f"no film of the episode under {label}: {in_words(error)}") from error
 
 
 def _write(picture: Any, text: str) -> NDArray[np.uint8]:

@@ -105,7 +105,7 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     """The folders of all runs below some folders, which may be runs themselves.
 
     Raises:
-        UserError: A folder that does not exist, or has no run in it.
+        UserError: A folder that does not exist, cannot be read, or has no run in it.
     """
     found: list[Path] = []
     for folder in folders:
@@ -120,8 +120,12 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
 
 def _with_config(folder: Path) -> Iterator[Path]:
     """The folders at any depth, links to others followed, that have a config.json."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot read '{error.filename}': {error.strerror}") from error
+
     met: set[Path] = set()
-    for path, folders, files in os.walk(folder, followlinks=True):
+    for path, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         if (there := Path(path).resolve()) in met:  # a link that leads back
             folders.clear()
             continue

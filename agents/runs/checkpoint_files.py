@@ -84,7 +84,7 @@ def write(folder: RunFolder, steps: int, state: dict[str, Any], beside: NewFile 
     same_step = [other for other in _all(folder) if steps_of(other) == steps and other != path]  # damaged
     for old in same_step + _all(folder)[:-_KEPT]:
         old.unlink(missing_ok=True)
-    _drop_unneeded(folder)
+    _drop_unneeded(folder, state.get(BESIDE, []))
     return path
 
 
@@ -102,23 +102,23 @@ def _write_with_room(folder: RunFolder, path: Path, content: bytes, needed: list
             _drop_unneeded(folder, needed)
 
 
-def _drop_unneeded(folder: RunFolder, to_come: Sequence[str] = ()) -> None:
-    """Removes the files beside the checkpoints that none of them needs, nor the one to come."""
+def _drop_unneeded(folder: RunFolder, newest: Sequence[str] = ()) -> None:
+    """Removes the files beside the checkpoints that none of them needs, nor the newest or the one to come."""
     found = list((folder.checkpoints / BESIDE).glob("*-*.*"))
-    if found:
-        needed = {*to_come} | {name for path in _all(folder) for name in _needed_by(path)}
-        for path in found:
-            if path.name not in needed:
-                path.unlink(missing_ok=True)
+    try:
+        needed = {*newest} | {name for path in _all(folder) if found for name in _needed_by(path)}
+    except Exception:  # one that cannot be read now may need any of them
+        return
+    for path in found:
+        if path.name not in needed:
+            path.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=4 * _KEPT)
 def _needed_by(path: Path) -> list[str]:
     """The files that a checkpoint needs; none if it is damaged. Read once: what a checkpoint says is in its name."""
-    try:
-        return list(read(path).state.get(BESIDE, []))
-    except UserError:
-        return []
+    content = path.read_bytes()
+    return list(_state_in(content).get(BESIDE, [])) if _fits_its_name(path, content) else []
 
 
 def keep(folder: RunFolder, path: Path, ended: int) -> None:
@@ -240,14 +240,19 @@ def read(path: Path) -> Checkpoint:
         content = path.read_bytes()
         if not _fits_its_name(path, content):
             raise ValueError("its checksum is another")
-        # To the CPU: a run that trained on a GPU is read on a machine without one.
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        beside = state.get(BESIDE, []) if isinstance(state, dict) else None
-        if not isinstance(beside, list) or not all(isinstance(name, str) for name in beside):
-            raise TypeError("it holds something else than a state")
-        return Checkpoint(path, state)
+        return Checkpoint(path, _state_in(content))
     except Exception as error:  # whatever damage, or what is not allowed in such a file, makes torch raise
-        raise UserError(f"checkpoint '{path}' is damaged: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"checkpoint '{path}' is damaged: {reason}") from error
+
+
+def _state_in(content: bytes) -> dict[str, Any]:
+    # To the CPU: a run that trained on a GPU is read on a machine without one.
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    beside = state.get(BESIDE, []) if isinstance(state, dict) else None
+    if not isinstance(beside, list) or not all(isinstance(name, str) for name in beside):
+        raise TypeError("it holds something else than a state")
+    return dict(state)
 
 
 def read_newest(folder: RunFolder, with_files: bool = False) -> Checkpoint | None:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -184,6 +184,20 @@ def parse_override(text: str, of: str = "--set") -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+
+
+def by_key(pairs: Iterable[tuple[str, Any]], of: str = "--set") -> dict[str, Any]:
+    """The values of some ``KEY=VALUE`` by their keys.
+
+    Raises:
+        UserError: A key that is there twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UserError(f"{of} takes each key once, got {name} twice")
+        found[name] = value
+    return found
 
 
 def parse_overrides(text: str) -> list[tuple[str, Any]]:

@@ -56,6 +56,16 @@ class RunConfig:
     of_world: ClassVar[tuple[str, ...]]
     """What must be the same in runs that are compared."""
 
+    def _check_shared(self) -> None:
+        check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
+        check_whole("seed", self.seed, least=0)
+        if self.threads is not None:
+            check_whole("threads", self.threads, least=1)
+            if self.threads > _MANY_THREADS:
+                raise UserError(f"threads must be at most {_MANY_THREADS:,}, got {self.threads:,}")
+        if self.seed >= 2**32:
+            raise UserError(f"seed must be less than 2^32, got {self.seed}")
+
     @property
     def world(self) -> str:
         """What is learned, as a folder's name."""
@@ -199,16 +209,9 @@ class Config(RunConfig):
             if not isinstance(getattr(self, name), kind):
                 raise UserError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         find_method(self.algo, self.method)
-        check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
+        self._check_shared()
         check_whole("timesteps", self.timesteps, least=1)
         check_whole("n-envs", self.n_envs, least=1)
-        check_whole("seed", self.seed, least=0)
-        if self.threads is not None:
-            check_whole("threads", self.threads, least=1)
-            if self.threads > _MANY_THREADS:
-                raise UserError(f"threads must be at most {_MANY_THREADS:,}, got {self.threads:,}")
-        if self.seed >= 2**32:
-            raise UserError(f"seed must be less than 2^32, got {self.seed}")
         self._check_change()
         if self.protocol is not None and self.protocol not in PROTOCOLS:
             raise unknown("protocol", self.protocol, PROTOCOLS)

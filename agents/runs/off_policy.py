@@ -7,13 +7,11 @@ experimental there, with ReDo and resets as controls.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cbp
-from agents.runs.presets import MethodPreset, RunPreset
-from cbp.method import options_of
+from agents.runs.presets import MethodPreset, RunPreset, with_defaults
 
 
 @dataclass(frozen=True)
@@ -185,10 +183,8 @@ def _methods(replacement_rate: float, threshold: float, period: int) -> dict[str
 
 def _with(method: str, **changes: Any) -> MethodPreset:
     """A method with the defaults of its class, some of them changed."""
-    parameters = inspect.signature(cbp.METHODS[method]).parameters
-    defaults = {option: parameters[option].default for option in options_of(cbp.METHODS[method])}
-    as_in_json = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
-    return MethodPreset(method, as_in_json | changes)
+    preset = with_defaults(method)
+    return replace(preset, method_kwargs=preset.method_kwargs | changes)
 
 
 # One update a step, where the paper's PPO makes 160 in 2,048: ρ for as many replaced units a step.

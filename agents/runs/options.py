@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 import envs
 from agents.runs.algorithms import ALGORITHMS, find_algorithm
 from agents.runs.build import BY_PERIOD, find_spec, is_nonstationary, is_sequence, refuse_task
-from agents.runs.commands import check_device, given, parse_override, parse_overrides
+from agents.runs.commands import by_key, check_device, given, parse_override, parse_overrides
 from agents.runs.config import Config, with_overrides
 from agents.runs.errors import UserError, unknown
 from agents.runs.modules import import_modules
@@ -155,10 +156,7 @@ def _name_and_options(text: str) -> tuple[str, dict[str, Any]]:
         else:
             parts[-1] += character
     name, *options = parts
-    found = [parse_override(option, of=f"'{text}'") for option in options]
-    if len(dict(found)) < len(found):
-        raise UserError(f"'{text}' takes each key once")
-    return name, dict(found)
+    return name, by_key((parse_override(option, of=f"'{text}'") for option in options), of=f"'{text}'")
 
 
 def _describe_schedule(text: Any) -> Any:
@@ -185,6 +183,7 @@ def make_configs(args: argparse.Namespace, methods: Sequence[str], seeds: Sequen
         UserError: As :func:`make_config`, or two values that would share a folder.
     """
     overrides = [parse_overrides(text) for text in args.set or []]
+    by_key(values[0] for values in overrides)
     varied = sorted({values[0][0] for values in overrides if len(values) > 1})
     return each_once(
         dataclasses.replace(make_config(args, method, seed, dict(chosen)), varied=varied)
@@ -236,7 +235,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int, settings: Mapp
             f"--{option} is of an env that changes, which '{args.env}' does not: --period or --param makes it change"
         )
     default = spec.kwargs.get("parameter", "friction")
-    settings = dict(map(parse_override, args.set or [])) if settings is None else settings
+    settings = by_key(map(parse_override, args.set or [])) if settings is None else settings
     of_env = preset.in_env.get(spec.id, {}) if settings.get("weight_init", "lecun") == "lecun" else {}
     of_env = of_env | algorithm.tuned.get(re.sub(r"-v\d+$", "", spec.kwargs.get("base", spec.id)), {})
     overrides = {**preset.changes, **of_env, **settings}.items()
@@ -319,10 +318,10 @@ def _refuse_parameters(args: argparse.Namespace, env: str) -> None:
 
 def _env_kwargs(given_kwargs: Sequence[str] | None) -> dict[str, Any]:
     """Keyword arguments of the environment; a file is named from the root, so that a run can be resumed from elsewhere."""
-    kwargs = dict(parse_override(text, of="--env-kwargs") for text in given_kwargs or [])
+    kwargs = by_key((parse_override(text, of="--env-kwargs") for text in given_kwargs or []), of="--env-kwargs")
     if "render_mode" in kwargs:
         raise UserError(
             f"--env-kwargs takes no render_mode, got {kwargs['render_mode']!r}: agents.evaluate --record makes films"
         )
-    files = {name: Path(value) for name, value in kwargs.items() if isinstance(value, str) and Path(value).is_file()}
-    return kwargs | {name: str(path.absolute()) for name, path in files.items()}
+    files = [name for name, value in kwargs.items() if isinstance(value, str) and os.path.isfile(value)]  # noqa: PTH113  any text
+    return kwargs | {name: str(Path(kwargs[name]).absolute()) for name in files}

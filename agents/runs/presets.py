@@ -238,14 +238,16 @@ METHODS: dict[str, MethodPreset] = {
 }
 
 
-def _with_defaults(name: str) -> MethodPreset:
-    """For a method without settings of its own: tuned Adam and the defaults of its class."""
+def with_defaults(name: str) -> MethodPreset:
+    """A method with the defaults of its class, as JSON has them."""
     parameters = inspect.signature(cbp.METHODS[name]).parameters
-    kwargs = {option: parameters[option].default for option in options_of(cbp.METHODS[name])}
-    return MethodPreset(method=name, method_kwargs=kwargs, changes=_TUNED)
+    defaults = {option: parameters[option].default for option in options_of(cbp.METHODS[name])}
+    as_in_json = {option: list(value) if isinstance(value, tuple) else value for option, value in defaults.items()}
+    return MethodPreset(method=name, method_kwargs=as_in_json)
 
 
-METHODS |= {name: _with_defaults(name) for name in cbp.METHODS if name not in METHODS}
+# Methods without settings of their own.
+METHODS |= {name: replace(with_defaults(name), changes=_TUNED) for name in cbp.METHODS if name not in METHODS}
 
 
 @dataclass(frozen=True)

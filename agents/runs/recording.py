@@ -50,7 +50,7 @@ class VerdictCallback(BaseCallback):
         self._phase = state["phase"]
 
     def _on_step(self) -> bool:
-        before, self._phase = self._phase, self.locals["infos"][0].get("phase", 0)
+        before, self._phase = self._phase, self._phases.phase_in(self.locals["infos"][0])
         if self._phase != before and self._phases.parameters:
             self._say(before, self._phase)
         return True

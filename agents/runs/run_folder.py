@@ -200,11 +200,20 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.touch()
         try:
             yield temporary
-            temporary.rename(path)
+            _rename_to_new(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror or ' '.join(str(error).split())}") from error
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)  # which, unlike a renaming, takes no other's place
+    except FileExistsError:
+        raise UserError(f"'{path}' exists already") from None
+    except OSError:  # not every file system has links
+        temporary.rename(path)
 
 
 def write_json(path: Path, data: Any) -> None:

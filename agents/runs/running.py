@@ -16,8 +16,10 @@ import torch
 from agents.runs import checkpoint_files
 from agents.runs.commands import INTERRUPTED, handled
 from agents.runs.config import RunConfig
-from agents.runs.errors import RunError, UserError
+from agents.runs.errors import RunError, UserError, in_words
 from agents.runs.run_folder import RunFolder
+
+_IN_WORDS = (OSError, ValueError, RuntimeError, MemoryError, OverflowError)  # errors that say by themselves what is wrong
 
 
 class Job(Protocol):
@@ -91,11 +93,15 @@ def use_threads(config: RunConfig) -> None:
             raise UserError(f"threads must be a number of threads that torch can have, got {config.threads}") from error
 
 
-def carry_out(job: Job) -> int:
+def carry_out(job: Job, *, more: bool = False) -> int:
     """Trains a job until it is complete or asked to stop.
 
+    Args:
+        job: The job.
+        more: Whether there is another to carry out after it.
+
     Returns:
-        0 when it is complete, 130 when it was asked to stop before.
+        0 when it is complete, 130 when it was asked to stop before; also while it was finished, if there is another.
 
     Raises:
         RunError: It broke off.
@@ -108,11 +114,14 @@ def carry_out(job: Job) -> int:
                 job.train(pauses)
             checkpoint = job.save()
             complete = job.finish(time.monotonic() - start)
-    except (OSError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
+    except RunError:
+        raise
+    except Exception as error:  # whatever an environment of others raises
         raise _broken(job, error) from error
-    if not complete:
-        print(f"Stopped at {job.position}, saved in {checkpoint}; to go on: {job.go_on}")
-    return 0 if complete else INTERRUPTED
+    if complete and not (more and pauses.stop):
+        return 0
+    print(f"Stopped at {job.position}, saved in {checkpoint}; to go on: {job.go_on}")
+    return INTERRUPTED
 
 
 def _broken(job: Job, error: Exception) -> RunError:
@@ -123,7 +132,7 @@ def _broken(job: Job, error: Exception) -> RunError:
         details = f" (details in {job.folder.errors})"
     last = checkpoint_files.newest(job.folder)
     kept = f"{job.go_on} goes on from {last.name}" if last else "there is no checkpoint"
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) if isinstance(error, _IN_WORDS) and str(error) else in_words(error)
     return RunError(f"training broke off at {job.position}: {reason}{details}; {kept}")
 
 

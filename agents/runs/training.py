@@ -16,11 +16,11 @@ from agents.runs import checkpoint_files
 from agents.runs.build import make_model, make_vec_env
 from agents.runs.checkpoints import Checkpoints, check_environment
 from agents.runs.config import Config
-from agents.runs.errors import UserError, for_a_shell
+from agents.runs.errors import for_a_shell
 from agents.runs.figure import draw_run
 from agents.runs.logs import make_logger
 from agents.runs.recording import LogCallback, ProgressCallback, Recorders
-from agents.runs.run_folder import RunFolder
+from agents.runs.run_folder import RunFolder, new_file
 from agents.runs.running import Pauses, carry_out, use_threads
 from agents.runs.summary import is_complete, write_summary
 from agents.sb3 import dashboard
@@ -89,12 +89,8 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
 
 def _export(model: BaseAlgorithm, path: Path) -> int:
     path = path if path.suffix else path.with_name(f"{path.name}.zip")  # as Stable-Baselines3 does
-    if path.exists():
-        raise UserError(f"'{path}' exists already")
-    try:
-        model.save(path)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror}") from error
+    with new_file(path) as file:
+        model.save(file)
     print(f"{path}: the model at {model.num_timesteps:,} steps, for stable_baselines3.{type(model).__name__}.load")
     return 0
 
@@ -191,10 +187,11 @@ class _Training:
     def finish(self, seconds: float) -> bool:
         folder, logger = self.folder, self._model.logger
         steps = self._model.num_timesteps - self._began
-        summary = write_summary(folder, self._config, self._model, self._recorders.phases, seconds, steps)
         draw_run(folder, self._config)
         dashboard.write_figure(logger, folder.figure, self._model.num_timesteps)
         logger.close()
+        # The last, since with it a run is complete.
+        summary = write_summary(folder, self._config, self._model, self._recorders.phases, seconds, steps)
         if summary["complete"]:
             print(" ".join([summary["verdict"]["words"], *summary["verdict"]["caveats"]]))
             print(f"Done: {folder.figure} and {folder.summary.name} beside it.")

@@ -137,7 +137,7 @@ class PhaseCallback(BaseCallback):
         steps = (self.num_timesteps - self._counted) // self.training_env.num_envs
         self._counted = self.num_timesteps
         for index, info in enumerate(self.locals["infos"]):
-            number = info.get("phase", 0)
+            number = self.phase_in(info)
             phase = self.phases.get(number)
             if phase is None:
                 values = {name: info[name] for name in self.parameters if name in info}
@@ -148,6 +148,10 @@ class PhaseCallback(BaseCallback):
             if "episode" in info:
                 self._record_episode(index, number, info)
         return True
+
+    def phase_in(self, info: dict[str, Any]) -> int:
+        """The phase that an environment is in; 0 where no parameter changes, whatever it calls a phase of its own."""
+        return int(info.get("phase", 0)) if self.parameters else 0
 
     def _compare(self, env: int, number: int, info: dict[str, Any]) -> None:
         """Warns, once, where an environment has another value than the phase."""
@@ -176,7 +180,7 @@ class PhaseCallback(BaseCallback):
         for name in self.parameters:
             if name in info:
                 self.logger.record(f"env/{name}", info[name])
-                self.logger.record("env/phase", info.get("phase", 0))
+                self.logger.record("env/phase", self.phase_in(info))
 
     def _write(self) -> None:
         if self._path is not None and self._rows:

@@ -78,14 +78,9 @@ class LearningConfig(RunConfig):
         for name, kinds in _KINDS.items():
             if not isinstance(getattr(self, name), kinds):
                 raise UserError(f"{name} must be a {kinds[0].__name__}, got {getattr(self, name)!r}")
-        check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
+        self._check_shared()
         for name in ("tasks", *(["examples"] if self.examples is not None else [])):
             check_whole(name, getattr(self, name), least=1)
-        check_whole("seed", self.seed, least=0)
-        if self.threads is not None:
-            check_whole("threads", self.threads, least=1)
-        if self.seed >= 2**32:
-            raise UserError(f"seed must be less than 2^32, got {self.seed}")
         if self.method not in self.preset.methods:
             raise unknown(f"method of problem '{self.problem}'", self.method, self.preset.methods)
         if (self.examples is None) != (self.preset.examples is None):

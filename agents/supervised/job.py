@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import Logger
 from agents.runs import checkpoint_files, logs
 from agents.runs.checkpoint_files import Checkpoint, to_arrays
 from agents.runs.commands import progress_bar
-from agents.runs.errors import UserError, for_a_shell, one_line
+from agents.runs.errors import for_a_shell
 from agents.runs.logs import read_columns
 from agents.runs.plan import Run
 from agents.runs.run_folder import RunFolder, write_json
@@ -41,19 +41,7 @@ def check_buildable(runs: Sequence[Run]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are said when the run begins
         for config in by_label.values():
-            try_to_make(config)
-
-
-def try_to_make(config: LearningConfig) -> None:
-    """Makes a run's learner, which is not kept.
-
-    Raises:
-        UserError: There is none with these settings.
-    """
-    try:
-        make_learner([config])
-    except (RuntimeError, MemoryError) as error:
-        raise UserError(f"no networks of these settings can be made: {one_line(str(error)) or 'out of memory'}") from error
+            make_learner([config])
 
 
 def learn_all(runs: Sequence[Run], go_on: str) -> int:
@@ -98,8 +86,9 @@ def learn(runs: Sequence[Run], go_on: str) -> int:
         examples = checkpoint.state.get("examples") if checkpoint else 0
         return str((alike, examples) if alike else run.folder.path)
 
-    for _, of_group in groupby(sorted(found, key=company), key=company):
-        if code := _Learning(list(of_group), go_on).carry_out():
+    groups = [list(of_group) for _, of_group in groupby(sorted(found, key=company), key=company)]
+    for number, of_group in enumerate(groups, start=1):
+        if code := _Learning(of_group, go_on).carry_out(more=number < len(groups)):
             return code
     return 0
 
@@ -129,13 +118,13 @@ class _Learning:
             logs.cut(run.folder, state["examples"], to_arrays(state["logs"])["sizes"], _EXAMPLES)
         return logs.make_logger(run.folder)
 
-    def carry_out(self) -> int:
+    def carry_out(self, *, more: bool) -> int:
         for config, logger in zip(self._configs, self._loggers, strict=True):
             dashboard.write_hyperparameters(logger, config.flat())
             task = {"Task": {f"{config.score} of each task": dashboard.chart(f"task/{config.score}")}}
             dashboard.write_layout(logger, task | dashboard.network_sections(["network"], replaces=config.replaces))
         print(self._first_line(), flush=True)
-        return carry_out(self)
+        return carry_out(self, more=more)
 
     @property
     def position(self) -> str:

@@ -132,8 +132,9 @@ class Perturb:
         self._drawn[run] = drawn.normal_(generator=self._generators[run]).to(self._drawn.device)
 
     def state_dict(self, run: int) -> dict[str, Any]:
-        """The generator before the noise at hand was drawn, and how much of it was used."""
-        return {"generator": self._states[run], "used": self._used}
+        """The generator before the noise at hand was drawn, and how much of it was used; as it is now where all of it was."""
+        state = self._generators[run].get_state() if self._used == self._updates else self._states[run]
+        return {"generator": state, "used": self._used}
 
     def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
         """Goes on from there."""

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from agents.runs.commands import a_path, check_device, given, parse_overrides
+from agents.runs.commands import a_path, by_key, check_device, given, parse_overrides
 from agents.runs.errors import UserError, unknown
 from agents.runs.plan import each_once
 from agents.supervised.config import LearningConfig, with_overrides
@@ -37,6 +37,7 @@ def make_configs(args: argparse.Namespace, methods: Iterable[str], seeds: Iterab
     dataset = _dataset(args.problem, args.data)
     preset = PROBLEMS[args.problem][dataset]
     overrides = [parse_overrides(text) for text in args.set or []]
+    by_key(values[0] for values in overrides)
     settings = [
         (method, *with_overrides(preset, args.problem, method, chosen))
         for method in methods

@@ -303,7 +303,20 @@ def test_a_phase_has_the_measures_that_were_recorded_in_it(capsys):
 def test_without_a_parameter_nothing_is_said(capsys):
     said, phases = verdicts_of([192], capsys, parameter=None)
     assert said == []
-    assert len(phases.phases) == 4
+    assert {number: phase.steps for number, phase in phases.phases.items()} == {0: 192}
+
+
+def test_what_a_world_that_does_not_change_calls_its_phase_is_no_phase_of_the_training(tmp_path):
+    class Walking(Scripted):
+        def step(self, action):
+            *rest, _ = super().step(action)
+            return *rest, {"phase": self.steps % 4 / 4}
+
+    callback = PhaseCallback(None, tmp_path / "episodes.csv")
+    learn(callback, 24, env=make_vec_env(lambda: Walking(1), n_envs=1))
+    assert {number: phase.steps for number, phase in callback.phases.items()} == {0: 24}
+    with (tmp_path / "episodes.csv").open(newline="") as file:
+        assert {row["phase"] for row in csv.DictReader(file)} == {"0"}
 
 
 @pytest.mark.parametrize("recurrent", [False, True])

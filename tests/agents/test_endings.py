@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -261,6 +262,19 @@ def test_networks_that_fit_in_no_memory_bring_one_line(capsys, tmp_path, problem
     assert not (tmp_path / "runs").exists()
 
 
+def leave_little_memory():
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 400 * 2**20,) * 2)
+
+
+def test_seeds_whose_networks_do_not_fit_together_bring_one_line(tmp_path):
+    large = [*LEARN, "--method", "backprop", "--set", "net_arch=[1000000]", "--seeds", "0-9", "--run-dir", tmp_path / "runs"]
+    done = processes.run("agents.learn", *large, check=False, prepare=leave_little_memory)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no networks of these settings can be made: ")
+    assert done.stderr.count("\n") == 1
+
+
 # Signals
 
 
@@ -289,7 +303,7 @@ def test_an_evaluation_that_is_ended_leaves_nothing(run, number):
     started.send_signal(number)
     _, err = started.communicate()
     assert started.returncode == 130
-    assert err.endswith("Stopped at once; nothing was written.\n")
+    assert err.endswith("Stopped at once; nothing more was written.\n")
     assert {path.name for path in run.iterdir()} == names
 
 

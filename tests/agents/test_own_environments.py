@@ -35,7 +35,34 @@ class Unsaved(HopperEnv):
         self.wind = (number for number in range(10**6))
         return super().reset(**kwargs)
 
+class Walking(HopperEnv):
+    def step(self, action):
+        *transition, info = super().step(action)
+        return *transition, info | {"phase": self.data.time % 1}
+
+class Failing(HopperEnv):
+    def __init__(self, at, **kwargs):
+        self.at, self.steps = at, 0
+        self.look_for_an_asset("making")
+        super().__init__(**kwargs)
+
+    def reset(self, **kwargs):
+        self.look_for_an_asset("reset")
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.steps += 1
+        self.look_for_an_asset(f"step {self.steps}")
+        return super().step(action)
+
+    def look_for_an_asset(self, now):
+        if now == self.at:
+            {}["asset"]
+
+for name, at in {"Unmade-v0": "making", "Unreset-v0": "reset", "Failing-v0": "step 5"}.items():
+    gymnasium.register(name, "own_world:Failing", kwargs={"at": at}, max_episode_steps=100)
 gymnasium.register("Parted-v0", "own_world:Parted", max_episode_steps=100)
+gymnasium.register("Walking-v0", "own_world:Walking", max_episode_steps=100)
 gymnasium.register("Unsaved-v0", "own_world:Unsaved", max_episode_steps=100)
 """
 SHORT = ["--timesteps", "512", "--n-envs", "2", "--method", "ppo", "--set", "rollout_steps=512", "--set", "batch_size=128"]
@@ -51,8 +78,8 @@ def own_world(tmp_path, monkeypatch):
     monkeypatch.setattr(modules, "_IMPORTED", set())
     yield
     sys.modules.pop("own_world", None)
-    gymnasium.registry.pop("Parted-v0", None)
-    gymnasium.registry.pop("Unsaved-v0", None)
+    for name in ("Unmade-v0", "Unreset-v0", "Failing-v0", "Parted-v0", "Walking-v0", "Unsaved-v0"):
+        gymnasium.registry.pop(name, None)
 
 
 @pytest.mark.filterwarnings("ignore")  # short phases, an id that is registered again
@@ -72,6 +99,14 @@ def test_an_environment_of_a_module_is_trained_in_and_its_code_runs_only_where_i
     assert evaluate.main(["run", "--values", "1", "--episodes", "1", "--import", "own_world"]) == 0
 
 
+@pytest.mark.filterwarnings("ignore")  # an id that is registered again
+def test_a_run_that_does_not_change_has_one_phase_whatever_its_environment_calls_so(tmp_path):
+    assert train.main(["--env", "own_world:Walking-v0", *SHORT, "--keep-phases", "--run-dir", "run"]) == 0
+    (phase,) = json.loads((tmp_path / "run" / "summary.json").read_text())["phases"]
+    assert phase["steps"] == 512
+    assert [path.name[:5] for path in (tmp_path / "run" / "checkpoints" / "phases").iterdir()] == ["0000-"]
+
+
 def test_a_preview_and_a_list_of_parameters_take_a_module_too(capsys):
     assert preview.main(["own_world:Parted-v0", "--period", "1000", "--timesteps", "3000", "--env-kwargs", "frame_skip=2"]) == 0
     assert "seen: friction 0.02 and 2: friction of contacts 0.02 and 2" in capsys.readouterr().out
@@ -87,6 +122,7 @@ def test_a_preview_and_a_list_of_parameters_take_a_module_too(capsys):
         (["--env", "own_world:Other-v0"], "unknown environment 'Other-v0'"),
         (["--env", "Ant-v5", "--env-kwargs", "frame_skip"], "--env-kwargs takes key=value, got 'frame_skip'"),
         (["--env", "Ant-v5", "--env-kwargs", "frame_skp=2"], "environment 'Ant-v5' cannot be made"),
+        (["--env", "Ant-v5", "--env-kwargs", f"text={'x' * 300}"], "environment 'Ant-v5' cannot be made"),
         (["--env", "own_world:Parted-v0", "--env-kwargs", "text=true"], "observations must be numbers and vectors, got Text"),
     ],
 )
@@ -108,3 +144,22 @@ def test_an_environment_that_no_checkpoint_can_hold_is_refused_before_training(c
     assert "Unsaved.wind, which is a generator" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # an id that is registered again
+def test_whatever_an_environment_raises_while_it_acts_is_said_in_one_line(capsys, tmp_path):
+    assert train.main(["--env", "own_world:Failing-v0", *SHORT, "--run-dir", "run"]) == 1
+    broken = "environment 0 failed: KeyError: 'asset'"
+    assert f"error: training broke off at step 8: {broken} (details in run/error.log)" in capsys.readouterr().err
+    before = list((tmp_path / "run").iterdir())
+    assert evaluate.main(["run", "--values", "1", "--episodes", "1", "--import", "own_world"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: an episode broke off: RuntimeError: {broken}"
+    assert list((tmp_path / "run").iterdir()) == before
+
+
+@pytest.mark.filterwarnings("ignore")  # an id that is registered again
+def test_whatever_an_environment_raises_before_it_acts_is_said_in_one_line(capsys):
+    assert train.main(["--list-parameters", "own_world:Unmade-v0"]) == 2
+    assert capsys.readouterr().err == "error: environment 'Unmade-v0' cannot be made: KeyError: 'asset'\n"
+    assert preview.main(["own_world:Unreset-v0", "--period", "1000", "--timesteps", "3000"]) == 2
+    assert capsys.readouterr().err == "error: environment 'Unreset-v0' cannot be stepped: KeyError: 'asset'\n"

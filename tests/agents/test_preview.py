@@ -243,15 +243,15 @@ def test_a_forecast_agrees_with_the_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["--set", "maturity_threshold=1750"], "1,750 updates; no unit is replaced, as units mature after 1,750"),
-        (["--set", "replacement_rate=0"], "1,750 updates; no unit is replaced"),
+        ({"maturity_threshold=100": "maturity_threshold=1750"}, "no unit is replaced, as units mature after 1,750"),
+        ({"replacement_rate=0.015625": "replacement_rate=0"}, "no unit is replaced"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:a phase is short")
 def test_a_run_that_replaces_no_unit_is_called_so(settings, words, capsys):
     environment = ["CartPole-v1", "--param", "observation_noise", "--algo", "dqn"]
-    assert preview.main([*environment, *OFF_POLICY, *BUSY, *settings]) == 0
-    assert f"dqn: q_net: {words}" in capsys.readouterr().out.splitlines()
+    assert preview.main([*environment, *OFF_POLICY, *(settings.get(word, word) for word in BUSY)]) == 0
+    assert f"dqn: q_net: 1,750 updates; {words}" in capsys.readouterr().out.splitlines()
 
 
 def test_a_protocol_is_previewed_whichever_way_its_environment_is_named(capsys):

@@ -300,6 +300,8 @@ ANT = ["--env", "ant-nonstationary"]
         ([*ANT, "--set", "learning_rat=1"], ["unknown setting", "learning_rat", "did you mean 'learning_rate'"]),
         ([*ANT, "--method", "ppo", "--set", "replacement_rate=1"], ["unknown setting of method 'ppo'", "replacement_rate"]),
         ([*ANT, "--set", "learning_rate"], ["key=value", "learning_rate"]),
+        ([*ANT, "--set", "gamma=0.9", "--set", "gamma=0.8"], ["--set takes each key once, got gamma twice"]),
+        ([*ANT, "--env-kwargs", "frame_skip=2", "--env-kwargs", "frame_skip=3"], ["--env-kwargs takes each key once"]),
         ([*ANT, "--metod", "cbp"], ["--metod"]),
         (["--env", "CartPole-v1", "--period", "1000"], ["CartPole-v1", "MuJoCo"]),
         (["--env", "Swimmer-v5", "--period", "1000"], ["Swimmer-v5", "friction"]),

@@ -23,6 +23,8 @@ import processes
 import pytest
 import stable_baselines3
 import torch
+from gymnasium.envs import mujoco as mujoco_envs
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from matplotlib.image import imread
 
 from agents import evaluate, train
@@ -63,6 +65,12 @@ def observing(tmp_path_factory):
 def still(tmp_path_factory):
     """A run whose environment does not change."""
     return make_run(tmp_path_factory.mktemp("runs") / "still", "--env", "Hopper-v5", "--timesteps", 512)
+
+
+@pytest.fixture(scope="module")
+def of_cart(tmp_path_factory):
+    """A run without MuJoCo."""
+    return make_run(tmp_path_factory.mktemp("runs") / "cart", "--env", "CartPole-v1", "--method", "ppo", "--timesteps", 512)
 
 
 @pytest.fixture
@@ -327,7 +335,7 @@ def test_ctrl_c_leaves_nothing(run, tmp_path):
     finally:
         _, error = started.communicate()
     assert started.returncode == 130
-    assert error.splitlines()[-1] == "Stopped at once; nothing was written."
+    assert error.splitlines()[-1] == "Stopped at once; nothing more was written."
     assert not list(tmp_path.iterdir())
 
 
@@ -340,6 +348,38 @@ def test_a_file_that_cannot_be_finished_is_not_left(tmp_path):
     with pytest.raises(UserError, match=r"cannot write '.*picture': No space left"):
         write()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_another_process_has_made_meanwhile_stays(tmp_path):
+    path = tmp_path / "picture"
+
+    def write():
+        with new_file(path) as new:
+            new.write_text("second")
+            path.write_text("another's")
+
+    with pytest.raises(UserError, match="picture' exists already"):
+        write()
+    assert (path.read_text(), [*tmp_path.iterdir()]) == ("another's", [path])
+
+
+def test_a_file_is_finished_where_there_are_no_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "hardlink_to", functools.partial(os.link, tmp_path / "no such file"))
+    with new_file(tmp_path / "picture") as new:
+        new.write_text("whole")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("picture", "whole")]
+
+
+def test_a_part_whose_name_has_a_slash_names_a_file_too(command, tmp_path):
+    model = Path(mujoco_envs.__file__).parent / "assets" / "hopper.xml"
+    (tmp_path / "hopper.xml").write_text(model.read_text().replace("foot_geom", "foot/geom"))
+    of_file = ["--env", "Hopper-v5", "--env-kwargs", f"xml_file={tmp_path / 'hopper.xml'}", "--timesteps", 512]
+    folder = make_run(tmp_path / "run", *of_file)
+    assert command(folder, "--param", "friction:foot/geom", "--values", "3", "--episodes", "1") == 0
+    assert sorted(path.name for path in folder.glob("evaluation*")) == [
+        "evaluation-512-friction-foot-geom.csv",
+        "evaluation-512-friction-foot-geom.png",
+    ]
 
 
 # Films
@@ -411,6 +451,53 @@ def test_without_values_a_film_shows_both_ends_and_the_value_of_now_and_can_be_m
     assert len(starts) == 3
     again = process(tmp_path / "run", *grid, "--record", film)
     assert (again.returncode, again.stderr) == (2, f"error: '{film}' exists already\n")
+
+
+OF_CART = ["--param", "cart_gravity", "--values", "1", "--episodes", "1"]
+
+
+def test_an_environment_without_mujoco_is_filmed_too(of_cart, tmp_path):
+    if not (renders("egl") or renders("osmesa")):
+        pytest.skip("nothing renders here")
+    film, picture = tmp_path / "film.mp4", tmp_path / "grid.png"
+    done = process(of_cart, *OF_CART, "--output", picture, "--record", film)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [f"Done: {picture}, {tmp_path / 'grid.csv'}", f"Done: {film}"]
+    (length,) = [int(row["length"]) for row in rows(tmp_path / "grid.csv") if row["mode"] == "deterministic"]
+    rate, frames = decode(film)
+    assert (rate, {frame.shape for frame in frames}) == (25, {(400, 600, 3)})  # CartPole has 50 steps a second
+    assert len(frames) == 1 + -(-length // 2) + 12
+
+
+def break_the_camera():
+    def render(_):
+        raise AttributeError("no lens")
+
+    CartPoleEnv.render = render
+
+
+def press_ctrl_c_while_it_films():
+    def render(_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    CartPoleEnv.render = render
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code", "words"),
+    [
+        (break_the_camera, 1, "error: no film of the episode under cart_gravity 1 times its own: AttributeError: no lens"),
+        (press_ctrl_c_while_it_films, 130, "Stopped at once; nothing more was written."),
+    ],
+)
+def test_picture_and_table_stay_where_no_film_comes_of_it(of_cart, tmp_path, prepare, code, words):
+    if not (renders("egl") or renders("osmesa")):
+        pytest.skip("nothing renders here")
+    arguments = [of_cart, *OF_CART, "--output", tmp_path / "grid.png", "--record", tmp_path / "film.mp4"]
+    done = processes.run("agents.evaluate", *arguments, check=False, prepare=prepare, **dict.fromkeys(RENDERING))
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1] == words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.csv", "grid.png"]
 
 
 def test_where_egl_is_missing_osmesa_is_taken(tmp_path):

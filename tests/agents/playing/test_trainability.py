@@ -10,6 +10,7 @@ from dataclasses import replace
 import processes
 import pytest
 import torch
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
@@ -245,6 +246,7 @@ def test_the_networks_of_an_off_policy_run_learn_random_targets(command, tmp_pat
         (["--updates", 5], "updates must be a whole number >= 20, got 5"),
         (["--steps", 100], "steps must be 0 or at least two rollouts of 512, got 100"),
         (["--seed", -1], "seed must be a whole number >= 0, got -1"),
+        (["--seed", 2**32 - 1, "--repetitions", 2], "seed must be at most 2^32 - 2, for as many repetitions, got 4294967295"),
         (["--value", -1], "friction"),
     ],
 )
@@ -274,3 +276,15 @@ def test_what_cannot_be_measured_is_refused_in_one_line(run, capsys, tmp_path):
     )
     assert measure(run, *QUICK) == 2
     assert "is not a table of scores" in capsys.readouterr().err
+
+
+def test_an_environment_that_breaks_where_agents_learn_anew_brings_one_line(run, capsys, monkeypatch):
+    def reset_model(_):
+        raise ZeroDivisionError("no floor")
+
+    monkeypatch.setattr(AntEnv, "reset_model", reset_model)
+    capsys.readouterr()
+    assert measure(run, *QUICK) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: return of checkpoint '")
+    assert line.endswith("cannot be measured: ZeroDivisionError: no floor")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -620,6 +622,20 @@ def test_the_recorded_pilot_gives_its_table_and_the_signs_that_its_summaries_sho
     assert (idle[0], below[0]) == (1, 1)
     # Recorded before the error of the final return was.
     assert "| return falling at like values | – | – | – | – | – |" in table
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "runs" / "closed").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"error: cannot read '{tmp_path / 'runs' / 'closed'}': Permission denied\n"
 
 
 def test_a_report_does_not_go_into_a_run(tmp_path, capsys):

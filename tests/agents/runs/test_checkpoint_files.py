@@ -113,6 +113,27 @@ def test_transitions_that_are_still_needed_make_no_room(folder):
     assert {path.name for path in files.iterdir()} == {new.name}
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), MemoryError()])
+def test_transitions_stay_where_a_checkpoint_cannot_be_read_for_once(tmp_path, monkeypatch, error):
+    folder = RunFolder(tmp_path)
+    old, new = (checkpoint_files.NewFile.of(stem, ".npz", b"some") for stem in ("0-1", "1-2"))
+    checkpoint_files.write(folder, 1, {"transitions": [old.name]}, old)
+
+    def read_bytes(_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_bytes)
+        checkpoint_files.write(folder, 2, {"transitions": [new.name]}, new)
+    files = folder.checkpoints / "transitions"
+    assert {path.name for path in files.iterdir()} == {old.name, new.name}
+    for steps in (3, 4):
+        checkpoint_files.write(folder, steps, {})
+    assert {path.name for path in files.iterdir()} == {new.name}  # which the second of the four needs still
+    checkpoint_files.write(folder, 5, {})
+    assert list(files.iterdir()) == []
+
+
 def test_a_checkpoint_that_does_not_fit_leaves_none_of_its_transitions(folder):
     size = checkpoint_files.newest(folder).stat().st_size
     (folder.path / "events").write_bytes(bytes(3 * size))  # one and a half fit beside it

@@ -15,6 +15,7 @@ import signal
 import sys
 import termios
 import time
+import zipfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -304,7 +305,8 @@ def test_a_configuration_that_names_code_is_refused(command, capsys, finished, e
 
 
 def test_a_checkpoint_of_another_run_is_refused(command, capsys, finished, tmp_path):
-    assert command(*ANT, "--method", "ppo", "--set", "net_arch=[9]", "--timesteps", 256, "--run-dir", tmp_path / "other") == 0
+    other = ["--env", "ant-nonstationary", "--method", "ppo", "--set", "net_arch=[9]", "--set", "rollout_steps=256"]
+    assert command(*other, "--timesteps", 256, "--n-envs", 2, "--set", "batch_size=64", "--run-dir", tmp_path / "other") == 0
     for path in (finished / "checkpoints").iterdir():
         path.unlink()
     source = newest(tmp_path / "other")
@@ -334,6 +336,24 @@ def test_the_model_can_be_exported_for_sb3(command, finished, tmp_path, capsys):
     assert command("--resume", finished, "--export", tmp_path / "model.zip") == 2
     assert "exists already" in told(capsys)[-1]
     assert command("--env", "ant-nonstationary", "--export", tmp_path / "another.zip") == 2
+
+
+def test_an_export_that_is_interrupted_leaves_nothing(command, finished, tmp_path, monkeypatch):
+    written, write = [], zipfile.ZipFile.writestr
+
+    def interrupt(file, name, *others, **kwargs):
+        if written:
+            raise KeyboardInterrupt
+        written.append(name)
+        return write(file, name, *others, **kwargs)
+
+    (tmp_path / "models").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "writestr", interrupt)
+        assert command("--resume", finished, "--export", tmp_path / "models" / "model.zip") == 130
+    assert written
+    assert list((tmp_path / "models").iterdir()) == []
+    assert command("--resume", finished, "--export", tmp_path / "models" / "model.zip") == 0
 
 
 def test_a_complete_run_stays_as_it_is_whatever_is_exported_or_resumed(command, finished, tmp_path, capsys):
@@ -409,6 +429,19 @@ def test_a_full_disk_at_a_checkpoint_is_reported_and_training_goes_on(command, c
     (line,) = [line for line in told(capsys) if "no checkpoint" in line]
     assert line == "warning: no checkpoint at step 0: No space left on device; training goes on"
     assert_same_run(finished, folder)
+
+
+def test_a_run_is_complete_only_when_its_figure_is_drawn(command, capsys, finished, tmp_path):
+    folder = tmp_path / "undrawn"
+    (folder / "report.png").mkdir(parents=True)  # where no file can be written
+    (folder / "config.json").write_bytes((finished / "config.json").read_bytes())
+    assert command("--resume", folder) == 1
+    assert "report.png" in told(capsys)[-1]
+    assert not (folder / "summary.json").exists()
+    (folder / "report.png").rmdir()
+    assert command("--resume", folder) == 0
+    assert json.loads((folder / "summary.json").read_text())["complete"]
+    assert (folder / "report.png").is_file()
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_one_line(tmp_path):

@@ -19,21 +19,23 @@ from gymnasium.spaces import Box, Discrete
 from same_runs import assert_same_run, newest, rows
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from agents import evaluate, report
+import cbp
+from agents import evaluate, report, train
 from agents.runs.algorithms import ALGORITHMS, METHODS
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.logs import read_columns
+from agents.runs.options import make_config
+from agents.runs.presets import with_defaults
 from agents.runs.replay import ReplayFiles
 
 # 64 steps, then 8 updates.
-SMALL = ["--set", "train_freq=64", "--set", "gradient_steps=8", "--set", "batch_size=16", "--set", "learning_starts=100"]
-SMALL += ["--set", "net_arch=[12,10]", "--checkpoint-minutes", 0, "--timesteps", 1152]
+SMALL = {"train_freq": 64, "gradient_steps": 8, "batch_size": 16, "learning_starts": 100, "net_arch": "[12,10]"}
 HOPPER = ["--env", "hopper-nonstationary", "--period", 400]
 CARTPOLE = ["--env", "CartPole-v1", "--param", "observation_noise", "--period", 400]
 RUNS = {
     "sac": ["--algo", "sac", "--method", "cbp", *HOPPER, "--set", "maturity_threshold=5", "--set", "replacement_rate=0.01"],
-    "td3": ["--algo", "td3", "--method", "l2", *HOPPER, "--n-envs", 2, "--normalize", "--set", "train_freq=32"],
+    "td3": ["--algo", "td3", "--method", "l2", *HOPPER, "--n-envs", 2, "--normalize"],
     "dqn": [
         "--algo",
         "dqn",
@@ -62,12 +64,20 @@ class Breaking(gymnasium.Wrapper):
     """Can be reset only once in a process, which is when a run is checked."""
 
     resets = 0
+    error: Exception = RuntimeError("the door is shut")
 
     def reset(self, **options):
         type(self).resets += 1
         if self.resets > 1:
-            raise RuntimeError("the door is shut")
+            raise self.error
         return self.env.reset(**options)
+
+
+class Losing(Breaking):
+    """Raises something else."""
+
+    resets = 0
+    error = KeyError("key")
 
 
 class FromFive(gymnasium.Wrapper):
@@ -79,12 +89,14 @@ class FromFive(gymnasium.Wrapper):
         return self.env.step(action - 5)
 
 
-for wrapper in (Telling, Breaking, FromFive):
+for wrapper in (Telling, Breaking, Losing, FromFive):
     gymnasium.register(f"{wrapper.__name__}-v0", lambda wrapper=wrapper: wrapper(gymnasium.make("CartPole-v1").env))
 
 
-def options(name):
-    return [*RUNS[name][:2], *SMALL, *RUNS[name][2:]]
+def options(name, **changed):
+    settings = {**SMALL, **({"train_freq": 32} if name == "td3" else {}), **changed}
+    of_all = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return [*RUNS[name], *of_all, "--checkpoint-minutes", 0, "--timesteps", 1152]
 
 
 def transition_files(folder):
@@ -253,15 +265,16 @@ def test_what_an_algorithm_does_not_take_is_refused_in_one_line(command, capsys,
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changed", "env", "words"),
     [
-        (["--set", "learning_rate=1e30"], "a loss is not a finite number"),
-        (["--set", f"batch_size={10**12}"], "Unable to allocate"),
-        (["--env", "Breaking-v0"], "the door is shut"),
+        ({"learning_rate": 1e30}, "CartPole-v1", "a loss is not a finite number"),
+        ({"batch_size": 10**12}, "CartPole-v1", "Unable to allocate"),
+        ({}, "Breaking-v0", "the door is shut"),
+        ({}, "Losing-v0", "KeyError: 'key'"),
     ],
 )
-def test_what_breaks_a_run_is_said_in_one_line(command, capsys, tmp_path, changes, words):
-    assert command(*options("dqn"), *changes, "--run-dir", tmp_path / "run") == 1
+def test_what_breaks_a_run_is_said_in_one_line(command, capsys, tmp_path, changed, env, words):
+    assert command(*options("dqn", **changed), "--env", env, "--run-dir", tmp_path / "run") == 1
     line = told(capsys)[-1]
     assert line.startswith("error: training broke off at step ")
     assert words in line
@@ -269,7 +282,7 @@ def test_what_breaks_a_run_is_said_in_one_line(command, capsys, tmp_path, change
 
 
 def test_a_run_that_ends_before_learning_starts_is_warned_of(command, capsys, tmp_path):
-    assert command(*options("dqn"), "--timesteps", 65, "--set", "learning_starts=128", "--run-dir", tmp_path / "run") == 0
+    assert command(*options("dqn", learning_starts=128), "--timesteps", 65, "--run-dir", tmp_path / "run") == 0
     assert any("no network learns: learning_starts is 128, and this run has 128 steps" in line for line in told(capsys))
 
 
@@ -285,6 +298,22 @@ def test_a_configuration_with_times_that_there_are_not_is_refused(times):
     config = Config("Hopper-v5", "cbp", 1000, 100, "friction", 0, 1, normalize=False, device="cpu")
     with pytest.raises(UserError, match="times must be a dictionary with a name"):
         replace(config, change={"times": times})
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_a_run_of_a_method_with_a_tuple_by_default_is_the_same_when_it_is_read(algo, monkeypatch):
+    class Scaling(cbp.Method, name="scaling"):
+        def __init__(self, model, optimizer, scales=(1.0, 2.0)):
+            pass
+
+    try:
+        monkeypatch.setitem(ALGORITHMS[algo].methods, "scaling", with_defaults("scaling"))
+    finally:
+        del cbp.METHODS["scaling"]
+    arguments = train._parser().parse_args(["--env", "Pendulum-v1", "--algo", algo])
+    config = make_config(arguments, "scaling", 0)
+    assert config.method_kwargs == {"scales": [1.0, 2.0]}
+    assert config.differences(Config.from_json(config.to_json())) == []
 
 
 def test_every_algorithm_has_its_own_order_of_methods_and_tuned_values():

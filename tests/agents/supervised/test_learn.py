@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents import learn, report, sweep, train
 from agents.runs.run_folder import RunFolder
+from agents.supervised import job
 
 REGRESSION = ["--problem", "slowly-changing-regression", "--examples", "20000"]
 BINARY = ["--problem", "continual-imagenet", "--tasks", "2", "--set", "epochs=2"]
@@ -177,6 +179,20 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert "from example" not in complete.stdout
 
 
+def press_ctrl_c_while_a_figure_is_drawn():
+    job.draw_learning = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_while_a_run_is_finished_begins_no_other(tmp_path):
+    short = [*REGRESSION[:2], "--examples", "10000", "--method", "backprop", "--set", "activation=relu,tanh"]
+    command = ["agents.learn", *short, "--run-dir", tmp_path]
+    done = processes.run(*command, check=False, prepare=press_ctrl_c_while_a_figure_is_drawn)
+    assert done.returncode == 130
+    assert "to go on: the same command" in done.stdout.splitlines()[-1]
+    assert [json.loads(path.read_text())["complete"] for path in tmp_path.rglob("summary.json")] == [True]
+    assert "2 runs complete" in processes.run(*command).stdout
+
+
 @pytest.mark.slow
 def test_seeds_of_any_method_leave_the_same_records_one_after_the_other(tmp_path):
     short = ["--problem", "permuted-images", "--tasks", "1", "--set", "net_arch=[4]", "--seeds", "0,1", "--run-dir", tmp_path]
@@ -267,7 +283,9 @@ def test_a_sweep_gives_the_same_runs(learned, tmp_path):
         ([*BINARY, "--set", "learning-rate=1"], "did you mean 'learning_rate'?"),
         ([*BINARY, "--set", "replacement_rate=2"], "replacement_rate must be a finite number in [0, 1], got 2"),
         ([*REGRESSION, "--set", "batch_size=4"], "learns from single examples"),
+        ([*BINARY, "--set", "epochs=3"], "--set takes each key once, got epochs twice"),
         ([*BINARY, "--seeds", "3-1"], "--seeds takes whole numbers"),
+        ([*BINARY, "--threads", "100000"], "threads must be at most 1,024, got 100,000"),
         ([*BINARY, "--device", "gpu"], "device 'gpu' cannot be used"),
         (["--problem", "class-incremental-cifar", "--tasks", "6"], "tasks must be at most 5, got 6"),
         (["--problem", "class-incremental-cifar", "--set", "validation=0"], "restore_best needs validation images"),

@@ -251,6 +251,25 @@ def test_runs_that_stop_go_on_in_other_company(method):
         assert values.tolist() == whole.measures()[name][[2, 0]].tolist()
 
 
+@pytest.mark.parametrize(
+    ("net_arch", "examples"),
+    [
+        pytest.param((5,), 64, id="all of the noise that was drawn at once"),
+        pytest.param((5,), 63, id="all but one"),
+        pytest.param((1500, 1000), 1, id="noise of one update at once"),
+    ],
+)
+def test_a_run_that_stops_when_its_noise_is_used_up_goes_on_with_new_noise(net_arch, examples):
+    settings = OnlineSettings(net_arch, learning_rate=1e-4, method="shrink-perturb", method_kwargs=METHODS["shrink-perturb"])
+    whole, again = (learner(settings, [3], dtype=torch.float32) for _ in range(2))
+    whole.learn(examples)
+    again.load_state_dict(0, whole.state_dict(0))
+    for each in (whole, again):
+        each.learn(2)
+    for w, other in zip([*whole.weights, *whole.biases], [*again.weights, *again.biases], strict=True):
+        assert torch.equal(w, other)
+
+
 def test_measures_are_those_of_the_last_thousand_examples():
     batched = learner(OnlineSettings((6, 4)), [3, 4])
     batched.learn(600)

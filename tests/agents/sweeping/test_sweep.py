@@ -419,6 +419,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["--methods", "cbp", "--set", "replacement_rate=0.1,2"], "replacement_rate must be a finite number in [0, 1], got 2"),
         (["--methods", "cbp", "--set", "replacement_rate=0.1,"], "replacement_rate must be a finite number in [0, 1], got ''"),
         (["--methods", "redo", "--set", "threshold=-1"], "threshold must be a finite number >= 0, got -1"),
+        (["--methods", "cbp", "--set", "gamma=0.9,0.8", "--set", "gamma=0.7"], "--set takes each key once, got gamma twice"),
         (["--methods", "ppo", "--seeds", "one"], "--seeds takes whole numbers and ranges with commas between, such as 0-4"),
         (["--methods", "ppo", "--seeds", "4-2"], "got '4-2'"),
         (["--methods", "ppo", "--seeds", "0,"], "got '0,'"),
