@@ -6,12 +6,15 @@ import argparse
 import csv
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 
 from agents.playing import video
 from agents.playing.episodes import MODES, Episode, episode_seeds, play
@@ -30,6 +33,7 @@ from agents.supervised.config import LearningConfig
 
 _POINTS = 9
 _EPISODES = 5
+_MOST_STEPS = 10_000  # where nothing else may end an episode
 
 
 def run(arguments: Sequence[str] | None, renderer: str | None) -> int:
@@ -57,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--low", metavar="X", type=float, help="the least value (default: that of the run's schedule)")
     add("--high", metavar="X", type=float, help="the greatest value (default: that of the run's schedule)")
     add("--episodes", metavar="K", type=int, default=_EPISODES, help=f"for each value and mode (default: {_EPISODES})")
+    add(
+        "--max-episode-steps",
+        metavar="N",
+        type=int,
+        help=f"an episode is cut after so many (default: the environment's own limit, or {_MOST_STEPS:,} where it has none)",
+    )
     add("--seed", metavar="S", type=int, default=0, help="of environments and sampled actions (default: 0)")
     add(
         "--output",
@@ -79,6 +89,7 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     if not isinstance(config, Config):
         raise UserError(f"'{args.run}' is a run of agents.learn, in which no policy acts; RUN is a run of agents.train")
     check_whole("episodes", args.episodes, least=1)
+    check_whole("max-episode-steps", given(args.max_episode_steps, 1), least=1)
     check_whole("seed", args.seed, least=0)
     if args.record is not None:
         check_ending("--record", args.record, [video.ENDING])
@@ -86,6 +97,8 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     trained = load_policy(folder, config)
     held = HeldParameter.of(config, trained.values, args.param, args.low, args.high)
     values = _values(args, held)
+    limit = given(args.max_episode_steps, _limit_beside(held.make_env(values[0])))
+    make_env = held.make_env if limit is None else partial(_make_limited, held.make_env, limit)
     picture = args.output or folder.path / f"evaluation-{trained.steps}-{re.sub('[:/]', '-', held.name)}.png"
     check_ending("--output", picture, PICTURES)
     # A film can be made later.
@@ -97,17 +110,16 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
             print(f"Rendering by {video.choose_renderer(renderer)}.")
         print(_first_line(config, trained, held), flush=True)
         if grid:
-            episodes = play(trained, held.make_env, values, args.episodes, args.seed)
+            episodes = play(trained, make_env, values, args.episodes, args.seed)
             draw_evaluation(episodes, config, trained, held, files[0])
             _write(episodes, files[1])
             of_grid.close()
-            print("\n".join(_table(episodes, held)))
+            print("\n".join(_table(episodes, held) + _of_cut(episodes, limit)))
             print(f"Done: {grid[0]}, {grid[1]}", flush=True)
         if film is not None:
-            make_env = partial(held.make_env, render_mode="rgb_array")
             shown = values if args.values else sorted({values[0], values[-1], given(held.current, values[0])})
             labels = {value: held.shown(value) + _of_phase(value, trained, held) for value in shown}
-            video.record(trained, make_env, labels, episode_seeds(args.seed, 1)[0], film)
+            video.record(trained, partial(make_env, render_mode="rgb_array"), labels, episode_seeds(args.seed, 1)[0], film)
     if args.record is not None:
         print(f"Done: {args.record}")
     return 0
@@ -127,6 +139,19 @@ def _values(args: argparse.Namespace, held: HeldParameter) -> list[float]:
         raise UserError(f"--values must be numbers with commas between, such as 0.1,0.5,2; got '{args.values}'") from None
     held.check(values)
     return values
+
+
+def _limit_beside(env: gymnasium.Env[Any, Any]) -> int | None:
+    """After how many steps an episode is cut; None where the environment has a limit of its own."""
+    spec = env.spec
+    env.close()
+    return None if spec is not None and spec.max_episode_steps is not None else _MOST_STEPS
+
+
+def _make_limited(
+    make_env: Callable[..., gymnasium.Env[Any, Any]], limit: int, value: float, **kwargs: Any
+) -> TimeLimit[Any, Any]:
+    return TimeLimit(make_env(value, **kwargs), limit)
 
 
 def _first_line(config: Config, trained: Trained, held: HeldParameter) -> str:
@@ -154,6 +179,11 @@ def _table(episodes: list[Episode], held: HeldParameter) -> list[str]:
             cells.append(f"{np.mean(totals):,.1f}{error}")
         lines.append(f"{value:>{width}.4g}" + "".join(f"{cell:>22}" for cell in cells))
     return lines
+
+
+def _of_cut(episodes: list[Episode], limit: int | None) -> list[str]:
+    cut = 0 if limit is None else sum(episode.length >= limit for episode in episodes)
+    return [f"{cut} of {len(episodes)} episodes were cut after {limit:,} steps (--max-episode-steps)."] if cut else []
 
 
 def _write(episodes: list[Episode], path: Path) -> None:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, in_words
 from agents.runs.run_folder import RunFolder
 
 BESIDE = "transitions"
@@ -148,9 +148,11 @@ def kept(folder: RunFolder) -> dict[int, Path]:
 
 def _spare(folder: RunFolder) -> list[Path]:
     """The checkpoints that may make room, the damaged ones first: not the newest that is whole, nor what a link keeps."""
-    found = _all(folder)
-    whole = [path for path in found if _is_whole(path)]
-    damaged = [path for path in found if path not in whole]
+    whole: list[Path] = []
+    damaged: list[Path] = []
+    for path in _all(folder):
+        with suppress(OSError, MemoryError):  # one that cannot be read now may be whole
+            (whole if _is_whole(path) else damaged).append(path)
     return [path for path in damaged + whole[:-1] if path.stat().st_nlink == 1]
 
 
@@ -186,14 +188,14 @@ class Checkpoint:
 
         Raises:
             UserError: One is missing or damaged.
+            OSError: One cannot be read now.
         """
         for name in self.state.get(BESIDE, []):
             path = self.path.parent / BESIDE / Path(name).name
             try:
                 content = path.read_bytes()
-            except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else error
-                raise UserError(f"checkpoint '{self.path}' needs '{path}': {reason}") from error
+            except (FileNotFoundError, ValueError) as error:  # or a name that no file has
+                raise UserError(f"checkpoint '{self.path}' needs '{path}', which is missing") from error
             if not _fits_its_name(path, content):
                 raise UserError(f"checkpoint '{self.path}' needs '{path}', which is damaged: its checksum is another")
             yield content
@@ -235,12 +237,16 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         UserError: It is damaged.
+        OSError: It cannot be read now.
+        MemoryError: Likewise.
     """
+    content = path.read_bytes()
     try:
-        content = path.read_bytes()
         if not _fits_its_name(path, content):
             raise ValueError("its checksum is another")
         return Checkpoint(path, _state_in(content))
+    except MemoryError:
+        raise
     except Exception as error:  # whatever damage, or what is not allowed in such a file, makes torch raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint '{path}' is damaged: {reason}") from error
@@ -266,7 +272,8 @@ def read_newest(folder: RunFolder, with_files: bool = False) -> Checkpoint | Non
         UserWarning: A checkpoint is damaged, and the one before it is taken.
 
     Raises:
-        UserError: Every checkpoint is damaged.
+        UserError: Every checkpoint is damaged; or one cannot be read now, which may be whole: going on from the one before it
+            would lose it.
     """
     found = _all(folder)
     for path in reversed(found):
@@ -277,6 +284,9 @@ def read_newest(folder: RunFolder, with_files: bool = False) -> Checkpoint | Non
             return found_whole
         except UserError as error:
             warnings.warn(f"{error}; it is passed over", stacklevel=3)
+        except (OSError, MemoryError) as error:
+            hint = "where that lasts, remove it to go on from the one before"
+            raise UserError(f"checkpoint '{path}' cannot be read: {in_words(error)}; {hint}") from error
     if found:
         raise UserError(f"every checkpoint in '{folder.checkpoints}' is damaged")
     return None

@@ -28,6 +28,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from matplotlib.image import imread
 
 from agents import evaluate, train
+from agents.playing import evaluation
 from agents.playing.episodes import MODES, play
 from agents.playing.held import HeldParameter
 from agents.playing.video import choose_renderer
@@ -320,6 +321,38 @@ def test_a_run_that_does_not_change_is_played_over_friction_or_another_parameter
     assert sorted({float(row["value"]) for row in rows(tmp_path / "tilt.csv")}) == [-3.0, 1.0, 5.0]
 
 
+def endless(run, tmp_path):
+    """The run, in an environment whose episodes nothing ends."""
+    folder = shutil.copytree(run, tmp_path / "endless")
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("Hopper-v5", "Endless-v0"))
+    return folder
+
+
+@pytest.fixture
+def without_limit():
+    made = {"entry_point": mujoco_envs.hopper_v5.HopperEnv, "kwargs": {"terminate_when_unhealthy": False}}
+    gymnasium.register("Endless-v0", **made)
+    yield
+    gymnasium.registry.pop("Endless-v0")
+
+
+def test_an_episode_that_nothing_ends_is_cut(without_limit, command, still, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "_MOST_STEPS", 30)
+    grid = ["--values", "0.5,1", "--episodes", "1"]
+    assert command(endless(still, tmp_path), *grid, "--output", "default.png") == 0
+    assert "4 of 4 episodes were cut after 30 steps (--max-episode-steps)." in capsys.readouterr().out.splitlines()
+    assert command(tmp_path / "endless", *grid, "--output", "given.png", "--max-episode-steps", 7) == 0
+    assert [int(row["length"]) for name in ("default", "given") for row in rows(tmp_path / f"{name}.csv")] == [30] * 4 + [7] * 4
+
+
+def test_an_environment_with_a_limit_of_its_own_keeps_it(command, still, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "_MOST_STEPS", 3)
+    assert command(still, "--values", "1", "--episodes", "1", "--output", "own.png") == 0
+    assert min(int(row["length"]) for row in rows(tmp_path / "own.csv")) > 3
+    assert "cut" not in capsys.readouterr().out
+
+
 def test_ctrl_c_leaves_nothing(run, tmp_path):
     arguments = [run, "--values", "1", "--episodes", "4000", "--output", tmp_path / "picture.png"]
     started = processes.Started("agents.evaluate", *arguments)
@@ -564,6 +597,7 @@ def test_without_the_extra_one_line_names_it(run, tmp_path):
         (["--param", "action_delay", "--values", "0.5"], "must be a whole number, got 0.5"),
         (["--episodes", "0"], "episodes must be a whole number >= 1, got 0"),
         (["--episodes", "x"], "--episodes"),
+        (["--max-episode-steps", "0"], "max-episode-steps must be a whole number >= 1, got 0"),
         (["--seed", "-1"], "seed must be a whole number >= 0, got -1"),
         (["--output", "there.png"], "'there.png' exists already"),
         (["--output", "with.png"], "'with.csv' exists already"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from agents.runs import checkpoint_files
+from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder
 
 ROOM = 4.5  # checkpoints that fit on the disk
@@ -74,15 +75,54 @@ def test_damaged_checkpoints_make_room_first_and_the_last_whole_one_stays(folder
     assert kept(folder) == [1]
 
 
-def test_a_checkpoint_that_cannot_be_read_does_not_keep_the_next_from_being_written(folder, monkeypatch):
-    unreadable, read = checkpoint_files.newest(folder), Path.read_bytes
+def cannot_be_read(unreadable, monkeypatch, error):
+    read = Path.read_bytes
 
     def read_bytes(path):
         if path == unreadable:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise error
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+
+FOR_ONCE = [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), PermissionError(errno.EACCES, "Permission denied"), MemoryError()]
+
+
+@pytest.mark.parametrize("error", FOR_ONCE)
+@pytest.mark.parametrize("with_files", [False, True])
+def test_a_checkpoint_that_cannot_be_read_for_once_is_not_passed_over(folder, monkeypatch, error, with_files):
+    """A run that went on from the one before would end with less, and drop this one."""
+    newest = checkpoint_files.newest(folder)
+    with monkeypatch.context() as patch:
+        cannot_be_read(newest, patch, error)
+        with pytest.raises(UserError, match=f"checkpoint '{newest}' cannot be read: {type(error).__name__}"):
+            checkpoint_files.read_newest(folder, with_files)
+    assert checkpoint_files.read_newest(folder, with_files).path == newest
+
+
+@pytest.mark.parametrize("error", FOR_ONCE)
+def test_nor_is_one_whose_transitions_cannot_be_read_for_once(folder, monkeypatch, error):
+    new = checkpoint_files.NewFile.of("0-1", ".npz", b"some")
+    newest = checkpoint_files.write(folder, 3, {"transitions": [new.name]}, new)
+    with monkeypatch.context() as patch:
+        cannot_be_read(folder.checkpoints / "transitions" / new.name, patch, error)
+        with pytest.raises(UserError, match=f"checkpoint '{newest}' cannot be read: {type(error).__name__}"):
+            checkpoint_files.read_newest(folder, with_files=True)
+    assert checkpoint_files.read_newest(folder, with_files=True).path == newest
+
+
+def test_one_that_cannot_be_read_for_once_makes_no_room(folder, monkeypatch):
+    unreadable = checkpoint_files.newest(folder)
+    (folder.path / "events").write_bytes(bytes(unreadable.stat().st_size))  # three fit beside it
+    with monkeypatch.context() as patch:
+        cannot_be_read(unreadable, patch, FOR_ONCE[0])
+        checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
+    assert kept(folder) == [1, 2, 3]
+
+
+def test_a_checkpoint_that_cannot_be_read_does_not_keep_the_next_from_being_written(folder, monkeypatch):
+    cannot_be_read(checkpoint_files.newest(folder), monkeypatch, OSError(errno.EIO, os.strerror(errno.EIO)))
     checkpoint_files.write(folder, 3, {"numbers": np.full(100_000, 3)})
     assert [int(path.name.split("-")[0]) for path in sorted(folder.checkpoints.iterdir())] == [1, 2, 3]
 
