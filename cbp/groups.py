@@ -54,6 +54,11 @@ class Slices:
         return tensor
 
     @property
+    def computed(self) -> bool:
+        """Whether the tensor is no parameter and no buffer, but is computed from others, as pruning and normalisation do."""
+        return self.attribute not in self.module._parameters and self.attribute not in self.module._buffers
+
+    @property
     def of_maps(self) -> bool:
         """Whether the tensor has kernels, so that each of its columns is multiplied with a map and not with one value."""
         return self.tensor.ndim - sum(length == 1 for _, _, length in self.within) > 2
@@ -268,6 +273,14 @@ class Group:
     def written(self) -> tuple[Slices, ...]:
         """All that a replacement writes."""
         return (*self.fresh, *(slices for slices, _ in self.fixed), *(edge.weights for edge in self.edges))
+
+
+def computed(group: Group) -> str | None:
+    """Which tensor of those that a replacement writes is computed from others, so that this is lost; None if none is."""
+    of = next((slices for slices in group.written() if slices.computed), None)
+    if of is None:
+        return None
+    return f"layer '{group.name}' has a {type(of.module).__name__} whose {of.attribute} is computed from other tensors"
 
 
 Weighted = nn.Linear | nn.Conv2d

@@ -16,7 +16,7 @@ from cbp import fresh
 from cbp.discovery.finding import Finder, nothing_found
 from cbp.discovery.recording import Arguments, Example, is_compiled, unwrapped
 from cbp.fresh import Init
-from cbp.groups import Group, HiddenLayer, LayerError, given
+from cbp.groups import Group, HiddenLayer, LayerError, computed, given
 from cbp.method import Method, check_choice, check_whole
 from cbp.optimizers import ResetOptimizer, checked, forget, untrained
 from cbp.replicas import Replicas, refuse_sharded
@@ -182,6 +182,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
 
     def _why_not(self, group: Group) -> str | None:
         """Why a group cannot be treated."""
+        if why := computed(group):
+            return f"{why} (pruned, normalised): let it be found"
         return self._unfit(group) or untrained(self.optimizers, group) or fresh.without_spread(group, self.init)
 
     def _unfit(self, group: Group) -> str | None:  # noqa: ARG002
@@ -240,7 +242,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         if self._has_strayed() or (any(map(len, replaced)) and self._is_stale()):
             return [layer.nothing for layer in self.layers]
         for k, (layer, due) in enumerate(zip(self.layers, replaced, strict=True)):
-            if len(due) and _is_frozen(layer.hidden):  # since it was found
+            if len(due) and (_is_frozen(layer.hidden) or self._is_computed(layer)):  # since it was found
                 replaced[k] = layer.nothing
             elif len(due):
                 self._replace(layer, due)
@@ -320,6 +322,14 @@ class ReplacingMethod(Method, Generic[LayerType]):
                 stacklevel=3,
             )
         return True
+
+    def _is_computed(self, layer: LayerType) -> bool:
+        """Whether what would be written is computed from others, as since it was pruned; which is said once."""
+        why = computed(layer.hidden)
+        if why is not None and not self._recorded[why,]:
+            self._recorded[why,] = _RECORDED
+            warnings.warn(f"{why} since it was given: none of its units is replaced; make the method anew", stacklevel=3)
+        return why is not None
 
     def _replace(self, layer: LayerType, units: Tensor) -> None:
         """Gives the units fresh incoming and zero outgoing weights, and forgets what was known about them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from small_networks import chain, still
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import cbp
 
@@ -406,6 +408,48 @@ def test_only_the_given_layers_are_treated():
 def test_given_layers_that_do_not_fit_are_refused_by_name(arguments, message):
     with pytest.raises(cbp.LayerError, match=message):
         cbp.HiddenLayer(*arguments)
+
+
+COMPUTED = {
+    "pruned": (lambda layer: prune.random_unstructured(layer, "weight", 0.3), "whose weight is computed"),
+    "a pruned bias": (lambda layer: prune.random_unstructured(layer, "bias", 0.3), "whose bias is computed"),
+    "weight normalisation": (nn.utils.parametrizations.weight_norm, "whose weight is computed"),
+    "spectral normalisation": (nn.utils.parametrizations.spectral_norm, "whose weight is computed"),
+    "spectral normalisation by a hook": (nn.utils.spectral_norm, "whose weight is computed"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), COMPUTED.values(), ids=COMPUTED)
+@pytest.mark.parametrize("of", [0, 2])
+def test_a_given_layer_whose_weights_are_computed_is_refused(of, change, message):
+    """What a replacement writes into such a weight is gone in the next forward pass."""
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    layers = [cbp.HiddenLayer(model[0], [model[2]], "mine", "relu")]
+    change(model[of])
+    if of == 2 and "bias" in message:  # which no replacement writes
+        assert len(cbp.ContinualBackprop(model, still(model), layers=layers).layers) == 1
+        return
+    for make in (cbp.ContinualBackprop, cbp.ReDo):
+        with pytest.raises(cbp.LayerError, match=f"'mine' has a .*Linear {message} from other tensors"):
+            make(model, still(model), layers=layers)
+
+
+@pytest.mark.parametrize(("change", "message"), COMPUTED.values(), ids=COMPUTED)
+def test_a_given_layer_whose_weights_are_computed_later_is_not_replaced(change, message):
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    layers = [cbp.HiddenLayer(model[0], [model[2]], "mine", "relu")]
+    method = cbp.ContinualBackprop(model, still(model), replacement_rate=0.5, maturity_threshold=0, layers=layers)
+    change(model[0])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.eval()(torch.randn(4, 3))
+    for number in range(3):
+        model.train()(torch.randn(4, 3))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert [len(units) for units in method.step()] == [0]
+        assert [message in str(warning.message) for warning in said] == [True] * (number == 0)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed <= {name for name in before if name.endswith(("_u", "_v"))}  # of the power iteration
 
 
 @pytest.mark.parametrize(
