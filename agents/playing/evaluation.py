@@ -30,6 +30,7 @@ from agents.runs.modules import import_modules
 from agents.runs.options import add_import_option
 from agents.runs.run_folder import RunFolder, check_ending, new_file
 from agents.supervised.config import LearningConfig
+from envs.simulation import look_for_model
 
 _POINTS = 9
 _EPISODES = 5
@@ -97,7 +98,9 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     trained = load_policy(folder, config)
     held = HeldParameter.of(config, trained.values, args.param, args.low, args.high)
     values = _values(args, held)
-    limit = given(args.max_episode_steps, _limit_beside(held.make_env(values[0])))
+    env = held.make_env(values[0])
+    limit, by_mujoco = given(args.max_episode_steps, _limit_beside(env)), look_for_model(env) is not None
+    env.close()
     make_env = held.make_env if limit is None else partial(_make_limited, held.make_env, limit)
     picture = args.output or folder.path / f"evaluation-{trained.steps}-{re.sub('[:/]', '-', held.name)}.png"
     check_ending("--output", picture, PICTURES)
@@ -106,7 +109,7 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     with ExitStack() as of_film, ExitStack() as of_grid:
         files = [of_grid.enter_context(new_file(path)) for path in grid]
         film = None if args.record is None else of_film.enter_context(new_file(args.record))
-        if film is not None:
+        if film is not None and by_mujoco:
             print(f"Rendering by {video.choose_renderer(renderer)}.")
         print(_first_line(config, trained, held), flush=True)
         if grid:
@@ -143,9 +146,7 @@ def _values(args: argparse.Namespace, held: HeldParameter) -> list[float]:
 
 def _limit_beside(env: gymnasium.Env[Any, Any]) -> int | None:
     """After how many steps an episode is cut; None where the environment has a limit of its own."""
-    spec = env.spec
-    env.close()
-    return None if spec is not None and spec.max_episode_steps is not None else _MOST_STEPS
+    return None if env.spec is not None and env.spec.max_episode_steps is not None else _MOST_STEPS
 
 
 def _make_limited(
