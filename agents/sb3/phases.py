@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -189,12 +190,21 @@ class PhaseCallback(BaseCallback):
         self._rows.clear()
 
 
+def has_phases(vec_env: VecEnv) -> bool:
+    """Whether environments change by ``envs.NonStationary`` or ``envs.TaskSequence``, whatever else they call their phase."""
+    return vec_env.has_attr("steps_in_phase")
+
+
 def _first_phase(vec_env: VecEnv) -> int:
-    return int(vec_env.get_attr("phase", 0)[0]) if vec_env.has_attr("phase") else 0
+    phase = vec_env.get_attr("phase", 0)[0] if vec_env.has_attr("phase") else 0
+    return int(phase) if isinstance(phase, Integral) else 0  # that of a gait, say, is another thing
 
 
 class ChangeCallback(BaseCallback):
     """Tells the policy's methods with each phase of the first environment that the task has changed (``cbp.Method.change``).
+
+    An environment's phase is its whole number ``phase``, as ``envs.NonStationary`` and ``envs.TaskSequence`` have it; one that
+    changes by itself may have it, too.
 
     For methods that need such a signal, such as ``cbp.Fire``. Acts between two rollouts. Target networks become the networks
     that have changed.

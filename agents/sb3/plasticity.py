@@ -26,6 +26,7 @@ from agents.sb3.dashboard import layout, write_layout
 from agents.sb3.gradient_hook import GradientHook
 from agents.sb3.networks import hidden_layers, inputs, network_names, network_of, owners
 from agents.sb3.passes import activations
+from agents.sb3.phases import has_phases
 from agents.sb3.plastic import methods_of, replaced_units
 from agents.sb3.threads import one_thread_each
 from cbp import metrics
@@ -176,7 +177,7 @@ class PlasticityCallback(BaseCallback):
         for output in self.logger.output_formats:
             if isinstance(output, HumanOutputFormat):  # which ends a run where two keys begin alike
                 output.max_length = max(output.max_length, longest)
-        write_layout(self.logger, layout(names, changes=self.training_env.has_attr("phase"), replaces=replaces))
+        write_layout(self.logger, layout(names, changes=has_phases(self.training_env), replaces=replaces))
 
     def _watch_gradients(self) -> None:
         """Sees the gradients in the next updates of an off-policy algorithm."""

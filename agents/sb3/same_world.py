@@ -8,6 +8,8 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.sb3.phases import has_phases
+
 _FIRST = [0]
 
 
@@ -38,7 +40,7 @@ class SameWorldCallback(BaseCallback):
         if not self._eval_envs:
             raise ValueError("SameWorldCallback needs an EvalCallback among the callbacks of this training, got none")
         for name, vec_env in (("training", self.training_env), *(("evaluation", vec_env) for vec_env in self._eval_envs)):
-            if not vec_env.has_attr("phase"):
+            if not has_phases(vec_env):
                 raise ValueError(
                     f"SameWorldCallback needs environments that change; that of {name} has neither envs.NonStationary nor "
                     "envs.TaskSequence"

@@ -256,6 +256,24 @@ def test_target_networks_become_the_networks_that_a_signal_has_changed(name):
     assert [set(alike) for alike in seen] == [{True}, {False}, {True}, {False}, {True}]
 
 
+@pytest.mark.parametrize("phase", [lambda step: step / 100, lambda step: np.array([step, step + 1])])
+def test_another_thing_that_an_environment_calls_its_phase_is_no_change(phase):
+    environment = gymnasium.Wrapper(env_of("DQN"))
+    environment.phase = phase(0)
+    settings = {"train_freq": 100, "learning_starts": 5, "learning_rate": 0.0}  # so that weights change by the method alone
+    model = make("DQN", prefix="Plastic", env=environment, settings=settings, method="fire")
+    before = copy.deepcopy(model.policy.state_dict())
+
+    class Gait(BaseCallback):
+        def _on_step(self):
+            environment.phase = phase(self.num_timesteps)
+            return True
+
+    model.learn(400, [ChangeCallback(), Gait()])
+    after = model.policy.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
 @pytest.mark.parametrize("name", ["SAC", "DQN"])
 @pytest.mark.parametrize("method", ["l2-init", "shrink-perturb", "redo"])
 def test_other_methods_leave_target_networks_alone(name, method):

@@ -176,6 +176,9 @@ def test_what_cannot_be_the_same_world_is_refused_in_words():
         ppo(changing()).learn(50, [SameWorldCallback(), EvalCallback(plain, warn=False)])
     with pytest.raises(ValueError, match=r"that of training has neither envs\.NonStationary nor"):
         ppo(plain).learn(50, [SameWorldCallback(), EvalCallback(changing(), warn=False)])
+    plain.unwrapped.phase = 0.3  # of a gait, say
+    with pytest.raises(ValueError, match=r"that of training has neither envs\.NonStationary nor"):
+        ppo(plain).learn(50, [SameWorldCallback(), EvalCallback(changing(), warn=False)])
     other = Monitor(envs.NonStationary(gymnasium.make("InvertedPendulum-v5"), "damping", period=100))
     with pytest.raises(ParameterError, match="state must be that of damping, got gravity"):
         ppo(changing()).learn(50, [SameWorldCallback(), EvalCallback(other, warn=False)])
