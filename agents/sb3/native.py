@@ -370,6 +370,8 @@ class NativeEnvs:
         self.arrays.actions[indices] = self._vec_env.actions[indices]
         rooms = {i: self.envs[i].room() for i in indices}
         some = np.array([i for i in indices if rooms[i]], np.int64)
+        for i in some:
+            self.arrays.constants[i] = self.envs[i].constants  # which may have been set since the last step
         rewards, terminated = np.zeros(len(self.envs)), np.zeros(len(self.envs), bool)
         step_some(some, self.arrays, self._family, rewards, terminated)
         for i in indices:

@@ -6,6 +6,7 @@ Policies are known by what they are made of, so that those of sb3-contrib and th
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 import cbp
-from agents.sb3.passes import example_pass, run
+from agents.sb3.passes import example_pass, is_on_policy, run, sample_pass
 from cbp.discovery.finding import Finder
 
 FEATURES = "features"
@@ -53,7 +55,9 @@ def networks(policy: BasePolicy) -> dict[str, list[nn.Module]]:
         actor = (
             _chain(policy, "actor.latent_pi", "actor.mu") if hasattr(parts.actor, "latent_pi") else _chain(policy, "actor.mu")
         )
-        return {"actor/": actor, **{f"critic/qf{i}_": [*network] for i, network in enumerate(parts.critic.q_networks)}}
+        if not hasattr(parts.critic, "q_networks"):
+            raise cbp.LayerError(f"this {type(policy).__name__} has no 'critic.q_networks', where its networks would be")
+        return {"actor/": actor, **{f"critic/qf{i}_": in_turn(each) for i, each in enumerate(parts.critic.q_networks)}}
     if names[0] != "policy":
         return {f"{names[0]}/": _chain(policy, f"{names[0]}.{names[0]}")}
     return {
@@ -63,15 +67,21 @@ def networks(policy: BasePolicy) -> dict[str, list[nn.Module]]:
 
 
 def _chain(policy: BasePolicy, *paths: str) -> list[nn.Module]:
-    """The modules at these paths in turn, taken out of those that are sequences."""
+    """The modules at these paths in turn."""
     modules: list[nn.Module] = []
     for path in paths:
         try:
             part = policy.get_submodule(path)
         except AttributeError as error:
             raise cbp.LayerError(f"this {type(policy).__name__} has no '{path}', where its networks would be") from error
-        modules += part if isinstance(part, nn.Sequential | nn.ModuleList) else [part]
+        modules += in_turn(part)
     return modules
+
+
+def in_turn(part: nn.Module) -> list[nn.Module]:
+    """The modules that a module calls in turn: those of a ``nn.Sequential`` without a forward of its own; else the module."""
+    is_chain = isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward and "forward" not in vars(part)
+    return [*part] if is_chain else [part]  # type: ignore[misc]
 
 
 def owners(policy: BasePolicy) -> dict[str, Any]:
@@ -81,7 +91,7 @@ def owners(policy: BasePolicy) -> dict[str, Any]:
         NotImplementedError: A policy without an optimizer, as of ARS.
     """
     parts: Any = policy
-    if isinstance(getattr(policy, "actor", None), nn.Module):
+    if "actor" in network_names(policy):
         return {"actor": parts.actor, "critic": parts.critic}
     if not isinstance(getattr(policy, "optimizer", None), Optimizer):
         raise NotImplementedError(f"a {type(policy).__name__} has no optimizer, so nothing acts after its updates")
@@ -90,11 +100,12 @@ def owners(policy: BasePolicy) -> dict[str, Any]:
 
 def network_names(policy: BasePolicy) -> list[str]:
     """The networks of a policy, targets left out: the first part of their layers' names."""
-    if isinstance(getattr(policy, "actor", None), nn.Module):
-        return ["actor", "critic"]
-    for name in ("q_net", "quantile_net"):
-        if hasattr(policy, name):
-            return [name]
+    if not is_on_policy(policy):
+        if isinstance(getattr(policy, "actor", None), nn.Module):
+            return ["actor", "critic"]
+        for name in ("q_net", "quantile_net"):
+            if hasattr(policy, name):
+                return [name]
     shares = getattr(policy, "share_features_extractor", False) and any(True for _ in policy.features_extractor.parameters())
     return ["policy", "value", *([FEATURES] if shares else [])]
 
@@ -152,19 +163,49 @@ def inputs(policy: BasePolicy, observations: Any, actions: Tensor | None = None)
     Returns:
         The chain and ``(samples, inputs)`` of each network, by its name: ``policy`` and ``value``, ``actor`` and
         ``critic/qf0``, ….
+
+    Raises:
+        cbp.LayerError: As for :func:`networks`; or a network does something else than its modules in turn, such as an addition.
     """
-    found = networks(policy)
-    received: dict[str, Tensor] = {}
-    hooks = [
-        modules[0].register_forward_pre_hook(lambda _, args, prefix=prefix: received.__setitem__(prefix, args[0]))
-        for prefix, modules in found.items()
-    ]
+    found = {prefix: nn.Sequential(*modules) for prefix, modules in networks(policy).items()}
+    received = _received(policy, found, lambda: run(policy, observations, actions))
+    return {prefix.rstrip("/_"): (chain, received[prefix]) for prefix, chain in found.items()}
+
+
+@torch.no_grad()
+def _received(policy: BasePolicy, chains: dict[str, nn.Sequential], make_pass: Callable[[], None]) -> dict[str, Tensor]:
+    """What each of some chains receives in a pass without dropout; refused is one that gives something else than its head."""
+    received: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    modes = [(module, module.training) for module in policy.modules()]
+    hooks: list[RemovableHandle] = []
+    for prefix, chain in chains.items():
+        hooks += [
+            chain[0].register_forward_pre_hook(lambda _, args, prefix=prefix: received.update({prefix: args})),
+            chain[-1].register_forward_hook(lambda _, __, output, prefix=prefix: given.update({prefix: output})),
+        ]
     try:
-        run(policy, observations, actions)
+        policy.train(False)
+        make_pass()
+        for hook in hooks:
+            hook.remove()
+        for prefix, chain in chains.items():
+            if not _are_alike(chain, received.get(prefix), given.get(prefix)):
+                path = prefix.rstrip("/_")
+                raise cbp.LayerError(f"network '{path}' of this {type(policy).__name__} is no chain of its modules alone")
     finally:
         for hook in hooks:
             hook.remove()
-    return {prefix.rstrip("/_"): (nn.Sequential(*modules), received[prefix]) for prefix, modules in found.items()}
+        for module, mode in modes:
+            module.training = mode
+    return {prefix: args[0] for prefix, args in received.items()}
+
+
+def _are_alike(chain: nn.Sequential, received: Any, given: Any) -> bool:
+    try:
+        return torch.allclose(chain(*received), given, rtol=1e-3, atol=1e-7, equal_nan=True)
+    except Exception:  # whatever modules raise that are not called so
+        return False
 
 
 class _SideBySide(nn.Module):
@@ -189,10 +230,15 @@ def chain_of(policy: BasePolicy, name: str) -> tuple[nn.Module, nn.Module] | Non
     Returns:
         The module, which is never called in training, and that part of it which then receives what it does; None for a
         features extractor.
+
+    Raises:
+        cbp.LayerError: As for :func:`inputs`.
     """
-    parts = [nn.Sequential(*modules) for prefix, modules in networks(policy).items() if network_of(prefix) == name]
-    if not parts:
+    chains = {prefix: nn.Sequential(*modules) for prefix, modules in networks(policy).items() if network_of(prefix) == name}
+    if not chains:
         return None
+    _received(policy, chains, lambda: sample_pass(policy))
+    parts = [*chains.values()]
     return parts[0] if len(parts) == 1 else _SideBySide(parts), parts[0][0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,22 +18,43 @@ import cbp
 _ROWS = 2
 
 
+def is_on_policy(policy: BasePolicy) -> bool:
+    """Whether a policy is that of PPO and its like, whatever else its parts are called."""
+    return hasattr(policy, "evaluate_actions")
+
+
 def example_pass(policy: Any) -> None:
     """A pass of all networks that are trained, as in training, on observations of zeros: what comes out is of no use."""
-    observations, actions = _zeros(policy.observation_space, policy), _zeros(policy.action_space, policy)
-    actions = actions.flatten(1) if isinstance(policy.action_space, spaces.Box) else actions
-    if isinstance(getattr(policy, "actor", None), nn.Module):
+    observations, actions = _rows(policy)
+    if is_on_policy(policy):
+        _evaluate(policy, observations, actions)
+    elif isinstance(getattr(policy, "actor", None), nn.Module):
         policy.actor(observations)
         policy.critic(observations, actions.float())
-    elif hasattr(policy, "q_net"):
-        policy.q_net(observations)
-    elif hasattr(policy, "quantile_net"):
-        policy.quantile_net(observations)
-    elif hasattr(policy, "lstm_actor"):
+    else:
+        _values(policy, observations)
+
+
+def sample_pass(policy: Any) -> None:
+    """A pass of all networks on observations and actions drawn from their spaces, in which nothing else is drawn."""
+    observations, actions = _rows(policy, sample=True)
+    if hasattr(policy, "lstm_actor"):
+        _evaluate(policy, observations, actions)
+    else:
+        run(policy, observations, actions.float())
+
+
+def _evaluate(policy: Any, observations: Any, actions: Tensor) -> None:
+    if hasattr(policy, "lstm_actor"):
         states, starts = _states(policy, _ROWS), torch.zeros(_ROWS, device=policy.device)
         policy.evaluate_actions(observations, actions, states, starts)
     else:
         policy.evaluate_actions(observations, actions)
+
+
+def _values(policy: Any, observations: Any) -> None:
+    """The pass of a policy that chooses by the values of actions."""
+    (policy.q_net if hasattr(policy, "q_net") else policy.quantile_net)(observations)
 
 
 def _states(policy: Any, rows: int) -> Any:
@@ -45,15 +67,23 @@ def _states(policy: Any, rows: int) -> Any:
     return SimpleNamespace(pi=of(policy.lstm_actor), vf=of(policy.lstm_critic or policy.lstm_actor))
 
 
-def _zeros(space: spaces.Space[Any], policy: BasePolicy) -> Any:
-    if isinstance(space, spaces.Dict):
-        return obs_as_tensor({key: _array(part) for key, part in space.spaces.items()}, policy.device)
-    return obs_as_tensor(_array(space), policy.device)
+def _rows(policy: BasePolicy, *, sample: bool = False) -> tuple[Any, Tensor]:
+    """Observations and actions of zeros, or of samples of their spaces."""
+    found: list[Any] = []
+    for space in copy.deepcopy([policy.observation_space, policy.action_space]):  # each has a generator, which is left alone
+        space.seed(0)
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)]
+        arrays = {key: _array(part, sample) for key, part in parts}
+        found.append(obs_as_tensor(arrays if isinstance(space, spaces.Dict) else arrays[""], policy.device))
+    observations, actions = found
+    return observations, actions.flatten(1) if isinstance(policy.action_space, spaces.Box) else actions
 
 
-def _array(space: spaces.Space[Any]) -> np.ndarray:
+def _array(space: spaces.Space[Any], sample: bool) -> np.ndarray:
     # The probabilities of binary actions are computed from floats.
     kind = np.float32 if isinstance(space, spaces.MultiBinary) else space.dtype
+    if sample:
+        return np.stack([space.sample() for _ in range(_ROWS)]).astype(kind)
     return np.zeros((_ROWS, *(space.shape or ())), kind)
 
 
@@ -93,15 +123,13 @@ def _watch(place: Any, received: dict[int, Tensor], i: int) -> Any:
 
 def run(policy: Any, observations: Any, actions: Tensor | None) -> None:
     """Runs all networks of a policy without sampling."""
-    if isinstance(getattr(policy, "actor", None), nn.Module):
+    if is_on_policy(policy):
+        policy.get_distribution(observations)
+        policy.predict_values(observations)
+    elif isinstance(getattr(policy, "actor", None), nn.Module):
         actor = policy.actor
         getattr(actor, "get_action_dist_params", actor)(observations)
         assert actions is not None  # noqa: S101
         policy.critic(observations, actions.flatten(1))
-    elif hasattr(policy, "q_net"):
-        policy.q_net(observations)
-    elif hasattr(policy, "quantile_net"):
-        policy.quantile_net(observations)
     else:
-        policy.get_distribution(observations)
-        policy.predict_values(observations)
+        _values(policy, observations)

@@ -124,6 +124,7 @@ class PhaseCallback(BaseCallback):
         self._counted = self.num_timesteps
         if self._path is None:
             return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.exists() or not self._path.stat().st_size:
             self._rows.append(self.columns)
             self._write()
@@ -245,6 +246,17 @@ class FreshNetworkCallback(ChangeCallback):
     Frozen ones stay as they are, and so does SAC's entropy coefficient.
     """
 
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        with torch.random.fork_rng(devices=[]):
+            made = {name: tensor.shape for name, tensor in self._made_anew().state_dict().items()}
+        own = {name: tensor.shape for name, tensor in self.model.policy.state_dict().items()}
+        if others := sorted(name for name in own.keys() | made.keys() if own.get(name) != made.get(name)):
+            raise ValueError(
+                "FreshNetworkCallback makes networks as the model made its own, and this policy has others since: "
+                f"{', '.join(others)}"
+            )
+
     def _change(self) -> None:
         policy = self.model.policy
         fresh = self._made_anew().to(policy.device)
@@ -252,8 +264,11 @@ class FreshNetworkCallback(ChangeCallback):
         policy.load_state_dict({**fresh.state_dict(), **frozen})
         for owner in owners(policy).values():
             owner.optimizer.state.clear()
-        for method, begun in zip(methods_of(policy), methods_of(fresh), strict=True):
-            state = begun.state_dict()
+        if not (isinstance(policy, Plastic) and isinstance(fresh, Plastic)):
+            return
+        networks = {method: network for network, method in policy.methods.items()}
+        for method, network in networks.items():
+            state = fresh.methods[network].state_dict()
             if method.layers:  # some may be left out, such as frozen ones
                 known = {layer.name for layer in method.layers}
                 state["layers"] = [layer for layer in state["layers"] if layer["name"] in known]
@@ -263,7 +278,7 @@ class FreshNetworkCallback(ChangeCallback):
         """Another policy as the model made its own; what a policy says of its construction leaves out options."""
         model = self.model
         options = dict(model.policy_kwargs)
-        if isinstance(model, OnPolicyAlgorithm):
+        if isinstance(model, OnPolicyAlgorithm) and hasattr(model.policy, "use_sde"):  # which that of MaskablePPO lacks
             options["use_sde"] = model.use_sde
         made: BasePolicy = type(model.policy)(model.observation_space, model.action_space, model.lr_schedule, **options)
         return made

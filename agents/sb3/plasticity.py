@@ -98,7 +98,7 @@ class PlasticityCallback(BaseCallback):
 
     every_step = False
 
-    def __init__(self, every: int = EVERY, ranks_every: int = RANKS_EVERY, probe_path: Path | None = None) -> None:
+    def __init__(self, every: int = EVERY, ranks_every: int = RANKS_EVERY, probe_path: Path | str | None = None) -> None:
         super().__init__()
         for name, steps in (("every", every), ("ranks_every", ranks_every)):
             if not steps >= 1:
@@ -107,7 +107,7 @@ class PlasticityCallback(BaseCallback):
         self.probe: dict[str, Any] | None = None
         self._every = every
         self._ranks_every = ranks_every
-        self._probe_path = probe_path
+        self._probe_path = None if probe_path is None else Path(probe_path)
         self.recorded_at: int | None = None
         self._ranked_at: int | None = None
         self._policy: BasePolicy | None = None  # that was measured last
@@ -149,6 +149,8 @@ class PlasticityCallback(BaseCallback):
     def _on_training_start(self) -> None:
         model, policy = self.model, self.model.policy
         _check(policy)
+        if self._probe_path is not None:
+            self._probe_path.parent.mkdir(parents=True, exist_ok=True)
         if self._policy not in (None, policy) and self._seen != self.num_timesteps:  # another model, not one loaded to go on
             self._initial, self.probe, self._before = {}, None, None
             self._window.clear()
@@ -166,7 +168,7 @@ class PlasticityCallback(BaseCallback):
             if known is None or known.shape != weight.shape:  # of a layer that was exchanged
                 self._initial[layer.name] = weight.clone()
         self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
-        self._judges_actions = hasattr(policy, "critic")
+        self._judges_actions = "critic" in network_names(policy)
         self._in_buffer = isinstance(model, OnPolicyAlgorithm) and isinstance(model.observation_space, spaces.Box)
         self._stop_watching()  # what an earlier training that broke off left
         if self._before is not None:

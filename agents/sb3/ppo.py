@@ -166,6 +166,8 @@ class PPO(stable_baselines3.PPO):
                 )
             actions = steps.actions[n_steps].reshape(-1, *self.action_space.shape)  # type: ignore[misc]
             clipped_actions = clipped.reshape(actions.shape).copy()
+            if self.action_space.dtype != np.float32:  # whose limits lie between numbers in float32
+                clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)  # type: ignore[attr-defined]
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
-from agents.sb3.networks import networks
+from agents.sb3.networks import in_turn, networks
 from agents.sb3.plastic import methods_of
 from agents.sb3.policies import SACPlasticMlpPolicy
 from agents.sb3.sac_arrays import Stored
@@ -22,11 +22,10 @@ _BETWEEN = [[nn.Linear, nn.ReLU], [nn.Linear, nn.Tanh]]
 def unsupported(model: SAC) -> str | None:
     """Why a model cannot take the fast path, in words; None where it can."""
     policy = model.policy
-    targets: list[Any] = policy.critic_target.q_networks
     return (
         about_spaces(model.observation_space)
         or _about_policy(policy)
-        or about_networks([*networks(policy).values(), *([*target] for target in targets)], _BETWEEN)
+        or about_networks([*networks(policy).values(), *map(in_turn, policy.critic_target.q_networks)], _BETWEEN)
         or about_parameters(policy)
         or about_optimizer(policy.actor.optimizer, policy.actor.parameters())
         or about_optimizer(policy.critic.optimizer, policy.critic.parameters())

@@ -73,7 +73,7 @@ def about_networks(chains: Collection[Sequence[nn.Module]], between: Sequence[Se
     if len({module for modules in chains for module in modules}) < sum(map(len, chains)):
         return "the networks share a module"
     for modules in chains:
-        if len(modules) == 1:
+        if len(modules) == 1 and isinstance(modules[0], nn.Linear):
             return "a network has no hidden layer"
         kinds = [type(module) for module in modules]
         if not any(kinds == [*layer] * (len(kinds) // len(layer)) + [nn.Linear] for layer in between):

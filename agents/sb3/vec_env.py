@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +92,7 @@ class ThreadedVecEnv(DummyVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Steps every environment once; one whose episode ended is reset, as in SB3."""
-        natives = self.natives if self.actions.dtype == np.float32 else None
+        natives = self.natives if getattr(self.actions, "dtype", None) == np.float32 else None
         indices = self._to_step()
         if natives is not None:
             # Whoever is free takes the next: steps differ in length, and with fixed shares one thread would wait for the other.
@@ -208,9 +209,10 @@ class ThreadedVecEnv(DummyVecEnv):
             self._natives.refresh()
 
     def close(self) -> None:
-        """Ends the threads and closes the environments."""
+        """Ends the threads and closes the environments; those that can be used again get threads anew."""
         for thread in self._threads:
             thread.shutdown()
+        self._threads = self._other_threads()
         super().close()
 
 
@@ -229,5 +231,4 @@ def _renders(env: gymnasium.Env[Any, Any]) -> bool:
 
 def _global_generators() -> Any:
     """The states of the global generators of NumPy and Python, to be compared."""
-    _, numbers, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-    return np.asarray(numbers).tobytes(), rest, random.getstate()
+    return pickle.dumps(np.random.get_state(legacy=False)), random.getstate()  # noqa: NPY002

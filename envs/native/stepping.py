@@ -85,7 +85,8 @@ class NativeEnv:
         family = family_of(base)
         assert family is not None  # noqa: S101
         self.family: type[Family] = family
-        layers = _layers(env)
+        self._layers = layers = _layers(env)
+        self._methods = frozenset(name for name in dir(type(base)) if callable(getattr(type(base), name, None)))
         self._limits: list[Any] = [layer for layer in layers if isinstance(layer, TimeLimit | TerminateAfter)]
         self._monitors = [layer for layer in layers if hasattr(layer, "rewards")]
         self._orders = [layer for layer in layers if isinstance(layer, OrderEnforcing)]
@@ -114,6 +115,11 @@ class NativeEnv:
         return addresses, self.family.constants(self._base)
 
     @property
+    def constants(self) -> list[float]:
+        """The constants of the family, as they are now."""
+        return self.family.constants(self._base)
+
+    @property
     def phase(self) -> dict[str, Any]:
         """What ``info`` says of the phase within it; empty where nothing changes."""
         return {} if self._changing is None else {**self._changing.values, "phase": self._changing.phase, "changed": False}
@@ -124,6 +130,8 @@ class NativeEnv:
             return 0  # its own step says so
         if self._changing is not None and self._changing.times_forced != self._forced:
             return 0  # a value was set by hand
+        if self._steps_otherwise():
+            return 0
         self._checkers = [checker for checker in self._checkers if not _has_checked(checker)]
         if self._checkers and not (self._changing and self._changing.steps_to_event() == 0):
             return 1
@@ -131,6 +139,13 @@ class NativeEnv:
         if self._changing is not None:
             room.append(self._changing.steps_to_event())
         return max(0, min(room, default=2**31))
+
+    def _steps_otherwise(self) -> bool:
+        """Whether the environment has another step than it was made with: a method of its own, or more or less simulation."""
+        base = self._base
+        replaced = not self._methods.isdisjoint(vars(base)) or any("step" in vars(layer) for layer in self._layers)
+        as_made = (self.frame_skip, self.needs_contact_forces)
+        return replaced or (base.frame_skip, self.family.needs_contact_forces(base)) != as_made
 
     def skip(self, rewards: Sequence[float]) -> None:
         """Tells the wrappers of a stretch with these rewards."""

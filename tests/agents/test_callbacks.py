@@ -312,10 +312,11 @@ def test_what_a_world_that_does_not_change_calls_its_phase_is_no_phase_of_the_tr
             *rest, _ = super().step(action)
             return *rest, {"phase": self.steps % 4 / 4}
 
-    callback = PhaseCallback(None, tmp_path / "episodes.csv")
+    path = tmp_path / "made at the start" / "episodes.csv"
+    callback = PhaseCallback(None, path)
     learn(callback, 24, env=make_vec_env(lambda: Walking(1), n_envs=1))
     assert {number: phase.steps for number, phase in callback.phases.items()} == {0: 24}
-    with (tmp_path / "episodes.csv").open(newline="") as file:
+    with path.open(newline="") as file:
         assert {row["phase"] for row in csv.DictReader(file)} == {"0"}
 
 

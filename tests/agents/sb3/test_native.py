@@ -164,6 +164,57 @@ def test_what_is_set_in_an_environment_holds_from_the_next_step_on():
     assert rewards[0].max() < -10  # 3 · 5 is paid for the controls
 
 
+def set_to(name, value):
+    return lambda env: setattr(env.unwrapped, name, value)
+
+
+def pay_nothing(env):
+    own = env.unwrapped.step
+    env.unwrapped.step = lambda action: (*own(action)[:1], 0.0, *own(action)[2:])
+
+
+def pay_nothing_by_a_wrapper(env):
+    own = env.step
+    env.step = lambda action: (lambda observed, _, *rest: (observed, 0.0, *rest))(*own(action))
+
+
+def observe_nothing(env):
+    own = env.unwrapped._get_obs
+    env.unwrapped._get_obs = lambda: 0 * own()
+
+
+SET = {
+    "a weight": ("HalfCheetah-v5", set_to("_ctrl_cost_weight", 100.0)),
+    "a weight that contact forces are computed for": ("Ant-v5", set_to("_contact_cost_weight", 0.1)),
+    "frame_skip": ("HalfCheetah-v5", set_to("frame_skip", 1)),
+    "step": ("Hopper-v5", pay_nothing),
+    "step of a wrapper": ("Hopper-v5", pay_nothing_by_a_wrapper),
+    "what step calls": ("Walker2d-v5", observe_nothing),
+}
+
+
+@pytest.mark.parametrize(("env_id", "change"), SET.values(), ids=SET)
+def test_what_a_callback_sets_in_an_environment_itself_holds_from_the_next_step_on(env_id, change):
+    kwargs = {"contact_cost_weight": 0.0, "include_cfrc_ext_in_observation": False} if env_id == "Ant-v5" else {}
+    make = [lambda: Monitor(gymnasium.make(env_id, max_episode_steps=25, **kwargs))] * 2
+    vec_envs = DummyVecEnv(make), ThreadedVecEnv(make)
+    actions = np.random.default_rng(0).uniform(-1, 1, (60, 2, *vec_envs[0].action_space.shape)).astype(np.float32)
+    seen = []
+    for vec_env in vec_envs:
+        vec_env.seed(0)
+        vec_env.reset()
+        steps = []
+        for t, action in enumerate(actions):
+            if t == 10:
+                change(vec_env.envs[0])
+            steps.append(vec_env.step(action)[:3])
+        seen.append(steps)
+    for t, (theirs, ours) in enumerate(zip(*seen, strict=True)):
+        for expected, found in zip(theirs, ours, strict=True):
+            assert np.array_equal(expected, found), t
+    assert vec_envs[1].stepped_in_python_because is None
+
+
 @pytest.mark.parametrize("monitored", [True, False])
 def test_an_environment_that_was_not_reset_is_refused_as_by_python(monitored):
     def plain_or_monitored():

@@ -492,10 +492,11 @@ def test_dictionaries_of_observations_are_kept_and_saved_by_key(tmp_path):
 
 def test_the_probe_batch_is_the_first_states_and_stays_in_its_file(tmp_path):
     model = make("SAC", learning_starts=100, train_freq=20)
-    tested = PlasticityCallback(every=200, probe_path=tmp_path / "probe.npz")
+    path = tmp_path / "made at the start" / "probe.npz"
+    tested = PlasticityCallback(every=200, probe_path=str(path))
     learn(model, 1300, tested)
     assert tested.recorded_at == 1300  # and before at 1,100
-    saved = np.load(tmp_path / "probe.npz")
+    saved = np.load(path)
     # Steps 101 to 1,100 are the first 1,000 of the agent's own.
     assert np.array_equal(saved["observations"], model.replay_buffer.observations[100:1100, 0])
     assert np.array_equal(saved["actions"], model.replay_buffer.actions[100:1100, 0])

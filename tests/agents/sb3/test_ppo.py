@@ -670,6 +670,28 @@ def test_other_spaces_take_sb3s_loop_and_it_is_said_once(observations, actions, 
     assert model.slow_because in str(caught[0].message)
 
 
+def test_actions_in_float64_stay_within_their_space():
+    """0.2 is nearest in float32 to a number above it."""
+
+    class Exact(Tape):
+        action_space = spaces.Box(-0.2, 0.2, (3,), np.float64)
+
+        def step(self, action):
+            received[-1].append(action.copy())
+            assert self.action_space.contains(action)
+            return super().step(action)
+
+    received = []
+    for algorithm in BOTH:
+        received.append([])
+        make(algorithm, DummyVecEnv([lambda: Monitor(Exact(0))]), policy_kwargs={"log_std_init": 1.0}).learn(64)
+    theirs, ours = np.array(received)
+    assert theirs.dtype == ours.dtype == np.float64
+    assert np.array_equal(theirs == 0.2, ours == 0.2)
+    assert (ours == 0.2).sum() > 50
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_why_training_was_slow_is_not_saved(tmp_path):
     model = make(agents.PPO, tapes(1), net_arch=())
     with pytest.warns(UserWarning, match="no hidden layer"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import threading
 import time
@@ -196,6 +197,41 @@ def test_closing_ends_the_threads_and_closes_every_environment():
     vec_env.close()
     assert len(environment_threads()) == before
     assert all(env.closed for env in vec_env.envs)
+
+
+def test_what_was_closed_can_be_used_again_where_its_environments_can():
+    vec_env = ThreadedVecEnv([lambda: gymnasium.make("CartPole-v1")] * 3, n_threads=2)
+    first = vec_env.seed(0) and vec_env.reset()
+    vec_env.close()
+    vec_env.close()
+    assert np.array_equal(vec_env.seed(0) and vec_env.reset(), first)
+    assert vec_env.step(np.ones(3, int))[1].tolist() == [1.0] * 3
+    vec_env.close()
+    assert not environment_threads()
+
+
+def test_actions_may_be_a_list():
+    for name, action in (("CartPole-v1", 1), ("Hopper-v5", np.ones(3, np.float32))):
+        observations = []
+        for kind in (DummyVecEnv, ThreadedVecEnv):
+            vec_env = kind([functools.partial(gymnasium.make, name)] * 2)
+            vec_env.seed(0)
+            vec_env.reset()
+            observations.append(vec_env.step([action, action])[0])
+        assert np.array_equal(*observations)
+
+
+def test_another_global_generator_of_numpy_is_seen_too():
+    before = np.random.get_bit_generator()
+    try:
+        np.random.set_bit_generator(np.random.PCG64(0))
+        vec_env, _ = following()
+        assert vec_env.one_thread_because is None
+        vec_env.envs[1].draw = np.random.random
+        vec_env.step(np.zeros((5, 1)))
+        assert vec_env.one_thread_because == "an environment uses a global generator"
+    finally:
+        np.random.set_bit_generator(before)
 
 
 def test_sb3_trains_on_it_as_on_its_own():
