@@ -14,6 +14,8 @@ from envs.places import Subject
 from envs.sequence import Sequence
 from envs.simulation import ModelSource, are_alike, feel_change, look_for_model
 
+_REBUILT = "has another simulation now, without what changed in the last one"
+
 
 class InForce:
     """The simulation that is changed, and what is held there.
@@ -49,25 +51,50 @@ class InForce:
         for other in self._others:
             other.take_up()
 
-    def hold_again(self, holder: Any) -> None:
-        """Holds the same in the simulation of a copy, which has been built anew."""
+    def hold_again(self, sequence: Sequence, holder: Any) -> None:
+        """Holds the same in the simulation of a copy, which has been built anew, and may have other objects."""
         self.subject = self._look_up()
-        self._hold(self._held, holder)
+        if self._size == _size(self.subject.model):
+            self._hold(self._held, holder)
+        else:
+            self._bind(sequence, holder, _REBUILT)
 
     def write(self, sequence: Sequence, holder: Any) -> None:
         """Puts the values of a sequence into force."""
         self._follow(sequence, holder)
         self._write(sequence)
 
-    def write_again(self, sequence: Sequence, holder: Any) -> None:
-        """Writes again where the environment has rewritten or rebuilt its simulation."""
+    def write_again(self, sequence: Sequence, holder: Any, *, always: bool = False) -> None:
+        """Writes again where the environment has rewritten or rebuilt its simulation; with ``always`` in any case."""
         if self._follow(sequence, holder) or self._took_back(sequence, holder):
             self.has_other_own = True
-            self._write(sequence)
+        elif not always:
+            return
+        self._write(sequence)
 
-    def holds(self) -> bool:
-        """Whether the environment has the same simulation, and this, to the bit, what was written last."""
-        return self._look_up().model is self.subject.model and self._held.holds(self.subject)
+    def make_way(self) -> bool:
+        """Gives an environment that writes to its simulation, or rebuilds it, what it has itself, for a reset to begin from.
+
+        Returns:
+            Whether it has: the values are to be written afterwards.
+        """
+        if self._look_up().model is not self.subject.model:
+            return True
+        if not self._held.holds(self.subject):
+            self._held.give_back(self.subject)
+            return True
+        if self.has_other_own:
+            self._held.restore(self.subject)
+            self._held.take(self.subject)
+        return self.has_other_own
+
+    def was_rewritten(self) -> bool:
+        """Whether the environment has another simulation, or in its own other numbers, to the bit, than were written last.
+
+        One that has none at the moment, as between two episodes, has written nothing.
+        """
+        model = self._look_up().model
+        return not self._held.holds(self.subject) if model is self.subject.model else model is not None
 
     def take_simulation(self) -> None:
         """Takes what the simulation has now for what was written last."""
@@ -108,7 +135,7 @@ class InForce:
         if are_alike(left.model, found.model):
             self._held.give_back(found)  # a copy has what was written into the one that is left
         self.subject = found
-        self._bind(sequence, holder)
+        self._bind(sequence, holder, _REBUILT)
         return True
 
     def _took_back(self, sequence: Sequence, holder: Any) -> bool:
@@ -116,10 +143,10 @@ class InForce:
         if self._held.holds(self.subject):
             return False
         self._held.give_back(self.subject)
-        self._bind(sequence, holder)
+        self._bind(sequence, holder, "has written to its simulation what leaves no effect to a change")
         return True
 
-    def _bind(self, sequence: Sequence, holder: Any) -> None:
+    def _bind(self, sequence: Sequence, holder: Any, what: str) -> None:
         """Looks up what the parameters act on in a simulation that has what it has itself."""
         try:
             for change in sequence.changes:
@@ -127,13 +154,18 @@ class InForce:
             sequence.check(self.subject)
         except ParameterError as error:
             name = checks.env_name(self._env)
-            raise EffectError(f"{name} has another simulation now, without what changed in the last one: {error}") from error
+            raise EffectError(f"{name} {what}: {error}") from error
         self.hold(sequence, holder)
 
     def _hold(self, held: Held, holder: Any) -> None:
-        self._held = held
+        self._held, self._size = held, _size(self.subject.model)
         hold(self.subject, held, holder)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the simulation, which belongs to the environment."""
         return {name: value for name, value in self.__dict__.items() if name != "subject"}
+
+
+def _size(model: mujoco.MjModel | None) -> int:
+    """The bytes of a model, by which it is told from one with other objects: a copy by pickle has no signature."""
+    return 0 if model is None else mujoco.mj_sizeModel(model)

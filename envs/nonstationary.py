@@ -336,19 +336,20 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             envs.ParameterError: A seed that is neither None nor an integer of at least 0.
             envs.EffectError: The environment has rebuilt its simulation and has no place for a parameter any more.
         """
-        self._check_episode()
+        self._warn_of_writes()
+        away = self._force.make_way()
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)
             if not self._holds:
                 self._warn_of_seeds()
-                self._restart(seed if self._seed is None else self._seed)
+                self._restart(seed if self._seed is None else self._seed, write=not away)
             self._acting.restart(seed)
         elif not self._holds and self._sequence.begin_episode(self._step, ended=self._step > self._episode_began):
-            self._put_into_force(began=self._step)
+            self._put_into_force(began=self._step, write=not away)
         self._episode_began = self._step
         self._acting.begin_episode()
         observation, own = self.env.reset(seed=seed, options=options)
-        self._force.write_again(self._sequence, self)
+        self._force.write_again(self._sequence, self, always=away)
         info = dict(own)
         self._keep(info)
         info |= {**self._values, "phase": self._phase, "changed": False}
@@ -374,17 +375,18 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         """Keeps what the environment itself says under a key of ours."""
         info |= {f"env_{key}": info[key] for key in (*self._values, "phase", "changed") if key in info}
 
-    def _restart(self, seed: int | None) -> None:
+    def _restart(self, seed: int | None, *, write: bool = True) -> None:
         """Goes back to phase 0 of the sequences of a seed."""
         self._sequence.restart(seed)
         self._step = self._episode_began = 0
-        self._put_into_force(began=0)
+        self._put_into_force(began=0, write=write)
 
-    def _put_into_force(self, began: int) -> None:
+    def _put_into_force(self, began: int, *, write: bool = True) -> None:
         """Puts the values into force in the simulation as it is now.
 
         Args:
             began: The step before which the phase began.
+            write: Whether they are written; else who calls does it later.
         """
         self.times_forced += 1
         self._began = began
@@ -393,7 +395,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._values = self._sequence.values
         if self._observes:
             self._observed = np.array(list(self._values.values()), self.observation_space.dtype)
-        self._force.write(self._sequence, self)
+        if write:
+            self._force.write(self._sequence, self)
 
     def take_up(self) -> None:
         """Puts its values back into force: nobody else changes the simulation after all."""
@@ -412,14 +415,16 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
     def _check_episode(self) -> None:
         """Takes for the environment's own what was written to what the parameters act on; says so where an episode was on."""
-        if self._force.holds():
-            return
-        if self._step > self._episode_began:
+        self._warn_of_writes()
+        self._force.write_again(self._sequence, self)
+
+    def _warn_of_writes(self) -> None:
+        """Says where the environment has written during an episode."""
+        if self._step > self._episode_began and self._force.was_rewritten():
             self._say_once(
                 f"{checks.env_name(self.env)} has written to what {' and '.join(self._values)} act on during an episode, or "
                 "rebuilt it; info was wrong therefore, and what it wrote counts as its own from now on"
             )
-        self._force.write_again(self._sequence, self)
 
     def _warn_of_seeds(self) -> None:
         """Says where the seeds of resets have kept the world from ever changing."""
@@ -486,7 +491,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Applies the values to the simulation of a pickled or copied environment, which has been built anew."""
         self.__dict__.update(state)
-        self._force.hold_again(self)
+        self._force.hold_again(self._sequence, self)
         self._put_into_force(began=self._began)
 
 

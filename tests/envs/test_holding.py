@@ -218,6 +218,106 @@ def test_one_environment_may_be_disturbed_beside_another_whose_model_it_shares()
     assert noisy.reset()[1]["phase"] == 5
 
 
+def test_numbers_that_resets_multiply_are_multiplied_by_them_alone():
+    class Drifting(World):
+        def reset(self, *, seed=None, options=None):
+            self.model.geom_friction[:, 0] *= 1.1
+            return super().reset(seed=seed)
+
+    env = listed(Drifting(BOX), "friction", 2.0, factor=True)
+    frictions = []
+    for _ in range(6):
+        assert env.reset()[1]["friction"] == 2.0
+        frictions.append(env.unwrapped.model.geom_friction[0, 0])
+    assert np.divide(frictions[1:], frictions[:-1]) == pytest.approx(1.1)
+    env.close()
+    assert env.unwrapped.model.geom_friction[0, 0] == pytest.approx(frictions[-1] / 2)
+
+
+@pytest.mark.parametrize("written", ["body_mass", "geom_friction"])
+def test_what_is_drawn_once_and_never_again_stays_the_environments_own(written):
+    class Once(World):
+        resets = 0
+
+        def reset(self, *, seed=None, options=None):
+            self.resets += 1
+            if self.resets == 2:
+                getattr(self.model, written)[:] = 3 * own
+            return super().reset(seed=seed)
+
+    env = listed(Once(BOX), "mass" if written == "body_mass" else "friction", 1.0, 0.5, 2.0, period=2, factor=True)
+    own = getattr(env.unwrapped.model, written).copy()
+    for number in range(1, 5):
+        value = env.reset()[1]["mass" if written == "body_mass" else "friction"]
+        before = own[-1] if written == "body_mass" else own[-1, 0]
+        now = getattr(env.unwrapped.model, written)[-1] if written == "body_mass" else env.unwrapped.model.geom_friction[-1, 0]
+        assert now == pytest.approx(before * (3 if number > 1 else 1) * value)
+        for _ in range(3):
+            env.step(None)
+
+
+class Falls(World):
+    """Has no gravity in every second episode; or no model between two, which a reset makes anew."""
+
+    resets = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.resets += 1
+        if self.model is None:
+            self.__init__(BOX)
+        self.model.opt.gravity[2] = 0 if self.resets == 2 else -9.81
+        return super().reset(seed=seed)
+
+
+def test_a_reset_that_leaves_a_change_without_effect_is_said_and_the_next_one_goes_on():
+    env = listed(Falls(BOX), "gravity", 5.0, period=100)
+    assert env.reset()[1]["gravity"] == 5.0
+    for options in ({}, {"seed": 0}):
+        env.unwrapped.resets = 1
+        with pytest.raises(envs.EffectError, match="Falls has written to its simulation what leaves no effect to a change"):
+            env.reset(**options)
+        assert env.reset()[1]["gravity"] == 5.0
+        assert env.unwrapped.model.opt.gravity[2] == -5.0
+
+
+def test_an_environment_may_have_no_simulation_between_two_episodes():
+    env = envs.NonStationary(Falls(BOX), "gravity", {"name": "list", "values": [5.0, 2.0]}, period=2)
+    env.unwrapped.resets = 2
+    for expected in (5.0, 2.0, 5.0):
+        assert env.reset()[1]["gravity"] == expected
+        assert env.unwrapped.model.opt.gravity[2] == -expected
+        for _ in range(3):
+            env.step(None)
+        env.unwrapped.model = env.unwrapped.data = None
+
+
+class Grows(World, gymnasium.utils.EzPickle):
+    """Has one more box after each reset."""
+
+    def __init__(self, boxes=1):
+        gymnasium.utils.EzPickle.__init__(self, boxes)
+        self.boxes = boxes
+        more = "".join(f'<body pos="{k} 0 1"><freejoint/><geom size=".1"/></body>' for k in range(boxes))
+        World.__init__(self, f"<mujoco><worldbody><geom type='plane' size='5 5 1'/>{more}</worldbody></mujoco>")
+
+    def reset(self, *, seed=None, options=None):
+        self.__init__(self.boxes + 1)
+        return super().reset(seed=seed)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])  # noqa: S301
+def test_a_copy_of_an_environment_that_has_rebuilt_itself_is_one_that_has_not(duplicate):
+    env = listed(Grows(), "mass", 2.0, factor=True)
+    own = env.unwrapped.model.body_mass[1] / 2
+    env.reset()
+    env.reset()
+    copied = duplicate(env)
+    assert copied.unwrapped.boxes == 1 or copied.unwrapped.boxes == 3
+    assert copied.unwrapped.model.body_mass[1:] == pytest.approx(2 * own)
+    copied.reset()
+    assert copied.unwrapped.model.body_mass[1:] == pytest.approx(2 * own)
+
+
 def test_a_part_that_a_rebuilt_simulation_lacks_is_missed_in_the_reset():
     class Rebuilt(World):
         def reset(self, *, seed=None, options=None):
