@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.encoding import CONTAINERS, Array, named_in_simulation, parts_of
+from envs import models
+from envs.encoding import CONTAINERS, Array, parts_of
 from envs.kept import ELSEWHERE, PLAIN, attributes, is_skipped, owner_of, package_of
 from envs.tables import Place, Tables
 
@@ -77,8 +78,8 @@ class Decoder:
             parts = [(getattr(now, name, None) if fits else None, value, f"{path}.{name}") for name, value in content.items()]
         elif not fits and "kind" in saved and self._of_kind(saved) is None:
             return path
-        elif kind == "named":
-            return None if named_in_simulation(now)[:2] == content[:2] else path
+        elif kind in models.KINDS:
+            return None if models.can_become(now, saved) else path
         elif kind in ("dict", "pairs", "values"):
             before = now if isinstance(now, dict) else {}
             if kind == "values" and len(before) != len(content):
@@ -134,6 +135,8 @@ class Decoder:
             return False
         if kind in ("array", "scalar"):
             return np.array_equal(content, value, equal_nan=content.dtype.kind in "fc")
+        if kind == "model":
+            return models.is_alike(value, saved)
         if kind == "object":
             present = dict(attributes(value))
             return all(name in present and self._equals(item, present[name]) for name, item in content.items())
@@ -166,7 +169,7 @@ class Decoder:
         if not isinstance(saved, dict):
             return saved
         kind = next(iter(saved))
-        if kind in ("kept", "same", "layer", "method"):
+        if kind in ("kept", "same", "layer", "method", "spec"):
             return self._referred(saved, now)
         content = saved[kind]
         number = int(saved.get("number", -1))
@@ -197,7 +200,7 @@ class Decoder:
         return value
 
     def _named_now(self, number: int, now: Any) -> Any:
-        of, kind, present = named_in_simulation(now)
+        of, kind, present = models.named_in_simulation(now)
         return now if present == number else self._named(of, kind, number)
 
     def _referred(self, saved: dict[str, Any], now: Any) -> Any:
@@ -210,6 +213,8 @@ class Decoder:
         if kind == "method":
             method = getattr(self._decode(saved["of"], getattr(now, "__self__", None)), content, None)
             return method if isinstance(method, types.MethodType) else now
+        if kind == "spec":
+            models.compare(now, content)
         return now
 
     def _object(self, saved: dict[str, Any], now: Any) -> Any:
@@ -455,6 +460,11 @@ def _bytes(saved: dict[str, Any], now: Any) -> Any:
     return now
 
 
+def _model(saved: dict[str, Any], now: Any) -> Any:
+    models.load_model(now, saved)
+    return now
+
+
 def _range(saved: dict[str, Any], _: Any) -> range:
     return range(*saved["range"])
 
@@ -482,6 +492,7 @@ _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "bytes": _bytes,
     "sequence": _sequence,
     "range": _range,
+    "model": _model,
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import random
-import re
 import sys
 import types
 from collections import deque
@@ -12,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 
+from envs import models
 from envs.checks import ParameterError
 from envs.kept import PLAIN, attributes, has_attributes, is_sequence, is_skipped, owner_of, package_of
 from envs.tables import DRAWING, INTERFACE, Tables, samples
@@ -24,9 +25,6 @@ CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque, "set
 
 _OF_TORCH = "?bhilqBHILQefdFD"
 """The types of arrays, by NumPy's characters, that have tensors like them: what writes a state to a file may need these."""
-
-_NAMED = re.compile("_Mj(Data|Model)(.+)Views")
-"""The classes of what MuJoCo finds by a name."""
 
 _NOTHING = object()
 
@@ -107,6 +105,8 @@ class Encoder:
     def _encode_anew(self, value: Any, path: str, seen: set[int]) -> Any:
         if (leaf := _encode_leaf(value)) is not _NOTHING:
             return leaf
+        if of_mujoco := models.encode(value, is_own=id(value) in seen):
+            return of_mujoco
         if id(value) in seen or isinstance(value, gymnasium.Space):
             return _NOTHING
         if number := next((number for number, layer in enumerate(self._layers, 1) if layer is value), None):
@@ -117,13 +117,11 @@ class Encoder:
             return {"method": value.__name__, "of": self._encode(of, path, seen)} if is_saved else _NOTHING
         if isinstance(value, range):
             return {"range": [value.start, value.stop, value.step]}
-        if type(value).__name__ == "MjData" and package_of(value) == "mujoco":
+        if isinstance(value, mujoco.MjData):
             raise ParameterError(
                 f"state cannot be saved of {path}, a MuJoCo simulation that is not found as the environment's, or besides it: "
                 "NonStationary(env, …, model=…) says which is its own"
             )
-        if named := named_in_simulation(value):
-            return {"named": named}
         if is_skipped(value):
             return _NOTHING
         is_of_objects = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
@@ -201,12 +199,6 @@ class Encoder:
         address = _address(value)
         inside = (each for each in self._simulation().items() if 0 <= address - _address(each[1]) < each[1].nbytes)
         return next(inside, None)
-
-
-def named_in_simulation(value: Any) -> list[Any]:
-    """``["data", "body", 3]`` of what ``data.body(3)`` returns, and alike of all that MuJoCo finds by a name; else nothing."""
-    found = _NAMED.fullmatch(type(value).__name__) if package_of(value) == "mujoco" else None
-    return [] if found is None else [found[1].lower(), found[2].lower(), int(value.id)]
 
 
 def parts_of(space: gymnasium.Space[Any]) -> Iterator[gymnasium.Space[Any]]:

@@ -27,13 +27,14 @@ class InForce:
     Attributes:
         subject: The simulation, as the environment had it when it was last looked up.
         has_other_own: Whether it was found to have something else of its own than when it was made.
+        first: What it had itself when it was made, as JSON can hold it.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], source: ModelSource | None) -> None:
         self._env, self._source = env, source
         self.subject = self._look_up()
         self.has_other_own = False
-        self._first: list[list[float]] = []  # what it had itself when it was made
+        self.first: list[list[float]] = []
         self._scratch: mujoco.MjData | None = None
         self._others = suspend(self.subject)
 
@@ -43,8 +44,8 @@ class InForce:
         others, self._others = self._others, []
         displace(self.subject, held, others)
         self._hold(held, holder)
-        if not self._first:
-            self._first = self._held.own_values()
+        if not self.first:
+            self.first = self._held.own_values()
 
     def leave(self) -> None:
         """Leaves the simulation to those who held something there."""
@@ -111,8 +112,8 @@ class InForce:
     def set_own_values(self, values: list[list[float]] | None) -> None:
         """Takes what :meth:`own_values` returned for what the simulation had itself; with None what it had at first."""
         self.has_other_own = values is not None
-        if values is not None or self._held.fits(self._first):
-            self._held.set_own_values(self._first if values is None else values)
+        if values is not None or self._held.fits(self.first):
+            self._held.set_own_values(self.first if values is None else values)
 
     def _look_up(self) -> Subject:
         return Subject(self._env, look_for_model(self._env, self._source), self._source)

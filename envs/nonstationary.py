@@ -306,7 +306,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         if self._acts_in_steps:
             action = self._acting.begin_step(self._force.subject, action)
         observation, reward, terminated, truncated, own = self.env.step(action)
-        info = dict(own)  # which some environments give again and again
+        info = self._copied(own)
         if not self._keys.isdisjoint(info):
             self._keep(info)
         info.update(self._values)
@@ -350,7 +350,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._acting.begin_episode()
         observation, own = self.env.reset(seed=seed, options=options)
         self._force.write_again(self._sequence, self, always=away)
-        info = dict(own)
+        info = self._copied(own)
         self._keep(info)
         info |= {**self._values, "phase": self._phase, "changed": False}
         return self._arriving(observation), info
@@ -370,6 +370,12 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         if self._observes:
             observation = np.concatenate((observation, self._observed))
         return observation
+
+    def _copied(self, own: dict[str, Any]) -> dict[str, Any]:
+        """The environment's ``info``, which some give again and again."""
+        if not isinstance(own, Mapping):
+            raise EffectError(f"info of {checks.env_name(self.env)} must be a mapping, got {checks.shown(own)}")
+        return dict(own)
 
     def _keep(self, info: dict[str, Any]) -> None:
         """Keeps what the environment itself says under a key of ours."""
@@ -449,6 +455,10 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         }
         return state | ({"own": self._force.own_values()} if self._force.has_other_own else {})
 
+    def whole_state_dict(self) -> dict[str, Any]:
+        """As :meth:`state_dict`, with what the environment had itself at first: to go on in another environment's place."""
+        return self.state_dict() | {"first": self._force.first}
+
     def check_state_dict(self, state: Mapping[str, Any], *, timing: bool = True) -> None:
         """Refuses what :meth:`state_dict` of another problem returned, and with ``timing`` that of other clocks.
 
@@ -481,6 +491,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._sequence.load_state_dict(state, self._step)
         self._episode_began = -state["steps_in_episode"]
         self._acting.load_state_dicts(state["interface"])
+        self._force.first = state.get("first", self._force.first)
         self._force.set_own_values(state.get("own"))
         self._put_into_force(began=-state["steps"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -13,15 +12,15 @@ import numpy as np
 from envs.checks import ParameterError, env_name
 from envs.decoding import Decoder
 from envs.encoding import Encoder
+from envs.models import arrays_of, attributes_of, load_model, save_model, write
 from envs.nonstationary import NonStationary
 from envs.simulation import find_data, look_for_model
 from envs.tasks import TaskSequence
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
-_APPEARANCE = ("bvh_", "mesh_", "name_", "oct_", "skin_", "tex", "tuple_")
-"""How the names of a model's arrays begin that are not saved: they are large, or names, and environments hardly change them."""
-
+_GROWING = ("efc_", "contact")
+"""How the names of a simulation's arrays begin whose size differs from step to step."""
 
 _AWAKE = ("ntree_awake", "nbody_awake", "nparent_awake", "nv_awake")
 """How much of a simulation does not sleep, where MuJoCo lets bodies sleep."""
@@ -32,9 +31,10 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
 
     It has the attributes of environment and wrappers, and of the objects that these are made of, as far as they are numbers,
     strings, arrays, random generators, or lists and dictionaries of such; the random generators of their classes, and those of
-    modules that their methods name; of the MuJoCo simulation its state and what an environment may have written into the model;
-    and of :class:`NonStationary` what its ``state_dict`` holds; of a :class:`TaskSequence` the same and the state of its task.
-    Functions, networks and renderers are no state, and of spaces only what draws their samples is.
+    modules that their methods name; of the MuJoCo simulation its state with contacts and forces, and what an environment may
+    have written into this model or another that it keeps; and of :class:`NonStationary` what its ``state_dict`` holds; of a
+    :class:`TaskSequence` the same and the state of its task. Functions, networks and renderers are no state, and of spaces only
+    what draws their samples is. An ``MjSpec`` can only be compared.
 
     Args:
         env: Any environment.
@@ -70,6 +70,9 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
             of an object that came in mid-episode with parts that are no state. Nothing is changed then, but that an environment
             without such an object was reset, and that where the state of a task is refused, its sequence has gone on to that
             task.
+
+    Warns:
+        UserWarning: The environment has an ``MjSpec`` that is another than it was.
     """
     layers = _layers(env)
     names, expected = [saved.get("class") for saved in state], [type(layer).__name__ for layer in layers]
@@ -85,6 +88,7 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
         decoder, missing = _decoder(env, layers, state)
     if missing:
         raise ParameterError(f"state has attributes of {missing}, an object that the environment lacks after a reset")
+    model = _Simulation.of(env).model
     for layer, saved in zip(layers, state, strict=True):
         if isinstance(layer, NonStationary | TaskSequence):
             layer.load_state_dict(saved["schedule"])
@@ -93,9 +97,7 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
         else:
             decoder.decode(layer, saved["values"])
     decoder.finish(state[-1].get("generators", []))
-    _Simulation.of(env).load(state[-1])
-    if changing := NonStationary.of(env):
-        changing.take_simulation()
+    _load_simulation(env, layers, state, model)
 
 
 class _Simulation(NamedTuple):
@@ -124,7 +126,7 @@ class _Simulation(NamedTuple):
             prefix + name: array
             for prefix, owner in owners.items()
             if owner is not None
-            for name, array in _arrays(owner, but=()).items()
+            for name, array in arrays_of(owner).items()
         }
 
     def named(self, of: str, kind: str, number: int) -> Any:
@@ -135,18 +137,23 @@ class _Simulation(NamedTuple):
         state = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
         mujoco.mj_getState(self.model, self.data, state, _PHYSICS)
         # What the physics computes anew at each step, but an environment may read before the next one, such as positions.
-        derived = {name: array.copy() for name, array in _arrays(self.data).items()}
-        model = {name: array.copy() for name, array in _written(self.model).items()}
-        options = {name: value for name, value in _attributes(self.model.opt) if isinstance(value, int | float)}  # type: ignore[union-attr]
+        derived = {name: array.copy() for name, array in arrays_of(self.data, _GROWING).items()}
         awake = {name: getattr(self.data, name) for name in _AWAKE if hasattr(self.data, name)}
-        return {
-            "state": state,
-            "derived": derived,
-            "awake": awake,
-            "model": model,
-            "options": options,
-            "signature": self._signature,
-        }
+        growing = {name: array.copy() for name, array in self._growing.items()}
+        simulation = {"state": state, "derived": derived, "awake": awake, "counts": self._counts, "growing": growing}
+        return save_model(self.model) | simulation
+
+    @property
+    def _growing(self) -> dict[str, Any]:
+        """Contacts, and the constraints and forces that follow from them."""
+        contacts = {f"contact.{name}": array for name, array in arrays_of(self.data.contact).items()}  # type: ignore[union-attr]
+        return contacts | {name: array for name, array in arrays_of(self.data).items() if name.startswith("efc_")}
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        """How much there is of what differs from step to step."""
+        counts = attributes_of(self.data, _AWAKE)
+        return {name: value for name, value in counts if name.startswith("n") and isinstance(value, int)}
 
     @property
     def _signature(self) -> int:
@@ -170,29 +177,33 @@ class _Simulation(NamedTuple):
         if self.data is None:
             return
         simulation = saved["simulation"]
-        for name, value in simulation.get("options", {}).items():
-            setattr(self.model.opt, name, value)  # type: ignore[union-attr]
-        for name, array in _written(self.model).items():
-            _copy(simulation.get("model", {}).get(name), array)
+        load_model(self.model, simulation)
         mujoco.mj_setState(self.model, self.data, simulation["state"], _PHYSICS)
-        # Contacts and constraints, which dm_control computes at the end of a step for the next one.
-        mujoco.mj_fwdPosition(self.model, self.data)
-        mujoco.mj_fwdVelocity(self.model, self.data)
-        for name, array in _arrays(self.data).items():
-            _copy(simulation["derived"].get(name), array)
+        growing = self._make_room(simulation)
+        for name, array in (arrays_of(self.data, _GROWING) | self._growing).items():
+            write(simulation["derived"].get(name, growing.get(name)), array)
         for name, number in simulation.get("awake", {}).items():
             setattr(self.data, name, number)
 
+    def _make_room(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Lets MuJoCo find as many contacts and constraints as were saved.
 
-def _copy(kept: Any, array: Any) -> None:
-    if kept is not None and kept.shape == array.shape:
-        array[...] = kept
+        They are those of the positions now, where a step computes them at its end, as in dm_control; or those of the positions
+        before the last step of MuJoCo, which follow from the velocity: but for rounding, and with RK4 for more than that.
 
-
-def _written(model: Any) -> dict[str, Any]:
-    """The arrays of a model, and of its options, into which an environment may write."""
-    arrays = _arrays(model, but=_APPEARANCE)
-    return arrays | {f"opt.{name}": array for name, array in _arrays(model.opt).items()}
+        Returns:
+            What is to be written there; nothing where there are not as many, but those of the positions now.
+        """
+        now = self.data.qpos.copy()  # type: ignore[union-attr]
+        before = now.copy()
+        mujoco.mj_integratePos(self.model, before, self.data.qvel, -self.model.opt.timestep)  # type: ignore[union-attr]
+        for positions in (now, before, now):
+            self.data.qpos[:] = positions  # type: ignore[union-attr]
+            mujoco.mj_fwdPosition(self.model, self.data)
+            mujoco.mj_fwdVelocity(self.model, self.data)
+            if saved.get("counts", self._counts) == self._counts:
+                return saved.get("growing", {})  # type: ignore[no-any-return]
+        return {}
 
 
 def _layers(env: gymnasium.Env[Any, Any]) -> list[gymnasium.Env[Any, Any]]:
@@ -212,23 +223,24 @@ def _decoder(
     return decoder, next(filter(None, missing), None)
 
 
+def _load_simulation(
+    env: gymnasium.Env[Any, Any], layers: list[gymnasium.Env[Any, Any]], state: list[dict[str, Any]], before: Any
+) -> None:
+    """Loads the simulation; a wrapper that changes it follows it to another model than the one before."""
+    simulation, changing = _Simulation.of(env), NonStationary.of(env)
+    if changing and simulation.model is not before:
+        schedule = next(saved["schedule"] for layer, saved in zip(layers, state, strict=True) if layer is changing)
+        changing.load_state_dict(schedule)  # follows,
+        changing.load_state_dict(schedule)  # and learns what the other model has of its own
+    simulation.load(state[-1])
+    if changing:
+        changing.take_simulation()
+
+
 def _save_layer(layer: gymnasium.Env[Any, Any], encoder: Encoder) -> dict[str, Any]:
     saved: dict[str, Any] = {"class": type(layer).__name__}
     if isinstance(layer, NonStationary):
-        return saved | {"schedule": layer.state_dict()}
+        return saved | {"schedule": layer.whole_state_dict()}
     if isinstance(layer, TaskSequence):
         return saved | {"schedule": layer.state_dict(), "of_task": save_state(layer.env)}
     return saved | {"values": encoder.encode(layer)}
-
-
-def _attributes(owner: Any, but: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    return ((name, getattr(owner, name)) for name in dir(owner) if not name.startswith(("_", *but)))
-
-
-def _arrays(owner: Any, but: tuple[str, ...] = ("efc_", "contact")) -> dict[str, Any]:
-    """The arrays of numbers of a MuJoCo object; of a simulation those whose size does not change from step to step."""
-    return {
-        name: array
-        for name, array in _attributes(owner, but)
-        if isinstance(array, np.ndarray) and array.dtype.kind in "fiub" and array.size and array.flags.writeable
-    }

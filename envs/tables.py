@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 
 from envs.kept import ELSEWHERE, PLAIN, attributes, has_attributes, is_skipped, owner_of, package_of
@@ -141,7 +142,7 @@ def samples(kind: type, space: str) -> bool:
 
 
 def _has_parts(value: Any) -> bool:
-    if isinstance(value, (dict, list, tuple, deque, set, np.ndarray, *DRAWING)):
+    if isinstance(value, (dict, list, tuple, deque, set, np.ndarray, mujoco.MjModel, *DRAWING)):
         return True
     if isinstance(value, (*PLAIN, gymnasium.Env)) or value is None or is_skipped(value):
         return False

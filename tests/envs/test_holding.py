@@ -218,6 +218,57 @@ def test_one_environment_may_be_disturbed_beside_another_whose_model_it_shares()
     assert noisy.reset()[1]["phase"] == 5
 
 
+@pytest.mark.parametrize("tried", [True, False])
+def test_a_state_says_what_the_environment_had_of_its_own_when_it_was_wrapped(tried):
+    """Its first reset, or its constructor, made it so, before there was a wrapper."""
+
+    class Drawn(World):
+        def __init__(self, mass):
+            super().__init__(BOX)
+            self.model.body_mass[1] = mass
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            if seed is not None:
+                self.model.body_mass[1] = self.np_random.uniform(1, 9)
+            return np.zeros(1, np.float32), {}
+
+    def made(number):
+        env = Drawn(number)
+        if tried:
+            env.reset(seed=number)
+        return listed(env, "mass", 2.0, 3.0, factor=True)
+
+    saved, loaded = made(5), made(8)
+    saved.step(None)
+    envs.load_state(loaded, envs.save_state(saved))
+    for env in (saved, loaded):
+        for _ in range(4):
+            env.step(None)
+        env.reset()
+        env.step(None)
+    masses = [env.unwrapped.model.body_mass[1] for env in (saved, loaded)]
+    assert masses[0] == masses[1]
+    saved.close()
+    assert masses[0] == pytest.approx(saved.unwrapped.model.body_mass[1] * 3)
+
+
+@pytest.mark.parametrize("in_reset", [True, False])
+def test_an_info_that_is_none_is_said_in_one_line(in_reset):
+    class Silent(World):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0], None if in_reset else {}
+
+        def step(self, action):
+            return *super().step(action)[:4], None
+
+    env = listed(Silent(BOX), "friction", 1.0)
+    if not in_reset:
+        env.reset()
+    with pytest.raises(envs.EffectError, match="info of Silent must be a mapping, got None"):
+        env.reset() if in_reset else env.step(None)
+
+
 def test_numbers_that_resets_multiply_are_multiplied_by_them_alone():
     class Drifting(World):
         def reset(self, *, seed=None, options=None):

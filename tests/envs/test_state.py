@@ -255,7 +255,7 @@ def test_a_state_of_the_release_before_goes_on():
     state = envs.save_state(env)
     for change in state[0]["schedule"]["changes"]:
         del change["name"], change["options"]
-    del state[0]["schedule"]["timing"]
+    del state[0]["schedule"]["timing"], state[0]["schedule"]["first"]
     assert state[0]["schedule"].keys() == {"phase", "steps", "episodes", "steps_in_episode", "changes", "interface"}
     del state[-1]["simulation"]["model"], state[-1]["simulation"]["options"], state[-1]["simulation"]["signature"]
     envs.load_state(other, state)
