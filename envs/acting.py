@@ -59,7 +59,9 @@ class ActingEffects:
         return None if space is env.observation_space else space
 
     def reward(self, subject: Subject, reward: Any, info: dict[str, Any]) -> Any:
-        """The reward of a step."""
+        """The reward of a step that has been taken."""
+        for effect in self._all:
+            effect.end_step()
         for effect in self._on_rewards:
             reward = effect.change_reward(subject, reward, info)
         return reward

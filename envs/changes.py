@@ -16,7 +16,7 @@ from envs.effects import Effect, Parameter
 from envs.held import Held
 from envs.parameters import PARAMETERS, find_parameter
 from envs.places import Subject
-from envs.schedules import At, State, make_schedule
+from envs.schedules import At, State, drawn, make_schedule
 from envs.simulation import ModelSource, look_for_model
 
 OPTIONS = ("schedule", "low", "high", "factor")
@@ -173,7 +173,8 @@ class Change:
         if least != value:
             return least, least + self.parameter.turn / 2 if (value - least) % self.parameter.turn == 0 else value
         lowest, highest = self._bounds()
-        candidates = (2 * value, value / 2, value + 1, value - 1)
+        # Two whole numbers may stand for the same, as those of orders may; 0 stands for nothing.
+        candidates = (0.0, value + 1, value - 1) if self.parameter.whole else (2 * value, value / 2, value + 1, value - 1)
         return value, next(other for other in candidates if lowest <= other <= highest and other != value)
 
     @property
@@ -204,10 +205,10 @@ class Change:
         if whole:  # each whole number, the ends too, has a stretch of the same length that is rounded to it
             low, high = low - 0.5, high + 0.5
         at = At(phase, self._state if phase else None, low, high, self._generator)
-        value, self._state = self.schedule.draw(at)
+        value, self._state = drawn(self.schedule, at)
         if whole:
-            drawn = low <= value <= high  # else it is the schedule's own
-            value = min(max(float(round(value)), self._low), self._high) if drawn else value
+            is_drawn = low <= value <= high  # else it is the schedule's own
+            value = min(max(float(round(value)), self._low), self._high) if is_drawn else value
         self.value = self.check_value(f"{self.name} of schedule {self.schedule.name!r} in phase {phase}", value)
         self.effect.begin_phase()
 

@@ -71,6 +71,9 @@ class Acting(Effect):
     def begin_step(self, subject: Subject) -> None:
         """Acts on the simulation before a step."""
 
+    def end_step(self) -> None:
+        """Is told that the step has been taken; one that fails is not."""
+
     def change_reward(self, subject: Subject, reward: Any, info: dict[str, Any]) -> Any:  # noqa: ARG002
         """The reward of a step."""
         return reward

@@ -5,16 +5,40 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import gymnasium
+from gymnasium import wrappers
 from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
 from gymnasium.envs.mujoco.swimmer_v5 import SwimmerEnv
 
-from envs.checks import ParameterError, env_name
+from envs.checks import EffectError, ParameterError, env_name
 from envs.effects import Acting, Effect, Parameter
 from envs.places import Subject
 
 _IN_THE_PLANE = (AntEnv, HumanoidEnv, SwimmerEnv)
 """Those that say their velocity along x and y, and are paid for that along x."""
+
+_PASS_REWARDS_ON = {
+    kind.step
+    for kind in (
+        gymnasium.Wrapper,
+        gymnasium.ActionWrapper,
+        gymnasium.ObservationWrapper,
+        wrappers.FrameStackObservation,
+        wrappers.HumanRendering,
+        wrappers.OrderEnforcing,
+        wrappers.PassiveEnvChecker,
+        wrappers.RecordEpisodeStatistics,
+        wrappers.RecordVideo,
+        wrappers.RenderCollection,
+        wrappers.TimeAwareObservation,
+        wrappers.TimeLimit,
+    )
+}
+"""The steps of wrappers that take one step inside and leave its reward alone."""
+
+_MODULES = ("envs.", "stable_baselines3.common.monitor")
+"""Those whose wrappers do so, too, or add what does not depend on the direction."""
 
 
 class Direction(Parameter):
@@ -26,7 +50,18 @@ class Direction(Parameter):
             raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
         if not isinstance(subject.env.unwrapped, _IN_THE_PLANE):
             raise ParameterError(f"{self.name} needs {self.needs}, which {env_name(subject.env)} lacks")
+        self._check_wrappers(subject.env)
         return _DirectionEffect()
+
+    def _check_wrappers(self, env: gymnasium.Env[Any, Any]) -> None:
+        while isinstance(env, gymnasium.Wrapper):
+            step = type(env).step
+            if step not in _PASS_REWARDS_ON and not step.__module__.startswith(_MODULES):
+                raise ParameterError(
+                    f"{self.name} needs the reward of each step as {env_name(env)} pays it, got {type(env).__name__} "
+                    "inside, which may change it; put that around NonStationary"
+                )
+            env = env.env
 
 
 class _DirectionEffect(Acting):
@@ -38,6 +73,10 @@ class _DirectionEffect(Acting):
         """The reward of a step, and its part in ``info``."""
         if not self._value:
             return reward
+        if missing := [key for key in ("x_velocity", "y_velocity", "reward_forward") if key not in info]:
+            raise EffectError(
+                f"info of {env_name(subject.env)} must have {' and '.join(missing)}, from which its direction is paid"
+            )
         angle, weight = math.radians(self._value), subject.env.unwrapped._forward_reward_weight  # type: ignore[attr-defined]
         along = math.cos(angle) * info["x_velocity"] + math.sin(angle) * info["y_velocity"]
         more = weight * (along - info["x_velocity"])

@@ -78,6 +78,7 @@ class Delay(InterfaceEffect):
     def __init__(self, space: Any) -> None:
         super().__init__(space)
         self._past: list[Array] = []
+        self._sent = np.empty(0)
 
     def begin_episode(self) -> None:
         """Forgets the actions of the last episode."""
@@ -85,10 +86,16 @@ class Delay(InterfaceEffect):
 
     def change(self, array: Array) -> Array:
         """The action of so many steps ago."""
-        self._past.append(np.array(array))
-        del self._past[: -MOST_DELAY - 1]
+        self._sent = np.array(array)
         steps = int(self._value)
-        return self._past[-1 - steps] if steps < len(self._past) else self._inside(np.zeros(self._space.shape))
+        if not steps:
+            return self._sent
+        return self._past[-steps] if steps <= len(self._past) else self._inside(np.zeros(self._space.shape))
+
+    def end_step(self) -> None:
+        """Keeps the action for the steps that follow."""
+        self._past.append(self._sent)
+        del self._past[:-MOST_DELAY]
 
     def state_dict(self) -> dict[str, Any]:
         """The actions that may still arrive, with their types: the same number in another one brings other bits."""

@@ -12,7 +12,7 @@ from envs import checks
 from envs.anatomy import Parts
 from envs.checks import ParameterError
 from envs.effects import Effect, Parameter
-from envs.places import OPTION, Array, Field, Subject, Thing, Things, names_of, select
+from envs.places import OPTION, Array, Field, Subject, Thing, Things, names_of, select, times
 
 _OF_MODEL = (Thing(OPTION),)
 
@@ -90,7 +90,7 @@ class PhysicsEffect(Effect):
         model = subject.physics
         placed = [(field, place) for field in parameter.fields if (place := field.place(model, some))]
         self.places = tuple(place for _, place in placed)
-        self._kinds: tuple[str, ...] = tuple(field.kind for field, _ in placed)
+        self._written: tuple[Things, ...] = tuple(field.meant(model, some) for field, _ in placed)
         self._zeros: tuple[bool, ...] = tuple(field.zero and not factor for field, _ in placed)
         self._signs: tuple[int, ...] = tuple(field.sign for field, _ in placed)
         own = [field.sign * place.read(subject).ravel() for field, place in placed if factor or not field.zero]
@@ -99,7 +99,7 @@ class PhysicsEffect(Effect):
         if parameter.least is not None:
             self.lowest = parameter.least(model)
         if self._size == 0:  # such as no gravity, which has no direction
-            self.places = self._kinds = self._zeros = self._signs = ()
+            self.places = self._written = self._zeros = self._signs = ()
 
     def own(self) -> tuple[float, ...]:
         """What a factor multiplies: the model's own values."""
@@ -110,14 +110,16 @@ class PhysicsEffect(Effect):
         for place, zero, sign in zip(self.places, self._zeros, self._signs, strict=True):
             now = place.read(subject)
             if self._size is not None:
-                place.write(subject, now * (value if self._factor else value / self._size))
+                place.write(subject, times(now, value if self._factor else value / self._size))
             else:
-                place.write(subject, now * value if self._factor else np.full_like(now, 0.0 if zero else sign * value))
+                place.write(subject, times(now, value) if self._factor else np.full_like(now, 0.0 if zero else sign * value))
 
     def reach(self, subject: Subject) -> dict[str, list[str]]:
         """The fields that it writes, with the names of the objects whose numbers these are."""
-        found = {}
-        for place, kind in zip(self.places, self._kinds, strict=True):
-            some = [thing for thing in self._things if thing.kind == kind]
-            found[place.field] = [] if kind == OPTION else list(names_of(subject.physics, some))
-        return found
+        found: dict[str, set[Thing]] = {}
+        for place, some in zip(self.places, self._written, strict=True):
+            found.setdefault(place.field, set()).update(some)
+        return {
+            field: list(names_of(subject.physics, [thing for thing in self._things if thing in some and thing.kind != OPTION]))
+            for field, some in found.items()
+        }

@@ -146,6 +146,12 @@ class Field:
     only: Callable[[mujoco.MjModel, int], bool] | None = None
     sign: int = 1
 
+    def meant(self, model: mujoco.MjModel, some: Iterable[Thing]) -> Things:
+        """Those of some objects that it is meant of."""
+        return tuple(
+            thing for thing in some if thing.kind == self.kind and (self.only is None or self.only(model, thing.number))
+        )
+
     def place(self, model: mujoco.MjModel, some: Iterable[Thing]) -> Place | None:
         """Where the numbers of some objects are; None where the model, or this MuJoCo, has none.
 
@@ -153,7 +159,7 @@ class Field:
         """
         owner = model.opt if self.name.startswith("opt.") else model
         array = getattr(owner, self.name.removeprefix("opt."), None)
-        some = [thing for thing in some if thing.kind == self.kind and (self.only is None or self.only(model, thing.number))]
+        some = self.meant(model, some)
         if array is None or not some:
             return None
         if self.kind == OPTION:
@@ -209,6 +215,11 @@ class Place:
         if not dot:
             return subject.model, self.field
         return (subject.env.unwrapped if prefix == "env" else getattr(subject.model, prefix)), name
+
+
+def times(numbers: NDArray[np.float64], factor: float) -> NDArray[np.float64]:
+    """Numbers multiplied by a factor; those that are infinite stay so, as a limit that is none."""
+    return np.multiply(numbers, factor, out=numbers.copy(), where=np.isfinite(numbers))
 
 
 def union(some: Sequence[Place]) -> list[Place]:

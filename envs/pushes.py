@@ -58,6 +58,7 @@ class _PushEffect(Acting):
     def __init__(self, parameter: Push, part: str | None) -> None:
         super().__init__()
         self._axis, self._part, self._due = parameter.axis, part, False
+        self._after = np.empty(0)  # the velocities after a blow whose step has not been taken yet
         self._struck = parameter.struck
 
     def begin_phase(self) -> None:
@@ -68,15 +69,19 @@ class _PushEffect(Acting):
         """Strikes where a blow is due."""
         if not self._due:
             return
-        self._due = False
         model, data = subject.physics, subject.data
         if data is None:
             raise EffectError(f"{env_name(subject.env)} has no MjData any more, which a push acts on")
-        if self._value:
+        if self._value and not np.array_equal(data.qvel, self._after):
             now = copy.copy(data)
             mujoco.mj_fwdPosition(model, now)  # an environment need not have computed it after its last step
             data.qvel += _velocities(model, now, self._struck(model, self._part), self._axis, self._value)
             mujoco.mj_fwdVelocity(model, data)  # dm_control computes it at the end of a step for the next one
+            self._after = data.qvel.copy()
+
+    def end_step(self) -> None:
+        """The blow has been dealt."""
+        self._due, self._after = False, np.empty(0)
 
     def state_dict(self) -> dict[str, Any]:
         """Whether a blow is due."""

@@ -96,7 +96,8 @@ def feel_change(model: mujoco.MjModel, data: mujoco.MjData, scratch: mujoco.MjDa
 
     Bodies that MuJoCo has put to sleep are woken. MuJoCo wakes what has a velocity other than 0, so each sleeping tree is given
     the least there is. What a step begins with (mass matrix, bias, passive forces, contacts) is computed anew where the
-    environment has computed it at the end of the last one, as dm_control does: its poses are those of its positions then.
+    environment has computed it at the end of the last one, as dm_control does: its poses are those of its positions then. Of
+    bodies that are placed by hand (mocap), those count that they had then: where the next step is to place them, it still does.
     ``mj_step`` computes all that by itself, and leaves the poses from before it moved; they are left to whoever reads them.
 
     Args:
@@ -109,15 +110,25 @@ def feel_change(model: mujoco.MjModel, data: mujoco.MjData, scratch: mujoco.MjDa
         data.qvel[model.tree_dofadr[asleep >= 0]] = np.finfo(float).tiny
     if not are_alike(data.model, model):  # in a copy it is one of its own
         return
-    for name in ("qpos", "mocap_pos", "mocap_quat"):
-        getattr(scratch, name)[:] = getattr(data, name)
+    by_hand = model.body_mocapid >= 0
+    numbers = model.body_mocapid[by_hand]
+    scratch.qpos[:] = data.qpos
+    scratch.mocap_pos[numbers], scratch.mocap_quat[numbers] = data.xpos[by_hand], data.xquat[by_hand]
     mujoco.mj_kinematics(model, scratch)
     if np.array_equal(scratch.xpos, data.xpos) and np.array_equal(scratch.xquat, data.xquat):
+        to_come = data.mocap_pos.copy(), data.mocap_quat.copy()
+        data.mocap_pos[:], data.mocap_quat[:] = scratch.mocap_pos, scratch.mocap_quat
         mujoco.mj_fwdPosition(model, data)
         mujoco.mj_fwdVelocity(model, data)
+        data.mocap_pos[:], data.mocap_quat[:] = to_come
 
 
 def _given(env: gymnasium.Env[Any, Any], source: ModelSource) -> tuple[mujoco.MjModel, mujoco.MjData | None]:
+    if not callable(source):
+        raise ParameterError(
+            "model= must be a function of the environment that returns its MjModel, or a tuple of it and its MjData; got "
+            f"{shown(source)}"
+        )
     given = source(env)
     model, data = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(model, mujoco.MjModel) or not isinstance(data, mujoco.MjData | None):

@@ -266,7 +266,7 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         if task == self.task:
             return
         made = self._make(task)  # or not, and everything stays as it is
-        if self.env not in self._tasks:
+        if all(self.env is not task for task in self._tasks):
             self.env.close()
         self.env, self.task = made, task
 
@@ -286,7 +286,7 @@ class TaskSequence(gymnasium.Env[Any, Any]):
     def _check_spaces(self) -> None:
         """Looks at each task once, so that a run does not end where the first one that does not fit would begin."""
         for number, task in enumerate(self._tasks):
-            if task in self._tasks[:number]:
+            if any(_are_same(task, other) for other in self._tasks[:number]):
                 continue
             env = self._make(number)
             try:
@@ -303,8 +303,15 @@ class TaskSequence(gymnasium.Env[Any, Any]):
 
     def _told(self, own: dict[str, Any], *, changed: bool) -> dict[str, Any]:
         """What a task says, which some give again and again, with what is to be said of it."""
+        if not isinstance(own, Mapping):
+            raise ParameterError(f"info of {self.tasks[self.task]} must be a mapping, got {checks.shown(own)}")
         kept = {f"env_{key}": own[key] for key in _KEYS if key in own}
         return {**own, **kept, TASK: self.task, "phase": self.phase, "changed": changed}
+
+
+def _are_same(task: Task, other: Task) -> bool:
+    """Whether two tasks are one; environments that are equal, as those of dataclasses can be, are still two."""
+    return task is other or (isinstance(task, str) and isinstance(other, str) and task == other)
 
 
 def _name(task: Task) -> str:

@@ -104,13 +104,13 @@ def _verify(
 ) -> Verified:
     parameter = {each.name: each.options for each in changes}
     greatest = {each.name: each.extremes[1] for each in changes}
-    first, second = (
-        _play(env, change, parameter, greatest | {change.name: value}, steps, seed, source) for value in change.two_values
-    )
+    low, high = (greatest | {change.name: value} for value in change.two_values)
+    # The least value twice before the greatest and once after it: what differs from reset to reset is no effect.
+    first, again, second = (_play(env, change, parameter, values, steps, seed, source) for values in (low, low, high))
     measured = first.measured, second.measured
     parted = _parted(first, second)
-    again = _play(env, change, parameter, greatest | {change.name: change.two_values[0]}, parted, seed, source)
-    strayed = _parted(first, again)
+    after = _play(env, change, parameter, low, parted or 1, seed, source)
+    strayed = min((step for step in (_parted(first, again), _parted(first, after)) if 0 < step <= parted), default=0)
     verified = Verified(change.name, change.two_values, change.unit, change.parameter.where, measured, parted, strayed)
     if not parted:
         raise EffectError(f"{change.name} has no effect on {env_name(env)}: in {steps} steps {verified}")

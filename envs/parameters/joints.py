@@ -11,7 +11,7 @@ import numpy as np
 from envs import anatomy, probes
 from envs.effects import Effect, Parameter
 from envs.physics import Physics, PhysicsEffect
-from envs.places import Array, Field, Subject, Things
+from envs.places import Array, Field, Subject, Things, times
 
 _of_joints = partial(
     Physics,
@@ -52,7 +52,7 @@ class _RangeEffect(PhysicsEffect):
         """Puts a value into force from the next step on, in a model that has what it had itself."""
         for place in self.places:
             now = place.read(subject)
-            place.write(subject, now + (value - 1) * (now - self._first))
+            place.write(subject, now + times(now - self._first, value - 1))
 
 
 def _limited(model: mujoco.MjModel, factor: bool) -> Things:

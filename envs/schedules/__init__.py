@@ -1,6 +1,6 @@
 """To which value a parameter changes: stateless descriptions that are given where they are and their random generator."""
 
-from envs.schedules.base import SCHEDULES, At, Scale, Schedule, State, make_schedule
+from envs.schedules.base import SCHEDULES, At, Scale, Schedule, State, drawn, make_schedule
 from envs.schedules.composed import Chain, Sum
 from envs.schedules.files import read_values
 from envs.schedules.jumps import Constant, LogUniform, Uniform, Values
@@ -25,6 +25,7 @@ __all__ = [
     "Sum",
     "Uniform",
     "Values",
+    "drawn",
     "make_schedule",
     "read_values",
 ]

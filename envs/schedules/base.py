@@ -115,6 +115,19 @@ class Schedule(ABC):
         return {"name": self.name, **changed} if changed else self.name
 
 
+def drawn(schedule: Schedule, at: At) -> tuple[float, State]:
+    """The value of a phase, and the state for the next one.
+
+    Raises:
+        ParameterError: The schedule, one of the user's own, returns something else.
+    """
+    found: object = schedule.draw(at)
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise ParameterError(f"draw of schedule {schedule.name!r} must return a value and a state, got {checks.shown(found)}")
+    value, state = found
+    return value, state
+
+
 def make_schedule(description: object) -> Schedule:
     """The schedule that a description stands for.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from envs import checks
-from envs.schedules.base import At, Schedule, State, make_schedule
+from envs.schedules.base import At, Schedule, State, drawn, make_schedule
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Chain(_Composed, name="chain"):
         # In earlier releases the state was the part's alone.
         last = at.state if isinstance(at.state, dict) else {"turn": self._turn(at.phase - 1)[0], "state": at.state}
         state = last["state"] if last["turn"] == turn else None
-        value, state = self.schedules[turn].draw(at._replace(phase=phase, state=state))
+        value, state = drawn(self.schedules[turn], at._replace(phase=phase, state=state))
         return value, {"turn": turn, "state": state}
 
     def _turn(self, phase: int) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class Sum(_Composed, name="sum"):
     def draw(self, at: At) -> tuple[float, State]:
         """With the middle m = (low + high)/2: m + Σ(x_i − m), kept in [low, high]."""
         states = [None] * len(self.schedules) if at.state is None else at.state
-        drawn = [part.draw(at._replace(state=state)) for part, state in zip(self.schedules, states, strict=True)]
+        found = [drawn(part, at._replace(state=state)) for part, state in zip(self.schedules, states, strict=True)]
         middle = (at.low + at.high) / 2
-        value = middle + sum(value - middle for value, _ in drawn)
-        return at.kept(value), [state for _, state in drawn]
+        value = middle + sum(value - middle for value, _ in found)
+        return at.kept(value), [state for _, state in found]
