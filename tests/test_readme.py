@@ -133,7 +133,7 @@ def test_every_test_that_a_page_names_exists():
     assert [(page, name) for page, name in named if f"\ndef {name}(" not in sources] == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_job_array_goes_on_where_it_was_stopped(tmp_path):
     script = next(block for block in re.findall(r"```sh\n(.*?)```", PAGES["docs/cluster.md"], re.DOTALL) if "--array" in block)
     assert script.count("--preset paper") == 1
