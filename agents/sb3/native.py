@@ -319,11 +319,12 @@ class NativeEnvs:
         self.envs = [NativeEnv(env) for env in vec_env.envs]
         first, n_envs = self.envs[0], len(self.envs)
         self._family = native.compiled(first.family)
+        self._constants = [env.constants for env in self.envs]
         self.arrays = Natives(
             addresses=np.array([env.look_up()[0] for env in self.envs]),
             shapes=np.array(first.shapes),
             before=np.zeros((n_envs, first.size)),
-            constants=np.array([env.look_up()[1] for env in self.envs], np.float64),
+            constants=np.array(self._constants, np.float64),
             observations=vec_env.buf_obs[None],  # type: ignore[index]
             infos=np.zeros((n_envs, len(first.family.infos))),
             actions=np.zeros((n_envs, *vec_env.action_space.shape), np.float32),  # type: ignore[misc]
@@ -337,7 +338,8 @@ class NativeEnvs:
             self._look_up(i)
 
     def _look_up(self, i: int) -> None:
-        self.arrays.addresses[i], self.arrays.constants[i] = self.envs[i].look_up()
+        self.arrays.addresses[i], self._constants[i] = self.envs[i].look_up()
+        self.arrays.constants[i] = self._constants[i]
 
     def advance(self, i: int, first: int, last: int, policy: Policy, steps: Steps) -> tuple[int, dict[str, Any] | None, bool]:
         """Steps an environment from step ``first`` to before ``last`` or up to an event.
@@ -371,7 +373,8 @@ class NativeEnvs:
         rooms = {i: self.envs[i].room() for i in indices}
         some = np.array([i for i in indices if rooms[i]], np.int64)
         for i in some:
-            self.arrays.constants[i] = self.envs[i].constants  # which may have been set since the last step
+            if (constants := self.envs[i].constants) != self._constants[i]:  # set since the last step
+                self.arrays.constants[i] = self._constants[i] = constants
         rewards, terminated = np.zeros(len(self.envs)), np.zeros(len(self.envs), bool)
         step_some(some, self.arrays, self._family, rewards, terminated)
         for i in indices:

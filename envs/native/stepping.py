@@ -87,6 +87,7 @@ class NativeEnv:
         self.family: type[Family] = family
         self._layers = layers = _layers(env)
         self._methods = frozenset(name for name in dir(type(base)) if callable(getattr(type(base), name, None)))
+        self._attributes = 0  # how many the environment had when none of them was found to be a method
         self._limits: list[Any] = [layer for layer in layers if isinstance(layer, TimeLimit | TerminateAfter)]
         self._monitors = [layer for layer in layers if hasattr(layer, "rewards")]
         self._orders = [layer for layer in layers if isinstance(layer, OrderEnforcing)]
@@ -143,9 +144,13 @@ class NativeEnv:
     def _steps_otherwise(self) -> bool:
         """Whether the environment has another step than it was made with: a method of its own, or more or less simulation."""
         base = self._base
-        replaced = not self._methods.isdisjoint(vars(base)) or any("step" in vars(layer) for layer in self._layers)
-        as_made = (self.frame_skip, self.needs_contact_forces)
-        return replaced or (base.frame_skip, self.family.needs_contact_forces(base)) != as_made
+        if len(vars(base)) != self._attributes:
+            if not self._methods.isdisjoint(vars(base)):
+                return True
+            self._attributes = len(vars(base))
+        if base.frame_skip != self.frame_skip or self.family.needs_contact_forces(base) != self.needs_contact_forces:
+            return True
+        return any("step" in vars(layer) for layer in self._layers)
 
     def skip(self, rewards: Sequence[float]) -> None:
         """Tells the wrappers of a stretch with these rewards."""
