@@ -84,7 +84,7 @@ class Held:
         before = [place.read(subject) for place in self._places]
         for place, own, written in zip(self._all, self._own, self._written, strict=True):
             now = place.read(subject)
-            ours = now.view(np.int64) == np.frombuffer(written, np.int64).reshape(now.shape)  # by their bits, for nan's sake
+            ours = now == np.frombuffer(written).reshape(now.shape)
             if not ours.all():
                 others.append(place.field)
             place.write(subject, np.where(ours, own, now))
