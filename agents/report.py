@@ -25,7 +25,10 @@ from agents.runs.run_folder import RunFolder, write_atomically
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0; 2 after bad input, with a line about it."""
-    return run_command(lambda: _report(_parser().parse_args(arguments)))
+    return run_command(
+        lambda: _report(_parser().parse_args(arguments)),
+        interrupted="each file is as it was or whole; the same command writes all of them",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the method that differences are taken from (default: ppo or backprop, or else the first)",
     )
-    add("--record", metavar="FOLDER", type=a_path, help="also write what this report needs of each run, some 20 kB, to FOLDER")
+    add("--record", metavar="FOLDER", type=a_path, help="also write what this report needs of each run, tens of kB, to FOLDER")
     add("--leaderboard", metavar="FILE", type=a_path, help="in place of --output: a page with a table for each protocol")
     return parser
 
@@ -55,7 +58,7 @@ def _report(args: argparse.Namespace) -> int:
     usual = [label for label in comparison.runs if label in ("ppo", "backprop")]
     baseline = given(args.baseline, (usual or list(comparison.runs))[0])
     table = markdown_table(comparison, args.statistic, baseline)
-    places = _places(comparison, args.record) if args.record else []
+    places = _places(comparison, args.record, args.folders) if args.record else []
     for line in (*left_out(comparison), *told_of_changes(comparison)):
         print(f"warning: {line}", file=sys.stderr)
     try:
@@ -68,7 +71,8 @@ def _report(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"cannot write to '{error.filename or args.output}': {error.strerror}") from error
     number = sum(map(len, comparison.runs.values()))
-    print(f"{number} runs of {', '.join(comparison.runs)}: {args.output / 'report.png'}, report.svg, table.md and table.csv")
+    runs = f"{number} run{'s' if number > 1 else ''} of {', '.join(comparison.runs)}"
+    print(f"{runs}: {args.output / 'report.png'}, report.svg, table.md and table.csv")
     return 0
 
 
@@ -107,12 +111,16 @@ def _write_leaderboard(args: argparse.Namespace) -> int:
     return 0
 
 
-def _places(comparison: Comparison, folder: Path) -> list[tuple[RunResult, Path]]:
-    """Where each run is to be recorded, none of them where another one is."""
+def _places(comparison: Comparison, folder: Path, folders: Sequence[Path]) -> list[tuple[RunResult, Path]]:
+    """Where each run is to be recorded, none of them where another one is, nor in the folders that are read."""
     results: list[RunResult] = [result for by_seed in comparison.runs.values() for result in by_seed.values()]
     places = [(result, RunFolder.below(folder, result.config, f"seed{result.config.seed}").path) for result in results]
-    for place in places:
-        check_place(*place)
+    for result, place in places:
+        # Each run would be there twice when these folders are read the next time.
+        inside = [read for read in folders if place.resolve().is_relative_to(read.resolve())]
+        if inside and place.resolve() != result.path.resolve():
+            raise UserError(f"--record must lie outside of '{inside[0]}', whose runs are read, got '{folder}'")
+        check_place(result, place)
     return places
 
 

@@ -8,6 +8,7 @@ and for comparison Student's interval, which is the wider and the report's (``be
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,14 @@ from scipy import stats
 
 from agents.reporting.comparison import LEAST_SEEDS, Comparison, Estimate, compare, estimate
 from agents.reporting.results import AgentResult, find_runs, read_run
+from agents.reporting.tables import left_out
+from agents.runs.commands import Parser, run_command
+from agents.runs.config import Config
 from agents.runs.errors import UserError
+from agents.runs.protocols import protocol_of
+from agents.runs.run_folder import write_atomically
 
+PROTOCOL = "nature-slippery-ant"
 PHASES, LATE = 10, range(5, 10)  # of a run; those that are compared, counted from 0
 LAST_LAYER = "plasticity/policy/hidden2"
 RISES, FALLS = 1, -1
@@ -91,22 +98,25 @@ def answers(comparison: Comparison) -> list[str]:
     return lines
 
 
-def main() -> None:
+def main() -> int:
     """Reads, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("runs/nature"), help="recorded runs (default: runs/nature)"
     )
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     args = parser.parse_args()
-    try:
-        text = "\n".join(answers(compare(read_run(path) for path in find_runs([args.folder]))))
-    except UserError as error:
-        parser.error(str(error))
-    print(text)
+    comparison = compare(read_run(path) for path in find_runs([args.folder]))
+    if not isinstance(comparison.config, Config) or protocol_of(comparison.config) != PROTOCOL:
+        raise UserError(f"'{args.folder}' must have runs of {PROTOCOL}, got those of {comparison.config.world}")
+    for line in left_out(comparison):
+        print(f"warning: {line}", file=sys.stderr)
+    text = "\n".join(answers(comparison))
     if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+        write_atomically(args.output, text + "\n")
+    print(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,3 +96,34 @@ def test_the_report_s_interval_stands_beside_it():
     line = next(line for line in nature.answers(Comparison(runs, [], {}, list(range(10)))) if "`cbp` − `ppo`" in line)
     # mean 3, standard error √(2.5 / 5) = 0.7071, t of four degrees of freedom 2.776: 3 ± 1.963
     assert line.endswith("| supported | 1.037 to 4.963 |")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["runs/pilot"], "'runs/pilot' must have runs of nature-slippery-ant, got those of ant-nonstationary"),
+        (["runs/supervised/class-incremental-cifar"], "must have runs of nature-slippery-ant"),
+        (["runs/none"], "'runs/none' is no folder"),
+        (["runs/nature", "--output", "README.md/table.md"], "README.md/table.md"),
+    ],
+)
+def test_questions_are_answered_from_runs_of_the_protocol_alone(monkeypatch, capsys, arguments, words):
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["nature.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(root / "benchmarks" / "nature.py"), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert end.value.code == 2
+    assert words in err.splitlines()[-1]
+    assert not out
+
+
+def test_answers_of_the_recorded_runs_are_written_too(monkeypatch, capsys, tmp_path):
+    root = Path(__file__).parents[1]
+    monkeypatch.setattr(sys, "argv", ["nature.py", str(root / "runs" / "nature"), "--output", str(tmp_path / "table.md")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(root / "benchmarks" / "nature.py"), run_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 12

@@ -102,6 +102,8 @@ def compare(results: Iterable[RunResult]) -> Comparison:
         UserError: Runs whose settings differ, a run that is there twice, a seed whose worlds differ, or no complete run.
     """
     results = list(results)
+    if not results:
+        raise UserError("there is no run to compare")
     unfinished = [result for result in results if not result.complete]
     complete = [result for result in results if result.complete]
     if not complete:
@@ -112,7 +114,7 @@ def compare(results: Iterable[RunResult]) -> Comparison:
     ):
         _check_fits(result, complete[0], runs.get(result.config.label, {}))
         runs.setdefault(result.config.label, {})[result.config.seed] = result
-    _check_worlds(runs)
+    check_worlds(run for by_seed in runs.values() for run in by_seed.values())
     seeds = {seed for by_seed in runs.values() for seed in by_seed}
     missing = {method: sorted(seeds - by_seed.keys()) for method, by_seed in runs.items() if seeds - by_seed.keys()}
     phases = sorted(set.intersection(*({*whole_phases(result)} for result in complete)))
@@ -124,7 +126,8 @@ def compare(results: Iterable[RunResult]) -> Comparison:
 def _natural(label: str) -> list[tuple[float, str]]:
     """A label's parts, numbers by their size."""
     return [
-        (float(part), "") if re.fullmatch(r"[\d.]+(e[-+]?\d+)?", part) else (math.inf, part) for part in re.split("[=,]", label)
+        (float(part), "") if re.fullmatch(r"-?\d+(\.\d+)?(e[-+]?\d+)?", part) else (math.inf, part)
+        for part in re.split("[=,]", label)
     ]
 
 
@@ -143,21 +146,25 @@ def _check_fits(result: RunResult, any_other: RunResult, of_method: dict[int, Ru
         raise UserError(f"'{of_method[seed].path}' and '{result.path}' are both {result.config.label} with seed {seed}")
 
 
-def _check_worlds(runs: dict[str, dict[int, Any]]) -> None:
-    """The same seed must have given every method the same values of the parameters."""
+def check_worlds(results: Iterable[RunResult]) -> None:
+    """Checks that the same seed has given every run the same values of the parameters.
+
+    Raises:
+        UserError: It has not.
+    """
     first: dict[int, AgentResult] = {}
-    for by_seed in runs.values():
-        for seed, result in by_seed.items():
-            if not isinstance(result, AgentResult):
-                continue
-            other = first.setdefault(seed, result)
-            for phase, (own, theirs) in enumerate(zip(values(result), values(other), strict=False)):
-                for name in own:
-                    if own[name] != theirs.get(name):
-                        raise UserError(
-                            f"seed {seed} is not the same world: {name} in phase {phase} is {own[name]} in '{result.path}' and "
-                            f"{theirs.get(name)} in '{other.path}'"
-                        )
+    for result in results:
+        if not isinstance(result, AgentResult):
+            continue
+        seed = result.config.seed
+        other = first.setdefault(seed, result)
+        for phase, (own, theirs) in enumerate(zip(values(result), values(other), strict=False)):
+            for name in own:
+                if own[name] != theirs.get(name):
+                    raise UserError(
+                        f"seed {seed} is not the same world: {name} in phase {phase} is {own[name]} in '{result.path}' and "
+                        f"{theirs.get(name)} in '{other.path}'"
+                    )
 
 
 def values(result: AgentResult) -> list[dict[str, float | None]]:
@@ -285,21 +292,6 @@ def fill(row: Array) -> Array:
         return row
     before = np.searchsorted(known, np.arange(len(row)), side="right") - 1
     return row[known[np.maximum(before, 0)]]
-
-
-def other_settings(comparison: Comparison) -> list[str]:
-    """In which hyperparameters methods differ beyond what the methods themselves are."""
-    configs = [next(iter(by_seed.values())).config for by_seed in comparison.runs.values()]
-    names: list[str] = []
-    if isinstance(comparison.config, LearningConfig):
-        return names  # labels tell
-    for config in configs[1:]:
-        of_methods = {**config.preset.changes, **configs[0].preset.changes}
-        for name, *_ in config.differences(configs[0]):
-            kind, _, setting = name.partition(".")
-            if kind == "hyperparameters" and setting not in of_methods:
-                names.append(setting)
-    return list(dict.fromkeys(names))
 
 
 def run_measures(result: RunResult, phases: Iterable[int]) -> dict[str, float]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from agents.reporting.comparison import Comparison, Estimate, Statistic, compare, estimate, run_measures
+from agents.reporting.comparison import Comparison, Estimate, Statistic, check_worlds, compare, estimate, run_measures
+from agents.reporting.departures import departures, in_words
 from agents.reporting.results import AgentResult, find_runs, read_run
-from agents.reporting.tables import cell, left_out, phase_range, row
-from agents.runs.config import Config, flat, with_overrides
+from agents.reporting.tables import cell, left_out_of_runs, missing_seeds, partly_measured, phase_range, row
+from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.protocols import PROTOCOLS, protocol_of
 from agents.runs.run_folder import RunFolder
@@ -53,29 +52,31 @@ def sort_runs(results: Iterable[AgentResult]) -> tuple[Boards, list[str]]:
     """Runs by protocol, and within it by the settings in which they depart from it.
 
     Returns:
-        The boards, in the order of protocols; and a line for each run that is on none.
+        The boards, in the order of protocols; and lines about the runs that are on none.
 
     Raises:
         UserError: Runs of one method that differ, or a seed that met other worlds.
     """
     groups: dict[str, dict[str, list[AgentResult]]] = {}
-    others = []
+    unfinished, strangers = [], []
     for result in results:
         name = protocol_of(result.config)
-        if name is None or not result.complete:
-            others.append(f"left out, {'of no protocol' if name is None else 'not complete'}: {result.path}, {result.progress}")
+        if name is None:
+            strangers.append(f"{result.path}, {result.progress}")
+        elif not result.complete:
+            unfinished.append(f"left out, not complete: {result.path}, {result.progress}")
         else:
-            groups.setdefault(name, {}).setdefault(departures(result.config, name), []).append(result)
-    return {name: [compare(group) for group in groups[name].values()] for name in PROTOCOLS if name in groups}, others
+            groups.setdefault(name, {}).setdefault(_departures(result.config, name), []).append(result)
+    for of_protocol in groups.values():
+        check_worlds(run for group in of_protocol.values() for run in group)
+    if strangers:
+        more = f"; and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        unfinished.append(f"left out, of no protocol: {strangers[0]}{more}")
+    return {name: [compare(group) for group in groups[name].values()] for name in PROTOCOLS if name in groups}, unfinished
 
 
-def departures(config: Config, name: str) -> str:
-    """In which hyperparameters a run departs from those of its method in a protocol: ``"gamma=0.9, max_grad_norm=null"``."""
-    run = PROTOCOLS[name].run
-    hyperparameters, method_kwargs = with_overrides(config.method, {**run.changes, **run.in_env.get(config.env, {})}.items())
-    expected = flat({**dataclasses.asdict(hyperparameters), **method_kwargs})
-    own = flat({**dataclasses.asdict(config.hyperparameters), **config.method_kwargs})
-    return ", ".join(f"{key}={json.dumps(value)}" for key, value in own.items() if expected.get(key) != value)
+def _departures(config: Config, name: str) -> str:
+    return in_words(departures(config, PROTOCOLS[name].run))
 
 
 def leaderboard(page: str, boards: Boards, statistic: Statistic) -> str:
@@ -99,8 +100,10 @@ def leaderboard(page: str, boards: Boards, statistic: Statistic) -> str:
 def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -> list[str]:
     phases = sorted(set.intersection(*(set(comparison.phases) for comparison in comparisons)))
     rows, partly = [], []
-    measured = [run for comparison in comparisons for by_seed in comparison.runs.values() for run in by_seed.values()]
-    measured = [run for run in measured if math.isfinite(run.trainability)]
+    if not phases:
+        raise UserError(f"no phase is whole in every run of {name}")
+    all_runs = [run for comparison in comparisons for by_seed in comparison.runs.values() for run in by_seed.values()]
+    measured = [run for run in all_runs if math.isfinite(run.trainability)]
     usual = Counter(run.learned_for for run in measured).most_common(1)[0][0] if measured else None
     for label, runs in _by_label(name, comparisons).items():
         measures = [
@@ -119,8 +122,9 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
     rows.sort(key=lambda of_row: -_or_last(of_row[2][0]))
     environments = comparisons[0].config
     assert isinstance(environments, Config)  # noqa: S101
-    counted = f"Phases {phase_range(phases)} of {environments.env}, {environments.change_words} steps." if phases else ""
-    notes = [f"- {line}" for comparison in comparisons for line in left_out(comparison)]
+    counted = f"Phases {phase_range(phases)} of {environments.env}, {environments.change_words} steps."
+    missing = [line for comparison in comparisons for line in (*missing_seeds(comparison), *partly_measured(comparison))]
+    notes = [f"- {line}" for line in (*missing, *left_out_of_runs(all_runs, phases))]
     if partly:
         notes.append(f"- Seeds of which trainability was measured: {'; '.join(partly)}.")
     others = sorted({f"`{run.config.method}`, seed {run.config.seed}" for run in measured if run.learned_for != usual})
@@ -156,5 +160,5 @@ def _or_last(value: Estimate) -> float:
 
 
 def _name(config: Config, protocol: str) -> str:
-    other = departures(config, protocol)
+    other = _departures(config, protocol)
     return f"`{config.method}`{' †' if config.preset.needs_signal else ''}" + (f", {other}" if other else "")

@@ -100,6 +100,11 @@ class LearningResult(RunResult):
 
     config: LearningConfig
 
+    @property
+    def diverged(self) -> bool:
+        """Whether its score is no number from some task on."""
+        return not np.isfinite(self.curve[f"task/{self.config.score}"]).all()
+
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
     """The folders of all runs below some folders, which may be runs themselves.
@@ -145,9 +150,7 @@ def read_run(path: Path) -> RunResult:
         if isinstance(config, LearningConfig):
             return _read_learning(folder, config)
         assert isinstance(config, Config)  # noqa: S101
-        summary: dict[str, Any] = (
-            json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {"complete": False}
-        )
+        summary = _read_summary(folder, "phases", "timesteps", "time")
         if not summary["complete"]:
             progress = f"{_steps_so_far(folder):,} of {config.timesteps:,} steps"
             return AgentResult(path, config, progress, False, {}, {}, [])
@@ -155,7 +158,7 @@ def read_run(path: Path) -> RunResult:
         _check_phases(phases)
         recorded = path / "curve.csv"
         curve = (
-            _read_curve(recorded, phases) if recorded.exists() else _make_curve(folder, phases, _phase_lengths(config, phases))
+            _read_curve(recorded, phases) if recorded.exists() else _make_curve(folder, summary, _phase_lengths(config, phases))
         )
         cost, scores = _cost(summary["time"]), _scores(path / TRAINABILITY, summary["timesteps"])
         learned_for = _learned_for(path / MEASURED_BY)
@@ -167,6 +170,21 @@ def read_run(path: Path) -> RunResult:
 
 # What reading numbers, CSV and JSON of any kind leads to.
 _OF_FILES = (OSError, ValueError, OverflowError, RecursionError, MemoryError, csv.Error)
+
+
+def _read_summary(folder: RunFolder, *names: str) -> dict[str, Any]:
+    """What ``summary.json`` says, with these names where the run is complete."""
+    if not folder.summary.exists():
+        return {"complete": False}
+    try:
+        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"summary.json is no JSON: {error}") from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("complete"), bool):
+        raise ValueError("summary.json does not say whether the run is complete")
+    if missing := [name for name in ("versions", *names) if summary["complete"] and name not in summary]:
+        raise ValueError(f"summary.json has no '{missing[0]}'")
+    return summary
 
 
 def _versions(summary: dict[str, Any]) -> dict[str, str]:
@@ -194,11 +212,9 @@ def _learned_for(path: Path) -> int | None:
 
 
 def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
-    summary: dict[str, Any] = (
-        json.loads(folder.summary.read_text(encoding="utf-8")) if folder.summary.exists() else {"complete": False}
-    )
+    summary = _read_summary(folder)
     recorded = folder.path / "curve.csv"
-    columns = read_columns(recorded, strict=True) if recorded.exists() else read_columns(folder.progress)
+    columns = read_columns(recorded if recorded.exists() else folder.progress, strict=summary["complete"])
     tasks = len(columns.get("task/number", ()))
     progress = f"{tasks:,} of {config.tasks:,} tasks"
     if not summary["complete"]:
@@ -257,18 +273,23 @@ def _results(folder: Path) -> dict[str, Any] | None:
 
 
 def record(result: RunResult, folder: Path) -> None:
-    """Writes what a report needs of a complete run: ``config.json``, ``summary.json`` and ``curve.csv``, some 20 kB in all.
+    """Writes what a report needs of a complete run: ``config.json``, ``curve.csv`` and ``summary.json``, tens of kB in all.
 
-    And ``trainability.csv`` with its settings, where it was measured.
+    And ``trainability.csv`` with its settings, where it was measured. The summary, which says that all is there, comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    measured = [name for name in (TRAINABILITY, MEASURED_BY) if (result.path / name).exists()]
-    for name in ("config.json", "summary.json", *measured):
-        write_atomically(folder / name, (result.path / name).read_text(encoding="utf-8"))
+    write_atomically(folder / "config.json", (result.path / "config.json").read_text(encoding="utf-8"))
     if isinstance(result, LearningResult):
         _record_learning(result, folder)
-        return
-    assert isinstance(result, AgentResult)  # noqa: S101
+    else:
+        assert isinstance(result, AgentResult)  # noqa: S101
+        _record_agent(result, folder)
+    measured = [name for name in (TRAINABILITY, MEASURED_BY) if (result.path / name).exists()]
+    for name in (*measured, "summary.json"):
+        write_atomically(folder / name, (result.path / name).read_text(encoding="utf-8"))
+
+
+def _record_agent(result: AgentResult, folder: Path) -> None:
     text = io.StringIO()
     table = csv.writer(text)
     names = sorted(result.curve)
@@ -312,17 +333,17 @@ def part_of_phase(times: Array, length: int | NDArray[np.int64]) -> NDArray[np.i
 
 
 def _check_phases(phases: list[dict[str, Any]]) -> None:
-    if not phases:
+    if not phases or not isinstance(phases, list):
         raise ValueError("summary.json has no phases")
     for phase in phases:
+        if missing := [name for name in ("final_return", "episodes", "steps") if name not in phase]:
+            raise ValueError(f"summary.json has a phase without '{missing[0]}'")
         final, number, steps = phase["final_return"], phase["episodes"], phase["steps"]
-        if not (isinstance(number, int) and isinstance(steps, int) and (final is None) == (number == 0)):
+        if not (type(number) is int and type(steps) is int and (final is None) == (number == 0)):
             raise ValueError(f"summary.json has a phase of {steps!r} steps and {number!r} episodes with final return {final!r}")
         for name in ("mean_return", "final_return", "final_return_error"):
             value = phase.get(name)
-            if not (
-                value is None or (isinstance(value, int | float) and (name == "final_return_error" or math.isfinite(value)))
-            ):
+            if not (value is None or (type(value) in (int, float) and (name == "final_return_error" or math.isfinite(value)))):
                 raise ValueError(f"summary.json has a {name.replace('_', ' ')} of {value!r}")
 
 
@@ -332,18 +353,32 @@ def _phase_lengths(config: Config, phases: list[dict[str, Any]]) -> list[int]:
     return [max(1, phase["steps"]) if config.phases_differ else period for phase in phases]
 
 
-def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], lengths: list[int]) -> dict[str, Array]:
-    episodes, progress, phases = read_columns(folder.episodes), read_columns(folder.progress), len(of_summary)
-    length = np.array(lengths)
+def _check_episodes(episodes: dict[str, Array], of_summary: list[dict[str, Any]]) -> None:
+    phases = len(of_summary)
     if episodes and not np.isin(episodes["phase"], np.arange(phases)).all():
         raise ValueError(f"episodes.csv has episodes in other phases than the {phases} of summary.json")
     ended = np.bincount(episodes["phase"].astype(int), minlength=phases).tolist() if episodes else [0] * phases
     if ended != [phase["episodes"] for phase in of_summary]:
         raise ValueError(f"episodes.csv has {ended} episodes by phase, summary.json {[p['episodes'] for p in of_summary]}")
+    if episodes and not np.isfinite(episodes["return"]).all():
+        raise ValueError("episodes.csv has a return that is no finite number")
+    for number, phase in enumerate(of_summary):
+        if (mean := phase.get("mean_return")) is None:
+            continue
+        own = float(episodes["return"][episodes["phase"] == number].mean())
+        if not math.isclose(own, mean, rel_tol=1e-6, abs_tol=1e-6):
+            raise ValueError(f"episodes.csv has a mean return of {own} in phase {number}, summary.json one of {mean}")
+
+
+def _make_curve(folder: RunFolder, summary: dict[str, Any], lengths: list[int]) -> dict[str, Array]:
+    if not folder.progress.exists():
+        raise ValueError("there is neither curve.csv, which a record has, nor progress.csv, which a run has")
+    episodes, progress = (read_columns(path, strict=True) for path in (folder.episodes, folder.progress))
+    of_summary = summary["phases"]
+    _check_episodes(episodes, of_summary)
+    phases, length = len(of_summary), np.array(lengths)
     curve = {RETURN: np.full((phases, BINS), np.nan)}
     if episodes:
-        if not np.isfinite(episodes["return"]).all():
-            raise ValueError("episodes.csv has a return that is no finite number")
         times = time_in_phase(episodes["step"], episodes["env"], episodes["phase"])
         of_episodes = episodes["phase"].astype(int)
         cells = of_episodes * BINS + part_of_phase(times, length[of_episodes])
@@ -351,8 +386,12 @@ def _make_curve(folder: RunFolder, of_summary: list[dict[str, Any]], lengths: li
         sums = np.bincount(cells, weights=episodes["return"], minlength=phases * BINS).reshape(phases, BINS)
         np.divide(sums, counts, out=curve[RETURN], where=counts > 0)
     if "time/total_timesteps" not in progress:
-        raise ValueError("progress.csv is missing, or has no column time/total_timesteps")
+        raise ValueError("progress.csv has no rows, or no column time/total_timesteps")
     steps = progress["time/total_timesteps"]
+    if not (np.diff(steps) > 0).all() or steps[-1] != summary["timesteps"]:
+        raise ValueError(
+            f"progress.csv does not go on from step to step up to {summary['timesteps']:,}, where summary.json ends"
+        )
     phase = progress.get("env/phase", np.zeros_like(steps)).astype(int)
     # A row tells of the rollout that ends at its step, and of the phase of the first environment there.
     parts = part_of_phase(time_in_phase(steps, np.zeros_like(steps), phase), length[phase])

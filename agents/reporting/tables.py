@@ -17,7 +17,6 @@ from agents.reporting.comparison import (
     Estimate,
     Statistic,
     estimate,
-    other_settings,
     paired_differences,
     phase_ends,
     phase_measures,
@@ -25,6 +24,7 @@ from agents.reporting.comparison import (
     values,
     whole_phases,
 )
+from agents.reporting.departures import departures_of, in_words
 from agents.reporting.results import AgentResult
 from agents.runs.config import Config
 from agents.runs.protocols import PROTOCOLS, protocol_of
@@ -38,23 +38,84 @@ _KINDS: dict[Statistic, str] = {"mean": "Student's", "iqm": "Student's, of a tri
 def left_out(comparison: Comparison) -> list[str]:
     """What a reader must know is not in the averages."""
     lines = [f"left out, not complete: {run.path}, {run.progress}" for run in comparison.unfinished]
-    for method, seeds in comparison.missing.items():
-        lines.append(f"missing, though other methods have it: {method} with seed {', '.join(map(str, seeds))}")
-    if settings := other_settings(comparison):
-        lines.append(f"methods differ in more than the methods: {', '.join(settings)}")
-    partly = sorted({phase for run in _runs(comparison) for phase in whole_phases(run)} - set(comparison.phases))
-    if partly:
+    lines += missing_seeds(comparison)
+    lines += _not_of_presets(departures_of(comparison))
+    lines += left_out_of_runs(_runs(comparison), comparison.phases)
+    return [*lines, *partly_measured(comparison)]
+
+
+def _not_of_presets(by_method: dict[str, dict[str, Any]]) -> list[str]:
+    """What all methods share of the settings in which they depart from their presets, and what only some have."""
+    first, *others = by_method.values()
+    shared = {name: value for name, value in first.items() if all(name in own and own[name] == value for own in others)}
+    lines = (
+        [f"not as in the preset: {in_words(shared)} of {'every method' if others else next(iter(by_method))}"] if shared else []
+    )
+    of_settings: dict[str, list[str]] = {}
+    for method, settings in by_method.items():
+        if own := {name: value for name, value in settings.items() if name not in shared}:
+            of_settings.setdefault(in_words(own), []).append(method)
+    return lines + [f"not as in the preset: {settings} of {', '.join(methods)}" for settings, methods in of_settings.items()]
+
+
+def missing_seeds(comparison: Comparison) -> list[str]:
+    """A line for each method that lacks seeds which others have."""
+    return [
+        f"missing, though other methods have it: {method} with seed {', '.join(map(str, seeds))}"
+        for method, seeds in comparison.missing.items()
+    ]
+
+
+def left_out_of_runs(runs: Sequence[Any], phases: Sequence[int]) -> list[str]:
+    """What is not in averages of these runs over these phases, whatever their methods are."""
+    lines = []
+    if partly := sorted({phase for run in runs for phase in whole_phases(run)} - set(phases)):
         lines.append(f"left out of all averages, because they are not whole in every run: phases {', '.join(map(str, partly))}")
-    for run in _runs(comparison):
+    for run in runs:
         if isinstance(run, AgentResult):
-            empty = [phase for phase in comparison.phases if not run.phases[phase]["episodes"]]
+            empty = [phase for phase in phases if not run.phases[phase]["episodes"]]
             lines += [f"no episode ended in phase {phase} of {run.path}" for phase in empty]
-        elif not np.isfinite(run.curve[f"task/{run.config.score}"]).all():
+        elif run.diverged:
             lines.append(f"diverged, its {run.config.score} is no number from some task on: {run.path}")
-    versions = [run.versions for run in _runs(comparison)]
-    if differing := [name for name in versions[0] if len({of_run.get(name) for of_run in versions}) > 1]:
+    packages = dict.fromkeys(name for run in runs for name in run.versions)
+    if differing := [name for name in packages if len({run.versions.get(name) for run in runs}) > 1]:
         lines.append(f"runs were made by different versions of {', '.join(differing)}")
     return lines
+
+
+def partly_measured(comparison: Comparison) -> list[str]:
+    """A line for each method with measures of some of its seeds, or of some of a seed's phases, alone."""
+    lines = []
+    for method, by_seed in comparison.runs.items():
+        of_seeds = {seed: run_measures(run, comparison.phases) for seed, run in by_seed.items()}
+        without: dict[str, list[str]] = {}
+        for name, words in comparison.measures.items():
+            lacking = [str(seed) for seed, measures in of_seeds.items() if np.isnan(measures[name])]
+            if 0 < len(lacking) < len(by_seed):
+                without.setdefault(", ".join(lacking), []).append(words)
+        lines += [f"not measured of {method}, seed {seeds}: {', '.join(names)}" for seeds, names in without.items()]
+        gaps: dict[tuple[str, str], list[str]] = {}
+        for seed, run in by_seed.items():
+            for phases, names in _gaps(run, comparison).items():
+                gaps.setdefault((phases, names), []).append(str(seed))
+        for (phases, names), seeds in gaps.items():
+            lines.append(f"not measured of {method}, seed {', '.join(seeds)}, in phase {phases}: {names}")
+    return lines
+
+
+def _gaps(run: Any, comparison: Comparison) -> dict[str, str]:
+    """The phases in which an episode ended and some measures, which other phases of the run have, are missing; and which."""
+    if not isinstance(run, AgentResult):
+        return {}
+    rows = {phase: phase_measures(run, phase) for phase in comparison.phases if run.phases[phase]["episodes"]}
+    found: dict[str, list[str]] = {}
+    for name, words in comparison.measures.items():
+        if name == "drop":  # which the first phase cannot have, nor one after a phase without an episode
+            continue
+        lacking = [str(phase) for phase, of_phase in rows.items() if np.isnan(of_phase[name])]
+        if 0 < len(lacking) < len(rows):
+            found.setdefault(", ".join(lacking), []).append(words)
+    return {phases: ", ".join(names) for phases, names in found.items()}
 
 
 def told_of_changes(comparison: Comparison) -> list[str]:
@@ -125,10 +186,10 @@ def markdown_table(comparison: Comparison, statistic: Statistic, baseline: str) 
     if others:
         differences = {method: paired_differences(comparison, method, baseline, statistic) for method in others}
         lines += ["", f"## Minus {baseline}, paired by seed", "", row(["", *others]), row(["---"] * (1 + len(others)))]
-        for name, words in comparison.measures.items():
-            estimates = [differences[method][name] for method in others]
-            if any(each.each for each in estimates):
-                lines.append(row([words, *(cell(each, signed=True) for each in estimates)]))
+        rows = {words: [differences[method][name] for method in others] for name, words in comparison.measures.items()}
+        rows = {words: estimates for words, estimates in rows.items() if any(each.each for each in estimates)}
+        lines += [row([words, *(cell(each, signed=True) for each in estimates)]) for words, estimates in rows.items()]
+        lines += [] if rows else ["", f"No other method has a seed in common with {baseline}."]
     config = comparison.config
     if isinstance(config, Config):
         lines += _of_protocol(comparison, config, statistic)
@@ -171,10 +232,12 @@ def _of_protocol(comparison: Comparison, config: Config, statistic: Statistic) -
     protocol = PROTOCOLS[name]
     lines = ["", f"## As its source reports `{name}`", "", protocol.source, ""]
     lines += [row(["", *(MEASURES[measure] for measure in protocol.table)]), row(["---"] * (1 + len(protocol.table)))]
+    settings = departures_of(comparison)
     for method, by_seed in comparison.runs.items():
         measures = [run_measures(run, comparison.phases) for run in by_seed.values()]
         cells = [cell(estimate([of_run[measure] for of_run in measures], statistic)) for measure in protocol.table]
-        lines.append(row([f"{method} ({len(by_seed)})", *cells]))
+        label = f"{method}, {in_words(settings[method])}" if settings[method] else method
+        lines.append(row([f"{label} ({len(by_seed)})", *cells]))
     return lines
 
 
@@ -203,7 +266,8 @@ def _signs(comparison: Comparison, config: Config) -> list[str]:
         cells = [f"{sum(sign in verdict.signs for verdict in each)} of {len(each)}" if each else "–" for each in judged]
         lines.append(row([words, *cells]))
     if len(phases) < LEAST_PHASES:
-        lines += ["", f"With {len(phases)} phases it is too early to tell; {LEAST_PHASES} are needed."]
+        number = f"{len(phases)} phase{'s' if len(phases) > 1 else ''}"
+        lines += ["", f"With {number} it is too early to tell; {LEAST_PHASES} are needed."]
     if fresh:
         lines += ["", "`reset-all` cannot lose plasticity from phase to phase: its signs are false alarms."]
     else:

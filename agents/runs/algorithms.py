@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gymnasium import spaces
+from gymnasium import registry, spaces
 
 from agents.runs import off_policy, presets
 from agents.runs.errors import unknown
@@ -65,6 +66,22 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 METHODS: tuple[str, ...] = tuple(dict.fromkeys(name for algorithm in ALGORITHMS.values() for name in algorithm.methods))
 """Every name for ``--method``, of whichever algorithm."""
+
+
+def changes_in(env: str, run: RunPreset, algo: str, weight_init: str | None) -> dict[str, Any]:
+    """What the preset of a run and its environment change in the hyperparameters of every method.
+
+    Args:
+        env: The environment's id.
+        run: The preset of the run.
+        algo: A name of :data:`ALGORITHMS`.
+        weight_init: How weights begin, where it is a hyperparameter: what the preset has for some environments is of
+            ``"lecun"``.
+    """
+    spec = registry.get(env)
+    base = spec.kwargs.get("base", env) if spec else env
+    of_env = run.in_env.get(env, {}) if weight_init in (None, "lecun") else {}
+    return {**run.changes, **of_env, **find_algorithm(algo).tuned.get(re.sub(r"-v\d+$", "", base), {})}
 
 
 def find_algorithm(name: str) -> Algorithm:

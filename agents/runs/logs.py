@@ -112,7 +112,7 @@ def read_columns(path: Path, *, strict: bool = False) -> dict[str, NDArray[np.fl
 
     Args:
         path: The file; of one that is not there no column is.
-        strict: Whether all that is not left empty must be a number, and all rows equally long.
+        strict: Whether all that is not left empty must be a number or ``"nan"``, and all rows equally long.
 
     Raises:
         ValueError: With ``strict``, if that is not so.
@@ -126,7 +126,7 @@ def read_columns(path: Path, *, strict: bool = False) -> dict[str, NDArray[np.fl
             for name, text in row.items():
                 if name is None or text is None:
                     raise ValueError(f"{path.name} has a row of another length, line {number}")
-                if text and math.isnan(_number(text)):
+                if text and text != "nan" and math.isnan(_number(text)):
                     raise ValueError(f"{path.name} has {text!r} for a number, line {number}, column '{name}'")
     return {name: np.array([_number(row[name]) for row in rows]) for name in (rows[0] if rows else {})}
 

@@ -8,7 +8,6 @@ import importlib.util
 import itertools
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec
 
 import envs
-from agents.runs.algorithms import ALGORITHMS, find_algorithm
+from agents.runs.algorithms import ALGORITHMS, changes_in, find_algorithm
 from agents.runs.build import BY_PERIOD, find_spec, is_nonstationary, is_sequence, refuse_task
 from agents.runs.commands import by_key, check_device, given, parse_override, parse_overrides
 from agents.runs.config import Config, with_overrides
@@ -212,7 +211,6 @@ def make_config(args: argparse.Namespace, method: str, seed: int, settings: Mapp
     name, modules = import_named(given(args.env, protocol.env if protocol else ""), imports)
     spec = find_spec(name)
     algo = given(args.algo, "ppo")
-    algorithm = find_algorithm(algo)
     preset = protocol.run if protocol else _find_preset(args, algo, spec)
     parameter, change = make_change(args)
     if protocol:
@@ -236,9 +234,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int, settings: Mapp
         )
     default = spec.kwargs.get("parameter", "friction")
     settings = by_key(map(parse_override, args.set or [])) if settings is None else settings
-    of_env = preset.in_env.get(spec.id, {}) if settings.get("weight_init", "lecun") == "lecun" else {}
-    of_env = of_env | algorithm.tuned.get(re.sub(r"-v\d+$", "", spec.kwargs.get("base", spec.id)), {})
-    overrides = {**preset.changes, **of_env, **settings}.items()
+    overrides = {**changes_in(spec.id, preset, algo, settings.get("weight_init")), **settings}.items()
     hyperparameters, method_kwargs = with_overrides(method, overrides, algo)
     return Config(
         env=spec.id,

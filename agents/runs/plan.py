@@ -50,6 +50,8 @@ def each_once(configs: Iterable[_Kind]) -> list[_Kind]:
     found: dict[tuple[str, int], _Kind] = {}
     for config in configs:
         other = found.setdefault((config.label, config.seed), config)
+        if other is config:  # which NaN makes another than itself
+            continue
         for name, there, asked in other.differences(config):
             raise UserError(f"--set gives two runs in one folder: {name} is {there} and {asked}; take a --run-dir for each")
     return list(found.values())
@@ -78,15 +80,15 @@ def check_same(folder: RunFolder, config: _Kind) -> _Kind:
     return found.here(config)
 
 
-def parse_seeds(text: str) -> list[int]:
-    """The seeds of a ``--seeds``: whole numbers and ranges with commas between."""
+def parse_seeds(text: str, option: str = "--seeds") -> list[int]:
+    """The seeds of a ``--seeds``, or what another option takes: whole numbers and ranges with commas between."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", part.strip())
         if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise UserError(f"--seeds takes whole numbers and ranges with commas between, such as 0-4 or 0,1,5; got '{text}'")
+            raise UserError(f"{option} takes whole numbers and ranges with commas between, such as 0-4 or 0,1,5; got '{text}'")
         first, last = int(match[1]), int(match[2] or match[1])
         if last - first >= _MOST_SEEDS:
-            raise UserError(f"--seeds takes at most {_MOST_SEEDS:,} seeds, got '{text}'")
+            raise UserError(f"{option} takes at most {_MOST_SEEDS:,} numbers, got '{text}'")
         seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))

@@ -41,11 +41,22 @@ ROOT = Path(__file__).parents[3]
 PERIOD = 2_000  # so that a part of a phase has 100 steps
 
 
-def config_for(method="ppo", seed=0, **changes):
+def config_for(method="ppo", seed=0, preset="quick", **changes):
     parser = Parser()
     add_run_options(parser)
     add_shared_options(parser)
-    options = ["--env", "ant-nonstationary", "--timesteps", "4000", "--period", str(PERIOD), "--n-envs", "1"]
+    options = [
+        "--env",
+        "ant-nonstationary",
+        "--timesteps",
+        "4000",
+        "--period",
+        str(PERIOD),
+        "--n-envs",
+        "1",
+        "--preset",
+        preset,
+    ]
     return dataclasses.replace(make_config(parser.parse_args(options), method, seed), **changes)
 
 
@@ -63,7 +74,7 @@ def write(
     with (folder / "progress.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["time/total_timesteps", "env/phase", *names])
-        for step in range(100, sum(steps) + 1, 100):
+        for step in sorted({*range(100, sum(steps), 100), sum(steps)}):
             values = {name: value for at, _, name, value in progress if at == step}
             table.writerow([step, 0 if step <= steps[0] else 1, *(values.get(name, "") for name in names)])
     ended = [sum(1 for _, _, of_phase, _ in episodes if of_phase == phase) for phase in range(len(steps))]
@@ -342,7 +353,7 @@ def test_methods_that_differ_in_more_than_the_method_are_named(tmp_path, capsys)
     write(tmp_path / "a", config_for("ppo", 0), even(FLAT, FLAT))
     write(tmp_path / "b", config_for("cbp", 0, hyperparameters=other), even(FLAT, FLAT))
     assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 0
-    assert "methods differ in more than the methods: gamma\n" in capsys.readouterr().err  # cbp is with another beta1
+    assert "not as in the preset: gamma=0.5, beta1=0.7 of cbp\n" in capsys.readouterr().err
 
 
 def test_a_phase_without_an_episode_is_named(tmp_path, capsys):
@@ -537,7 +548,7 @@ def reported(tmp_path_factory):
 
 def test_the_report_of_real_runs_has_figure_and_tables(reported):
     folder, printed = reported
-    assert printed.stderr == ""
+    assert printed.stderr == "warning: not as in the preset: rollout_steps=512, net_arch=[16, 12] of every method\n"
     assert printed.stdout.startswith(f"2 runs of ppo, redo: {folder / 'out' / 'report.png'}")
     png = (folder / "out" / "report.png").read_bytes()
     assert png.startswith(b"\x89PNG")
