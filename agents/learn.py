@@ -24,7 +24,8 @@ from agents.supervised.options import add_learning_options, make_configs
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0; 2 after bad input, 1 after a failure, with a line about it; 130 after Ctrl-C."""
     return run_command(
-        lambda: _learn(_parser().parse_args(arguments)), interrupted="the same command goes on from the last checkpoints"
+        lambda: _learn(_parser().parse_args(arguments)),
+        interrupted="the same command goes on from the last checkpoints, if there are any",
     )
 
 

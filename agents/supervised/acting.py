@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 import cbp
 
+_NORMS = (nn.LayerNorm, nn.BatchNorm2d)
+
 
 def make_method(
     name: str | None,
@@ -32,12 +34,16 @@ def make_method(
         seed: Of what the method draws, if it does.
 
     Raises:
-        ValueError: An option out of its range.
+        ValueError: An option out of its range, or a network without the layers or norms that the method needs.
     """
     if name is None:
         return None
     make: Any = cbp.METHODS[name]
+    if name == "nap" and not any(isinstance(module, _NORMS) for module in network.modules()):
+        raise ValueError("method 'nap' needs a network with norms, and this one has none: layer_norm=true, or a resnet")
     offered: dict[str, Any] = {"layers": layers, "seed": seed}
+    if "layers" in inspect.signature(make).parameters and not layers:
+        raise ValueError(f"method '{name}' acts on hidden layers, and the network has none: network must not be linear")
     taken = {name: offered[name] for name in inspect.signature(make).parameters.keys() & offered.keys()}
     method: cbp.Method = make(network, optimizer, **kwargs, **taken)
     return method

@@ -33,6 +33,7 @@ class Learner(Protocol):
     unit: str
     total: int
     examples: int
+    updates: list[tuple[int, int]]
 
     @property
     def tasks(self) -> int:
@@ -67,6 +68,7 @@ class OnlineTasks:
     def __init__(self, learner: OnlineLearner | PlainLearner, score: str, tasks: int, examples: int) -> None:
         self.examples = 0
         self.total = tasks * examples
+        self.updates = [(examples, tasks)]
         self._learner = learner
         self._score = score
         self._of_task = examples

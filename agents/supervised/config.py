@@ -30,6 +30,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "method_kwargs": (dict,),
 }
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "leaky_relu", "swish", "crelu")
+_MOST_UNITS = 1_000_000  # more than any memory holds the weights of; torch fails in words of its own at some number
 _NETWORKS = ("mlp", "conv", "resnet", "linear")
 
 
@@ -85,9 +86,14 @@ class LearningConfig(RunConfig):
             raise unknown(f"method of problem '{self.problem}'", self.method, self.preset.methods)
         if (self.examples is None) != (self.preset.examples is None):
             raise UserError(f"problem '{self.problem}' {'has' if self.preset.examples else 'takes no'} examples of a task")
-        if (self.data is None) != (self.dataset == next(iter(PROBLEMS[self.problem]))):
-            raise UserError(f"data set '{self.dataset}' and data '{self.data}' do not fit")
+        self._check_data()
         _check_settings(self.settings)
+
+    def _check_data(self) -> None:
+        needs = self.dataset != next(iter(PROBLEMS[self.problem]))
+        if needs != (self.data is not None):
+            allowed = "needs the folder of its files as --data" if needs else "comes with the package and takes no --data"
+            raise UserError(f"data set '{self.dataset}' {allowed}, got {self.data!r}")
 
     @property
     def preset(self) -> Preset:
@@ -201,13 +207,26 @@ def _check_settings(settings: Settings) -> None:
         if not isinstance(getattr(settings, name), bool):
             raise UserError(f"{name} must be true or false, got {getattr(settings, name)!r}")
     _check_lists(settings)
+    _check_effects(settings)
+
+
+def _check_effects(settings: Settings) -> None:
+    """Refuses what would name a run and change nothing in it."""
+    if settings.network == "linear" and settings.net_arch:
+        raise UserError(f"a linear network has no hidden layers: net_arch must be [], got {list(settings.net_arch)}")
+    usual, factor = Settings.lr_drop_factor, settings.lr_drop_factor
+    if not settings.lr_drops and factor != usual:
+        raise UserError(f"lr_drop_factor has no effect without lr_drops: it must be {usual:g}, got {factor:g}")
 
 
 def _check_lists(settings: Settings) -> None:
     if not isinstance(settings.net_arch, tuple) or not (settings.net_arch or settings.network == "linear"):
-        raise UserError(f"net_arch must be a list of units, one for each hidden layer, got {settings.net_arch or []!r}")
+        got = list(settings.net_arch) if isinstance(settings.net_arch, tuple) else settings.net_arch
+        raise UserError(f"net_arch must be a list of units, one for each hidden layer, got {got!r}")
     for units in settings.net_arch:
         check_whole("each number of net_arch", units, least=1)
+        if units > _MOST_UNITS:
+            raise UserError(f"each number of net_arch must be at most {_MOST_UNITS:,}, got {units}")
     if not isinstance(settings.lr_drops, tuple):
         raise UserError(f"lr_drops must be a list of shares of a task's epochs, got {settings.lr_drops!r}")
     for share in settings.lr_drops:

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import Logger
 
 from agents.runs import checkpoint_files, logs
 from agents.runs.checkpoint_files import Checkpoint, to_arrays
-from agents.runs.commands import progress_bar
+from agents.runs.commands import progress_bar, show_warning
 from agents.runs.errors import for_a_shell
 from agents.runs.logs import read_columns
 from agents.runs.plan import Run
@@ -105,6 +105,7 @@ class _Learning:
         self.minutes = config.checkpoint_minutes
         self.go_on = go_on
         self._learner: Learner = make_learner(self._configs)
+        _warn_if_too_short(config, self._learner.updates)
         self._loggers: list[Logger] = []
         for number, (run, checkpoint) in enumerate(found):
             self._loggers.append(self._restored(number, run, checkpoint))
@@ -192,6 +193,18 @@ class _Learning:
         at = f" from {learner.unit} {learner.done:,}" if learner.done else ""
         where = f"{self.folder.path}" + (f" and {len(self._runs) - 1} more folders" if len(self._runs) > 1 else "")
         return f"{config.problem} ({config.dataset}), {who}: {learner.total:,} {learner.unit}s{at}; writing to {where}"
+
+
+def _warn_if_too_short(config: LearningConfig, of_tasks: list[tuple[int, int]]) -> None:
+    """Warns where no unit lives long enough to become mature, as :func:`agents.sb3.updates.too_short` does of agents."""
+    maturity = config.method_kwargs.get("maturity_threshold", 0)
+    is_fresh = config.settings.at_task == "fresh_network"
+    updates = max(updates for updates, _ in of_tasks) if is_fresh else sum(updates * tasks for updates, tasks in of_tasks)
+    if updates <= maturity:
+        show_warning(
+            f"no unit will be replaced: units mature after {maturity:,} updates, and this run has {updates:,}; "
+            f"train longer or lower maturity_threshold"
+        )
 
 
 def _summary(columns: dict[str, Any], config: LearningConfig, complete: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ does not depend, to the bit, on which runs learn with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -188,7 +189,7 @@ class OnlineLearner:
 
         Returns:
             How good the predictions made before each update were, on average: ``"error"``, the squared error, or
-            ``"accuracy"``: ``(runs,)``.
+            ``"accuracy"``: ``(runs,)``. NaN of a run that has diverged.
         """
         drawn = [stream.draw(examples) for stream in self._streams]
         # Examples first, so that those of one update lie side by side.
@@ -203,6 +204,8 @@ class OnlineLearner:
                 score += outputs.argmax(dim=-1) == targets[i]
             else:
                 score += (outputs[:, 0] - targets[i]).square()
+        if classifies:
+            score[~self.biases[-1].isfinite().all(dim=-1)] = math.nan  # which they stay: argmax would call it class 0
         before = [] if self._last is None or examples >= SAMPLES else [self._last]
         self._last = torch.cat([*before, inputs])[-SAMPLES:].clone()
         return {"accuracy" if classifies else "error": (score / examples).cpu().numpy()}

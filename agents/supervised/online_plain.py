@@ -6,6 +6,7 @@ learn the same from the same seed, up to rounding.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,8 @@ class PlainLearner:
         self._last = (known[0][-SAMPLES:].clone(), known[1][-SAMPLES:].clone())
         outputs = torch.cat(given)
         if self._classifies:
-            return {"accuracy": np.array([(outputs.argmax(dim=1) == targets).double().mean().item()])}
+            right = (outputs.argmax(dim=1) == targets).double().mean().item()
+            return {"accuracy": np.array([right if outputs.isfinite().all() else math.nan])}
         return {"error": np.array([(outputs[:, 0] - targets).square().double().mean().item()])}
 
     def _update(self, x: Tensor, target: Tensor, known: list[Tensor], last: int) -> Tensor:

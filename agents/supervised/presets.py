@@ -154,6 +154,11 @@ def _hare_tortoise(period: int) -> Method:
     return Method("hare-tortoise", {"momentum": 0.999, "period": period})  # authors' code; the period ours
 
 
+def _hare_tortoise_of_tasks(updates: int) -> Method:
+    # ours: once in five tasks of so many updates, an update later each time, so that no test comes right after it
+    return _hare_tortoise(5 * updates + 1)
+
+
 def _spectral(strength: float) -> Method:
     return Method("spectral", {"strength": strength, "exponent": 2})  # ours: as large as the weight decay of l2; authors
 
@@ -248,23 +253,24 @@ _PERMUTED_DIGITS = replace(
 )
 
 
-def _of_minibatches(l2: float, updates: int, redo: int) -> dict[str, Method]:
+def _of_minibatches(l2: float, updates: int, regrama: int) -> dict[str, Method]:
     """Methods that learn by minibatches in any network.
 
     Args:
         l2: Weight decay of ``l2``.
         updates: Of a task.
-        redo: Period of ``redo``.
+        regrama: Period of ``regrama``: near that of ``redo``, and no divisor of a task's updates, for a test right after units
+            were reset would tell of the reset alone.
     """
     return {
         "shrink-perturb-soft": _soft(updates),
-        "regrama": _regrama(redo),
+        "regrama": _regrama(regrama),
         "parseval": _PARSEVAL,
         "spectral": _spectral(l2),
         "upgd": _upgd(0.999, 1e-3, 1e-3),  # authors' code
         "swr": _swr(1e-4, period=1, decay_rate=0.0),  # ours: renews as many weights as a ρ of 1e-4; authors' code
         "fire": _FIRE,
-        "hare-tortoise": _hare_tortoise(updates),
+        "hare-tortoise": _hare_tortoise_of_tasks(updates),
     }
 
 
@@ -287,7 +293,7 @@ _IMAGENET = Preset(
         "cbp": _cbp(3e-4, 100, "adaptable_contribution", "default", "counter"),  # published code
         "redo": _redo(100),
         "l2-init": _l2_init(1.5e-6),
-        **_of_minibatches(3e-6, updates=3_000, redo=100),  # 250 epochs of twelve minibatches
+        **_of_minibatches(3e-6, updates=3_000, regrama=97),  # 250 epochs of twelve minibatches
         "snr": _snr(20_000),
         "reset-all": _RESET_ALL,
         "linear": Method(changes={"network": "linear", "net_arch": ()}),  # paper
@@ -307,7 +313,7 @@ _BINARY_DIGITS = replace(
     methods={
         **_IMAGENET.methods,
         "shrink-perturb-soft": _soft(200),  # a task's updates
-        "hare-tortoise": _hare_tortoise(200),
+        "hare-tortoise": _hare_tortoise_of_tasks(200),
         "cbp": _cbp(3e-4, 100, "adaptable_contribution", "default", "stochastic"),  # published code; the rounding ours
     },
     stream={"train": 100, "test": 70},  # ours: of some 178 images of each digit
@@ -335,7 +341,7 @@ _CIFAR = Preset(
         "cbp": _cbp(1e-5, 1000, "contribution", "kaiming", "counter"),  # paper
         "redo": _redo(1000),
         "l2-init": _l2_init(2.5e-4, {"weight_decay": 0.0}),
-        **_of_minibatches(5e-4, updates=5_000, redo=1000),  # 200 epochs of 25 minibatches while there are five classes
+        **_of_minibatches(5e-4, updates=5_000, regrama=997),  # 200 epochs of 25 minibatches while there are five classes
         "upgd": _upgd(0.999, 1e-3, 0.0),  # authors' code; all methods here have weight decay
         "nap": Method("nap"),  # ours: the norms are those that the network has
         "head-reset": Method(changes={"at_task": "fresh_head"}, needs_signal=True),  # paper
@@ -360,7 +366,7 @@ _INCREMENTAL_DIGITS = replace(
         # ours: a hundredth of the updates, and a tenth of the channels
         "cbp": _cbp(1e-3, 100, "contribution", "kaiming", "stochastic"),
         "redo": _redo(100),  # ours: likewise
-        **{name: method for name, method in _of_minibatches(5e-4, updates=270, redo=100).items() if name != "upgd"},
+        **{name: method for name, method in _of_minibatches(5e-4, updates=270, regrama=97).items() if name != "upgd"},
     },
     stream={"classes_per_task": 2, "validation": 20},  # ours
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,8 @@ class TaskLearner:
     ``task/train_accuracy`` (while learning in the last epoch), where there are validation examples
     ``task/validation_accuracy``, and measures of plasticity on up to 500 test examples: of each hidden layer
     ``dormant_fraction`` and ``tau_dormant_fraction``, of what the head receives ``stable_rank`` and ``effective_rank``, and the
-    mean size of all weights. A channel is one unit with a sample at each position.
+    mean size of all weights. A channel is one unit with a sample at each position. The accuracy of a network that has diverged
+    is NaN.
 
     Args:
         stream: Yields the tasks.
@@ -44,6 +46,9 @@ class TaskLearner:
         seed: Of weights, orders and the method.
         device: Of the network.
         augment: Changes the images of a minibatch, if the settings ask for it.
+
+    Attributes:
+        updates: Of a task, each number with how many tasks have as many.
 
     Raises:
         ValueError: Settings that the stream, the network or the method cannot meet.
@@ -67,6 +72,8 @@ class TaskLearner:
         self.examples = 0
         self._epoch = 0
         self.total = tasks * settings.epochs
+        sizes = stream.sizes(tasks)
+        self.updates = [(settings.epochs * math.ceil(size / settings.batch_size), number) for size, number in sizes]
         self._stream = stream
         self._settings = settings
         self._method = method
@@ -81,8 +88,14 @@ class TaskLearner:
         if settings.restore_best and not len(self._task.validation_inputs):
             raise ValueError("restore_best needs validation images to choose by, and there are none: it must be false")
         self._outputs = outputs
+        _check_minibatches(settings, self._task.inputs.shape[2:], [size for size, _ in sizes])
         self._build(seed)
-        self._begin_task()
+        if settings.at_task == "zero_head":
+            self._zero_head()
+            if self.method is not None:
+                self.method.begin_anew()  # the head's first weights are 0, those that it was drawn with are never used
+        self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._begin_epoch()
 
     @property
     def done(self) -> int:
@@ -91,6 +104,8 @@ class TaskLearner:
 
     def advance(self) -> list[dict[str, float]] | None:
         """Makes some updates; at the end of a task, tells what was measured: a list of one dictionary by names."""
+        if self._position == len(self._order):
+            self._next_task()
         for _ in range(_UPDATES):
             self._update()
             if self._position == len(self._order):
@@ -108,41 +123,47 @@ class TaskLearner:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
         )
-        replaces = self._method is not None and issubclass(cbp.METHODS[self._method], cbp.ReplacingMethod)
-        if replaces and settings.network == "linear":
-            raise ValueError(f"method '{self._method}' replaces units, and a linear network has none")
         example = torch.zeros(2, *shape, device=self._device)
         self.layers = [] if settings.network == "linear" else cbp.find_layers(self.network, (example,))
         self.method = make_method(
             self._method, self.network, self.optimizer, self._method_kwargs, layers=self.layers, seed=seed
         )
 
-    def _begin_task(self) -> None:
-        """Makes the network ready for the task at hand."""
-        at_task, head = self._settings.at_task, head_of(self.network)
-        if self.tasks and self.method is not None:
+    def _next_task(self) -> None:
+        """Draws the next task and makes the network ready for it."""
+        self._before_task = self._stream.state_dict()
+        self._task = next(self._stream)
+        at_task = self._settings.at_task
+        seed = int(np.random.SeedSequence([self._seed, self.tasks]).generate_state(1)[0])
+        if at_task == "fresh_network":
+            self._build(seed)
+        elif self.method is not None:
             self.method.change()
         if at_task == "zero_head":
-            with torch.no_grad():
-                head.weight.zero_()
-                head.bias.zero_()
-        elif self.tasks and at_task in ("fresh_head", "fresh_network"):
-            seed = int(np.random.SeedSequence([self._seed, self.tasks]).generate_state(1)[0])
-            if at_task == "fresh_network":
-                self._build(seed)
-            else:
-                with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(seed)  # of the CPU alone
-                    fresh = nn.Linear(head.in_features, head.out_features)
-                    init_head(fresh)
-                head.load_state_dict(fresh.state_dict())
-        self._best: tuple[float, dict[str, Tensor]] | None = None
+            self._zero_head()
+        elif at_task == "fresh_head":
+            self._draw_head(seed)
+        self._best = None
         self._begin_epoch()
+
+    @torch.no_grad()
+    def _zero_head(self) -> None:
+        head = head_of(self.network)
+        head.weight.zero_()
+        head.bias.zero_()
+
+    def _draw_head(self, seed: int) -> None:
+        head = head_of(self.network)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # of the CPU alone
+            fresh = nn.Linear(head.in_features, head.out_features)
+            init_head(fresh)
+        head.load_state_dict(fresh.state_dict())
 
     def _begin_epoch(self) -> None:
         self._order = self._of_order.permutation(len(self._task.inputs))
         self._position = 0
-        self._right: Tensor | int = 0
+        self._right: Tensor | float = 0
         settings = self._settings
         drops = sum(self._epoch >= round(share * settings.epochs) for share in settings.lr_drops)
         for group in self.optimizer.param_groups:
@@ -162,7 +183,8 @@ class TaskLearner:
         self.optimizer.step()
         if self.method is not None:
             self.method.step()
-        self._right = self._right + (outputs.argmax(dim=1) == labels).sum()  # stays on the device
+        right = (outputs.argmax(dim=1) == labels).sum()
+        self._right = self._right + torch.where(outputs.isfinite().all(), right, math.nan)  # stays on the device
         self._position += len(chosen)
         self.examples += len(chosen)
 
@@ -186,20 +208,17 @@ class TaskLearner:
         row |= self._measures()
         self.tasks += 1
         self._epoch = 0
-        if self.done < self.total:
-            self._before_task = self._stream.state_dict()
-            self._task = next(self._stream)
-            self._begin_task()
         return row
 
     @torch.no_grad()
     def _accuracy(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
         self.network.eval()
-        right = 0
+        right = 0.0
         for first in range(0, len(images), _EVALUATED):
             outputs = self.network(torch.from_numpy(images[first : first + _EVALUATED]).to(self._device))
-            chosen = outputs[:, : len(self._task.classes)].argmax(dim=1).cpu().numpy()
-            right += int((chosen == labels[first : first + _EVALUATED]).sum())
+            outputs = outputs[:, : len(self._task.classes)].cpu()
+            is_right = outputs.argmax(dim=1).numpy() == labels[first : first + _EVALUATED]
+            right += int(is_right.sum()) if outputs.isfinite().all() else math.nan
         return right / len(images)
 
     @torch.no_grad()
@@ -212,7 +231,10 @@ class TaskLearner:
         hooks = [layer.outgoing[0].register_forward_pre_hook(hook(layer.name)) for layer in self.layers]
         hooks.append(head_of(self.network).register_forward_pre_hook(hook("features")))
         try:
-            self._accuracy(self._task.test_inputs[:_EVALUATED], self._task.test_labels[:_EVALUATED])
+            images, labels = self._task.test_inputs, self._task.test_labels
+            number = min(len(images), _EVALUATED)
+            chosen = np.arange(number) * len(images) // number  # evenly spread: they may lie class by class
+            self._accuracy(images[chosen], labels[chosen])
         finally:
             for handle in hooks:
                 handle.remove()
@@ -242,7 +264,7 @@ class TaskLearner:
             "epoch": self._epoch,
             "position": self._position,
             "order": self._order,
-            "right": int(self._right),
+            "right": float(self._right),
             "best": None if self._best is None else {"accuracy": self._best[0], "network": self._best[1]},
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -268,3 +290,17 @@ class TaskLearner:
             self.method.load_state_dict(state["method"])
         for generator, saved in zip((self._of_order, self._of_images), state["generators"], strict=True):
             generator.bit_generator.state = saved
+
+
+def _check_minibatches(settings: Settings, size: tuple[int, ...], images: list[int]) -> None:
+    """Refuses a minibatch in which a batch norm would have a single value of each channel.
+
+    Raises:
+        ValueError: There is one.
+    """
+    is_point = settings.network == "resnet" and max(size) <= 2 ** (len(settings.net_arch) - 1)
+    if is_point and any((number - 1) % settings.batch_size == 0 for number in images):
+        raise ValueError(
+            f"{size[0]}×{size[1]} images shrink to one position in so many stages of net_arch, where a norm needs two: "
+            f"batch_size must leave no minibatch of one, got {settings.batch_size}"
+        )

@@ -6,6 +6,7 @@ Pickled files are read with an unpickler that knows NumPy's arrays only: one fro
 from __future__ import annotations
 
 import gzip
+import math
 import pickle
 import struct
 import zlib
@@ -39,13 +40,15 @@ class ImageClasses:
     """Images by class, read when asked for.
 
     Args:
-        readers: For each class a function that reads its images.
+        readers: For each class a function that reads its first images, as many as it is asked for.
         names: What each class is called in an error.
+        sizes: How many images each class has.
     """
 
-    def __init__(self, readers: list[Callable[[int], Pixels]], names: list[str]) -> None:
+    def __init__(self, readers: list[Callable[[int], Pixels]], names: list[str], sizes: list[int]) -> None:
         self._readers = readers
         self._names = names
+        self._sizes = sizes
 
     def __len__(self) -> int:
         return len(self._readers)
@@ -60,21 +63,35 @@ class ImageClasses:
         Raises:
             DataError: The class has fewer.
         """
-        found = self._readers[number](count)
-        if len(found) < count:
-            raise DataError(f"class '{self._names[number]}' has {len(found)} images, {count} are needed")
-        return found[:count]
+        self._check(number, count)
+        return self._readers[number](count)
+
+    def check(self, count: int) -> None:
+        """Refuses classes of which one has too few images; reads none of them.
+
+        Args:
+            count: How many are needed of each.
+
+        Raises:
+            DataError: A class has fewer.
+        """
+        for number in range(len(self)):
+            self._check(number, count)
+
+    def _check(self, number: int, count: int) -> None:
+        if self._sizes[number] < count:
+            raise DataError(f"class '{self._names[number]}' has {self._sizes[number]} images, {count} are needed")
 
     @classmethod
     def of(cls, images: Images) -> ImageClasses:
         """The classes of some images, in the order of their labels."""
-        labels = np.unique(images.labels)
+        labels, sizes = np.unique(images.labels, return_counts=True)
 
         def reader(label: int) -> Callable[[int], Pixels]:
             chosen = np.flatnonzero(images.labels == label)
             return lambda count: images.images[chosen[:count]]
 
-        return cls([reader(label) for label in labels], [str(label) for label in labels])
+        return cls([reader(label) for label in labels], [str(label) for label in labels], sizes.tolist())
 
 
 def digits() -> Images:
@@ -103,7 +120,7 @@ def mnist(folder: Path) -> Images:
     images, labels = (_read_idx(folder, name, axes) for name, axes in (("train-images", 3), ("train-labels", 1)))
     if len(images) != len(labels):
         raise DataError(f"'{folder}' has {len(images)} images of MNIST and {len(labels)} labels")
-    if not len(labels) or labels.max() > 9:
+    if labels.max() > 9:
         raise DataError(f"'{folder}' has to have labels from 0 to 9, it has {sorted(set(labels.tolist()))}")
     return Images(images[:, None], labels.astype(np.int64))
 
@@ -125,6 +142,8 @@ def _read_idx(folder: Path, name: str, axes: int) -> Pixels:
         raise DataError(f"'{path}' is no IDX file: {error}") from error
     if (zero, kind, found) != (0, 8, axes):
         raise DataError(f"'{path}' is no IDX file of bytes with {axes} axes: it begins with {content[:4].hex()}")
+    if 0 in shape:
+        raise DataError(f"'{path}' has to have sizes of 1 or more, it has {' × '.join(map(str, shape))}")
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
     if len(data) != np.prod(shape):
         raise DataError(f"'{path}' has {len(data)} bytes of data, not {' × '.join(map(str, shape))}")
@@ -157,15 +176,15 @@ def cifar(folder: Path, classes: int) -> tuple[Images, Images]:
         Training and test images, 3×32×32.
 
     Raises:
-        DataError: The files are not there, or no such files.
+        DataError: The files are not there, or no such files: images of uint8, labels from 0 on, fewer than ``classes``.
     """
     found = _cifar_folder(folder, classes)
     if found is None:
         raise DataError(f"'{folder}' has no CIFAR-{classes}; it has to have {_CIFAR[classes][0]}")
     _, train, test, labels = _CIFAR[classes]
-    parts = [_read_cifar(found / name, labels) for name in train]
+    parts = [_read_cifar(found / name, labels, classes) for name in train]
     images, of_images = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-    return Images(images, of_images), _read_cifar(found / test, labels)
+    return Images(images, of_images), _read_cifar(found / test, labels, classes)
 
 
 _CIFAR: dict[int, tuple[str, list[str], str, str]] = {
@@ -179,20 +198,38 @@ def _cifar_folder(folder: Path, classes: int) -> Path | None:
     return next((path for path in (folder / name, folder) if (path / train[0]).is_file()), None)
 
 
-def _read_cifar(path: Path, labels: str) -> Images:
+def _read_cifar(path: Path, labels: str, classes: int) -> Images:
     content = _unpickle(path)
     try:
-        return _of_rows(content["data"], content[labels])
+        images = _of_rows(content["data"], content[labels], classes - 1)
+        if (constant := np.ptp(images.images, axis=(0, 2, 3)) == 0).any():
+            raise ValueError(f"channel {int(constant.argmax())} has one value in all of its images")
+        return images
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"'{path}' is no file of CIFAR: {error}") from error
 
 
-def _of_rows(rows: Any, labels: Any) -> Images:
-    """Images of which each is a row: 1,024 values of red, of green, of blue, each row by row."""
-    images = Images(np.asarray(rows, np.uint8).reshape(-1, 3, 32, 32), np.asarray(labels, np.int64))
+def _of_rows(rows: Any, labels: Any, last: float = math.inf) -> Images:
+    """Images of which each is a row: 1,024 values of red, of green, of blue, each row by row; labels from 0 to the last."""
+    pixels = _whole_numbers("data", rows, 255).astype(np.uint8).reshape(-1, 3, 32, 32)
+    images = Images(pixels, _whole_numbers("labels", labels, last).astype(np.int64))
     if images.labels.shape != (len(images.images),):
         raise ValueError(f"it has {len(images.images)} images and {images.labels.size} labels")
     return images
+
+
+def _whole_numbers(name: str, values: Any, most: float) -> NDArray[Any]:
+    found = np.asarray(values)
+    if not found.size:
+        raise ValueError(f"it has no {name}")
+    if found.dtype.kind not in "iu":
+        raise ValueError(f"its {name} have to be whole numbers, they are {found.dtype}")
+    if found.min() < 0 or found.max() > most:
+        raise ValueError(
+            f"its {name} have to be {f'from 0 to {most}' if most < math.inf else '0 or more'}, "
+            f"they are from {found.min()} to {found.max()}"
+        )
+    return found
 
 
 def imagenet32(folder: Path) -> ImageClasses:
@@ -208,7 +245,7 @@ def imagenet32(folder: Path) -> ImageClasses:
         folder: Where they are.
 
     Raises:
-        DataError: None of them is there, or files that cannot be read.
+        DataError: None of them is there, or files that cannot be read; of images those are found when they are.
     """
     if not folder.is_dir():
         raise DataError(f"'{folder}' is no folder; it has to have {_IMAGENET}")
@@ -216,12 +253,17 @@ def imagenet32(folder: Path) -> ImageClasses:
         return ImageClasses.of(_read_batches(batches))
     files = sorted((path for path in folder.glob("*.npy") if path.stem.isdigit()), key=lambda path: int(path.stem))
     if files:
-        return ImageClasses([lambda _, path=path: _read_npy(path) for path in files], [path.name for path in files])  # type: ignore[misc]
+        return ImageClasses(
+            [lambda count, path=path: _open_npy(path)[:count] for path in files],  # type: ignore[misc]
+            [path.name for path in files],
+            [len(_open_npy(path)) for path in files],
+        )
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and any(map(_is_picture, path.iterdir())))
     if len(folders) > 1:
         return ImageClasses(
             [lambda count, path=path: _read_pictures(path, count) for path in folders],  # type: ignore[misc]
             [path.name for path in folders],
+            [sum(map(_is_picture, path.iterdir())) for path in folders],
         )
     raise DataError(f"'{folder}' has none of {_IMAGENET}")
 
@@ -243,9 +285,10 @@ def _read_batches(paths: list[Path]) -> Images:
     return Images(np.concatenate([each.images for each in batches]), np.concatenate([each.labels for each in batches]))
 
 
-def _read_npy(path: Path) -> Pixels:
+def _open_npy(path: Path) -> Pixels:
+    """The images of a file, which are read from it where they are used."""
     try:
-        images: Any = np.load(path, allow_pickle=False)
+        images: Any = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"'{path}' cannot be read: {error}") from error
     if images.ndim == 4 and images.dtype == np.uint8 and images.shape[1:] in ((32, 32, 3), (3, 32, 32)):
@@ -268,12 +311,14 @@ def _read_pictures(folder: Path, count: int) -> Pixels:
     for path in sorted(filter(_is_picture, folder.iterdir()))[:count]:
         try:
             with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise DataError(f"'{path}' has to have 8 bits a channel, as of mode L or RGB; it is of mode {image.mode}")
                 rgb = image.convert("RGB")
                 small = rgb if rgb.size == (32, 32) else rgb.resize((32, 32), Image.Resampling.BOX)
         except (OSError, UnidentifiedImageError) as error:
             raise DataError(f"'{path}' is no image: {error}") from error
         pictures.append(np.asarray(small).transpose(2, 0, 1))
-    return np.stack(pictures) if pictures else np.empty((0, 3, 32, 32), np.uint8)
+    return np.stack(pictures)
 
 
 class _ArraysOnly(pickle.Unpickler):

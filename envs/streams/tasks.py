@@ -57,7 +57,7 @@ class BinaryTasks(Iterator[Task]):
 
     Raises:
         ParameterError: An argument out of its range.
-        DataError: From ``next``, where a class has too few images.
+        DataError: A class has too few images; from ``next``, where images cannot be read.
     """
 
     def __init__(self, classes: ImageClasses, seed: int, train: int = 600, test: int = 100) -> None:
@@ -66,7 +66,12 @@ class BinaryTasks(Iterator[Task]):
         self._classes = classes
         self._seed = checks.integer("seed", seed, 0)
         self._train, self._test = checks.integer("train", train, 1), checks.integer("test", test, 1)
+        classes.check(train + test)
         self._number = 0
+
+    def sizes(self, tasks: int) -> list[tuple[int, int]]:
+        """Of the first tasks: a number of images to learn from, and how many tasks have as many."""
+        return [(2 * self._train, tasks)]
 
     def __next__(self) -> Task:
         pairs = len(self._classes) // 2
@@ -127,6 +132,10 @@ class ClassIncremental(Iterator[Task]):
         self._order = np.random.default_rng(checks.integer("seed", seed, 0)).permutation(labels)
         self._mean = train.images.mean(axis=(0, 2, 3), dtype=np.float64)[:, None, None].astype(np.float32)
         self._std = train.images.std(axis=(0, 2, 3), dtype=np.float64)[:, None, None].astype(np.float32)
+        if not self._std.all():
+            raise checks.ParameterError(
+                f"train must have images that differ in channel {int(self._std.argmin())}, all are alike"
+            )
         self._set_aside = np.zeros(len(train.labels), dtype=bool)
         for label in labels:
             self._set_aside[np.flatnonzero(train.labels == label)[:validation]] = True
@@ -135,6 +144,12 @@ class ClassIncremental(Iterator[Task]):
     def __len__(self) -> int:
         """Tasks until all classes are there."""
         return len(self._order) // self._per_task
+
+    def sizes(self, tasks: int) -> list[tuple[int, int]]:
+        """As :meth:`BinaryTasks.sizes`."""
+        labels = self._train.labels[~self._set_aside]
+        last = range(self._per_task, (tasks + 1) * self._per_task, self._per_task)
+        return [(int(np.isin(labels, self._order[:classes]).sum()), 1) for classes in last]
 
     def __next__(self) -> Task:
         if self._number >= len(self):

@@ -55,6 +55,8 @@ def test_mnist_is_read_from_its_idx_files(tmp_path, images_name, labels_name, pa
         (idx(bytes(12), 12), "with 3 axes: it begins with 00000801"),
         (idx(bytes(23), 2, 3, 4), "has 23 bytes of data, not 2 × 3 × 4"),
         (idx(bytes(12), 1, 3, 4), "has 1 images of MNIST and 2 labels"),
+        (idx(b"", 2, 0, 4), "has to have sizes of 1 or more, it has 2 × 0 × 4"),
+        (idx(b"", 0, 3, 4), "has to have sizes of 1 or more, it has 0 × 3 × 4"),
     ],
 )
 def test_files_that_are_no_idx_files_are_named(tmp_path, content, words):
@@ -64,11 +66,10 @@ def test_files_that_are_no_idx_files_are_named(tmp_path, content, words):
         datasets.mnist(tmp_path)
 
 
-@pytest.mark.parametrize("labels", [[0, 12], []])
-def test_labels_that_are_not_those_of_ten_digits_are_refused(tmp_path, labels):
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(bytes(12 * len(labels)), len(labels), 3, 4))
-    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(bytes(labels), len(labels)))
-    with pytest.raises(DataError, match=re.escape(f"has to have labels from 0 to 9, it has {labels}")):
+def test_labels_that_are_not_those_of_ten_digits_are_refused(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(bytes(24), 2, 3, 4))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(bytes([0, 12]), 2))
+    with pytest.raises(DataError, match=re.escape("has to have labels from 0 to 9, it has [0, 12]")):
         datasets.mnist(tmp_path)
 
 
@@ -135,14 +136,14 @@ def test_a_file_of_each_class_is_read(tmp_path):
         (npy(bytes(3072 * 4), (1, 3, 32, 32), "<f4"), r"has to be uint8 of .*, it is float32 of \(1, 3, 32, 32\)"),
         (npy(bytes(3072), (3, 32, 32)), r"it is uint8 of \(3, 32, 32\)"),
         (npy(bytes(3000), (1, 3, 32, 32)), "0.npy' cannot be read"),
-        (npy(b"", (1,), "|O") + pickle.dumps([print]), "0.npy' cannot be read: Object arrays"),
+        (npy(b"", (1,), "|O") + pickle.dumps([print]), "0.npy' cannot be read: Array can't be memory-mapped: Python objects"),
         (b"", "0.npy' cannot be read"),
     ],
 )
 def test_a_file_that_holds_no_class_is_named(tmp_path, content, words):
     (tmp_path / "0.npy").write_bytes(content)
     with pytest.raises(DataError, match=words):
-        datasets.imagenet32(tmp_path).images(0, 1)
+        datasets.imagenet32(tmp_path)
 
 
 def test_a_folder_of_images_for_each_class_is_read(tmp_path):
@@ -206,6 +207,90 @@ def test_as_many_labels_as_images_are_needed(tmp_path):
     (tmp_path / "train_data_batch_1").write_bytes(python2_pickle(planes(range(2)), 2, {"labels": [1, 2, 3]}))
     with pytest.raises(DataError, match=r"train_data_batch_1' is no batch of .*: it has 2 images and 3 labels"):
         datasets.imagenet32(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "words"),
+    [
+        (np.full((2, 3072), 0.5), [0, 1], "its data have to be whole numbers, they are float64"),
+        (np.full((2, 3072), 300), [0, 1], "its data have to be from 0 to 255, they are from 300 to 300"),
+        (np.full((2, 3072), -1), [0, 1], "its data have to be from 0 to 255, they are from -1 to -1"),
+        ([], [], "it has no data"),
+        (np.arange(6144) % 256, [0.5, 1], "its labels have to be whole numbers, they are float64"),
+        (np.arange(6144) % 256, [-1, 98], "its labels have to be .*, they are from -1 to 98"),
+    ],
+)
+@pytest.mark.parametrize("name", ["cifar-100-python/train", "train_data_batch_1"])
+def test_data_and_labels_that_are_no_bytes_and_no_numbers_of_classes_are_refused(tmp_path, name, data, labels, words):
+    cifar100(tmp_path, train=2, test=2)
+    (tmp_path / name).write_bytes(pickle.dumps({"data": data, "labels": labels, "fine_labels": labels}, protocol=2))
+    with pytest.raises(DataError, match=rf"{name}' is no .*: {words}"):
+        datasets.cifar(tmp_path, 100) if "cifar" in name else datasets.imagenet32(tmp_path)
+
+
+def test_bytes_in_a_wider_type_are_read(tmp_path):
+    there = cifar100(tmp_path, train=2, test=2)
+    data = np.array([IMAGE[0].ravel(), IMAGE[1].ravel()], np.int64)
+    (there / "train").write_bytes(pickle.dumps({"data": data, "fine_labels": np.array([7, 99])}, protocol=2))
+    train, _ = datasets.cifar(tmp_path, 100)
+    assert np.array_equal(train.images, [IMAGE[0], IMAGE[1]])
+    assert (train.images.dtype, train.labels.tolist()) == (np.uint8, [7, 99])
+
+
+def test_a_label_that_no_class_of_cifar_has_is_refused(tmp_path):
+    cifar100(tmp_path, train=101, test=2, classes=101)
+    with pytest.raises(
+        DataError, match="train' is no file of CIFAR: its labels have to be from 0 to 99, they are from 0 to 100"
+    ):
+        datasets.cifar(tmp_path, 100)
+
+
+def test_images_of_cifar_that_are_all_alike_are_refused(tmp_path):
+    there = cifar100(tmp_path, train=2, test=2)
+    alike = np.stack([IMAGE[0], IMAGE[1]])
+    alike[:, 1] = 7
+    (there / "train").write_bytes(pickle.dumps({"data": alike.reshape(2, -1), "fine_labels": [0, 1]}, protocol=2))
+    with pytest.raises(DataError, match="train' is no file of CIFAR: channel 1 has one value in all of its images"):
+        datasets.cifar(tmp_path, 100)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pictures_of_more_than_eight_bits_are_refused(tmp_path, mode):
+    values = np.arange(0, 65_536, 64).reshape(32, 32)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])).save(
+            tmp_path / name / "0.tif"
+        )
+    with pytest.raises(DataError, match=rf"0\.tif' has to have 8 bits a channel, as of mode L or RGB; it is of mode {mode}"):
+        datasets.imagenet32(tmp_path).images(0, 1)
+
+
+def write_classes_of_batches(folder, counts):
+    imagenet_batch(folder / "train_data_batch_1", [label for label, count in enumerate(counts) for _ in range(count)])
+
+
+def write_classes_as_files(folder, counts):
+    for label, count in enumerate(counts):
+        (folder / f"{label}.npy").write_bytes(npy(planes(range(count)), (count, 3, 32, 32)))
+
+
+def write_classes_as_folders(folder, counts):
+    for label, count in enumerate(counts):
+        (folder / str(label)).mkdir()
+        for number in range(count):
+            (folder / str(label) / f"{number}.png").write_bytes(b"is not opened")
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(write_classes_of_batches, "2"), (write_classes_as_files, "2.npy"), (write_classes_as_folders, "2")]
+)
+def test_a_class_with_too_few_images_is_found_before_any_is_read(tmp_path, write, name):
+    write(tmp_path, [3, 3, 2])
+    classes = datasets.imagenet32(tmp_path)
+    classes.check(2)
+    with pytest.raises(DataError, match=rf"class '{re.escape(name)}' has 2 images, 3 are needed"):
+        classes.check(3)
 
 
 def test_data_that_are_not_there_say_what_to_fetch_and_where_to_put_it(tmp_path):

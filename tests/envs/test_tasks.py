@@ -39,7 +39,7 @@ def test_a_binary_task_has_the_first_images_of_two_classes_and_is_tested_on_the_
 def test_the_values_of_a_byte_go_from_minus_one_to_one():
     images = Images(np.array([0, 51, 255, 0], np.uint8).reshape(4, 1, 1, 1), np.array([0, 0, 0, 1]))
     with pytest.raises(DataError, match="class '1' has 1 images, 3 are needed"):
-        next(BinaryTasks(ImageClasses.of(images), 0, train=2, test=1))
+        BinaryTasks(ImageClasses.of(images), 0, train=2, test=1)
     doubled = Images(np.concatenate([images.images[:3]] * 2), np.array([0, 0, 0, 1, 1, 1]))
     task = next(BinaryTasks(ImageClasses.of(doubled), 0, train=2, test=1))
     # 51 · 2/255 − 1 = −0.6
@@ -135,6 +135,20 @@ def test_a_class_that_is_never_tested_is_named():
     without = Images(IMAGES.images[LABELS != 4], LABELS[LABELS != 4])
     with pytest.raises(ParameterError, match=r"test must have images of every class, it has none of \[4\]"):
         ClassIncremental(IMAGES, without, seed=0)
+
+
+def test_images_that_are_alike_have_no_deviation_to_divide_by():
+    pixels = np.array(IMAGES.images)
+    pixels[:, 2] = 7
+    with pytest.raises(ParameterError, match="train must have images that differ in channel 2, all are alike"):
+        ClassIncremental(Images(pixels, LABELS), IMAGES, seed=0, validation=1)
+
+
+@pytest.mark.parametrize("make", [binary, incremental])
+def test_the_sizes_of_tasks_are_told_before_they_are_drawn(make):
+    stream = make(seed=3)
+    sizes = [size for size, tasks in stream.sizes(2) for _ in range(tasks)]
+    assert sizes == [len(next(stream).inputs) for _ in range(2)]
 
 
 def test_one_class_makes_no_pair():

@@ -15,12 +15,16 @@ import numpy as np
 import processes
 import pytest
 import torch
-from data_files import cifar100
+from data_files import cifar100, npy, planes
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import learn, report, sweep, train
 from agents.runs.run_folder import RunFolder
 from agents.supervised import job
+from agents.supervised.config import LearningConfig, with_overrides
+from agents.supervised.figure import draw_learning
+from agents.supervised.presets import PROBLEMS
 
 REGRESSION = ["--problem", "slowly-changing-regression", "--examples", "20000"]
 BINARY = ["--problem", "continual-imagenet", "--tasks", "2", "--set", "epochs=2"]
@@ -28,6 +32,14 @@ BINARY = ["--problem", "continual-imagenet", "--tasks", "2", "--set", "epochs=2"
 
 def run(*arguments: object) -> int:
     return learn.main([str(argument) for argument in arguments])
+
+
+def one_config() -> LearningConfig:
+    preset = PROBLEMS["continual-imagenet"]["digits"]
+    settings, _, stream = with_overrides(preset, "continual-imagenet", "backprop", [])
+    return LearningConfig(
+        *("continual-imagenet", "digits", "backprop", 3, None, 0, None, "cpu"), stream=stream, settings=settings
+    )
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -291,7 +303,39 @@ def test_a_sweep_gives_the_same_runs(learned, tmp_path):
         (["--problem", "class-incremental-cifar", "--set", "validation=0"], "restore_best needs validation images"),
         ([*BINARY, "--set", "restore_best=true"], "restore_best needs validation images"),
         ([*BINARY, "--set", "activation=tanh"], "activation must be relu, got tanh"),
-        ([*BINARY, "--set", "network=linear"], "method 'cbp' replaces units, and a linear network has none"),
+        (
+            [*BINARY, "--set", "network=linear"],
+            "a linear network has no hidden layers: net_arch must be [], got [8, 16, 32, 32]",
+        ),
+        *(
+            (
+                [*BINARY, "--method", name, "--set", "network=linear", "--set", "net_arch=[]"],
+                f"method '{name}' acts on hidden layers, and the network has none: network must not be linear",
+            )
+            for name in ("cbp", "parseval")
+        ),
+        ([*BINARY, "--method", "linear", "--set", "net_arch=[5]"], "no hidden layers: net_arch must be [], got [5]"),
+        ([*BINARY, "--set", "net_arch=null"], "one for each hidden layer, got None"),
+        ([*BINARY, "--set", "net_arch=[]"], "one for each hidden layer, got []"),
+        (
+            [*BINARY, "--set", f"net_arch=[8,16,{10**30},32]"],
+            f"each number of net_arch must be at most 1,000,000, got {10**30}",
+        ),
+        ([*BINARY, "--set", "net_arch=[8,16,1000000,1000000]"], "no networks of these settings can be made: "),
+        ([*BINARY, "--set", "lr_drop_factor=0.5"], "lr_drop_factor has no effect without lr_drops: it must be 0.2, got 0.5"),
+        (
+            [*REGRESSION, "--method", "nap", "--set", "layer_norm=false"],
+            "method 'nap' needs a network with norms, and this one",
+        ),
+        (
+            ["--problem", "class-incremental-cifar", "--method", "nap", "--set", "network=conv"],
+            "method 'nap' needs a network with norms, and this one has none: layer_norm=true, or a resnet",
+        ),
+        ([*REGRESSION, "--set", "replacement_rate=NaN"], "replacement_rate must be a finite number in [0, 1], got nan"),
+        (
+            ["--problem", "class-incremental-cifar", "--set", "net_arch=[2,2,2,2]", "--set", "batch_size=1"],
+            "batch_size must leave no minibatch of one, got 1",
+        ),
         ([*REGRESSION, "--set", "augment=true"], "each once: augment must be false, got true"),
         ([*REGRESSION, "--set", "lr_drops=[0.5]"], "each once: lr_drops must be [], got [0.5]"),
         ([*REGRESSION, "--set", "at_task=zero_head"], 'each once: at_task must be "keep" or "fresh_network", got'),
@@ -303,6 +347,64 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, w
     assert run(*arguments, "--run-dir", tmp_path / "runs") == 2
     assert words in one_line(capsys)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_class_of_images_that_no_task_can_be_made_of_is_found_at_once(tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    options = [
+        "--problem",
+        "continual-imagenet",
+        "--data",
+        data,
+        "--set",
+        "train=2",
+        "--set",
+        "test=1",
+        "--run-dir",
+        tmp_path / "runs",
+    ]
+    for label in range(6):
+        (data / f"{label}.npy").write_bytes(npy(planes(range(3)), (3, 3, 32, 32)))
+    for content, words in (
+        (npy(planes(range(2)), (2, 3, 32, 32)), "class '5.npy' has 2 images, 3 are needed"),
+        (
+            npy(bytes(3 * 1024), (3, 32, 32)),
+            "5.npy' has to be uint8 of (n, 32, 32, 3) or (n, 3, 32, 32), it is uint8 of (3, 32, 32)",
+        ),
+    ):
+        (data / "5.npy").write_bytes(content)
+        for seed in range(3):  # whose tasks have other classes
+            assert run(*options, "--seeds", seed) == 2
+            assert words in one_line(capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_data_that_come_with_the_package_takes_no_data_when_it_goes_on(tmp_path, capsys):
+    assert run(*BINARY, "--tasks", "1", "--run-dir", tmp_path) == 0
+    capsys.readouterr()
+    assert run("--resume", tmp_path / "continual-imagenet" / "cbp,epochs=2" / "seed0", "--data", tmp_path / "x") == 2
+    assert "data set 'digits' comes with the package and takes no --data, got '" in one_line(capsys)
+
+
+def test_a_run_in_which_no_unit_becomes_mature_says_so(tmp_path, capsys):
+    run(*BINARY, "--tasks", "1", "--set", "maturity_threshold=19,20", "--run-dir", tmp_path)  # 20 updates
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: no unit")]
+    words = "units mature after 20 updates, and this run has 20; train longer or lower maturity_threshold"
+    assert lines == [f"warning: no unit will be replaced: {words}"]
+    run(*BINARY, "--set", "maturity_threshold=20", "--set", "at_task=fresh_network", "--run-dir", tmp_path)
+    assert words in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_complete_and_has_no_score(tmp_path, capsys):
+    assert run(*BINARY, "--method", "backprop", "--set", "learning_rate=1e30", "--run-dir", tmp_path) == 0
+    (summary,) = tmp_path.rglob("summary.json")
+    found = json.loads(summary.read_text())
+    assert (found["complete"], found["mean_accuracy"], found["final_accuracy"]) == (True, None, None)
+    assert [row["task/accuracy"] for row in rows(summary.parent)] == ["nan", "nan"]
+    assert (summary.parent / "report.png").exists()
+    assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert "diverged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("problem", ["permuted-images", "continual-imagenet", "class-incremental-cifar"])
@@ -346,3 +448,23 @@ def test_runs_on_a_gpu_are_complete(tmp_path, options):
         assert json.loads(path.read_text())["complete"]
         assert json.loads((path.parent / "config.json").read_text())["device"] == "cuda"
     assert len(list(tmp_path.rglob("summary.json"))) == 2
+
+
+def test_a_layer_has_one_colour_in_all_panels_and_layers_come_in_their_order(tmp_path, monkeypatch):
+    folder = RunFolder.create(tmp_path / "run", made := one_config())
+    layers = ("0", "3", "6", "10", "12")
+    names = [f"plasticity/network/{layer}/dormant_fraction" for layer in layers]
+    names += ["plasticity/network/features/stable_rank"]
+    names += [f"plasticity/network/{layer}/weight_magnitude" for layer in ("12", "3", "weights")]
+    columns = ["task/number", "task/accuracy", *names]
+    folder.progress.write_text(",".join(columns) + "\n" + "\n".join(",".join([str(row)] * len(columns)) for row in range(3)))
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw_learning(folder, made)
+    _, *panels = drawn[0].axes
+    lines = [[(line.get_label(), line.get_color()) for line in panel.get_lines()] for panel in panels]
+    assert [[label for label, _ in panel] for panel in lines] == [list(layers), ["features"], ["3", "12", "weights"]]
+    colors = {}
+    for label, color in (line for panel in lines for line in panel):
+        assert colors.setdefault(label, color) == color
+    assert len(set(colors.values())) == len(colors) == 7

@@ -78,6 +78,16 @@ def test_it_is_the_batched_run(name, make):
     assert own.get("replaced", np.ones(1)) > 0
 
 
+def test_the_accuracy_of_a_run_that_has_diverged_is_no_number():
+    settings = replace(SHARED["cbp"], loss="cross_entropy")
+    diverges = replace(settings, learning_rate=1e200)
+    one = plain(diverges, permuted)
+    batched = OnlineLearner([permuted(3), permuted(3)], [diverges, settings], [3, 3], 9, 3, dtype=torch.float64)
+    for _ in range(2):
+        assert np.isnan(one.learn(60)["accuracy"])
+        assert np.isnan(batched.learn(60)["accuracy"]).tolist() == [True, False]
+
+
 class Loop:
     """Autograd, an optimizer and a method, written out; redo and regrama judge by the last 1,000 examples."""
 

@@ -141,6 +141,9 @@ def test_learning_is_the_plain_loop(name):
     one = learner(settings, method, kwargs)
     network = make_network(CONV, (1, 8, 8), 2, seed=3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    with torch.no_grad():
+        network[-1].weight.zero_()
+        network[-1].bias.zero_()
     seed = {} if method in (None, "l2-init", "fire") else {"seed": 3}
     acting = cbp.METHODS[method](network, optimizer, **kwargs, **seed) if method else None
     orders = np.random.default_rng(np.random.SeedSequence(3).spawn(2)[0])
@@ -225,9 +228,8 @@ def test_the_first_task_is_learned_by_the_network_that_is_there(at_task):
 def test_the_step_size_drops_within_each_task():
     one = learner(RESNET)
     seen = []
-    while one.done < one.total:
-        seen.append((one.done, one.optimizer.param_groups[0]["lr"]))
-        one.advance()
+    one.optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append((one.done, optimizer.param_groups[0]["lr"])))
+    finish(one)
     # Three epochs: drops after round(0.9) = 1 and round(1.8) = 2 of them, then the next task begins again.
     by_epoch = dict(seen)
     assert [by_epoch[k] for k in range(6)] == pytest.approx([0.05, 0.01, 0.002] * 2)
@@ -257,8 +259,9 @@ def test_what_becomes_of_the_network_at_a_new_task():
     def at_second_task(settings: Settings) -> tuple[TaskLearner, nn.Module]:
         one = learner(settings)
         while one.tasks == 0:
-            before = copy.deepcopy(one.network)
             one.advance()
+        before = copy.deepcopy(one.network)
+        one._next_task()
         return one, before
 
     zero, _ = at_second_task(CONV)
@@ -270,7 +273,7 @@ def test_what_becomes_of_the_network_at_a_new_task():
     head, before = at_second_task(replace(plain, at_task="fresh_head"))
     assert not torch.equal(head.network.head.weight, before.head.weight)
     assert not head.network.head.bias.any()
-    assert (head.network.conv.weight - before.conv.weight).abs().max() < 0.1  # one more update
+    assert torch.equal(head.network.conv.weight, before.conv.weight)
     network, _ = at_second_task(replace(plain, at_task="fresh_network"))
     assert (network.network.norm.weight == 1).all()
     assert not network.optimizer.state
@@ -289,8 +292,108 @@ def test_dormant_channels_are_counted_over_positions():
     )
 
 
-def test_a_network_that_diverges_goes_on_without_measures():
+def test_a_network_that_diverges_goes_on_without_measures_and_without_a_score():
     rows = finish(learner(replace(CONV, learning_rate=1e30)))
     assert [row["task/number"] for row in rows] == [0, 1]
     for name in ("plasticity/network/features/stable_rank", "plasticity/network/0/dormant_fraction"):
         assert math.isnan(rows[-1][name])
+    for name in ("task/accuracy", "task/train_accuracy"):
+        assert math.isnan(rows[-1][name])
+
+
+def test_a_task_in_which_the_network_diverges_ends_with_the_weights_of_the_best_epoch_before():
+    one = learner(replace(RESNET, lr_drops=()), tasks=1)
+    while one.done < 1:
+        one.advance()
+    with torch.no_grad():
+        one.network.head.weight.fill_(math.nan)
+    (row,) = finish(one)
+    assert math.isnan(row["task/train_accuracy"])
+    assert row["task/validation_accuracy"] > 0
+    assert row["task/accuracy"] > 0
+
+
+def test_the_pull_of_l2_init_is_towards_the_zero_that_the_head_begins_with():
+    one = learner(CONV, "l2-init", {"strength": 0.1})
+    first = one.method.state_dict()["initial"]
+    for initial, parameter in zip(first, one.network.parameters(), strict=True):
+        assert torch.equal(initial, parameter)
+    assert not first[-2].any()
+    finish(one)
+    assert all(torch.equal(a, b) for a, b in zip(first, one.method.state_dict()["initial"], strict=True))
+
+
+def test_a_fresh_network_is_not_told_of_the_task_that_it_has_never_not_learned(monkeypatch):
+    told = []
+    monkeypatch.setattr(cbp.Fire, "change", lambda method: told.append(method))
+    finish(learner(replace(RESNET, at_task="fresh_network"), "fire"))
+    assert told == []
+    kept = learner(RESNET, "fire")
+    finish(kept)
+    assert told == [kept.method]
+
+
+def test_the_row_of_a_task_is_told_before_the_next_task_is_drawn(monkeypatch):
+    one = learner(CONV)
+
+    def broken(*_):
+        raise OSError("no such image")
+
+    monkeypatch.setattr(BinaryTasks, "__next__", broken)
+    rows = []
+    while one.tasks == 0:
+        rows += one.advance() or []
+    assert [row["task/number"] for row in rows] == [0]
+    with pytest.raises(OSError, match="no such image"):
+        one.advance()
+
+
+def test_a_checkpoint_that_holds_the_next_task_already_goes_on():
+    settings, method, kwargs = METHODS["l2-init"]
+    expected = finish(learner(settings, method, kwargs))
+    first = learner(settings, method, kwargs)
+    rows = []
+    while first.tasks == 0:
+        rows += first.advance() or []
+    first._next_task()  # at a task's end, as it was written before tasks were drawn when they begin
+    state = first.state_dict()
+    second = learner(settings, method, kwargs)
+    second.load_state_dict(0, {**state, "right": int(state["right"])})
+    assert rows + finish(second) == expected
+
+
+def test_units_are_measured_on_test_images_of_every_class(monkeypatch):
+    one = learner(CONV, stream=BinaryTasks(ImageClasses.of(images(2, 620)), 0, train=12, test=600), tasks=1)
+    seen = []
+    monkeypatch.setattr(
+        one, "_accuracy", lambda images, labels: seen.append((images, labels)) or one.network(torch.tensor(images))
+    )
+    one._measures()
+    ((pictures, labels),) = seen
+    assert (len(pictures), np.bincount(labels).tolist()) == (500, [250, 250])
+    assert np.array_equal(pictures[:3], one._task.test_inputs[[0, 2, 4]])  # 0, 2.4 and 4.8 of 1,200, rounded down
+
+
+@pytest.mark.parametrize("problem", ["continual-imagenet", "class-incremental-cifar"])
+@pytest.mark.parametrize("method", ["hare-tortoise", "regrama"])
+def test_no_preset_sets_weights_back_right_before_a_test(problem, method):
+    for preset in PROBLEMS[problem].values():
+        settings = preset.settings
+        each = preset.stream.get("train", 0) * 2 or 450 * 5
+        updates = settings.epochs * math.ceil(each / settings.batch_size)
+        assert updates % preset.methods[method].method_kwargs["period"]
+
+
+def test_the_test_of_hare_and_tortoise_comes_half_a_task_after_the_reset_or_more():
+    preset = PROBLEMS["continual-imagenet"]["digits"]
+    period = preset.methods["hare-tortoise"].method_kwargs["period"]
+    assert min(200 * task % period for task in range(1, preset.tasks + 1)) >= 100  # 200 updates a task
+
+
+def test_a_minibatch_of_one_image_is_refused_where_norms_see_one_position():
+    deep = replace(RESNET, net_arch=(2, 2, 2, 2))  # 8×8, 4×4, 2×2, 1×1
+    for batch_size in (1, 17):  # 18 images, and 36
+        with pytest.raises(ValueError, match=rf"8×8 images shrink to one .* no minibatch of one, got {batch_size}$"):
+            learner(replace(deep, batch_size=batch_size))
+    finish(learner(replace(deep, batch_size=8, epochs=1)))
+    finish(learner(replace(RESNET, batch_size=1, epochs=1)))

@@ -423,7 +423,7 @@ def refused(monkeypatch, tmp_path, capsys):
         (["--methods", "ppo", "--seeds", "one"], "--seeds takes whole numbers and ranges with commas between, such as 0-4"),
         (["--methods", "ppo", "--seeds", "4-2"], "got '4-2'"),
         (["--methods", "ppo", "--seeds", "0,"], "got '0,'"),
-        (["--methods", "ppo", "--seeds", "0-4000000000"], "--seeds takes at most 10,000 seeds, got '0-4000000000'"),
+        (["--methods", "ppo", "--seeds", "0-4000000000"], "--seeds takes at most 10,000 numbers, got '0-4000000000'"),
         (
             ["--methods", "ppo", "--device", "cuda:1"],
             "--device must be cpu, cuda or auto: a sweep spreads its runs over the GPUs",
