@@ -58,21 +58,21 @@ def sort_runs(results: Iterable[AgentResult]) -> tuple[Boards, list[str]]:
         UserError: Runs of one method that differ, or a seed that met other worlds.
     """
     groups: dict[str, dict[str, list[AgentResult]]] = {}
-    unfinished, strangers = [], []
+    lines, strangers = [], []
     for result in results:
         name = protocol_of(result.config)
         if name is None:
             strangers.append(f"{result.path}, {result.progress}")
         elif not result.complete:
-            unfinished.append(f"left out, not complete: {result.path}, {result.progress}")
+            lines.append(f"left out, not complete: {result.path}, {result.progress}")
         else:
             groups.setdefault(name, {}).setdefault(_departures(result.config, name), []).append(result)
     for of_protocol in groups.values():
         check_worlds(run for group in of_protocol.values() for run in group)
     if strangers:
         more = f"; and {len(strangers) - 1} more" if len(strangers) > 1 else ""
-        unfinished.append(f"left out, of no protocol: {strangers[0]}{more}")
-    return {name: [compare(group) for group in groups[name].values()] for name in PROTOCOLS if name in groups}, unfinished
+        lines.append(f"left out, of no protocol: {strangers[0]}{more}")
+    return {name: [compare(group) for group in groups[name].values()] for name in PROTOCOLS if name in groups}, lines
 
 
 def _departures(config: Config, name: str) -> str:
