@@ -19,8 +19,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from agents import ThreadedVecEnv
 
 
+@pytest.fixture
 def environment_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("environments")]
+    """The threads started since the test began; those of earlier tests end whenever their environments are collected."""
+
+    def at_work():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("environments")}
+
+    earlier = at_work()
+    return lambda: at_work() - earlier
 
 
 class Scripted(gymnasium.Env):
@@ -188,18 +195,17 @@ def test_the_default_is_torchs_number_of_threads_up_to_four():
         torch.set_num_threads(before)
 
 
-def test_closing_ends_the_threads_and_closes_every_environment():
-    before = len(environment_threads())
+def test_closing_ends_the_threads_and_closes_every_environment(environment_threads):
     vec_env = ThreadedVecEnv([Scripted] * 4, n_threads=3)
     vec_env.reset()
     vec_env.step(np.zeros(4, int))
-    assert len(environment_threads()) > before
+    assert environment_threads()
     vec_env.close()
-    assert len(environment_threads()) == before
+    assert not environment_threads()
     assert all(env.closed for env in vec_env.envs)
 
 
-def test_what_was_closed_can_be_used_again_where_its_environments_can():
+def test_what_was_closed_can_be_used_again_where_its_environments_can(environment_threads):
     vec_env = ThreadedVecEnv([lambda: gymnasium.make("CartPole-v1")] * 3, n_threads=2)
     first = vec_env.seed(0) and vec_env.reset()
     vec_env.close()
@@ -331,16 +337,15 @@ def test_pictures_of_simulations_are_taken_in_one_thread():
     assert ThreadedVecEnv([Drawn] * 2, 2).one_thread_because == "an environment renders"
 
 
-def test_a_copy_has_threads_and_environments_of_its_own():
-    others = set(environment_threads())  # of earlier tests
+def test_a_copy_has_threads_and_environments_of_its_own(environment_threads):
     vec_env = ThreadedVecEnv([Scripted] * 3, n_threads=2)
     vec_env.reset()
     vec_env.step(np.zeros(3, np.int64))
     copied = copy.deepcopy(vec_env)
     assert copied.step(np.zeros(3, np.int64))[0]["b"].tolist() == [2, 2, 2]
     assert [env.steps for env in vec_env.envs] == [1, 1, 1]
-    assert len({*environment_threads()} - others) == 2
+    assert len(environment_threads()) == 2
     vec_env.close()
     assert copied.step(np.zeros(3, np.int64))[0]["b"].tolist() == [3, 3, 3]
     copied.close()
-    assert not {*environment_threads()} - others
+    assert not environment_threads()
