@@ -9,7 +9,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs.checks import ParameterError, env_name
+from envs.checks import ParameterError, env_name, shown
 from envs.decoding import Decoder
 from envs.encoding import Encoder
 from envs.models import arrays_of, attributes_of, load_model, save_model, write
@@ -75,9 +75,7 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
         UserWarning: The environment has an ``MjSpec`` that is another than it was.
     """
     layers = _layers(env)
-    names, expected = [saved.get("class") for saved in state], [type(layer).__name__ for layer in layers]
-    if names != expected:
-        raise ParameterError(f"state must be that of {' around '.join(expected)}, got {' around '.join(map(str, names))}")
+    _check_parts(layers, state)
     for layer, saved in zip(layers, state, strict=True):
         if isinstance(layer, NonStationary | TaskSequence):
             layer.check_state_dict(saved["schedule"])
@@ -98,6 +96,19 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
             decoder.decode(layer, saved["values"])
     decoder.finish(state[-1].get("generators", []))
     _load_simulation(env, layers, state, model)
+
+
+def _check_parts(layers: list[gymnasium.Env[Any, Any]], state: Any) -> None:
+    if not (isinstance(state, list) and all(isinstance(saved, dict) for saved in state)):
+        raise ParameterError(f"state must be the list of dictionaries that save_state returned, got {shown(state):.80}")
+    names, expected = [saved.get("class") for saved in state], [type(layer).__name__ for layer in layers]
+    if names != expected:
+        raise ParameterError(f"state must be that of {' around '.join(expected)}, got {' around '.join(map(str, names))}")
+    for layer, saved in zip(layers, state, strict=True):
+        parts = ["schedule"] if isinstance(layer, NonStationary) else ["values"]
+        for part in ["schedule", "of_task"] if isinstance(layer, TaskSequence) else parts:
+            if part not in saved:
+                raise ParameterError(f"state must be what save_state returned, got one without {part!r} of {saved['class']}")
 
 
 class _Simulation(NamedTuple):

@@ -506,3 +506,26 @@ def test_a_world_that_draws_other_numbers_itself_goes_on_to_the_bit(name):
     assert play(first, np.zeros((120, 3))) == play(second, np.zeros((120, 3)))
     for field in ("body_mass", "body_invweight0", "dof_M0"):
         assert np.array_equal(*(getattr(env.unwrapped.model, field) for env in (first, second)))
+
+
+def tasks():
+    return envs.TaskSequence(["Hopper-v5", "Hopper-v5"], period=10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "broken", "words"),
+    [
+        (changing, lambda state: None, "state must be the list of dictionaries that save_state returned, got None"),
+        (changing, lambda state: state[0], "state must be the list of dictionaries that save_state returned, got {'class'"),
+        (changing, lambda state: state[:-1], "state must be that of NonStationary around .*HopperEnv, got NonStationary"),
+        (changing, lambda state: [{"class": state[0]["class"]}, *state[1:]], "one without 'schedule' of NonStationary"),
+        (changing, lambda state: [*state[:-1], {"class": "HopperEnv"}], "one without 'values' of HopperEnv"),
+        (tasks, lambda state: [{**state[0], "of_task": None}], "state must be the list .* got None"),
+        (tasks, lambda state: [{key: state[0][key] for key in ("class", "schedule")}], "one without 'of_task' of TaskSequence"),
+    ],
+)
+def test_what_is_no_state_is_refused_in_words(make, broken, words):
+    env = make()
+    env.reset(seed=0)
+    with pytest.raises(envs.ParameterError, match=words):
+        envs.load_state(env, broken(envs.save_state(env)))
