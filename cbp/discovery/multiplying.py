@@ -132,7 +132,7 @@ def _meet(
     blocks: int = 1,
 ) -> None:
     if bool((along <= FIRST_STATISTIC).any()):
-        follower.units.leave_out(along[along <= FIRST_STATISTIC], "are summed up before they meet a weight")
+        follower.units.leave_out(along[along <= FIRST_STATISTIC], "are combined before they meet a weight")
         along = along.masked_fill(along <= FIRST_STATISTIC, DATA)
     follower.consume(along, weights, axis, value, zeros, prefer, blocks)
 

@@ -33,7 +33,7 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
         labels = combine(follower, labels, aligned(value.labels, len(shape)), added=added)
     statistics = labels[labels <= FIRST_STATISTIC]
     if call.name not in _OF_NORMS and len(statistics):
-        follower.units.leave_out(statistics, f"are summed up before they meet '{call.name}'")
+        follower.units.leave_out(statistics, f"are combined before they meet '{call.name}'")
     if not bool((labels != CONSTANT).any()):
         return _of_parameters(follower, call, weights, values, scales=call.name in ("mul", "div"))
     in_norm = follower.module in follower.norms

@@ -43,9 +43,10 @@ def found(model: nn.Module, *example: object) -> tuple[dict[str, int], str]:
     [
         (lambda _, h: h.exp() / h.exp().sum(-1, keepdim=True), "reach 'sum'"),
         (lambda _, h: (h - h.logsumexp(-1, keepdim=True)).exp(), "reach 'logsumexp'"),
-        (lambda _, h: h * torch.sigmoid(h.mean(-1, keepdim=True)), "are summed up before they meet 'sigmoid'"),
-        (lambda _, h: h / (1 + (-h.mean(-1, keepdim=True)).exp()), "are summed up before they meet 'exp'"),
-        (lambda _, h: h * torch.atan(h.mean(-1, keepdim=True)), "are summed up before they meet 'atan'"),
+        (lambda _, h: h.view(-1, 2, 2).max(-1).values.repeat(1, 2), "are combined before they meet a weight"),
+        (lambda _, h: h * torch.sigmoid(h.mean(-1, keepdim=True)), "are combined before they meet 'sigmoid'"),
+        (lambda _, h: h / (1 + (-h.mean(-1, keepdim=True)).exp()), "are combined before they meet 'exp'"),
+        (lambda _, h: h * torch.atan(h.mean(-1, keepdim=True)), "are combined before they meet 'atan'"),
         (lambda net, h: h * torch.tanh((h * net.second.bias[:4]).sum(-1, keepdim=True)), "before they meet 'tanh'"),
         (lambda _, h: h * h.sum(0).argmax().item(), "are read as a number"),
         (lambda _, h: h if h.sum().long().item() else h + 1, "are read as a number"),
