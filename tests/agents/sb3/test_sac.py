@@ -227,6 +227,7 @@ def _train_on_two_threads(model, sender):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU, PyTorch refuses backward() in a forked process")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_has_a_second_thread_of_its_own(threads):
     threads(2)
