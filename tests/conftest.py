@@ -10,6 +10,9 @@ import pytest
 import torch
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # it is 15, and the other worker of the tests would leave Ray's no core
+os.environ.setdefault("RAY_TMPDIR", "/tmp")  # noqa: S108  # whose sockets have short paths, whatever TMPDIR is
+for _name in ("FORCE_COLOR", "TTY_COMPATIBLE", "PYTHON_COLORS"):  # of a CI: what is captured is no terminal
+    os.environ.pop(_name, None)
 
 # The first three are each begun by one worker: one compiles the kernels and keeps them on disk, the others need none yet.
 FIRST = [

@@ -87,7 +87,7 @@ class Started:
     def kill(self) -> None:
         self._process.kill()
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 600) -> int:
         self._process.join(timeout)
         if self._process.exitcode is None:
             self.kill()
@@ -99,7 +99,7 @@ class Started:
         out, err = (Path(path).read_text(errors="replace") for path in self._output)
         return out, err
 
-    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
         self.wait(timeout)
         return self.printed()
 

@@ -26,7 +26,7 @@ def printed(notebook):
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     notebook = nbformat.read(PATH, as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}})
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}})
     return client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

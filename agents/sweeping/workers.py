@@ -36,7 +36,7 @@ def start_ray(address: str | None) -> ModuleType:
     """Joins a cluster, or starts Ray on this machine, open to nobody else.
 
     Raises:
-        UserError: A package is missing, or there is no cluster at the address.
+        UserError: A package is missing, there is no cluster at the address, or Ray does not start.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -51,8 +51,11 @@ def start_ray(address: str | None) -> ModuleType:
     try:
         with _hangup_ignored():
             ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster at '{address}': {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        if address is None:
+            raise UserError(f"Ray does not start here, with its files in RAY_TMPDIR, or else TMPDIR: {reason}") from error
+        raise UserError(f"no Ray cluster at '{address}': {reason}") from error
     return ray
 
 

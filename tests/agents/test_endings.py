@@ -104,7 +104,7 @@ def test_what_other_commands_made_is_kept(tmp_path, run, silenced):
 def test_streams_may_be_closed_before_a_command_begins(tmp_path, run, closed):
     """What is opened next would have their numbers; a real shell closes them."""
     command = f"exec '{sys.executable}' -m agents.report '{run}' --output '{tmp_path / 'out'}' {closed}"
-    assert subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=120, check=False).returncode == 0
+    assert subprocess.run(["/bin/sh", "-c", command], capture_output=True, timeout=600, check=False).returncode == 0
     assert {"report.png", "report.svg", "table.csv", "table.md"} == {path.name for path in (tmp_path / "out").iterdir()}
 
 
@@ -267,9 +267,16 @@ def leave_little_memory():
     resource.setrlimit(resource.RLIMIT_AS, (taken + 400 * 2**20,) * 2)
 
 
-def test_seeds_whose_networks_do_not_fit_together_bring_one_line(tmp_path):
-    large = [*LEARN, "--method", "backprop", "--set", "net_arch=[1000000]", "--seeds", "0-9", "--run-dir", tmp_path / "runs"]
-    done = processes.run("agents.learn", *large, check=False, prepare=leave_little_memory)
+@pytest.mark.parametrize(
+    "large",
+    [
+        [*LEARN, "--method", "backprop", "--set", "net_arch=[1000000]", "--seeds", "0-9"],
+        ["--problem", "continual-imagenet", "--set", "net_arch=[8,16,1000000,1000000]"],
+    ],
+    ids=["together", "one"],
+)
+def test_networks_that_do_not_fit_bring_one_line(tmp_path, large):
+    done = processes.run("agents.learn", *large, "--run-dir", tmp_path / "runs", check=False, prepare=leave_little_memory)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no networks of these settings can be made: ")
     assert done.stderr.count("\n") == 1
@@ -297,7 +304,7 @@ def test_ctrl_c_while_the_figure_is_drawn_leaves_the_old_report_as_it_was(run, t
 def test_an_evaluation_that_is_ended_leaves_nothing(run, number):
     names = {path.name for path in run.iterdir()}
     started = processes.Started("agents.evaluate", run, "--param", "gravity", "--episodes", 10_000)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while {path.name for path in run.iterdir()} == names and time.monotonic() < deadline:
         time.sleep(0.01)
     started.send_signal(number)
@@ -310,6 +317,7 @@ def test_an_evaluation_that_is_ended_leaves_nothing(run, number):
 def test_ctrl_c_while_a_progress_bar_is_made_says_nothing_more(monkeypatch):
     """At each line of tqdm in turn, until a bar is made without."""
     said = []
+    gc.collect()  # what earlier tests left says something now, if at all
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: said.append(repr(unraisable.exc_value)))
 
     def interrupted_at(line):
@@ -358,7 +366,7 @@ def python(folder, *arguments):
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         preexec_fn=take_ctrl_c,
     )
@@ -390,7 +398,7 @@ def test_whoever_imports_the_package_keeps_his_own_ctrl_c(tmp_path):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
         preexec_fn=take_ctrl_c,
     )

@@ -18,7 +18,7 @@ POLICY = "import agents, cbp\nfrom stable_baselines3 import PPO\nPPO('CBPMlpPoli
 def installed(tmp_path):
     """A folder with the packages, as pip leaves them."""
     for package in ("agents", "cbp", "envs"):
-        shutil.copytree(ROOT / package, tmp_path / "installed" / package, ignore=shutil.ignore_patterns("*.nb?"))
+        shutil.copytree(ROOT / package, tmp_path / "installed" / package, ignore=shutil.ignore_patterns("*.nb?", "*.tmp.*"))
     return tmp_path / "installed"
 
 

@@ -224,12 +224,12 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
         *extra,
     ]
     process = processes.Started("agents.train", *arguments)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (folder / "progress.csv").exists() or len(rows(folder / "progress.csv")) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate()
     assert process.returncode == 130
     stopped = json.loads((folder / "summary.json").read_text())
     assert not stopped["complete"]

@@ -427,5 +427,5 @@ def test_a_script_keeps_its_own_lists(tmp_path):
             print(other.goals == env.goals, other.goals is not env.goals, other.level is LEVELS[1], LEVELS)
         """)
     )
-    said = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120).stdout
+    said = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=600).stdout
     assert said.split("\n")[0] == "True True True [{'x': 1.0}, {'x': 2.0}]"

@@ -357,7 +357,7 @@ def test_ctrl_c_leaves_nothing(run, tmp_path):
     arguments = [run, "--values", "1", "--episodes", "4000", "--output", tmp_path / "picture.png"]
     started = processes.Started("agents.evaluate", *arguments)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list(tmp_path.iterdir()):
             assert time.monotonic() < deadline
             assert started.poll() is None

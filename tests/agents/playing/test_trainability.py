@@ -141,6 +141,7 @@ def test_agents_learn_from_the_checkpoints_hidden_layers_and_fresh_heads(run):
     new = agents.PPO(
         "CBPMlpPolicy",
         make_vec_env(replace(config, period=20_000)),
+        device="cpu",
         policy_kwargs={"net_arch": [32, 32], "activation_fn": nn.ReLU},
     ).policy
     before = {name: value.clone() for name, value in new.named_parameters()}
@@ -165,7 +166,9 @@ def test_the_rewards_of_agents_are_those_that_the_environments_gave(run):
     totals = []
     for callbacks in (Sum(), None):  # with a callback at every step, and in compiled rollouts
         vec_env = agents.ThreadedVecEnv([learning._make_env] * 4)
-        agents.PPO("MlpPolicy", vec_env, n_steps=256, seed=0, policy_kwargs={"net_arch": [16]}).learn(1024, callbacks)
+        agents.PPO("MlpPolicy", vec_env, n_steps=256, seed=0, device="cpu", policy_kwargs={"net_arch": [16]}).learn(
+            1024, callbacks
+        )
         totals += [_rewards(vec_env), callbacks.total] if callbacks else [_rewards(vec_env)]
     assert totals == pytest.approx([totals[0]] * 3, rel=1e-5)
     assert totals[0] != 0

@@ -168,7 +168,7 @@ def test_a_browser_shows_sections_and_curves_under_the_printed_link(tensorboard,
     expected = {section: {title: len(tags) for title, tags in of_section.items()} for section, of_section in charts.items()}
     try:
         browser.get(dashboard.LINK.replace(":6006", f":{tensorboard}"))
-        shown, deadline = None, time.monotonic() + 60
+        shown, deadline = None, time.monotonic() + 300
         while shown != expected and time.monotonic() < deadline:
             time.sleep(0.5)
             shown = {section: dict(of_section) for section, of_section in browser.execute_script(LOOK)}

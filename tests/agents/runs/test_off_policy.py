@@ -268,7 +268,7 @@ def test_what_an_algorithm_does_not_take_is_refused_in_one_line(command, capsys,
     ("changed", "env", "words"),
     [
         ({"learning_rate": 1e30}, "CartPole-v1", "a loss is not a finite number"),
-        ({"batch_size": 10**12}, "CartPole-v1", "Unable to allocate"),
+        ({"batch_size": 10**16}, "CartPole-v1", "Unable to allocate"),
         ({}, "Breaking-v0", "the door is shut"),
         ({}, "Losing-v0", "KeyError: 'key'"),
     ],

@@ -75,7 +75,7 @@ def test_a_state_is_still_there_after_it_was_loaded_and_a_layer_frozen_again(met
     frozen(model)
     model.learn(64)
     model.save(tmp_path / "model")
-    loaded = PPO.load(tmp_path / "model")
+    loaded = PPO.load(tmp_path / "model", device="cpu")
     frozen(loaded)
     assert same(states(loaded), states(model))
 
@@ -367,7 +367,7 @@ def test_options_that_are_lists_are_kept_too(tmp_path):
     sums = model.policy.method.state_dict()["sums"]
     assert len(sums) == 2
     model.save(tmp_path / "model")
-    for method in (PPO.load(tmp_path / "model").policy.method, model.policy.method):
+    for method in (PPO.load(tmp_path / "model", device="cpu").policy.method, model.policy.method):
         assert method.decay_rates == [0.5, 0.6]
         assert method.state_dict()["sums"] == sums
     frozen(model)

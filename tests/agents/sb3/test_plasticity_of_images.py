@@ -167,9 +167,8 @@ class Normed(BaseFeaturesExtractor):
 def test_units_are_not_called_dormant_for_what_a_norm_behind_them_gives():
     callback = PlasticityCallback()
     kwargs = {"features_extractor_class": Normed, "net_arch": [8]}
-    PPO("MlpPolicy", "Pendulum-v1", n_steps=1024, n_epochs=1, batch_size=256, policy_kwargs=kwargs, seed=0).learn(
-        2048, callback
-    )
+    settings = {"n_steps": 1024, "n_epochs": 1, "batch_size": 256, "seed": 0, "device": "cpu"}
+    PPO("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, **settings).learn(2048, callback)
     assert "plasticity/features/hidden1/probe_tau_dormant_fraction" in callback.latest
     assert "plasticity/features/hidden1/probe_dormant_fraction" not in callback.latest
     assert "plasticity/features/hidden2/probe_dormant_fraction" in callback.latest

@@ -93,7 +93,9 @@ def test_utility_after_one_update_is_the_contribution_on_that_minibatch():
     # One update a rollout, on the whole of it. η = 0.5, so u = 0.5 · mean|h| · Σ|w_out|, h with the weights before the update
     # and w_out with those after it.
     kwargs = {"net_arch": [5], "method_kwargs": {"decay_rate": 0.5, "maturity_threshold": 100}}
-    model = PPO("CBPMlpPolicy", "Pendulum-v1", n_steps=16, batch_size=16, n_epochs=1, seed=0, policy_kwargs=kwargs)
+    model = PPO(
+        "CBPMlpPolicy", "Pendulum-v1", n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu", policy_kwargs=kwargs
+    )
     network = copy.deepcopy(model.policy.mlp_extractor.policy_net)
     learn_quietly(model, 16)
     h = network(torch.as_tensor(model.rollout_buffer.observations).reshape(16, 3))
@@ -249,7 +251,7 @@ def test_weight_decay_draws_the_standard_deviation_towards_1_unless_it_is_told_n
             not torch.equal(parameter, before[name]) for name, parameter in model.policy.named_parameters() if "weight" in name
         )
         model.save(tmp_path / "model")
-        loaded = PPO.load(tmp_path / "model")
+        loaded = PPO.load(tmp_path / "model", device="cpu")
         assert [group["weight_decay"] for group in loaded.policy.optimizer.param_groups] == ([0.1] if decays else [0.1, 0.0])
         assert torch.equal(weights(loaded), weights(model))
 
@@ -292,7 +294,12 @@ def test_first_layers_and_their_fresh_units_are_drawn_as_if_observations_were_pa
 
 @pytest.mark.parametrize(("activation", "name"), [(nn.Tanh, "tanh"), (nn.ReLU, "relu")])
 def test_hidden_layers_of_stock_mlp_policy_are_found(activation, name):
-    model = PPO("MlpPolicy", "Pendulum-v1", policy_kwargs={"activation_fn": activation, "net_arch": {"pi": [8], "vf": [4, 4]}})
+    model = PPO(
+        "MlpPolicy",
+        "Pendulum-v1",
+        device="cpu",
+        policy_kwargs={"activation_fn": activation, "net_arch": {"pi": [8], "vf": [4, 4]}},
+    )
     layers = hidden_layers(model.policy)
     assert [(layer.name, layer.units, layer.activation) for layer in layers] == [
         ("policy/hidden1", 8, name),

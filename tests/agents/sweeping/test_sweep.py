@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ipaddress
 import json
 import os
 import re
@@ -13,10 +14,10 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import processes
+import psutil
 import pytest
 
 from agents import sweep, train
@@ -29,7 +30,7 @@ from agents.sweeping.live_table import _cells
 # 4 environments × 128 steps a rollout.
 SMALL = ["--env", "ant-nonstationary", "--n-envs", "4", "--set", "rollout_steps=512", "--set", "batch_size=64"]
 SMALL += ["--set", "n_epochs=2", "--set", "net_arch=[16,12]", "--period", "2000"]
-MINUTES = 4
+MINUTES = 10
 
 
 def start(folder, *arguments):
@@ -88,31 +89,23 @@ def worker_of(run):
     return int(re.findall(r"process (\d+)", (run / "output.log").read_text())[-1])
 
 
-def listening():
-    """Sockets that other machines could connect to, by their inodes."""
-    own = {
-        "0100007F",
-        "0000000000000000FFFF00000100007F",
-        "00000000000000000000000001000000",
-    }  # 127.0.0.1, the same in IPv6, ::1
-    sockets = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[1].split(":")[0] not in own:
-                sockets.add(fields[9])
-    return sockets
+def listening(process):
+    """Where other machines could connect to a process or to what it has started."""
+    sockets = []
+    for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sockets += [socket.laddr for socket in each.net_connections("inet") if socket.status == psutil.CONN_LISTEN]
+    return [(ip, port) for ip, port in sockets if not ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback]
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """Two methods with two seeds each, and what was printed."""
     folder = tmp_path_factory.mktemp("sweep") / "runs"
-    before = listening()
     process = start(folder, "--methods", "ppo,redo", "--seeds", "0-1", "--timesteps", "4096")
     try:
         wait_for(lambda: rollouts(folder / "ant-nonstationary/ppo/seed0") > 0, process)
-        opened = listening() - before
+        opened = listening(process)
     finally:
         out, err = finish(process)
     assert process.returncode == 0, (out, err)
@@ -154,7 +147,7 @@ def test_the_same_seed_gives_every_method_the_same_frictions(swept):
 
 
 def test_on_one_machine_no_port_is_open_to_the_network(swept):
-    assert swept[2] == set()
+    assert swept[2] == []
 
 
 def test_what_the_workers_print_is_in_a_file_of_the_run(swept):
@@ -207,7 +200,7 @@ def test_a_sweep_that_was_ended_goes_on_by_the_same_command(swept, tmp_path, num
         wait_for(lambda: rollouts(folder / "ant-nonstationary/ppo/seed0") >= 3, process)
         # A terminal sends Ctrl-C, and that it is closed, to the whole group, Ray's own processes included.
         (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     finally:
         finish(process)
     if number != signal.SIGKILL:
@@ -232,7 +225,7 @@ def test_a_run_whose_worker_is_lost_again_and_again_is_given_up(tmp_path):
             wait_for(lambda: (run / "checkpoints").exists() and list((run / "checkpoints").glob("0*.pt")), process)
             killed.append(worker_of(run))
             os.kill(killed[-1], signal.SIGKILL)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     finally:
         finish(process)
     assert process.returncode == 1, (out, err)
@@ -521,14 +514,24 @@ def test_without_ray_the_extra_is_named(swept, monkeypatch, tmp_path, capsys):
     assert "a sweep needs 'ray': pip install 'continual-backprop[sweep]'" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_where_ray_cannot_start_the_folder_of_its_files_is_named(tmp_path):
+    long = tmp_path / ("long" * 20)
+    arguments = [*SMALL, "--methods", "ppo", "--seeds", "0", "--run-dir", tmp_path / "runs"]
+    done = processes.run("agents.sweep", *arguments, check=False, RAY_TMPDIR=str(long))
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: Ray does not start here, with its files in RAY_TMPDIR, or else TMPDIR: ")
+    assert "107 bytes" in line
+
+
 @pytest.mark.slow
 def test_a_run_that_breaks_off_is_named_and_the_others_complete(tmp_path):
-    process = start(tmp_path / "runs", "--methods", "ppo,l2", "--seeds", "0", "--timesteps", "2048")
-    try:
-        wait_for((tmp_path / "runs/ant-nonstationary/l2/seed0/output.log").exists, process)
-        (tmp_path / "runs/ant-nonstationary/l2/seed0/episodes.csv").mkdir(exist_ok=True)
-    finally:
-        out, err = finish(process)
+    arguments = ["--methods", "ppo,l2", "--seeds", "0", "--timesteps", "2048"]
+    args = sweep._parser().parse_args([*SMALL, "--run-dir", str(tmp_path / "runs"), *arguments])
+    _, begun = sweep._plan(args)
+    RunFolder.create(begun.folder.path, begun.config).episodes.mkdir()
+    process = start(tmp_path / "runs", *arguments)
+    out, err = finish(process)
     assert process.returncode == 1, (out, err)
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "1 of 2 runs failed; the same command tries them again: " in line
