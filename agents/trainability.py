@@ -16,7 +16,7 @@ from agents.runs.commands import Parser, a_path, run_command
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.modules import import_modules
-from agents.runs.options import add_import_option
+from agents.runs.options import add_import_option, import_named
 from agents.runs.run_folder import RunFolder
 from agents.supervised.config import LearningConfig
 from cbp.trainability import POINTS
@@ -40,7 +40,11 @@ def _parser() -> argparse.ArgumentParser:
         type=a_path,
         help="run folder of agents.train, best one with --keep-phases; the run may be at work; or a zip of Stable-Baselines3",
     )
-    add("--env", metavar="ID", help="of a zip: the environment whose states its networks learn on; loading it runs its code")
+    add(
+        "--env",
+        metavar="[MODULE:]ID",
+        help="of a zip: the environment whose states its networks learn on; loading it runs its code",
+    )
     add("--repetitions", metavar="K", type=int, default=5, help="of each learning, with other draws (default: 5)")
     add("--updates", metavar="N", type=int, default=300, help="of each network that learns random targets (default: 300)")
     add(
@@ -80,7 +84,8 @@ def _measure_zip(args: argparse.Namespace) -> int:
         raise UserError(f"--env ID says in which environment the model '{args.run}' acts")
     check_whole("repetitions", args.repetitions, least=2)
     check_whole("updates", args.updates, least=POINTS)
-    return measure_zip(args.run, args.env, args.repetitions, args.updates, args.seed)
+    env, _ = import_named(args.env, args.imports)
+    return measure_zip(args.run, env, args.repetitions, args.updates, args.seed)
 
 
 if __name__ == "__main__":

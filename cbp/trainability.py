@@ -46,14 +46,14 @@ class Score:
     areas: Tensor
 
     @classmethod
-    def of(cls, areas: Tensor, fresh: Tensor) -> Score:
+    def of(cls, areas: Tensor, fresh: Tensor, least: float = LEAST_AREA) -> Score:
         """The score of areas ``(repetitions,)`` beside those of fresh networks, repetition by repetition.
 
         Raises:
-            ValueError: The fresh networks learned hardly anything, on average less than :data:`LEAST_AREA`.
+            ValueError: The fresh networks learned hardly anything, on average not more than ``least``.
         """
         areas, fresh = areas.double(), fresh.double()
-        if not fresh.mean() > LEAST_AREA:
+        if not fresh.mean() > least:
             raise ValueError(
                 f"fresh networks learned hardly anything, {100 * fresh.mean().item():.2g} % on average, so that there is "
                 "nothing to compare with: let them learn longer"

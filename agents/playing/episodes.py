@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from stable_baselines3.common.utils import set_random_seed
 from tqdm import tqdm
 
 from agents.runs.checkpoints import Trained
@@ -20,7 +21,7 @@ from agents.runs.errors import RunError, in_words
 from agents.sb3.vec_env import MOST_THREADS, ThreadedVecEnv
 
 MODES = ("deterministic", "stochastic")
-"""The mean of the policy's distribution, or a sample of it."""
+"""The mean of the policy's distribution, or a sample of it; a policy that draws no actions has the first alone."""
 
 MakeEnv = Callable[[float], gymnasium.Env[Any, Any]]
 """Makes an environment that stays at a value."""
@@ -48,7 +49,14 @@ class Episode:
     length: int
 
 
-def play(trained: Trained, make_env: MakeEnv, values: Sequence[float], episodes: int, seed: int) -> list[Episode]:
+def play(
+    trained: Trained,
+    make_env: MakeEnv,
+    values: Sequence[float],
+    episodes: int,
+    seed: int,
+    modes: Sequence[str] = MODES,
+) -> list[Episode]:
     """Plays episodes under each value in each mode, with a progress bar. They depend on the seed, not on the number of threads.
 
     Args:
@@ -56,7 +64,8 @@ def play(trained: Trained, make_env: MakeEnv, values: Sequence[float], episodes:
         make_env: Makes an environment that stays at a value.
         values: Of the parameter.
         episodes: For each value and mode.
-        seed: Of the environments and of sampled actions.
+        seed: Of the environments, of sampled actions, and of the global generators, which some environments use.
+        modes: Some of :data:`MODES`.
 
     Returns:
         The episodes by mode, value and number.
@@ -66,9 +75,9 @@ def play(trained: Trained, make_env: MakeEnv, values: Sequence[float], episodes:
     """
     seeds = episode_seeds(seed, episodes)
     played: list[Episode] = []
-    torch.manual_seed(seeds[0])
-    with _single_thread() as n_threads, progress_bar(len(MODES) * len(values) * episodes, unit=" episodes") as bar:
-        for mode in MODES:
+    set_random_seed(seeds[0])
+    with _single_thread() as n_threads, progress_bar(len(modes) * len(values) * episodes, unit=" episodes") as bar:
+        for mode in modes:
             tasks = [(value, number) for value in values for number in range(episodes)]
             for start in range(0, len(tasks), _TOGETHER):
                 some = tasks[start : start + _TOGETHER]
@@ -78,7 +87,8 @@ def play(trained: Trained, make_env: MakeEnv, values: Sequence[float], episodes:
                     totals, lengths = _play_all(trained, vec_env, mode, bar)
                 except Exception as error:  # whatever an environment of others raises
                     raise RunError(f"an episode broke off: {in_words(error)}") from error
-                vec_env.close()
+                finally:
+                    vec_env.close()
                 played += [
                     Episode(value, mode, number, float(total), int(length))
                     for (value, number), total, length in zip(some, totals, lengths, strict=True)

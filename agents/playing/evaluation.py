@@ -20,6 +20,7 @@ from agents.playing import video
 from agents.playing.episodes import MODES, Episode, episode_seeds, play
 from agents.playing.figure import draw_evaluation
 from agents.playing.held import HeldParameter
+from agents.runs.algorithms import find_algorithm
 from agents.runs.checkpoints import Trained, load_policy
 from agents.runs.checks import check_whole
 from agents.runs.commands import Parser, a_path, given, run_command
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-episode-steps",
         metavar="N",
         type=int,
-        help=f"an episode is cut after so many (default: the environment's own limit, or {_MOST_STEPS:,} where it has none)",
+        help=f"cuts an episode before the environment's own limit does (default: after {_MOST_STEPS:,} where it has none)",
     )
     add("--seed", metavar="S", type=int, default=0, help="of environments and sampled actions (default: 0)")
     add(
@@ -99,7 +100,7 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     held = HeldParameter.of(config, trained.values, args.param, args.low, args.high)
     values = _values(args, held)
     env = held.make_env(values[0])
-    limit, by_mujoco = given(args.max_episode_steps, _limit_beside(env)), look_for_model(env) is not None
+    limit, by_mujoco = _limit(env, args.max_episode_steps), look_for_model(env) is not None
     env.close()
     make_env = held.make_env if limit is None else partial(_make_limited, held.make_env, limit)
     picture = args.output or folder.path / f"evaluation-{trained.steps}-{re.sub('[:/]', '-', held.name)}.png"
@@ -113,7 +114,8 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
             print(f"Rendering by {video.choose_renderer(renderer)}.")
         print(_first_line(config, trained, held), flush=True)
         if grid:
-            episodes = play(trained, make_env, values, args.episodes, args.seed)
+            modes = MODES if find_algorithm(config.algo).draws else MODES[:1]
+            episodes = play(trained, make_env, values, args.episodes, args.seed, modes)
             draw_evaluation(episodes, config, trained, held, files[0])
             _write(episodes, files[1])
             of_grid.close()
@@ -144,9 +146,12 @@ def _values(args: argparse.Namespace, held: HeldParameter) -> list[float]:
     return values
 
 
-def _limit_beside(env: gymnasium.Env[Any, Any]) -> int | None:
-    """After how many steps an episode is cut; None where the environment has a limit of its own."""
-    return None if env.spec is not None and env.spec.max_episode_steps is not None else _MOST_STEPS
+def _limit(env: gymnasium.Env[Any, Any], asked: int | None) -> int | None:
+    """After how many steps an episode is cut; None where the environment's own limit does it."""
+    own = None if env.spec is None else env.spec.max_episode_steps
+    if asked is not None and own is not None and asked > own:
+        raise UserError(f"max-episode-steps must be at most {own:,}, the environment's own limit, got {asked:,}")
+    return asked if asked is not None or own is not None else _MOST_STEPS
 
 
 def _make_limited(
@@ -158,6 +163,7 @@ def _make_limited(
 def _first_line(config: Config, trained: Trained, held: HeldParameter) -> str:
     others = [f"{name} stays at {value:.3g}" for name, value in trained.values.items() if name != held.name]
     phase = "" if trained.phase is None else f", phase {trained.phase}"
+    others += [] if find_algorithm(config.algo).draws else [f"a policy of {config.algo} draws no actions: deterministic alone"]
     now = "" if held.current is None else f" with {held.shown(held.current)}"
     run = f"{config.env}, method {config.method_words}, seed {config.seed}, at step {trained.steps:,}{phase}{now}"
     return "; ".join([run, *others])
@@ -171,13 +177,16 @@ def _table(episodes: list[Episode], held: HeldParameter) -> list[str]:
     """Mean returns with their standard errors, a line for each value."""
     unit = "" if held.change.unit == "1" else f" ({held.change.unit})"
     width = max(12, len(held.name + unit))
-    lines = [f"{held.name + unit:>{width}}" + "".join(f"{mode:>22}" for mode in MODES)]
+    modes = list(dict.fromkeys(episode.mode for episode in episodes))
+    lines = [f"{held.name + unit:>{width}}" + "".join(f"{mode:>22}" for mode in modes)]
+    greatest = max(abs(episode.total) for episode in episodes)
+    digits = 1 if greatest == 0 or not math.isfinite(greatest) else max(1, 2 - math.floor(math.log10(greatest)))
     for value in sorted({episode.value for episode in episodes}):
         cells = []
-        for mode in MODES:
+        for mode in modes:
             totals = [episode.total for episode in episodes if (episode.value, episode.mode) == (value, mode)]
-            error = f" ± {np.std(totals, ddof=1) / math.sqrt(len(totals)):,.1f}" if len(totals) > 1 else ""
-            cells.append(f"{np.mean(totals):,.1f}{error}")
+            error = f" ± {np.std(totals, ddof=1) / math.sqrt(len(totals)):,.{digits}f}" if len(totals) > 1 else ""
+            cells.append(f"{np.mean(totals):,.{digits}f}{error}")
         lines.append(f"{value:>{width}.4g}" + "".join(f"{cell:>22}" for cell in cells))
     return lines
 

@@ -32,8 +32,8 @@ def draw_evaluation(episodes: list[Episode], config: Config, trained: Trained, h
     axis: Axes = figure.subplots()
     values = sorted({episode.value for episode in episodes})
     number = 1 + max(episode.number for episode in episodes)
-    for mode, colour in _COLOURS.items():
-        of_mode = [episode for episode in episodes if episode.mode == mode]
+    for mode in dict.fromkeys(episode.mode for episode in episodes):
+        of_mode, colour = [episode for episode in episodes if episode.mode == mode], _COLOURS[mode]
         axis.plot(
             [episode.value for episode in of_mode],
             [episode.total for episode in of_mode],

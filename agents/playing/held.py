@@ -54,16 +54,24 @@ class HeldParameter:
         """
         if config.param == TASK:
             raise UserError(f"no parameter is held at a value in a run in '{config.env}', where tasks come one after the other")
-        own = _changes(make_env(config))
-        name = name if name is not None else next(iter(own), find_spec(config.env).kwargs.get("parameter", "friction"))
-        options: dict[str, Any] = dict(own[name].options) if name in own else {}
+        own = _changes(config)
+        held = name if name is not None else next(iter(own), find_spec(config.env).kwargs.get("parameter", "friction"))
+        options: dict[str, Any] = dict(own[held].options) if held in own else {}
         if low is not None or high is not None:
-            ends = own[name].extremes if name in own else (None, None)
+            ends = own[held].extremes if held in own else (None, None)
             options["low"], options["high"] = (end if x is None else x for x, end in zip((low, high), ends, strict=True))
-            if name in own and not own[name].schedule.takes_range:
+            if held in own and not own[held].schedule.takes_range:
                 options["schedule"] = "uniform"
-        ranged = make_env(_with_one(config, _described(own) | {name: options}))
-        return cls(config, now, own, _changes(ranged)[name])
+        try:
+            changes = _changes(_with_one(config, _described(own) | {held: options}))
+        except UserError as error:
+            if name is not None or own:
+                raise
+            raise UserError(
+                f"nothing changes in this run, and {held} cannot be held in it: {error}; "
+                "--param names what can, such as observation_noise or action_noise"
+            ) from error
+        return cls(config, now, own, changes[held])
 
     @property
     def name(self) -> str:
@@ -93,7 +101,7 @@ class HeldParameter:
             UserError: Such a value.
         """
         for value in values:
-            self.make_env(value)
+            self.make_env(value).close()
 
     def logarithmic(self, values: list[float]) -> bool:
         """Whether values belong on a logarithmic axis."""
@@ -119,6 +127,7 @@ class HeldParameter:
         try:
             wrapper.hold({**self.now, self.name: value})
         except envs.ParameterError as error:
+            env.close()
             raise UserError(str(error)) from error
         if self.name not in self.own and self.config.change.get("observe"):
             space = env.observation_space  # the policy is told of the run's own parameters only
@@ -143,6 +152,10 @@ def _described(changes: Mapping[str, Change]) -> dict[str, Any]:
     return {name: change.options for name, change in changes.items()}
 
 
-def _changes(env: gymnasium.Env[Any, Any]) -> dict[str, Change]:
+def _changes(config: Config) -> dict[str, Change]:
+    """What changes in the environment of a run, by its names."""
+    env = make_env(config)
     wrapper = envs.NonStationary.of(env)
-    return {} if wrapper is None else {change.name: change for change in wrapper.changes}
+    changes = {} if wrapper is None else {change.name: change for change in wrapper.changes}
+    env.close()
+    return changes

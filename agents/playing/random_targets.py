@@ -32,12 +32,7 @@ def score(trainability: cbp.Trainability, policy: BasePolicy, targets: Targets) 
     """The score of one of a policy's networks beside the fresh ones of :func:`beside_fresh`."""
     network = _network(policy, _first_of(policy, targets.network))
     with one_thread_each():
-        return trainability(network, head=_head(network) if targets.has_fresh_head else None)
-
-
-def _head(network: nn.Sequential) -> str:
-    """The path of the last layer with weights; behind it there may be an activation, as in the actors of TD3 and DDPG."""
-    return str(max(i for i, module in enumerate(network) if any(True for _ in module.parameters())))
+        return trainability(network, head=str(len(network) - 1) if targets.has_fresh_head else None)
 
 
 def beside_fresh(
@@ -88,4 +83,7 @@ def _first_of(policy: BasePolicy, network: str) -> str:
 
 
 def _network(policy: BasePolicy, name: str) -> nn.Sequential:
-    return nn.Sequential(*networks(policy)[name])
+    """The network up to its head: an activation behind it, as in the actors of TD3 and DDPG, bounds what can be learned."""
+    modules = networks(policy)[name]
+    head = max(i for i, module in enumerate(modules) if any(True for _ in module.parameters()))
+    return nn.Sequential(*modules[: head + 1])

@@ -217,7 +217,7 @@ class _Learning:
         """The score of a checkpoint in a kind of learning."""
         if kind == RETURN:
             fresh, before = self._fresh(kind, self._let_fresh_agents_learn)
-            return Score.of(self._let_agents_learn(trained)[0] - before, fresh - before)
+            return Score.of(self._let_agents_learn(trained)[0] - before, fresh - before, least=0.0)  # in units of the reward
         targets = self._targets[kind]
         trainability = self._fresh(targets.network, partial(self._let_fresh_networks_learn, targets.network, trained))
         return score(trainability, trained.policy, targets)
@@ -320,7 +320,10 @@ class _Table:
             was = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             for name, value in asked.items():
                 if was[name] != value:
-                    raise UserError(f"'{path}' was measured with {name} {was[name]}, not {value}: move it away to measure anew")
+                    raise UserError(
+                        f"'{path}' was measured with {name} {was[name]}, not {value}: to measure anew, move it away with its "
+                        ".json and .png"
+                    )
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 rows = [_typed(row) for row in reader]

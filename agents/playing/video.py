@@ -33,6 +33,7 @@ _MOST_FRAMES = 30  # in a second
 _PAUSE = 0.5  # seconds for which the last picture of an episode stays
 _MARGIN = 10  # pixels around the text
 _TEXT_SIZE = 24
+_WHOLE = 100  # a return from which on is written without decimals
 
 
 def check_packages() -> None:
@@ -95,7 +96,7 @@ def record(trained: Trained, make_env: MakeEnv, labels: dict[float, str], seed: 
             if (model := look_for_model(env)) is not None:
                 # Shadows and smooth edges take four fifths of the time where no GPU draws.
                 model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
-            rate = float(env.metadata.get("render_fps", _MOST_FRAMES))
+            rate = float(env.metadata.get("render_fps") or _MOST_FRAMES)
             every = int(np.ceil(rate / _MOST_FRAMES))
             if writer is None:
                 writer = imageio.get_writer(path, format="FFMPEG", fps=rate / every, macro_block_size=2)
@@ -119,10 +120,12 @@ def _pictures(env: gymnasium.Env[Any, Any], trained: Trained, label: str, seed: 
         observation, _ = env.reset(seed=seed)
         yield _write(env.render(), f"{label}\nreturn 0   step 0")
         while not done:
-            observation, reward, terminated, truncated, _ = env.step(act(trained, observation[None], MODES[0])[0])
+            seen = np.asarray(observation, env.observation_space.dtype)[None]
+            observation, reward, terminated, truncated, _ = env.step(act(trained, seen, MODES[0])[0])
             total, step, done = total + float(reward), step + 1, terminated or truncated
             if step % every == 0 or done:
-                yield _write(env.render(), f"{label}\nreturn {total:,.0f}   step {step:,}")
+                shown = f"{total:,.0f}" if abs(total) >= _WHOLE or total == 0 else f"{total:.3g}"
+                yield _write(env.render(), f"{label}\nreturn {shown}   step {step:,}")
     except Exception as error:  # whatever an environment of others raises
         raise RunError(f"no film of the episode under {label}: {in_words(error)}") from error
 

@@ -14,7 +14,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.utils import check_for_correct_spaces, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -115,8 +115,10 @@ def _make(env: str, policy: BasePolicy) -> VecEnv:
 
 def _meet_states(policy: BasePolicy, vec_env: VecEnv, seed: int) -> tuple[Any, Tensor | None]:
     """Observations, and the actions that critics receive with them."""
-    torch.manual_seed(seed)
+    set_random_seed(seed)
     vec_env.seed(seed)
+    if getattr(getattr(policy, "actor", policy), "use_sde", False):
+        policy.reset_noise()  # type: ignore[operator]
     seen: Any = vec_env.reset()
     observations, actions = [], []
     for _ in range(STATES):

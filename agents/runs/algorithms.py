@@ -28,6 +28,7 @@ class Algorithm:
         networks: What the network is called that acts, and the one that judges; the same where one does both.
         tuned: Values of hyperparameters for some environments, by their ids without a version.
         actions: The kind of space that actions must be of; None for any.
+        draws: Whether its policy draws its actions; where not, noise of the algorithm's own is added while it trains.
     """
 
     hyperparameters: type[AnyHyperparameters]
@@ -36,6 +37,7 @@ class Algorithm:
     networks: tuple[str, str] = ("actor", "critic")
     tuned: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     actions: type[spaces.Space[Any]] | None = None
+    draws: bool = True
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -53,6 +55,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         off_policy.ACTOR_CRITIC_RUNS,
         tuned=off_policy.TD3_TUNED,
         actions=spaces.Box,
+        draws=False,
     ),
     "dqn": Algorithm(
         off_policy.DQNHyperparameters,
@@ -61,6 +64,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         ("q_net", "q_net"),
         off_policy.DQN_TUNED,
         spaces.Discrete,
+        draws=False,
     ),
 }
 

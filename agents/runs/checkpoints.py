@@ -169,7 +169,7 @@ class Trained:
         policy: On the CPU, its method and its optimizer left out of account.
         normalize: What the run does to observations before the policy sees them.
         steps: Environment steps of the run, over all environments.
-        phase: Of the first environment; None where the run does not change.
+        phase: In which the first environment made its last step; None where the run does not change.
         values: Of each parameter that changes, in that phase.
     """
 
@@ -210,6 +210,7 @@ def trained_at(checkpoint: checkpoint_files.Checkpoint, config: Config) -> Train
     if config.normalize:
         vec_env = VecNormalize(vec_env, training=False)
     model = make_model(config, vec_env)
+    vec_env.close()
     with checkpoint.opened() as state:
         model.policy.load_state_dict(state["model"]["policy"])
         environments = to_arrays(state["environments"])
@@ -221,11 +222,15 @@ def trained_at(checkpoint: checkpoint_files.Checkpoint, config: Config) -> Train
             values = {TASK: of_first[0][TASK]}
         elif config.params:
             values = {name: each["value"] for name, each in zip(config.params, of_first[0]["changes"], strict=True)}
+        phase = of_first[0]["phase"] if of_first else None
+        recorded = {each["phase"]: each["values"] for each in to_arrays(state["callbacks"]["phases"])}
+        if phase is not None and phase not in recorded and phase - 1 in recorded:  # no step was made in it yet
+            phase, values = phase - 1, recorded[phase - 1]
         return Trained(
             policy=model.policy,
             normalize=vec_env.normalize_obs if isinstance(vec_env, VecNormalize) else np.asarray,  # type: ignore[arg-type]
             steps=state["model"]["counters"]["num_timesteps"],
-            phase=of_first[0]["phase"] if of_first else None,
+            phase=phase,
             values=values,
         )
 

@@ -49,6 +49,10 @@ class VerdictCallback(BaseCallback):
         """Goes on from a state made by :meth:`state_dict`."""
         self._phase = state["phase"]
 
+    def _on_training_start(self) -> None:
+        if self._phase not in self._phases.phases:  # it was another model's
+            self._phase = 0
+
     def _on_step(self) -> bool:
         before, self._phase = self._phase, self._phases.phase_in(self.locals["infos"][0])
         if self._phase != before and self._phases.parameters:

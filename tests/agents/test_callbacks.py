@@ -293,6 +293,17 @@ def test_the_end_of_each_phase_is_said_once_however_the_training_is_cut(parts, c
     assert "Too early to tell (3 of 5 phases)" in said[2]
 
 
+def test_verdicts_are_of_the_model_that_learns(capsys):
+    phases, plasticity = PhaseCallback("friction"), Recording()
+    verdicts = VerdictCallback(phases, plasticity, "ppo")
+    for own in (8, 30):  # the second is in phase 0 throughout
+        model = PPO("MlpPolicy", make_vec_env(lambda own=own: Scripted(own)), n_steps=24, batch_size=24, seed=0, device="cpu")
+        model.learn(120, [phases, plasticity, verdicts])
+    said = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("Phase ")]
+    assert said == ["Phase 0 ended at step 49", "Phase 1 ended at step 97"]
+    assert list(phases.phases) == [0]
+
+
 def test_a_phase_has_the_measures_that_were_recorded_in_it(capsys):
     # Phases of 36 steps, rollouts of 24; records at 48 (in phase 1), 96 (in phase 2), 144 (in phase 3).
     _, phases = verdicts_of([144], capsys, own=6)

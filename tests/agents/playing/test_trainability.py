@@ -110,7 +110,7 @@ def test_the_same_command_goes_on_and_another_is_refused(run, capsys):
     before = (run / "trainability.csv").read_text()
     capsys.readouterr()
     assert measure(run, *only_targets, "--seed", 3) == 2
-    assert capsys.readouterr().err.strip().endswith("was measured with seed 0, not 3: move it away to measure anew")
+    assert capsys.readouterr().err.strip().endswith("not 3: to measure anew, move it away with its .json and .png")
     assert (run / "trainability.csv").read_text() == before
 
 
@@ -207,6 +207,17 @@ def test_a_stationary_run_with_discrete_actions_and_its_newest_checkpoint_alone(
     assert measure(tmp_path / "run", *QUICK) == 0
     assert "warning: no agent learns to act anew: in 1,024 steps" in capsys.readouterr().err
     assert table(tmp_path / "run") == rows
+
+
+def test_returns_are_compared_in_rewards_of_any_size(run, monkeypatch):
+    folder, config = RunFolder.open(run, Config)
+    learning = _Learning(folder, config, Settings(2, 20, 1024, None, 0), None)
+    # Mean rewards of a step of two repetitions: over all steps, and of fresh agents in their first rollout.
+    of_fresh, first, of_checkpoint = (torch.tensor(pair) * 1e-6 for pair in ([3.0, 5.0], [1.0, 1.0], [2.0, 3.0]))
+    monkeypatch.setattr(learning, "_let_agents_learn", lambda trained: (of_checkpoint if trained else of_fresh, first))
+    assert learning.learns_return()
+    # Gained: 1 and 2 by the checkpoint's, 2 and 4 by fresh ones.
+    assert learning.score("return", load_policy(folder, config)).score == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
