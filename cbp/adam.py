@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from cbp.method import averaging_dtype, in_reals
+from cbp.method import averaging_dtype, check_number, in_reals
 
 _BLOCK = 2**16  # elements that are updated at once where counts differ: what stays in the cache
 
@@ -73,19 +74,26 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
         self._counts: dict[Tensor, _Counts] = {}
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        _check(defaults)
         super().__init__(params, {**defaults, "amsgrad": amsgrad, "decoupled_weight_decay": decoupled_weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As for any torch optimizer.
+
+        Raises:
+            ValueError: An option out of its range.
+        """
+        if isinstance(param_group, dict):
+            _check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._counts = {}
         for group in self.param_groups:
+            _check(group)
             group.setdefault("amsgrad", False)
             group.setdefault("decoupled_weight_decay", False)
 
@@ -115,7 +123,7 @@ class Adam(Optimizer):
                 if parameter.grad is not None:
                     state = self._state_of(parameter, group)
                     counts = self._counts_of(parameter, state["step"], group)
-                    if counts.common is not None:
+                    if counts.common is not None and all(value.is_contiguous() for value in state.values()):
                         fused.append(parameter)
                     else:
                         _update_by_element(parameter, state, group)
@@ -133,6 +141,8 @@ class Adam(Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         if group["amsgrad"] and "max_exp_avg_sq" not in state:
             state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
+        if state["step"].shape != parameter.shape:  # a state of torch.optim.Adam
+            state["step"] = state["step"].to(averaging_dtype(parameter)).expand(parameter.shape).clone()
         if state["step"].device != parameter.device:  # a state that was saved on another
             state["step"] = state["step"].to(parameter.device)
         return state
@@ -161,7 +171,7 @@ class Adam(Optimizer):
         beta1, beta2 = group["betas"]
         adam(
             parameters,
-            [cast("Tensor", parameter.grad) for parameter in parameters],
+            [cast("Tensor", parameter.grad).contiguous() for parameter in parameters],  # the kernel takes them for that
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
@@ -181,6 +191,18 @@ class Adam(Optimizer):
             counts.version = state["step"]._version
             if old is not None:
                 _correct(_as_matrix(parameter), state, counts, *old, group)
+
+
+def _check(options: dict[str, Any]) -> None:
+    for name in ("lr", "eps", "weight_decay"):
+        value = options[name]
+        check_number(name, value.item() if isinstance(value, Tensor) and value.numel() == 1 else value, 0)
+    betas = options["betas"]
+    are_two = isinstance(betas, list | tuple) and len(betas) == 2
+    if not (are_two and all(isinstance(beta, Real) and 0 <= float(beta) < 1 for beta in betas)):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+    if options.get("maximize"):
+        raise ValueError("cbp.Adam minimises, got maximize=True: minimise the negative instead")
 
 
 def _look_up(parameter: Tensor, step: Tensor, settled: int) -> _Counts:

@@ -144,6 +144,7 @@ class CChain(Replaying, name="c-chain"):
         self._look()
         return {
             "weights": self._shapes(),
+            "dtype": self._dtype(),
             "updates": self._updates,
             "measurements": self._measurements,
             "strength": self.strength,
@@ -166,4 +167,9 @@ class CChain(Replaying, name="c-chain"):
         self._measured = [(loss, churn) for loss, churn in state["measured"]]
         self._last, self._reference = self._placed(state["last"]), self._placed(state["reference"])
         self._made_for = self._form()
+        if state.get("dtype", self._dtype()) != self._dtype():  # batches of another precision
+            self._drop()
         self._has_seen |= self._last is not None
+
+    def _dtype(self) -> str:
+        return str(next(self._model.parameters()).dtype)

@@ -7,6 +7,7 @@ from operator import is_
 from typing import Any, Generic, TypeVar
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
@@ -40,6 +41,11 @@ class Exchanges:
             for group in optimizer.param_groups:
                 held += group["params"]
         return held
+
+    def names_of(self, parameters: Iterable[nn.Parameter]) -> list[str]:
+        """The names of some parameters in the model."""
+        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        return [names[parameter] for parameter in parameters]
 
     def follow(self, look: Callable[[], object]) -> None:
         """Lets a method look at the model again where there were any since the last call; if it fails, at the next one too."""
@@ -82,8 +88,22 @@ class PerParameter(Generic[Kept]):
         return self._kept
 
     def _look(self) -> None:
-        kept = self._kept
-        self._kept = {p: kept[p] if p in kept else self._begin(p) for p in self._find()}
+        kept, found = self._kept, list(self._find())
+        refuse_lazy(found)
+        self._kept = {p: kept[p] if p in kept else self._begin(p) for p in found}
+
+    def names(self) -> list[str]:
+        """Those of the parameters in the model, in their order."""
+        return self._exchanges.names_of(self.now())
+
+    def check(self, names: Sequence[str] | None) -> None:
+        """Refuses what was kept of other parameters; states of earlier releases have no names.
+
+        Raises:
+            ValueError: The names are others.
+        """
+        if names is not None and list(names) != self.names():
+            raise ValueError(f"the state is of the parameters {', '.join(names)}, here they are {', '.join(self.names())}")
 
     def begin_anew(self) -> None:
         """Begins with all parameters as they are."""
@@ -94,3 +114,13 @@ class PerParameter(Generic[Kept]):
         """Goes on with what another one keeps of those parameters that both treat."""
         own = self.now()
         own |= {parameter: other._kept[parameter] for parameter in own if parameter in other._kept}
+
+
+def refuse_lazy(parameters: Iterable[nn.Parameter]) -> None:
+    """Refuses parameters that get their size by the model's first pass.
+
+    Raises:
+        ValueError: One of them has none yet.
+    """
+    if any(map(is_lazy, parameters)):
+        raise ValueError("a parameter of the model has no size yet: call the model once before")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cbp.groups import Group, Slices
+from cbp.weighted import root_mean_square
 
 Init = Literal["auto", "lecun", "kaiming", "xavier", "default"]
 
@@ -46,7 +47,7 @@ def _bound(group: Group, slices: Slices, init: Init) -> float:
         case _:
             # A uniform distribution on ±b has root mean square b/√3.
             weights = view if slices.in_order else slices.units_first()
-            return math.sqrt(3) * weights.detach().square().mean().sqrt().item()
+            return math.sqrt(3) * root_mean_square(weights)
 
 
 def draw(slices: Slices, units: Tensor, bound: float, generator: torch.Generator) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
-from cbp.exchanges import Exchanges
+from cbp.exchanges import Exchanges, refuse_lazy
 from cbp.method import Method, averaging_dtype, check_number, check_whole
 
 
@@ -66,6 +66,7 @@ class HareTortoise(Method, name="hare-tortoise"):
         self.tortoise: dict[str, Tensor] = {}
         self._averaged: dict[str, tuple[object, str]] = {}
         self._exchanges = Exchanges(model)
+        refuse_lazy(self._model.parameters())
         self._look()
 
     def _look(self) -> None:

@@ -71,8 +71,8 @@ class L2Init(Regularizer, name="l2-init"):
         self._initial.begin_anew()
 
     def state_dict(self) -> dict[str, Any]:
-        """The initial parameters."""
-        return {"initial": [initial.clone() for initial in self._initial.now().values()]}
+        """The initial parameters, and their names."""
+        return {"names": self._initial.names(), "initial": [initial.clone() for initial in self._initial.now().values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the initial parameters of a state made by :meth:`state_dict`.
@@ -86,6 +86,7 @@ class L2Init(Regularizer, name="l2-init"):
         theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["initial"], kept))
         if theirs != own:
             raise ValueError(f"the state is of a model with parameters of shapes {theirs}, this one has {own}")
+        self._initial.check(state.get("names"))
         for initial, saved in zip(kept, state["initial"], strict=True):
             initial.copy_(saved)
 

@@ -128,6 +128,8 @@ def check_whole(option: str, value: object, least: int | None = None) -> int:
         ValueError: It is none.
     """
     whole = _number(value)
+    if abs(whole) >= 2**63:
+        raise ValueError(f"{option} must be less than 2^63, got {value!r:.40}")
     if not whole.is_integer() or (least is not None and whole < least):
         raise ValueError(f"{option} must be a whole number{'' if least is None else f' >= {least}'}, got {value!r}")
     return int(value)  # type: ignore[call-overload, no-any-return]
@@ -136,4 +138,7 @@ def check_whole(option: str, value: object, least: int | None = None) -> int:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -369,7 +369,7 @@ def policy_churn(before: Tensor, after: Tensor) -> float:
     is no such fraction: the mean Euclidean distance between the two actions of a state.
 
     Args:
-        before: Actions, ``(states,)`` or ``(states, dimensions)``; whole numbers are discrete.
+        before: Actions, ``(states,)`` or ``(states, dimensions)``; those of integer tensors are discrete.
         after: The actions after some updates, in the same order.
 
     Raises:

@@ -29,8 +29,8 @@ class ReGraMa(ReDo, name="regrama"):
         s_i = mean_j|∂L/∂w_ij| / (1/H · Σ_k mean_j|∂L/∂w_kj|) ≤ τ
 
     The gradients are those of the update just made, as the optimizer received them: call :meth:`step` before they are zeroed.
-    In a layer where no gradient arrives all units are replaced; a layer without gradients (frozen, or not part of the loss) is
-    left as it is.
+    In a layer where no gradient arrives, all being 0, all units are replaced, but for an update in which none arrives in any,
+    as from a hinge loss of 0: it tells nothing. A layer without gradients (frozen, or not part of the loss) is left as it is.
 
     Args:
         model: As for :class:`cbp.ReplacingMethod`.
@@ -86,7 +86,13 @@ class ReGraMa(ReDo, name="regrama"):
 
     def _magnitude(self, layer: TrackedLayer, received: list[Tensor]) -> Tensor | None:  # noqa: ARG002
         gradient = _gradient(layer)
-        return None if gradient is None else gradient.abs().mean(dim=1, dtype=layer.utility.dtype)
+        if gradient is None or not (gradient.any() or self._any_gradient()):
+            return None
+        return gradient.abs().mean(dim=1, dtype=layer.utility.dtype)
+
+    def _any_gradient(self) -> bool:
+        gradients = map(_gradient, self.layers)
+        return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
 
 def _gradient(layer: TrackedLayer) -> Tensor | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import torch
@@ -38,13 +40,17 @@ class Regularizer(Method):
                 scaler, unless ``scaler.unscale_(optimizer)`` was called before. Without it the term has no effect there.
 
         Raises:
+            ValueError: ``scale`` is no finite number above 0.
             RuntimeError: No parameter has a gradient, or one has a sparse gradient.
         """
-        check_gradients(self._treats(), type(self).__name__, dense=True)
+        _check_scale(scale)
+        treated = list(self._treats())
+        check_gradients(treated, type(self).__name__, dense=True)
         self._regularized = True
-        for parameter, gradient in self._gradients():
-            if parameter.grad is not None and parameter.requires_grad:
-                parameter.grad.add_(gradient, alpha=self.strength * scale)
+        with torch.autocast(treated[0].device.type if treated else "cpu", enabled=False):
+            for parameter, gradient in self._gradients():
+                if parameter.grad is not None and parameter.requires_grad:
+                    parameter.grad.add_(gradient, alpha=self.strength * scale)
 
     @abstractmethod
     def _treats(self) -> Iterable[nn.Parameter]:
@@ -66,3 +72,8 @@ class Regularizer(Method):
             )
         self._regularized = False
         return []
+
+
+def _check_scale(scale: object) -> None:
+    if not (isinstance(scale, Real | Tensor) and 0 < float(scale) < math.inf):
+        raise ValueError(f"scale must be a finite number above 0, got {scale!r}")

@@ -393,7 +393,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state made by :meth:`state_dict`.
 
-        Layers are known by their names; a state of the first releases has none, and is taken in the order of its layers. Where
+        Layers are known by their names; the spread of fresh weights is the state's under ``init="auto"``, and otherwise this
+        method's own. A state of the first releases has no names, and is taken in the order of its layers. Where
         the layers are not found yet, the state is loaded when they are. A state from before they were found is a beginning.
 
         Raises:
@@ -423,7 +424,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
             if missing or len(of_layer["fresh_bounds"]) != len(mine["fresh_bounds"]):
                 raise ValueError(f"the state of layer '{layer.name}' lacks {sorted(missing) or 'a bound of its fresh weights'}")
         for layer, of_layer in zip(self.layers, saved, strict=True):
-            layer.load_state_dict(of_layer)
+            own_bounds = {} if self.init == "auto" else {"fresh_bounds": layer.fresh_bounds}
+            layer.load_state_dict({**of_layer, **own_bounds})
 
 
 def _layers_in(state: Mapping[str, Any]) -> list[dict[str, Any]]:

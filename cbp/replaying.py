@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from operator import is_
 from typing import Any, Self
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 from cbp.discovery.recording import is_compiled, tensors_of, unwrapped
 from cbp.exchanges import Exchanges
 from cbp.groups import LayerError
+from cbp.method import averaging_dtype
 from cbp.regularizer import Regularizer
 from cbp.replicas import Replicas, refuse_sharded
 from cbp.taps import ArgumentsTap
@@ -97,6 +98,12 @@ class Replaying(Regularizer):
                     vars(module).update(attributes)
                     module.training = training  # of a scripted module it is no attribute of Python's
 
+    @torch.no_grad()
+    def before_update(self, scale: float = 1.0) -> None:
+        """Adds the term's gradient, as :class:`cbp.Regularizer` says."""
+        self._scale = scale
+        super().before_update(scale)
+
     def _treats(self) -> list[nn.Parameter]:
         was_called = self._has_seen or self._tap.arguments is not None  # what is wrong is told where it was not
         return list(self._model.parameters()) if was_called else []
@@ -111,7 +118,12 @@ class Replaying(Regularizer):
         acts = term is not None and term.requires_grad
         if not trained or not self._on_any_replica(acts, trained[0]):
             return
-        gradients = torch.autograd.grad(term, trained, allow_unused=True) if acts else [None] * len(trained)  # type: ignore[arg-type]
+        scaled: Sequence[Tensor | None] = [None] * len(trained)
+        if term is not None and acts:  # scaled on its way through half precision, as the loss was
+            with torch.enable_grad():
+                term = term * self._scale
+            scaled = torch.autograd.grad(term, trained, allow_unused=True)
+        gradients = (None if gradient is None else gradient / self._scale for gradient in scaled)
         for parameter, gradient in zip(trained, gradients, strict=True):
             if not self._replicas.alone:  # all of them take part, each with what it has
                 yield parameter, self._replicas.mean(torch.zeros_like(parameter) if gradient is None else gradient)
@@ -174,6 +186,7 @@ class Replaying(Regularizer):
 def mean_square(values: Any, before: Any) -> Tensor:
     """The mean over all elements of the squared difference of two equal structures of tensors."""
     pairs = [pair for pair in zip(tensors_of(values), tensors_of(before), strict=True) if pair[0].is_floating_point()]
-    squares = [(now - then.to(now.device)).square().sum() for now, then in pairs]
+    # In half precision the sum would overflow, and small differences be lost.
+    squares = [(now.to(averaging_dtype(now)) - then.to(now.device)).square().sum() for now, then in pairs]
     total = torch.stack([square.to(squares[0].device) for square in squares]).sum()
     return total / sum(now.numel() for now, _ in pairs)

@@ -98,8 +98,8 @@ class Spectral(Regularizer, name="spectral"):
         self._vectors.take_over(other._vectors)
 
     def state_dict(self) -> dict[str, Any]:
-        """The singular vectors v, layer by layer: ``(parts, inputs)`` each."""
-        return {"vectors": [vector.clone() for vector in self._vectors.now().values()]}
+        """The names of the weights, and the singular vectors v, layer by layer: ``(parts, inputs)`` each."""
+        return {"names": self._vectors.names(), "vectors": [vector.clone() for vector in self._vectors.now().values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the vectors of a state made by :meth:`state_dict`.
@@ -111,6 +111,7 @@ class Spectral(Regularizer, name="spectral"):
         theirs, own = ([v.numel() for v in vectors] for vectors in (state.get("vectors", []), kept.values()))
         if theirs != own:
             raise ValueError(f"the state is of a model whose layers have {theirs} inputs, this one has {own}")
+        self._vectors.check(state.get("names"))
         for (parameter, mine), vector in zip(list(kept.items()), state["vectors"], strict=True):
             kept[parameter] = vector.to(mine, copy=True).view_as(mine)
 

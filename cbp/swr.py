@@ -42,7 +42,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     those are drawn anew that are
 
     - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest;
-    - ``"threshold"``: of a utility of at most ρ times the tensor's mean.
+    - ``"threshold"``: of a utility of at most ρ times the tensor's mean, where that is above 0.
 
     Fresh weights are uniform with each tensor's spread at the moment the method is made (±√3 times its root mean square); a
     bias that begins at 0 becomes 0. The optimizer's state is left alone. What is treated is what :class:`cbp.ShrinkPerturb`
@@ -130,6 +130,9 @@ class SelectiveWeightReinitialization(Method, name="swr"):
 
     def _treat(self, parameter: nn.Parameter, utility: Tensor, *, due: bool) -> None:
         kept = self._kept.now()[parameter]
+        # Gradients that overflowed, as at times under a gradient scaler, say nothing.
+        if not utility.isfinite().all():
+            return
         if self.decay_rate:
             kept.average = self._average(parameter).to(parameter.device, averaging_dtype(parameter))
             utility = kept.average.lerp_(utility.to(kept.average), 1 - self.decay_rate)
@@ -147,7 +150,8 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     def _least(self, utility: Tensor) -> Tensor:
         """The weights of a tensor to draw anew: flat indices; of equal ones the first."""
         if self.selection == "threshold":
-            return (utility <= self.factor * utility.mean()).nonzero().flatten()
+            mean = utility.mean()
+            return ((utility <= self.factor * mean) & (mean > 0)).nonzero().flatten()
         expected = self.factor * len(utility)
         count = math.floor(expected)
         if expected > count:

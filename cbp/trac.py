@@ -123,7 +123,8 @@ class Trac(Method, name="trac"):
         """
         ways = self._ways.now()
         check_gradients(ways, "Trac", dense=False)
-        self._before = {parameter: parameter.clone() for parameter in ways if parameter.grad is not None}
+        trained = [parameter for parameter in ways if parameter.grad is not None and parameter.requires_grad]
+        self._before = {parameter: parameter.clone() for parameter in trained}
         products = []
         for parameter in self._before:
             way = ways[parameter]
@@ -173,9 +174,10 @@ class Trac(Method, name="trac"):
         self._ways.begin_anew()
 
     def state_dict(self) -> dict[str, Any]:
-        """The first weights, the offsets, and what the scale is made from."""
+        """The names of the parameters, the first weights, the offsets, and what the scale is made from."""
         ways = self._ways.now().values()
         return {
+            "names": self._ways.names(),
             "decay_rates": list(self.decay_rates),
             "first": [way.first.clone() for way in ways],
             "offsets": [way.offset.clone() for way in ways],
@@ -197,6 +199,7 @@ class Trac(Method, name="trac"):
         own = [list(way.first.shape) for way in ways]
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
+        self._ways.check(state.get("names"))
         for way, first, offset in zip(ways, state["first"], state["offsets"], strict=True):
             way.first.copy_(first)
             way.offset.copy_(offset)

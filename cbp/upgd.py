@@ -112,7 +112,7 @@ class UPGD(Method, name="upgd"):
         check_gradients(averages, "UPGD", dense=True)
         self._before = {}
         for parameter, average in averages.items():
-            if parameter.grad is not None:
+            if parameter.grad is not None and parameter.requires_grad:
                 weights = in_reals(parameter)
                 utility = average.utility = average.utility.to(weights.device, averaging_dtype(weights))
                 now = (-in_reals(parameter.grad) * weights).to(utility)
@@ -162,9 +162,10 @@ class UPGD(Method, name="upgd"):
         self._averages.take_over(other._averages)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages of the utilities, how many updates are in each, and the generator."""
+        """The names of the parameters, the averages of their utilities, how many updates are in each, and the generator."""
         averages = self._averages.now().values()
         return {
+            "names": self._averages.names(),
             "utilities": [average.utility.clone() for average in averages],
             "updates": [average.updates for average in averages],
             "generator": self._generator.get_state(),
@@ -183,6 +184,7 @@ class UPGD(Method, name="upgd"):
         own = [list(average.utility.shape) for average in averages]
         if theirs != own:
             raise ValueError(f"the state is of parameters of shapes {theirs}, this optimizer holds {own}")
+        self._averages.check(state.get("names"))
         for average, utility, updates in zip(averages, state["utilities"], state["updates"], strict=True):
             average.utility.copy_(utility)
             average.updates = int(updates)

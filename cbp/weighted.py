@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from cbp.discovery.recording import unwrapped
 from cbp.exchanges import Exchanges
+from cbp.method import averaging_dtype
 
 _Parametrized = nn.utils.parametrize.ParametrizationList
 _NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -139,7 +140,7 @@ class Weights:
 
 def root_mean_square(tensor: Tensor) -> float:
     """The spread of a weight around 0."""
-    return tensor.detach().square().mean().sqrt().item()
+    return tensor.detach().to(averaging_dtype(tensor)).square().mean().sqrt().item()
 
 
 def trained_names(weights: Iterable[Weight]) -> list[str]:

@@ -279,3 +279,61 @@ def test_rows_columns_and_single_elements_that_begin_anew_at_different_times_fol
     expected = torch.tensor([element["w"] for element in elements], dtype=torch.float64).view(shape)
     torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-7)  # the common count is float32 in the kernel
     assert optimizer.state[weight]["step"].flatten().tolist() == [element["t"] for element in elements]
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_gradients_and_states_may_lie_in_memory_otherwise_than_the_weights(amsgrad):
+    found = []
+    for kind in (torch.optim.Adam, cbp.Adam):
+        weight = nn.Parameter(torch.zeros(3, 4, 2, 2, dtype=torch.float64))
+        optimizer = kind([weight], lr=0.1, amsgrad=amsgrad)
+        gradients = torch.randn(4, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        for update, gradient in enumerate(gradients):
+            weight.grad = gradient.to(memory_format=torch.channels_last)
+            optimizer.step()
+            if update == 1:  # as of a model in channels_last
+                for name, value in optimizer.state[weight].items():
+                    if name.startswith(("exp", "max")):
+                        optimizer.state[weight][name] = value.to(memory_format=torch.channels_last)
+        found.append(weight.detach())
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+
+
+def test_the_state_of_torchs_adam_is_gone_on_with_and_then_has_a_count_for_each_weight():
+    model = chain(3, 8, 6, 2)
+    theirs = torch.optim.Adam(model.parameters(), lr=0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for _ in range(1000):
+        theirs.step()
+    ours = cbp.Adam(model.parameters(), lr=0.1)
+    ours.load_state_dict(theirs.state_dict())
+    method = cbp.ReDo(model, ours, period=1, threshold=1e9, reset_optimizer="moments_and_step")
+    ours.step()
+    assert (ours.state[model[2].weight]["step"] == 1001).all()
+    model(torch.ones(4, 3, dtype=torch.float64))
+    assert [len(units) for units in method.step()] == [8, 6]
+    before = model[2].weight.detach().clone()
+    ours.step()
+    # The first step of a weight with a count of its own has the size lr.
+    torch.testing.assert_close(before - model[2].weight, torch.full_like(before, 0.1), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lr": "a"}, "lr must be a finite number >= 0, got 'a'"),
+        ({"lr": True}, "lr must be a finite number >= 0, got True"),
+        ({"betas": 0.9}, r"betas must be two numbers in \[0, 1\), got 0.9"),
+        ({"maximize": True}, "cbp.Adam minimises, got maximize=True"),
+        ({"lr": math.nan}, "lr must be a finite number >= 0, got nan"),
+    ],
+)
+def test_options_of_a_group_are_checked_too(options, words):
+    weight = nn.Parameter(torch.zeros(2))
+    with pytest.raises(ValueError, match=words):
+        cbp.Adam([{"params": [weight], **options}])
+    optimizer, saved = cbp.Adam([weight]), cbp.Adam([weight]).state_dict()
+    saved["param_groups"][0].update(options)
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(saved)

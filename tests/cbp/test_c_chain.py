@@ -380,3 +380,48 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
     model = chain(3, 6, 2)
     with pytest.raises(ValueError, match=message):
         cbp.CChain(model, still(model), **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_term_of_outputs_in_half_precision_is_summed_up_in_single(dtype):
+    from cbp.replaying import mean_square
+
+    now, then = torch.full((1000, 1000), 3.0, dtype=dtype), torch.zeros(1000, 1000, dtype=dtype)
+    assert mean_square([now], [then]).item() == pytest.approx(9.0)  # the sum is 9,000,000: beyond float16
+
+
+def test_small_churn_under_a_scaler_has_the_gradient_of_full_precision():
+    added = []
+    for scale in (None, 2.0**16):
+        model = chain(8, 16, 4).float()
+        method = cbp.CChain(model, torch.optim.SGD(model.parameters(), lr=0.0), first_strength=1.0)
+        for update in range(3):
+            x = torch.randn(1024, 8, generator=torch.Generator().manual_seed(update))
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            with torch.autocast("cpu", torch.float16, enabled=scale is not None):
+                model(x)
+            method.before_update(1.0 if scale is None else scale)
+            method.step()
+            with torch.no_grad():
+                model[2].bias.add_(1e-3)
+        added.append(model[0].weight.grad / (1.0 if scale is None else scale))
+    full, half = added
+    assert full.abs().max() > 0
+    assert nn.functional.cosine_similarity(full.flatten(), half.flatten(), dim=0) > 0.95
+    assert (half == 0).float().mean() <= (full == 0).float().mean() + 0.05
+
+
+def test_a_state_of_another_precision_begins_with_new_batches():
+    states = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = chain(3, 8, 2).to(dtype)
+        method = cbp.CChain(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        for state in states:
+            method.load_state_dict(state)
+        for _ in range(3):
+            model(torch.randn(4, 3).to(dtype)).sum().backward()
+            method.before_update()
+            method.step()
+        states.append(method.state_dict())
+    assert states[1]["updates"] == 6

@@ -134,6 +134,109 @@ def test_what_is_frozen_stays_as_it_is(name, options, frozen_at):
     assert all(torch.equal(tensor, before[key]) for key, tensor in part.state_dict().items())
 
 
+@pytest.mark.parametrize("name", cbp.METHODS)
+def test_what_is_frozen_stays_as_it_is_though_its_gradients_are_zeros(name):
+    model = chain(3, 8, 6, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = cbp.METHODS[name](model, optimizer, **SOON.get(name, {}) | ({"first_scale": 1.0} if name == "trac" else {}))
+    x = torch.randn(12, 5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for update in range(12):
+        if update == 6:
+            model[0].requires_grad_(False)
+            before = model[0].weight.clone()
+        optimizer.zero_grad(set_to_none=False)
+        (model(x[update]) - x[update, :, :2]).square().mean().backward()
+        method.before_update()
+        optimizer.step()
+        method.step()
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("name", ["trac", "upgd", "l2-init", "spectral"])
+def test_the_state_of_other_parameters_of_the_same_shape_is_refused(name):
+    class Two(nn.Module):
+        def __init__(self, *names):
+            super().__init__()
+            for each in names:
+                setattr(self, each, nn.Linear(4, 4))
+
+    methods = []
+    for names in (("first", "second"), ("second", "first")):
+        model = Two(*names)
+        methods.append(cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.1)))
+    state = methods[0].state_dict()
+    with pytest.raises(ValueError, match=r"the state is of the parameters first\.weight, .*here they are second\.weight"):
+        methods[1].load_state_dict(state)
+    methods[0].load_state_dict({key: value for key, value in state.items() if key != "names"})  # of earlier releases
+
+
+@pytest.mark.parametrize("name", ["l2-init", "parseval", "spectral", "pfo", "c-chain"])
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf, "2", None])
+def test_a_scale_that_is_none_is_refused(name, scale):
+    model = chain(3, 8, 6, 2)
+    method = cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.1))
+    model(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    with pytest.raises(ValueError, match="scale must be a finite number above 0, got "):
+        method.before_update(scale)
+    assert all(torch.equal(parameter.grad, then) for parameter, then in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["parseval", "spectral", "l2-init"])
+def test_terms_are_computed_in_full_precision_under_autocast(name):
+    added = []
+    for enabled in (False, True):
+        model = chain(3, 64, 64, 2).float()
+        method = cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.1), strength=1.0)
+        with torch.no_grad():
+            model[2].weight.mul_(1.5)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            method.before_update()
+        added.append(model[2].weight.grad)
+    assert torch.equal(*added)
+
+
+@pytest.mark.parametrize("name", ["l2-init", "upgd", "trac", "hare-tortoise"])
+def test_weights_without_a_size_are_refused_in_words(name):
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="has no size yet: call the model once before"):
+        cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize(("option", "value"), [("period", 10**400), ("seed", 2**64), ("seed", -(2**63) - 1)])
+def test_whole_numbers_beyond_64_bits_are_refused(option, value):
+    model = chain(3, 8, 2)
+    with pytest.raises(ValueError, match=f"{option} must be less than 2\\^63, got -?[0-9]"):
+        cbp.ReDo(model, torch.optim.SGD(model.parameters(), lr=0.1), **{option: value})
+
+
+@pytest.mark.parametrize("name", ["cbp", "redo", "snr", "regrama"])
+def test_fresh_weights_have_the_spread_of_the_methods_own_option_after_loading(name):
+    model = chain(3, 8, 6, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    saved = cbp.METHODS[name](model, optimizer)
+    model[0].weight.data *= 2
+    own, auto = (cbp.METHODS[name](model, optimizer, init=init) for init in ("kaiming", "auto"))
+    expected = [layer.fresh_bound for layer in own.layers]
+    for method in (own, auto):
+        method.load_state_dict(saved.state_dict())
+    assert [layer.fresh_bound for layer in own.layers] == expected
+    assert [layer.fresh_bound for layer in auto.layers] == [layer.fresh_bound for layer in saved.layers]
+
+
+@pytest.mark.parametrize("name", ["shrink-perturb", "swr"])
+def test_the_spread_of_small_weights_in_half_precision_is_not_zero(name):
+    model = nn.Linear(64, 64).half()
+    with torch.no_grad():
+        model.weight.copy_(torch.full((64, 64), 1e-4))
+    method = cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.1))
+    # A uniform distribution on ±b has root mean square b/√3.
+    spread = method.state_dict()["spreads"][0] if name == "shrink-perturb" else method.state_dict()["bounds"][0] / math.sqrt(3)
+    assert spread == pytest.approx(1e-4, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["fire", "spectral", "parseval", "nap", "shrink-perturb", "swr", "hare-tortoise"])
 def test_what_was_frozen_when_the_method_was_made_is_treated_once_it_is_trained(name):
     model = chain(3, 8, 6, 2)

@@ -156,3 +156,14 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
     model = chain(3, 6, 2)
     with pytest.raises(ValueError, match=message):
         cbp.ReGraMa(model, still(model), **options)
+
+
+def test_where_no_gradient_arrives_in_any_layer_nothing_is_replaced():
+    """A hinge loss of 0; and gradients that were set to zeros too early."""
+    model = chain(3, 8, 6, 2)
+    method = cbp.ReGraMa(model, torch.optim.SGD(model.parameters(), lr=0.1), period=1)
+    (0.0 * model(torch.ones(4, 3, dtype=torch.float64))).sum().backward()
+    assert [len(units) for units in method.step()] == [0, 0]
+    model(torch.ones(4, 3, dtype=torch.float64))
+    model[2].weight.grad[0, 0] = 1.0
+    assert [len(units) for units in method.step()] == [8, 5]  # of the second layer one unit has a gradient

@@ -171,3 +171,30 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
     model = chain(3, 6, 2)
     with pytest.raises(ValueError, match=message):
         cbp.SelectiveWeightReinitialization(model, still(model), **options)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("options", [{"selection": "threshold"}, {"decay_rate": 0.9}], ids=["threshold", "average"])
+def test_a_tensor_whose_gradient_overflowed_is_left_alone_and_treated_again_later(value, options):
+    model = chain(3, 20, 2)
+    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=0.1, **options)
+    drawn = []
+    for update in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.rand(parameter.shape, generator=torch.Generator().manual_seed(update)).to(parameter)
+        if update == 1:
+            model[0].weight.grad[0, 0] = value
+        before = model[0].weight.clone()
+        method.step()
+        drawn.append(int((model[0].weight != before).sum()))
+    assert drawn[1] == 0
+    assert min(drawn[0], drawn[2]) > 0
+    assert all(average.isfinite().all() for average in method.state_dict()["averages"])
+
+
+def test_a_threshold_draws_nothing_where_all_gradients_are_zeros():
+    model = chain(3, 20, 2)
+    method = cbp.SelectiveWeightReinitialization(model, still(model), selection="threshold")
+    (0.0 * model(torch.ones(4, 3, dtype=torch.float64))).sum().backward()
+    method.step()
+    assert method.drawn == 0
