@@ -11,6 +11,7 @@ import math
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,26 +125,28 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
     phases = -(-config.timesteps // config.period)
     if phases > _MOST_PHASES:
         raise UserError(f"timesteps must be at most {_MOST_PHASES:,} periods, got {phases:,}")
-    wrappers = [wrapper for each in configs if (wrapper := envs.NonStationary.of(make_env(each))) is not None]
-    forecasts, edges = [], []
-    for wrapper in wrappers:
-        drawn = 4 * phases + _SHOWN if config.phases_differ else phases  # so that they reach to the end of the run
-        begins = [begin * config.n_envs for begin in wrapper.forecast_steps(drawn)] if config.phases_differ else None
-        begins = begins or [phase * config.period for phase in range(phases)]
-        begins = [begin for begin in begins if begin < config.timesteps]
-        forecasts.append(wrapper.forecast(drawn)[: len(begins)])
-        edges.append([*begins, config.timesteps])
-    changes = wrappers[0].changes
-    try:
-        verified = envs.verify(wrappers[0].env, {change.name: change.options for change in changes})
-    except (envs.EffectError, envs.ParameterError) as error:
-        raise UserError(str(error)) from error
-    except Exception as error:  # whatever an environment of others raises
-        raise UserError(f"environment '{config.env}' cannot be stepped: {in_words(error)}") from error
-    return [
-        Course(change, config.timesteps, edges, [[of_phase[change.name] for of_phase in each] for each in forecasts], seen)
-        for change, seen in zip(changes, verified, strict=True)
-    ]
+    with ExitStack() as stack:
+        made = [stack.enter_context(closing(make_env(each))) for each in configs]
+        wrappers = [wrapper for env in made if (wrapper := envs.NonStationary.of(env)) is not None]
+        forecasts, edges = [], []
+        for wrapper in wrappers:
+            drawn = 4 * phases + _SHOWN if config.phases_differ else phases  # so that they reach to the end of the run
+            begins = [begin * config.n_envs for begin in wrapper.forecast_steps(drawn)] if config.phases_differ else None
+            begins = begins or [phase * config.period for phase in range(phases)]
+            begins = [begin for begin in begins if begin < config.timesteps]
+            forecasts.append(wrapper.forecast(drawn)[: len(begins)])
+            edges.append([*begins, config.timesteps])
+        changes = wrappers[0].changes
+        try:
+            verified = envs.verify(wrappers[0].env, {change.name: change.options for change in changes})
+        except (envs.EffectError, envs.ParameterError) as error:
+            raise UserError(str(error)) from error
+        except Exception as error:  # whatever an environment of others raises
+            raise UserError(f"environment '{config.env}' cannot be stepped: {in_words(error)}") from error
+        return [
+            Course(change, config.timesteps, edges, [[of_phase[change.name] for of_phase in each] for each in forecasts], seen)
+            for change, seen in zip(changes, verified, strict=True)
+        ]
 
 
 def _draw(courses: Sequence[Course], seeds: Sequence[int], path: Path) -> None:

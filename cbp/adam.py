@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -89,11 +88,20 @@ class Adam(Optimizer):
             _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As for any torch optimizer.
+
+        Raises:
+            ValueError: An option of a group is out of its range. Nothing is loaded then.
+        """
+        for group in state_dict["param_groups"]:
+            _check({**self.defaults, **group})
+        super().load_state_dict(state_dict)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._counts = {}
         for group in self.param_groups:
-            _check(group)
             group.setdefault("amsgrad", False)
             group.setdefault("decoupled_weight_decay", False)
 
@@ -123,11 +131,14 @@ class Adam(Optimizer):
                 if parameter.grad is not None:
                     state = self._state_of(parameter, group)
                     counts = self._counts_of(parameter, state["step"], group)
-                    if counts.common is not None and all(value.is_contiguous() for value in state.values()):
+                    if counts.common is None:
+                        _update_by_element(parameter, state, group)
+                        counts.version = state["step"]._version
+                    elif all(value.is_contiguous() for value in state.values()):
                         fused.append(parameter)
                     else:
                         _update_by_element(parameter, state, group)
-                    counts.version = state["step"]._version
+                        del self._counts[parameter]
             self._update_fused(fused, group)
         return loss
 
@@ -195,14 +206,22 @@ class Adam(Optimizer):
 
 def _check(options: dict[str, Any]) -> None:
     for name in ("lr", "eps", "weight_decay"):
-        value = options[name]
-        check_number(name, value.item() if isinstance(value, Tensor) and value.numel() == 1 else value, 0)
+        check_number(name, _plain(options[name]), 0)
     betas = options["betas"]
-    are_two = isinstance(betas, list | tuple) and len(betas) == 2
-    if not (are_two and all(isinstance(beta, Real) and 0 <= float(beta) < 1 for beta in betas)):
+    try:
+        first, second = map(_plain, betas)
+        are_decays = 0 <= first < 1 and 0 <= second < 1
+    except (TypeError, ValueError):
+        are_decays = False
+    if not are_decays:
         raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
     if options.get("maximize"):
         raise ValueError("cbp.Adam minimises, got maximize=True: minimise the negative instead")
+
+
+def _plain(value: Any) -> Any:
+    """A tensor of one number as a number."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def _look_up(parameter: Tensor, step: Tensor, settled: int) -> _Counts:

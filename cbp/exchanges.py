@@ -26,9 +26,9 @@ class Exchanges:
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
-        self._model = unwrapped(model)
+        self.model = unwrapped(model)
         self._optimizers = optimizers
-        self._modules = list(self._model.modules())
+        self._modules = list(self.model.modules())
         self._known = self._held()
 
     def _held(self) -> list[Any]:
@@ -44,7 +44,7 @@ class Exchanges:
 
     def names_of(self, parameters: Iterable[nn.Parameter]) -> list[str]:
         """The names of some parameters in the model."""
-        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
         return [names[parameter] for parameter in parameters]
 
     def follow(self, look: Callable[[], object]) -> None:
@@ -53,7 +53,7 @@ class Exchanges:
         if len(now) == len(self._known) and all(map(is_, now, self._known)):
             return
         look()
-        self._modules = list(self._model.modules())
+        self._modules = list(self.model.modules())
         self._known = self._held()
 
 
@@ -89,7 +89,8 @@ class PerParameter(Generic[Kept]):
 
     def _look(self) -> None:
         kept, found = self._kept, list(self._find())
-        refuse_lazy(found)
+        if any(map(is_lazy, found)):
+            refuse_lazy(self._exchanges.model)
         self._kept = {p: kept[p] if p in kept else self._begin(p) for p in found}
 
     def names(self) -> list[str]:
@@ -116,11 +117,11 @@ class PerParameter(Generic[Kept]):
         own |= {parameter: other._kept[parameter] for parameter in own if parameter in other._kept}
 
 
-def refuse_lazy(parameters: Iterable[nn.Parameter]) -> None:
-    """Refuses parameters that get their size by the model's first pass.
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuses a model whose parameters get their sizes by its first pass.
 
     Raises:
         ValueError: One of them has none yet.
     """
-    if any(map(is_lazy, parameters)):
-        raise ValueError("a parameter of the model has no size yet: call the model once before")
+    if lazy := next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None):
+        raise ValueError(f"'{lazy}' has no size yet: call the model once before")

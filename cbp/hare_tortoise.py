@@ -66,7 +66,7 @@ class HareTortoise(Method, name="hare-tortoise"):
         self.tortoise: dict[str, Tensor] = {}
         self._averaged: dict[str, tuple[object, str]] = {}
         self._exchanges = Exchanges(model)
-        refuse_lazy(self._model.parameters())
+        refuse_lazy(self._model)
         self._look()
 
     def _look(self) -> None:

@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Self, get_args
 
 import torch
@@ -127,12 +127,14 @@ def check_whole(option: str, value: object, least: int | None = None) -> int:
     Raises:
         ValueError: It is none.
     """
-    whole = _number(value)
-    if abs(whole) >= 2**63:
-        raise ValueError(f"{option} must be less than 2^63, got {value!r:.40}")
-    if not whole.is_integer() or (least is not None and whole < least):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    is_whole = is_number and (isinstance(value, Integral) or float(value).is_integer())  # type: ignore[arg-type]
+    number = int(value) if is_whole else 0  # type: ignore[call-overload]
+    if not is_whole or (least is not None and number < least):
         raise ValueError(f"{option} must be a whole number{'' if least is None else f' >= {least}'}, got {value!r}")
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"{option} must fit into 64 bits, got {value!r:.40}")
+    return number
 
 
 def _number(value: Any) -> float:

@@ -47,10 +47,15 @@ class Regularizer(Method):
         treated = list(self._treats())
         check_gradients(treated, type(self).__name__, dense=True)
         self._regularized = True
+        factor = self._factor(scale)
         with torch.autocast(treated[0].device.type if treated else "cpu", enabled=False):
             for parameter, gradient in self._gradients():
                 if parameter.grad is not None and parameter.requires_grad:
-                    parameter.grad.add_(gradient, alpha=self.strength * scale)
+                    parameter.grad.add_(gradient, alpha=factor)
+
+    def _factor(self, scale: float) -> float:
+        """What the gradients of :meth:`_gradients` are multiplied with."""
+        return self.strength * scale
 
     @abstractmethod
     def _treats(self) -> Iterable[nn.Parameter]:
@@ -58,7 +63,7 @@ class Regularizer(Method):
 
     @abstractmethod
     def _gradients(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Parameters that have a gradient, each with the gradient of the term without λ."""
+        """Parameters that have a gradient, each with the gradient of the term without what :meth:`_factor` returns."""
 
     def step(self) -> list[Tensor]:
         """Has nothing left to do. Returns an empty list: no unit is replaced.

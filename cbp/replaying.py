@@ -98,11 +98,9 @@ class Replaying(Regularizer):
                     vars(module).update(attributes)
                     module.training = training  # of a scripted module it is no attribute of Python's
 
-    @torch.no_grad()
-    def before_update(self, scale: float = 1.0) -> None:
-        """Adds the term's gradient, as :class:`cbp.Regularizer` says."""
-        self._scale = scale
-        super().before_update(scale)
+    def _factor(self, scale: float) -> float:
+        self._backpropagated = self.strength * scale  # the whole term is, as the loss was, through whatever precision
+        return 1.0
 
     def _treats(self) -> list[nn.Parameter]:
         was_called = self._has_seen or self._tap.arguments is not None  # what is wrong is told where it was not
@@ -118,12 +116,11 @@ class Replaying(Regularizer):
         acts = term is not None and term.requires_grad
         if not trained or not self._on_any_replica(acts, trained[0]):
             return
-        scaled: Sequence[Tensor | None] = [None] * len(trained)
-        if term is not None and acts:  # scaled on its way through half precision, as the loss was
+        gradients: Sequence[Tensor | None] = [None] * len(trained)
+        if term is not None and acts:
             with torch.enable_grad():
-                term = term * self._scale
-            scaled = torch.autograd.grad(term, trained, allow_unused=True)
-        gradients = (None if gradient is None else gradient / self._scale for gradient in scaled)
+                term = term * self._backpropagated
+            gradients = torch.autograd.grad(term, trained, allow_unused=True)
         for parameter, gradient in zip(trained, gradients, strict=True):
             if not self._replicas.alone:  # all of them take part, each with what it has
                 yield parameter, self._replicas.mean(torch.zeros_like(parameter) if gradient is None else gradient)

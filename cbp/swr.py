@@ -42,7 +42,9 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     those are drawn anew that are
 
     - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest;
-    - ``"threshold"``: of a utility of at most ρ times the tensor's mean, where that is above 0.
+    - ``"threshold"``: of a utility of at most ρ times the tensor's mean.
+
+    Nothing is drawn anew by an update in which all gradients are zeros, as of a hinge loss of 0.
 
     Fresh weights are uniform with each tensor's spread at the moment the method is made (±√3 times its root mean square); a
     bias that begins at 0 becomes 0. The optimizer's state is left alone. What is treated is what :class:`cbp.ShrinkPerturb`
@@ -130,16 +132,14 @@ class SelectiveWeightReinitialization(Method, name="swr"):
 
     def _treat(self, parameter: nn.Parameter, utility: Tensor, *, due: bool) -> None:
         kept = self._kept.now()[parameter]
-        # Gradients that overflowed, as at times under a gradient scaler, say nothing.
-        if not utility.isfinite().all():
-            return
         if self.decay_rate:
-            kept.average = self._average(parameter).to(parameter.device, averaging_dtype(parameter))
-            utility = kept.average.lerp_(utility.to(kept.average), 1 - self.decay_rate)
+            average = kept.average = self._average(parameter).to(parameter.device, averaging_dtype(parameter))
+            # Gradients that overflowed, as at times under a gradient scaler, say nothing.
+            utility = average.lerp_(torch.where(utility.isfinite(), utility.to(average), average), 1 - self.decay_rate)
         else:
             kept.average = None
         index = self._least(utility.flatten()) if due else None
-        if index is not None and len(index):
+        if index is not None and len(index) and (utility.any() or self._any_gradient()):
             fresh = torch.empty(len(index), dtype=parameter.dtype)
             fresh.uniform_(-kept.bound, kept.bound, generator=self._generator)
             parameter.put_(index, fresh.to(parameter.device))
@@ -151,7 +151,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         """The weights of a tensor to draw anew: flat indices; of equal ones the first."""
         if self.selection == "threshold":
             mean = utility.mean()
-            return ((utility <= self.factor * mean) & (mean > 0)).nonzero().flatten()
+            return ((utility <= self.factor * mean) & mean.isfinite()).nonzero().flatten()
         expected = self.factor * len(utility)
         count = math.floor(expected)
         if expected > count:
@@ -160,7 +160,13 @@ class SelectiveWeightReinitialization(Method, name="swr"):
             return torch.empty(0, dtype=torch.int64, device=utility.device)
         last = utility.kthvalue(count).values
         below = (utility < last).nonzero().flatten()
-        return torch.cat([below, (utility == last).nonzero().flatten()[: count - len(below)]])
+        equal = ((utility == last) & last.isfinite()).nonzero().flatten()
+        return torch.cat([below, equal[: count - len(below)]])
+
+    def _any_gradient(self) -> bool:
+        """Whether the update told anything: where all gradients are zeros, as of a hinge loss of 0, it did not."""
+        gradients = [parameter.grad for parameter in self._kept.now()]
+        return self.utility == "magnitude" or any(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from cbp.discovery.recording import unwrapped
-from cbp.exchanges import Exchanges
+from cbp.exchanges import Exchanges, refuse_lazy
 from cbp.method import averaging_dtype
 
 _Parametrized = nn.utils.parametrize.ParametrizationList
@@ -80,8 +79,7 @@ def weights_of(model: nn.Module) -> list[Weight]:
     Raises:
         ValueError: The model has no such layer, or none that is trained; or it is lazy and has not been called yet.
     """
-    if lazy := next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None):
-        raise ValueError(f"'{lazy}' has no size yet: call the model once before")
+    refuse_lazy(model)
     found = known_weights(model)
     if not any(parameter.requires_grad for parameter in found):
         raise ValueError(f"{type(model).__name__} has no layer that multiplies with weights of its own, or all are frozen")

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-episode-steps",
         metavar="N",
         type=int,
-        help=f"cuts an episode before the environment's own limit does (default: after {_MOST_STEPS:,} where it has none)",
+        help=f"cuts episodes, at most at the environment's own limit (default: that, or {_MOST_STEPS:,} where it has none)",
     )
     add("--seed", metavar="S", type=int, default=0, help="of environments and sampled actions (default: 0)")
     add(
@@ -100,8 +100,9 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     held = HeldParameter.of(config, trained.values, args.param, args.low, args.high)
     values = _values(args, held)
     env = held.make_env(values[0])
-    limit, by_mujoco = _limit(env, args.max_episode_steps), look_for_model(env) is not None
+    by_mujoco = look_for_model(env) is not None
     env.close()
+    limit = _limit(env, args.max_episode_steps)
     make_env = held.make_env if limit is None else partial(_make_limited, held.make_env, limit)
     picture = args.output or folder.path / f"evaluation-{trained.steps}-{re.sub('[:/]', '-', held.name)}.png"
     check_ending("--output", picture, PICTURES)
@@ -178,7 +179,7 @@ def _table(episodes: list[Episode], held: HeldParameter) -> list[str]:
     unit = "" if held.change.unit == "1" else f" ({held.change.unit})"
     width = max(12, len(held.name + unit))
     modes = list(dict.fromkeys(episode.mode for episode in episodes))
-    lines = [f"{held.name + unit:>{width}}" + "".join(f"{mode:>22}" for mode in modes)]
+    rows = [(held.name + unit, modes)]
     greatest = max(abs(episode.total) for episode in episodes)
     digits = 1 if greatest == 0 or not math.isfinite(greatest) else max(1, 2 - math.floor(math.log10(greatest)))
     for value in sorted({episode.value for episode in episodes}):
@@ -187,8 +188,9 @@ def _table(episodes: list[Episode], held: HeldParameter) -> list[str]:
             totals = [episode.total for episode in episodes if (episode.value, episode.mode) == (value, mode)]
             error = f" ± {np.std(totals, ddof=1) / math.sqrt(len(totals)):,.{digits}f}" if len(totals) > 1 else ""
             cells.append(f"{np.mean(totals):,.{digits}f}{error}")
-        lines.append(f"{value:>{width}.4g}" + "".join(f"{cell:>22}" for cell in cells))
-    return lines
+        rows.append((f"{value:.4g}", cells))
+    wide = max(22, *(2 + len(cell) for _, cells in rows for cell in cells))
+    return [f"{name:>{width}}" + "".join(f"{cell:>{wide}}" for cell in cells) for name, cells in rows]
 
 
 def _of_cut(episodes: list[Episode], limit: int | None) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,8 @@ def measure(folder: RunFolder, config: Config, settings: Settings) -> int:
         settings = dataclasses.replace(settings, value=values[len(values) // 2] if settings.value is None else settings.value)
         held.check([settings.value])  # type: ignore[list-item]
     learning = _Learning(folder, config, settings, held)
-    table = _Table.at(folder.path / "trainability.csv", settings)
+    asked = dataclasses.asdict(settings) | ({"heads": "without their tanh"} if config.algo == "td3" else {})
+    table = _Table.at(folder.path / "trainability.csv", asked)
     print(f"{len(checkpoints)} checkpoints of {folder.path}: {', '.join(learning.kinds)}; a fresh network is 1", flush=True)
     with progress_bar(len(checkpoints) * len(learning.kinds), unit=" scores") as bar:
         for phase, path, load in checkpoints:
@@ -269,14 +271,14 @@ class _Learning:
         config = dataclasses.replace(self._config, seed=self._settings.seed + repetition)
         rollout = _rollout_steps(config)
         vec_env = ThreadedVecEnv([self._make_env] * config.n_envs)
-        model = make_model(config, vec_env, with_method=False)
-        model.set_logger(configure(None, []))
-        if trained is not None:
-            _give_hidden_layers(trained.policy, model.policy)
-        model.learn(rollout)
-        first = _rewards(vec_env) / model.num_timesteps
-        model.learn(self._settings.steps - rollout, reset_num_timesteps=False)
-        vec_env.close()
+        with closing(vec_env):
+            model = make_model(config, vec_env, with_method=False)
+            model.set_logger(configure(None, []))
+            if trained is not None:
+                _give_hidden_layers(trained.policy, model.policy)
+            model.learn(rollout)
+            first = _rewards(vec_env) / model.num_timesteps
+            model.learn(self._settings.steps - rollout, reset_num_timesteps=False)
         return _rewards(vec_env) / model.num_timesteps, first
 
     def _make_env(self) -> Monitor:
@@ -306,18 +308,17 @@ class _Table:
         self.rows = rows
 
     @classmethod
-    def at(cls, path: Path, settings: Settings) -> Self:
+    def at(cls, path: Path, asked: dict[str, Any]) -> Self:
         """The table as far as it is, or a new one.
 
         Raises:
             UserError: It was measured with other settings, or cannot be read or written.
         """
-        asked = dataclasses.asdict(settings)
         try:
             if not path.exists():
                 write_json(path.with_suffix(".json"), asked)
                 return cls(path, [])
-            was = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            was = {"heads": "with their tanh"} | json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             for name, value in asked.items():
                 if was[name] != value:
                     raise UserError(

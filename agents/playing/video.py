@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.utils import set_random_seed
 
 from agents.playing.episodes import MODES, MakeEnv, act
 from agents.runs.checkpoints import Trained
@@ -92,6 +93,7 @@ def record(trained: Trained, make_env: MakeEnv, labels: dict[float, str], seed: 
     bar = progress_bar(len(labels), unit=" episodes", desc="recording")
     try:
         for value, label in labels.items():
+            set_random_seed(seed)
             env = make_env(value)
             if (model := look_for_model(env)) is not None:
                 # Shadows and smooth edges take four fifths of the time where no GPU draws.
@@ -105,7 +107,6 @@ def record(trained: Trained, make_env: MakeEnv, labels: dict[float, str], seed: 
                 writer.append_data(picture)
             for _ in range(round(_PAUSE * rate / every)):
                 writer.append_data(picture)
-            env.close()
             bar.update()
     finally:
         bar.close()
@@ -128,6 +129,8 @@ def _pictures(env: gymnasium.Env[Any, Any], trained: Trained, label: str, seed: 
                 yield _write(env.render(), f"{label}\nreturn {shown}   step {step:,}")
     except Exception as error:  # whatever an environment of others raises
         raise RunError(f"no film of the episode under {label}: {in_words(error)}") from error
+    finally:
+        env.close()
 
 
 def _write(picture: Any, text: str) -> NDArray[np.uint8]:

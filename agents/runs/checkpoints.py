@@ -223,9 +223,10 @@ def trained_at(checkpoint: checkpoint_files.Checkpoint, config: Config) -> Train
         elif config.params:
             values = {name: each["value"] for name, each in zip(config.params, of_first[0]["changes"], strict=True)}
         phase = of_first[0]["phase"] if of_first else None
-        recorded = {each["phase"]: each["values"] for each in to_arrays(state["callbacks"]["phases"])}
-        if phase is not None and phase not in recorded and phase - 1 in recorded:  # no step was made in it yet
-            phase, values = phase - 1, recorded[phase - 1]
+        if phase and of_first[0]["steps"] == 0:  # an episode has ended since the last step
+            recorded = {each["phase"]: each["values"] for each in to_arrays(state["callbacks"]["phases"])}
+            phase = max((each for each in recorded if each < phase), default=phase)
+            values = recorded.get(phase, values)
         return Trained(
             policy=model.policy,
             normalize=vec_env.normalize_obs if isinstance(vec_env, VecNormalize) else np.asarray,  # type: ignore[arg-type]

@@ -43,7 +43,9 @@ def list_parameters(name: str) -> list[str]:
         raise UserError(" ".join(str(error).split())) from error
     except Exception as error:  # whatever an environment of others raises
         raise UserError(f"environment '{base}' cannot be made: {in_words(error)}") from error
-    return [_line(name, env) for name in envs.PARAMETERS]
+    lines = [_line(name, env) for name in envs.PARAMETERS]
+    env.close()
+    return lines
 
 
 def _line(name: str, env: gymnasium.Env[Any, Any]) -> str:

@@ -52,9 +52,10 @@ def start_ray(address: str | None) -> ModuleType:
         with _hangup_ignored():
             ray.init(address=address or "local", **options)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         if address is None:
-            raise UserError(f"Ray does not start here, with its files in RAY_TMPDIR, or else TMPDIR: {reason}") from error
+            way_out = "; RAY_TMPDIR=/tmp gives its sockets a short one" if "AF_UNIX" in reason else ""
+            raise UserError(f"Ray does not start: {reason}{way_out}") from error
         raise UserError(f"no Ray cluster at '{address}': {reason}") from error
     return ray
 

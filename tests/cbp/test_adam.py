@@ -287,14 +287,15 @@ def test_gradients_and_states_may_lie_in_memory_otherwise_than_the_weights(amsgr
     for kind in (torch.optim.Adam, cbp.Adam):
         weight = nn.Parameter(torch.zeros(3, 4, 2, 2, dtype=torch.float64))
         optimizer = kind([weight], lr=0.1, amsgrad=amsgrad)
-        gradients = torch.randn(4, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        gradients = torch.randn(8, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         for update, gradient in enumerate(gradients):
             weight.grad = gradient.to(memory_format=torch.channels_last)
             optimizer.step()
-            if update == 1:  # as of a model in channels_last
+            if update in (1, 4):  # as of a model in channels_last, and back
+                layout = torch.channels_last if update == 1 else torch.contiguous_format
                 for name, value in optimizer.state[weight].items():
                     if name.startswith(("exp", "max")):
-                        optimizer.state[weight][name] = value.to(memory_format=torch.channels_last)
+                        optimizer.state[weight][name] = value.to(memory_format=layout)
         found.append(weight.detach())
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
@@ -337,3 +338,4 @@ def test_options_of_a_group_are_checked_too(options, words):
     saved["param_groups"][0].update(options)
     with pytest.raises(ValueError, match=words):
         optimizer.load_state_dict(saved)
+    assert optimizer.state_dict()["param_groups"] == cbp.Adam([weight]).state_dict()["param_groups"]

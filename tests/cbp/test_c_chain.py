@@ -425,3 +425,19 @@ def test_a_state_of_another_precision_begins_with_new_batches():
             method.step()
         states.append(method.state_dict())
     assert states[1]["updates"] == 6
+
+
+@pytest.mark.parametrize("strength", [0.0, 1e-3])
+def test_a_weak_term_does_not_overflow_under_a_scaler_that_the_loss_takes(strength):
+    model = nn.Linear(8, 1)
+    method = cbp.CChain(model, torch.optim.SGD(model.parameters(), lr=0.0), first_strength=strength)
+    for _ in range(3):
+        model.weight.grad, model.bias.grad = torch.zeros(1, 8), torch.zeros(1)
+        with torch.autocast("cpu", torch.float16):
+            model(torch.ones(4, 8))
+        method.before_update(2.0**16)
+        method.step()
+        with torch.no_grad():
+            model.bias.add_(10.0)
+    # λ · 2 · 10, scaled
+    assert model.bias.grad.item() == pytest.approx(strength * 20 * 2**16, rel=1e-2)

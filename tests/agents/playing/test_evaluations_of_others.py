@@ -13,6 +13,9 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 
 from agents import evaluate
+from agents.playing import evaluation
+from agents.playing.episodes import MODES, Episode
+from agents.playing.held import HeldParameter
 from agents.runs.checkpoints import load_policy
 from agents.runs.config import Config
 from agents.runs.run_folder import RunFolder
@@ -92,6 +95,13 @@ def test_returns_of_any_size_are_told_and_the_seed_is_that_of_global_generators_
     assert told < 1e-2
 
 
+def test_columns_of_long_numbers_stand_apart(trained):
+    _, config = RunFolder.open(Path(trained("Bandit-v0", *SMALL, "--timesteps", 64)), Config)
+    held = HeldParameter.of(config, {}, "action_noise", None, None)
+    episodes = [Episode(0.5, mode, number, -1e-6 * (1 + number), 4) for mode in MODES for number in range(2)]
+    assert evaluation._table(episodes, held)[1].split() == ["0.5", *["-0.00000150", "±", "0.00000050"] * 2]
+
+
 def test_environments_are_closed_and_are_filmed_without_a_frame_rate(trained):
     run = trained("Bandit-v0", *SMALL, "--timesteps", 64)
     before = Bandit.opened
@@ -135,10 +145,11 @@ def test_policies_that_draw_no_actions_are_played_deterministic_alone(trained, c
     assert header.split()[-1] == "deterministic"
 
 
-def test_the_phase_of_a_checkpoint_is_the_one_in_which_its_last_step_was_made(trained):
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_the_phase_of_a_checkpoint_is_the_one_in_which_its_last_step_was_made(trained, n_envs):
     """Episodes of 200 steps, and a period of 399: the second ends with the last step, and the reset begins phase 1."""
-    small = ["--set", "rollout_steps=400", "--set", "batch_size=40", "--set", "n_epochs=1", "--set", "net_arch=[8]"]
-    change = ["--param", "pendulum_mass", "--period", 399, "--n-envs", 1, "--timesteps", 400]
+    small = ["--set", f"rollout_steps={400 * n_envs}", "--set", "batch_size=40", "--set", "n_epochs=1", "--set", "net_arch=[8]"]
+    change = ["--param", "pendulum_mass", "--period", 399 * n_envs, "--n-envs", n_envs, "--timesteps", 400 * n_envs]
     run = trained("Pendulum-v1", *change, *small)
     (phase,) = json.loads(Path(run, "summary.json").read_text())["phases"]
     folder, config = RunFolder.open(Path(run), Config)
