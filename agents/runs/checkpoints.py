@@ -223,7 +223,7 @@ def trained_at(checkpoint: checkpoint_files.Checkpoint, config: Config) -> Train
         elif config.params:
             values = {name: each["value"] for name, each in zip(config.params, of_first[0]["changes"], strict=True)}
         phase = of_first[0]["phase"] if of_first else None
-        if phase and of_first[0]["steps"] == 0:  # an episode has ended since the last step
+        if phase and of_first[0].get("clock", of_first[0])["steps"] == 0:  # an episode has ended since the last step
             recorded = {each["phase"]: each["values"] for each in to_arrays(state["callbacks"]["phases"])}
             phase = max((each for each in recorded if each < phase), default=phase)
             values = recorded.get(phase, values)
