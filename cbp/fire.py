@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cbp.method import Method, check_whole
+from cbp.method import Method, check_state, check_whole
 from cbp.weighted import Weights, trained_names
 
 
@@ -97,6 +97,7 @@ class Fire(Method, name="fire"):
         Raises:
             ValueError: The state belongs to another model.
         """
+        check_state(state, {"weights"})
         own = self.state_dict()["weights"]
-        if state.get("weights") != own:
-            raise ValueError(f"the state is of a model with weights {state.get('weights')}, this one has {own}")
+        if state["weights"] != own:
+            raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {own}")

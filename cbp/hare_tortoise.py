@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
 from cbp.exchanges import Exchanges, refuse_lazy
-from cbp.method import Method, averaging_dtype, check_number, check_whole
+from cbp.method import Method, averaging_dtype, check_number, check_state, check_whole
 
 
 class HareTortoise(Method, name="hare-tortoise"):
@@ -152,11 +152,12 @@ class HareTortoise(Method, name="hare-tortoise"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+        check_state(state, {"tortoise", "updates"})
         self._now()
         theirs, own = (
-            {name: list(slow.shape) for name, slow in tensors.items()} for tensors in (state.get("tortoise", {}), self.tortoise)
+            {name: list(slow.shape) for name, slow in tensors.items()} for tensors in (state["tortoise"], self.tortoise)
         )
-        if theirs != own or "updates" not in state:
+        if theirs != own:
             raise ValueError(f"the state is of a model with {theirs}, this one has {own}")
         for name, slow in state["tortoise"].items():
             self.tortoise[name].copy_(slow)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
 from cbp.exchanges import PerParameter
-from cbp.method import check_number
+from cbp.method import check_number, check_state
 from cbp.regularizer import Regularizer
 
 
@@ -80,8 +80,7 @@ class L2Init(Regularizer, name="l2-init"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        if "initial" not in state:
-            raise ValueError("the state lacks the initial parameters")
+        check_state(state, {"initial"})
         kept = self._initial.now().values()
         theirs, own = ([list(tensor.shape) for tensor in tensors] for tensors in (state["initial"], kept))
         if theirs != own:

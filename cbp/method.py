@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any, Self, get_args
@@ -135,6 +135,18 @@ def check_whole(option: str, value: object, least: int | None = None) -> int:
     if not -(2**63) <= number < 2**64:
         raise ValueError(f"{option} must fit into 64 bits, got {value!r:.40}")
     return number
+
+
+def check_state(state: object, needed: set[str]) -> None:
+    """Refuses what is no state of a method, and one without some of its parts.
+
+    Raises:
+        ValueError: It is no dictionary, or lacks a part.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"the state must be a dictionary, as state_dict() returns it, got {type(state).__name__}")
+    if missing := needed - state.keys():
+        raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
 
 
 def _number(value: Any) -> float:

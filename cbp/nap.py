@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
-from cbp.method import Method
+from cbp.method import Method, check_state
 from cbp.weighted import Weight, Weights
 
 
@@ -94,7 +94,8 @@ class NormalizeAndProject(Method, name="nap"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        lengths = {name: torch.as_tensor(length).reshape(-1) for name, length in state.get("lengths", {}).items()}
+        check_state(state, {"lengths"})
+        lengths = {name: torch.as_tensor(length).reshape(-1) for name, length in state["lengths"].items()}
         weights, kept = self._weights.now(), self._lengths.now()
         theirs = {name: len(length) for name, length in lengths.items()}
         own = {weight.name: len(kept[weight.parameter]) for weight in weights}

@@ -17,7 +17,7 @@ from cbp.discovery.finding import find_layers
 from cbp.discovery.recording import Example, unwrapped
 from cbp.exchanges import Exchanges
 from cbp.groups import Group, HiddenLayer, LayerError, given
-from cbp.method import check_number
+from cbp.method import check_number, check_state
 from cbp.regularizer import Regularizer
 from cbp.weighted import Weight, is_stacked, known_weights, trained_names
 
@@ -151,11 +151,12 @@ class Parseval(Regularizer, name="parseval"):
         Raises:
             ValueError: The state belongs to another model.
         """
+        check_state(state, {"weights"})
         own = self.state_dict()["weights"]
-        theirs = {name: shape for name, *shape in state.get("weights", [])}
+        theirs = {name: shape for name, *shape in state["weights"]}
         both = [name for name, *_ in own if name in theirs]
         if not both or any(theirs[name] != shape for name, *shape in own if name in theirs):
-            raise ValueError(f"the state is of a model with weights {state.get('weights')}, this one has {own}")
+            raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {own}")
 
 
 def _bare(name: str, parameter: nn.Parameter) -> Weight:

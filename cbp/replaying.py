@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from cbp.discovery.recording import is_compiled, tensors_of, unwrapped
 from cbp.exchanges import Exchanges
 from cbp.groups import LayerError
-from cbp.method import averaging_dtype
+from cbp.method import averaging_dtype, check_state
 from cbp.regularizer import Regularizer
 from cbp.replicas import Replicas, refuse_sharded
 from cbp.taps import ArgumentsTap
@@ -169,8 +169,7 @@ class Replaying(Regularizer):
         return [[name, *parameter.shape] for name, parameter in self._model.named_parameters()]
 
     def _check(self, state: dict[str, Any], keys: set[str]) -> None:
-        if missing := {"weights", *keys} - state.keys():
-            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        check_state(state, {"weights", *keys})
         if [list(shape) for shape in state["weights"]] != self._shapes():
             raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._shapes()}")
 

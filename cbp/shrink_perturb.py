@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
 from cbp.generators import for_device
-from cbp.method import Method, check_choice, check_number, check_whole
+from cbp.method import Method, check_choice, check_number, check_state, check_whole
 from cbp.weighted import Weights, root_mean_square, trained_names
 
 Noise = Literal["normal", "fresh"]
@@ -148,14 +148,11 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+        check_state(state, {"updates", "shapes", "spreads", "generator"})
         if state.get("names", self._names()) != self._names():
             raise ValueError(f"the state is of a model with weights {state['names']}, this one has {self._names()}")
-        if missing := {"updates", "shapes", "spreads", "generator"} - state.keys():
-            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
-        if state.get("shapes") != self._shapes():
-            raise ValueError(
-                f"the state is of a model with weights of shapes {state.get('shapes')}, this one has {self._shapes()}"
-            )
+        if state["shapes"] != self._shapes():
+            raise ValueError(f"the state is of a model with weights of shapes {state['shapes']}, this one has {self._shapes()}")
         self._updates = int(state["updates"])
         self._spreads.now().update(zip(self._weights.parameters(), map(float, state["spreads"]), strict=True))
         self._generator.set_state(state["generator"].cpu())

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
-from cbp.method import check_number, check_whole
+from cbp.method import check_number, check_state, check_whole
 from cbp.regularizer import Regularizer
 from cbp.weighted import Weights, trained_names
 
@@ -107,8 +107,9 @@ class Spectral(Regularizer, name="spectral"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
+        check_state(state, {"vectors"})
         kept = self._vectors.now()
-        theirs, own = ([v.numel() for v in vectors] for vectors in (state.get("vectors", []), kept.values()))
+        theirs, own = ([v.numel() for v in vectors] for vectors in (state["vectors"], kept.values()))
         if theirs != own:
             raise ValueError(f"the state is of a model whose layers have {theirs} inputs, this one has {own}")
         self._vectors.check(state.get("names"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
-from cbp.method import Method, averaging_dtype, check_choice, check_number, check_whole
+from cbp.method import Method, averaging_dtype, check_choice, check_number, check_state, check_whole
 from cbp.optimizers import NoGradientsError
 from cbp.weighted import Weights, root_mean_square, trained_names
 
@@ -197,8 +197,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        if missing := {"updates", "drawn", "weights", "bounds", "averages", "generator"} - state.keys():
-            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        check_state(state, {"updates", "drawn", "weights", "bounds", "averages", "generator"})
         if state["weights"] != self._weights.shapes():
             raise ValueError(f"the state is of a model with weights {state['weights']}, this one has {self._weights.shapes()}")
         self._updates, self.drawn = int(state["updates"]), int(state["drawn"])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
-from cbp.method import Method, averaging_dtype, check_number, in_reals
+from cbp.method import Method, averaging_dtype, check_number, check_state, in_reals
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
 _FIRST_SIGMA = 1e-8  # the authors' code
@@ -192,8 +192,7 @@ class Trac(Method, name="trac"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        if missing := {"first", "offsets", "variances", "sums", "scale"} - state.keys():
-            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        check_state(state, {"first", "offsets", "variances", "sums", "scale"})
         ways = self._ways.now().values()
         theirs = [list(first.shape) for first in state["first"]]
         own = [list(way.first.shape) for way in ways]

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
 from cbp.generators import for_device
-from cbp.method import Method, averaging_dtype, check_number, check_whole, in_reals
+from cbp.method import Method, averaging_dtype, check_number, check_state, check_whole, in_reals
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
 
@@ -177,8 +177,7 @@ class UPGD(Method, name="upgd"):
         Raises:
             ValueError: The state belongs to another model. Nothing is loaded then.
         """
-        if missing := {"utilities", "updates", "generator"} - state.keys():
-            raise ValueError(f"the state lacks {', '.join(sorted(missing))}")
+        check_state(state, {"utilities", "updates", "generator"})
         averages = self._averages.now().values()
         theirs = [list(utility.shape) for utility in state["utilities"]]
         own = [list(average.utility.shape) for average in averages]

@@ -170,6 +170,15 @@ def test_the_state_of_other_parameters_of_the_same_shape_is_refused(name):
     methods[0].load_state_dict({key: value for key, value in state.items() if key != "names"})  # of earlier releases
 
 
+@pytest.mark.parametrize("name", cbp.METHODS)
+@pytest.mark.parametrize("state", [None, [1], {}, "state", {"layers": 3}])
+def test_what_is_no_state_is_refused_in_words(name, state):
+    model = chain(3, 8, 6, 2)
+    method = cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="the state"):
+        method.load_state_dict(state)
+
+
 @pytest.mark.parametrize("name", ["l2-init", "parseval", "spectral", "pfo", "c-chain"])
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf, "2", None])
 def test_a_scale_that_is_none_is_refused(name, scale):

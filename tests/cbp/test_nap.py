@@ -79,5 +79,5 @@ def test_a_state_holds_the_first_lengths():
     method.load_state_dict(state)
     method.step()
     assert torch.allclose(later[0].weight, model[0].weight)
-    with pytest.raises(ValueError, match=r"weights \(name: parts\) {}, this one has {'0.weight': 1, '3.weight': 1}"):
+    with pytest.raises(ValueError, match="the state lacks lengths"):
         method.load_state_dict({})
