@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents.sb3 import native
 from agents.sb3.native import NativeEnvs, Policy, Steps, untimed
+from agents.sb3.support import about_patches
 from agents.sb3.vec_env import ThreadedVecEnv
 
 _SHORTEST = 16
@@ -44,6 +45,8 @@ class Event(NamedTuple):
 
 def natives_of(vec_env: VecEnv) -> NativeEnvs | str:
     """The environments of a vectorised environment as compiled code steps them, or why it cannot, in words."""
+    if type(vec_env) in (ThreadedVecEnv, DummyVecEnv) and (reason := about_patches([vec_env])):
+        return reason
     if type(vec_env) is ThreadedVecEnv:
         return vec_env.natives or vec_env.stepped_in_python_because or "MuJoCo has a Python callback"
     if type(vec_env) is DummyVecEnv:

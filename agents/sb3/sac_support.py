@@ -9,12 +9,13 @@ from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
+from torch.optim import Optimizer
 
 from agents.sb3.networks import in_turn, networks
 from agents.sb3.plastic import methods_of
 from agents.sb3.policies import SACPlasticMlpPolicy
 from agents.sb3.sac_arrays import Stored
-from agents.sb3.support import about_hooks, about_networks, about_optimizer, about_parameters, about_spaces
+from agents.sb3.support import about_hooks, about_networks, about_optimizer, about_parameters, about_patches, about_spaces
 
 _BETWEEN = [[nn.Linear, nn.ReLU], [nn.Linear, nn.Tanh]]
 
@@ -31,6 +32,7 @@ def unsupported(model: SAC) -> str | None:
         or about_optimizer(policy.critic.optimizer, policy.critic.parameters())
         or _about_entropy(model)
         or about_hooks(policy, [policy.actor.optimizer, policy.critic.optimizer])
+        or about_patches([*policy.modules(), policy.actor.action_dist, model.replay_buffer, *_optimizers(model)])
     )
 
 
@@ -68,18 +70,24 @@ def marks(model: SAC) -> list[int]:
     """Numbers that change where a model must be looked at anew: other modules, tensors, hooks, optimizers or methods."""
     policy = model.policy
     found = [*acting_marks(model), *map(id, methods_of(policy)), _hooks(policy), len(policy._modules), len(policy._parameters)]
+    found += len(vars(policy)), len(vars(model.replay_buffer))
     found += [*_marks_of(policy.critic), *_marks_of(policy.critic_target), id(model.replay_buffer)]
     if model.log_ent_coef is not None:
         found += id(model.log_ent_coef), model.log_ent_coef.data_ptr(), id(model.log_ent_coef.grad)
     found += [id(getattr(model.replay_buffer, name, None)) for name in Stored._fields]
-    for optimizer in (policy.actor.optimizer, policy.critic.optimizer, model.ent_coef_optimizer):
-        if optimizer is not None:
-            found += id(optimizer), len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
-            for group in optimizer.param_groups:
-                found += len(group["params"]), bool(group.get("amsgrad")), bool(group.get("maximize"))
-            for state in optimizer.state.values():
-                found += [value.data_ptr() for value in state.values()]
+    for optimizer in _optimizers(model):
+        hooks = len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
+        found += id(optimizer), len(vars(optimizer)), hooks
+        for group in optimizer.param_groups:
+            found += len(group["params"]), bool(group.get("amsgrad")), bool(group.get("maximize"))
+        for state in optimizer.state.values():
+            found += [value.data_ptr() for value in state.values()]
     return found
+
+
+def _optimizers(model: SAC) -> list[Optimizer]:
+    found = [model.policy.actor.optimizer, model.policy.critic.optimizer, model.ent_coef_optimizer]
+    return [optimizer for optimizer in found if optimizer is not None]
 
 
 def _marks_of(network: nn.Module) -> list[int]:
@@ -87,7 +95,7 @@ def _marks_of(network: nn.Module) -> list[int]:
     modules: list[Any] = [network]
     for module in modules:  # which its children are added to: network.modules() takes twice as long
         modules += filter(None, module._modules.values())
-        found += id(module), _hooks(module)
+        found += id(module), len(vars(module)), _hooks(module)
         for parameter in module._parameters.values():
             if parameter is not None:
                 found += parameter.data_ptr(), parameter.requires_grad, id(parameter.grad), id(parameter._backward_hooks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable, Sequence
 
 import torch
@@ -38,6 +39,7 @@ def unsupported(model: PPO) -> str | None:
         or about_optimizer(policy.optimizer, policy.parameters(), decays_differ=True)
         or about_hooks(policy, [policy.optimizer])
         or _about_buffer(model.rollout_buffer)
+        or about_patches([*policy.modules(), policy.action_dist, policy.optimizer, model.rollout_buffer])
     )
 
 
@@ -141,6 +143,15 @@ def about_hooks(policy: BasePolicy, optimizers: Sequence[Optimizer]) -> str | No
     allowed = 2 * methods + sum(len(gradient_hooks(each)) for each in optimizers)
     if sum(len(each._optimizer_step_pre_hooks) + len(each._optimizer_step_post_hooks) for each in optimizers) > allowed:
         return "the optimizer has hooks, which compiled code would not call"
+    return None
+
+
+def about_patches(parts: Iterable[object]) -> str | None:
+    """Methods that an object has instead of those of its class, which compiled code would not call."""
+    for part in parts:
+        for name in vars(part):
+            if inspect.isfunction(getattr(type(part), name, None)):
+                return f"a {type(part).__name__} has another {name}() than its class, which compiled code would not call"
     return None
 
 

@@ -555,6 +555,26 @@ def group_parameters(model):
     policy.optimizer = torch.optim.Adam([{"params": actor, "lr": 1e-3}, {"params": critic, "lr": 1e-3, "betas": (0.8, 0.99)}])
 
 
+def replace_a_forward(model):
+    layer = model.policy.mlp_extractor.value_net[0]
+    layer.forward = lambda x: 0.5 * nn.functional.linear(x, layer.weight, layer.bias)
+
+
+def replace_a_step(model):
+    optimizer, step = model.policy.optimizer, model.policy.optimizer.step
+    optimizer.step = lambda: step() if model._n_updates % 2 else None
+
+
+def replace_minibatches(model):
+    whole = model.rollout_buffer.get
+    model.rollout_buffer.get = lambda batch_size: list(whole(batch_size))[1:]
+
+
+def replace_the_entropy(model):
+    distribution = model.policy.action_dist
+    distribution.entropy = lambda: 0.1 * type(distribution).entropy(distribution)
+
+
 class EveryOther(RolloutBuffer):
     """Gives every second minibatch."""
 
@@ -598,6 +618,10 @@ UNSUPPORTED = {
     "norms without weights": ({}, normalise_without_weights, "a LayerNorm has no bias"),
     "one norm": ({}, normalise_one_layer, "LayerNorm and ReLU or Tanh"),
     "buffer with its own minibatches": ({"rollout_buffer_class": EveryOther}, None, "method get() of its own"),
+    "a layer's own forward": ({}, replace_a_forward, "a Linear has another forward() than its class"),
+    "an optimizer's own step": ({}, replace_a_step, "Adam has another step() than its class"),
+    "a buffer's own minibatches": ({}, replace_minibatches, "a RolloutBuffer has another get()"),
+    "a distribution's own entropy": ({"ent_coef": 0.1}, replace_the_entropy, "has another entropy()"),
     "networks that share": ({}, share_a_network, "share a module"),
     "hooked gradient": ({}, hook_a_gradient, "action_net.weight has hooks"),
     "shared layers": ({"policy_kwargs": {"features_extractor_class": Trunk}}, None, "pass a Trunk"),

@@ -234,6 +234,24 @@ def test_a_mujoco_environment_that_is_not_compiled_is_told_once_and_others_never
     assert "PendulumEnv is none of the environments" in other.stepped_in_python_because
 
 
+@pytest.mark.parametrize("kind", [ThreadedVecEnv, DummyVecEnv])
+def test_a_vectorised_environment_whose_step_is_replaced_takes_that_one(kind):
+    model = make_model(kind, "Hopper-v5", {}, steps=64)
+    own = model.env.step_wait
+
+    def twice_as_much():
+        observations, rewards, dones, infos = own()
+        return observations, 2 * rewards, dones, infos
+
+    model.env.step_wait = twice_as_much
+    with pytest.warns(UserWarning, match=rf"slower: a {kind.__name__} has another step_wait\(\) than its class"):
+        model.learn(192)
+    plain = make_model(kind, "Hopper-v5", {}, steps=64).learn(192)
+    assert np.array_equal(model.rollout_buffer.actions, plain.rollout_buffer.actions)
+    ends = plain.rollout_buffer.episode_starts[1:].any(axis=1)  # an episode's last reward may have a value added
+    assert np.allclose(model.rollout_buffer.rewards[:-1][~ends], 2 * plain.rollout_buffer.rewards[:-1][~ends])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_means_that_are_not_numbers_end_training(threads):
     model = make_model(ThreadedVecEnv, *WORLDS["ant"])

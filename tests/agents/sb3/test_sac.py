@@ -368,6 +368,52 @@ def freeze(model):
     model.actor.mu.bias.requires_grad = False
 
 
+def replace_a_forward(model):
+    layer = model.critic_target.qf1[0]
+    layer.forward = lambda x: 0.5 * nn.functional.linear(x, layer.weight, layer.bias)
+
+
+def replace_how_it_acts(model):
+    mean = model.actor.mu
+    mean.forward = lambda x: 0.5 * nn.functional.linear(x, mean.weight, mean.bias)
+
+
+def replace_a_step(model):
+    optimizer, step = model.critic.optimizer, model.critic.optimizer.step
+    optimizer.step = lambda: step() if model.num_timesteps % 2 else None
+
+
+def replace_the_coefficients_step(model):
+    model.ent_coef_optimizer.step = lambda: None
+
+
+def replace_the_minibatch(model):
+    whole = model.replay_buffer.sample
+    model.replay_buffer.sample = lambda batch_size, env: (torch.manual_seed(5), whole(batch_size, env=env))[1]
+
+
+PATCHES = [replace_a_forward, replace_how_it_acts, replace_a_step, replace_the_coefficients_step, replace_the_minibatch]
+
+
+@pytest.mark.parametrize("change", PATCHES)
+@pytest.mark.parametrize("steps", [0, 40])
+def test_methods_that_are_replaced_on_an_object_are_called(change, steps):
+    found = []
+    for algorithm in BOTH:
+        model = make(algorithm)
+        if steps:
+            model.learn(steps)
+        change(model)
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found.append(model.learn(steps + 30, reset_num_timesteps=not steps))
+    assert "than its class" in model.slow_because
+    assert len(caught) == 1
+    assert_close(*found)
+
+
 UNSUPPORTED = {
     "features": ({"policy_kwargs": {"features_extractor_class": Trunk}}, None, "pass a Trunk"),
     "ELU": ({"policy_kwargs": {"activation_fn": nn.ELU}}, None, "with ReLU or Tanh between"),
