@@ -115,23 +115,9 @@ SAC_TUNED: dict[str, dict[str, Any]] = {
     "Pendulum": {"learning_rate": 1e-3, "learning_starts": 100},  # rl-zoo3
     "Swimmer": {"gamma": 0.999},  # rl-zoo3
 }
-_SMALL_BUFFER = {"gamma": 0.98, "buffer_size": 200_000}  # rl-zoo3
 TD3_TUNED: dict[str, dict[str, Any]] = {
-    "Pendulum": _SMALL_BUFFER,
-    "LunarLanderContinuous": _SMALL_BUFFER,
-    "BipedalWalker": _SMALL_BUFFER,
+    "Pendulum": {"gamma": 0.98, "buffer_size": 200_000},  # rl-zoo3
     "Swimmer": {"gamma": 0.9999},  # rl-zoo3
-}
-_LANDER: dict[str, Any] = {  # rl-zoo3
-    "learning_rate": 6.3e-4,
-    "batch_size": 128,
-    "buffer_size": 50_000,
-    "learning_starts": 0,
-    "target_update_interval": 250,
-    "gradient_steps": -1,
-    "exploration_fraction": 0.12,
-    "exploration_final_eps": 0.1,
-    "net_arch": (256, 256),
 }
 DQN_TUNED: dict[str, dict[str, Any]] = {
     "CartPole": {  # rl-zoo3
@@ -159,8 +145,17 @@ DQN_TUNED: dict[str, dict[str, Any]] = {
         "exploration_final_eps": 0.07,
         "net_arch": (256, 256),
     },
-    "LunarLander": _LANDER,
-    "Acrobot": _LANDER,
+    "Acrobot": {  # rl-zoo3
+        "learning_rate": 6.3e-4,
+        "batch_size": 128,
+        "buffer_size": 50_000,
+        "learning_starts": 0,
+        "target_update_interval": 250,
+        "gradient_steps": -1,
+        "exploration_fraction": 0.12,
+        "exploration_final_eps": 0.1,
+        "net_arch": (256, 256),
+    },
 }
 
 
