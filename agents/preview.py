@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -122,19 +123,15 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
         raise UserError(f"environment '{config.env}' does not change; --period or --param makes it change")
     if config.param == TASK:
         raise UserError(f"in '{config.env}' no value changes: its tasks come in the order in which they are given")
-    phases = -(-config.timesteps // config.period)
-    if phases > _MOST_PHASES:
-        raise UserError(f"timesteps must be at most {_MOST_PHASES:,} periods, got {phases:,}")
+    phases = -(-config.timesteps // config.phase_steps)
+    _check_number(phases)
     with ExitStack() as stack:
         made = [stack.enter_context(closing(make_env(each))) for each in configs]
         wrappers = [wrapper for env in made if (wrapper := envs.NonStationary.of(env)) is not None]
         forecasts, edges = [], []
         for wrapper in wrappers:
-            drawn = 4 * phases + _SHOWN if config.phases_differ else phases  # so that they reach to the end of the run
-            begins = [begin * config.n_envs for begin in wrapper.forecast_steps(drawn)] if config.phases_differ else None
-            begins = begins or [phase * config.period for phase in range(phases)]
-            begins = [begin for begin in begins if begin < config.timesteps]
-            forecasts.append(wrapper.forecast(drawn)[: len(begins)])
+            begins = _random_begins(wrapper, config) if config.phases_differ else range(0, config.timesteps, config.phase_steps)
+            forecasts.append(wrapper.forecast(len(begins)))
             edges.append([*begins, config.timesteps])
         changes = wrappers[0].changes
         try:
@@ -147,6 +144,20 @@ def _courses(configs: Sequence[Config]) -> list[Course]:
             Course(change, config.timesteps, edges, [[of_phase[change.name] for of_phase in each] for each in forecasts], seen)
             for change, seen in zip(changes, verified, strict=True)
         ]
+
+
+def _random_begins(wrapper: envs.NonStationary[Any, Any], config: Config) -> list[int]:
+    """Where the phases of a run begin that last differently, in steps over all environments."""
+    begins = [0]
+    while begins[-1] < config.timesteps:
+        _check_number(len(begins))
+        begins = [begin * config.n_envs for begin in wrapper.forecast_steps(2 * len(begins))]
+    return [begin for begin in begins if begin < config.timesteps]
+
+
+def _check_number(phases: int) -> None:
+    if phases > _MOST_PHASES:
+        raise UserError(f"timesteps must be so few that there are at most {_MOST_PHASES:,} phases, got {phases:,}")
 
 
 def _draw(courses: Sequence[Course], seeds: Sequence[int], path: Path) -> None:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from agents.playing.trainability import ROLLOUTS, Settings, measure
+from agents.playing.trainability import MOST_REPETITIONS, ROLLOUTS, Settings, measure
 from agents.playing.zips import measure_zip
 from agents.runs.checks import check_whole
 from agents.runs.commands import Parser, a_path, run_command
@@ -82,7 +82,7 @@ def _measure_zip(args: argparse.Namespace) -> int:
             raise UserError(f"--{option} goes with a run of agents.train: the networks of a zip learn random targets alone")
     if args.env is None:
         raise UserError(f"--env ID says in which environment the model '{args.run}' acts")
-    check_whole("repetitions", args.repetitions, least=2)
+    check_whole("repetitions", args.repetitions, least=2, most=MOST_REPETITIONS)
     check_whole("updates", args.updates, least=POINTS)
     env, _ = import_named(args.env, args.imports)
     return measure_zip(args.run, env, args.repetitions, args.updates, args.seed)

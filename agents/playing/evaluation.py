@@ -35,6 +35,8 @@ from envs.simulation import look_for_model
 
 _POINTS = 9
 _EPISODES = 5
+_MOST_POINTS = 1_000
+_MOST_EPISODES = 100_000  # for each value
 _MOST_STEPS = 10_000  # where nothing else may end an episode
 
 
@@ -90,7 +92,7 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
     folder, config = RunFolder.open(args.run, Config, LearningConfig)
     if not isinstance(config, Config):
         raise UserError(f"'{args.run}' is a run of agents.learn, in which no policy acts; RUN is a run of agents.train")
-    check_whole("episodes", args.episodes, least=1)
+    check_whole("episodes", args.episodes, least=1, most=_MOST_EPISODES)
     check_whole("max-episode-steps", given(args.max_episode_steps, 1), least=1)
     check_whole("seed", args.seed, least=0)
     if args.record is not None:
@@ -114,7 +116,9 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
         if film is not None and by_mujoco:
             print(f"Rendering by {video.choose_renderer(renderer)}.")
         print(_first_line(config, trained, held), flush=True)
-        if grid:
+        if not grid:
+            print(f"{picture} is there already: the film alone is made.", flush=True)
+        else:
             modes = MODES if find_algorithm(config.algo).draws else MODES[:1]
             episodes = play(trained, make_env, values, args.episodes, args.seed, modes)
             draw_evaluation(episodes, config, trained, held, files[0])
@@ -134,7 +138,7 @@ def _evaluate(args: argparse.Namespace, renderer: str | None) -> int:
 def _values(args: argparse.Namespace, held: HeldParameter) -> list[float]:
     if args.values is None:
         points = given(args.points, _POINTS)
-        check_whole("points", points, least=2)
+        check_whole("points", points, least=2, most=_MOST_POINTS)
         return held.values(points)
     for option in ("points", "low", "high"):
         if getattr(args, option) is not None:

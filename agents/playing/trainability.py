@@ -40,6 +40,7 @@ from agents.sb3.vec_env import ThreadedVecEnv
 from cbp.trainability import POINTS, Score
 from envs.tasks import TASK
 
+MOST_REPETITIONS = 1_000  # each holds a network in memory
 ROLLOUTS = 30  # of an agent that learns to act anew; ours: in as many a fresh one of the default run learns to stand
 COLUMNS = ("checkpoint", "phase", "steps", "kind", "score", "low", "high")
 RETURN = "return"
@@ -72,7 +73,7 @@ class Settings:
         Raises:
             UserError: One is out of its range.
         """
-        check_whole("repetitions", repetitions, least=2)
+        check_whole("repetitions", repetitions, least=2, most=MOST_REPETITIONS)
         check_whole("updates", updates, least=POINTS)
         check_whole("seed", seed, least=0)
         if seed + repetitions > 2**32:  # each repetition has a seed of its own

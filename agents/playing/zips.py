@@ -21,7 +21,7 @@ from torch import Tensor
 import cbp
 from agents.playing.random_targets import beside_fresh, score, targets_of
 from agents.runs.build import find_spec
-from agents.runs.errors import UserError, in_words
+from agents.runs.errors import UserError, in_words, message_of
 from agents.sb3.networks import network_names, networks
 
 STATES = 1_000  # on which networks learn, as the probe batch of a run
@@ -93,9 +93,7 @@ def _load(path: Path) -> tuple[BasePolicy, dict[str, Any], Callable[[], BasePoli
         policy.load_state_dict(parameters["policy"])  # type: ignore[arg-type]
         networks(policy)
     except (RuntimeError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        raise UserError(
-            f"the {kind.__name__} of '{path}' has no networks to measure: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"the {kind.__name__} of '{path}' has no networks to measure: {message_of(error)}") from error
     if hasattr(policy, "lstm_actor"):
         raise UserError(f"the {kind.__name__} of '{path}' is recurrent: what it computes depends on more than a state")
     return policy, data, partial(make, **{"method": None} if "method" in policy._get_constructor_parameters() else {})
@@ -107,7 +105,7 @@ def _make(env: str, policy: BasePolicy) -> VecEnv:
         made = BaseAlgorithm._wrap_env(gymnasium.make(spec.id), verbose=0)
         check_for_correct_spaces(made, policy.observation_space, policy.action_space)
     except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
-        raise UserError(f"environment '{spec.id}' is not one for this model: {' '.join(str(error).split())}") from error
+        raise UserError(f"environment '{spec.id}' is not one for this model: {message_of(error)}") from error
     except Exception as error:  # whatever an environment leads to
         raise UserError(f"environment '{spec.id}' cannot be made: {in_words(error)}") from error
     return made

@@ -5,6 +5,7 @@ The definitions are those of ``docs/comparison.md``.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -185,6 +186,7 @@ def whole_phases(result: RunResult) -> list[int]:
     return [number for number, phase in enumerate(result.phases) if config.is_whole(number, begun, phase["steps"])]
 
 
+@functools.cache
 def phase_measures(result: RunResult, phase: int) -> dict[str, float]:
     """The measures of one phase or task of a run by their names; NaN where there is none.
 

@@ -148,10 +148,12 @@ def _draw_methods(
     ends = False
     lines = _lines([next(iter(by_seed.values())).config.method for by_seed in comparison.runs.values()])
     for (label, by_seed), (colour, style) in zip(comparison.runs.items(), lines, strict=True):
-        drawn = [_mean(list(map(_in_a_row, of_run))) for of_run in map(curves, by_seed.values()) if of_run]
-        if not drawn:
+        found = [of_run for of_run in map(curves, by_seed.values()) if of_run]
+        if not found:
             continue
-        samples = scale * np.array([_merge(run[: min(map(len, drawn))], merged) for run in drawn])
+        phases = min(len(curve) for of_run in found for curve in of_run)
+        drawn = [_mean([_in_a_row(curve[:phases]) for curve in of_run]) for of_run in found]
+        samples = scale * np.array([_merge(run, merged) for run in _of_one_length(drawn)])
         steps = (np.arange(samples.shape[1]) + 0.5) * width + first
         centre, low, high = _over_seeds(samples, statistic)
         if len(samples) < LEAST_SEEDS:
@@ -164,6 +166,14 @@ def _draw_methods(
                 axis.plot(steps[last], sample[last], "x", color=colour, markersize=6, clip_on=False)
                 ends = True
     return ends
+
+
+def _of_one_length(runs: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Curves cut where the first one ends; one that ends more than a phase before the longest has gaps from there on."""
+    longest = max(map(len, runs))
+    length = min(len(run) for run in runs if len(run) > longest - BINS)
+    gaps = np.full(length, np.nan)
+    return [np.concatenate([run, gaps])[:length] for run in runs]
 
 
 def _words(label: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.runs.config import Config
-from agents.runs.errors import UserError
+from agents.runs.errors import UserError, message_of
 from agents.runs.logs import read_columns
 from agents.runs.run_folder import RunFolder, write_atomically
 from agents.supervised.config import LearningConfig
@@ -41,7 +41,7 @@ _MEASURES = (
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunResult:
     """What came of a run.
 
@@ -65,7 +65,7 @@ class RunResult:
     curve: dict[str, Array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AgentResult(RunResult):
     """What came of a run of reinforcement learning.
 
@@ -94,7 +94,7 @@ class AgentResult(RunResult):
         return _phase_lengths(self.config, self.phases)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LearningResult(RunResult):
     """What came of a supervised run."""
 
@@ -165,7 +165,7 @@ def read_run(path: Path) -> RunResult:
         progress = f"{summary['timesteps']:,} steps"
         return AgentResult(path, config, progress, True, _versions(summary), curve, phases, cost, scores, learned_for)
     except (*_OF_FILES, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise UserError(f"'{path}' cannot be read: {message_of(error) or type(error).__name__}") from error
 
 
 # What reading numbers, CSV and JSON of any kind leads to.
@@ -269,7 +269,7 @@ def _results(folder: Path) -> dict[str, Any] | None:
         summary: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         return None if summary is None else {name: value for name, value in summary.items() if name != "time"}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"'{path}' cannot be read: {message_of(error)}") from error
 
 
 def record(result: RunResult, folder: Path) -> None:

@@ -22,9 +22,9 @@ from torch import nn
 
 import cbp
 import envs
-from agents.runs.algorithms import find_algorithm
+from agents.runs.algorithms import ALGORITHMS, find_algorithm
 from agents.runs.config import Config
-from agents.runs.errors import UserError, in_words, unknown
+from agents.runs.errors import UserError, in_words, message_of, unknown
 from agents.runs.modules import check_imported
 from agents.runs.off_policy import DQNHyperparameters, OffPolicyHyperparameters, SACHyperparameters, TD3Hyperparameters
 from agents.runs.presets import Hyperparameters
@@ -112,7 +112,7 @@ def make_env(config: Config, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         env = _with_a_vector(gymnasium.make(spec.id, **config.env_kwargs, **kwargs))
         return envs.NonStationary(env, **change) if change else env
     except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
-        raise UserError(f"environment '{spec.id}' cannot be made: {' '.join(str(error).split())}") from error
+        raise UserError(f"environment '{spec.id}' cannot be made: {message_of(error)}") from error
     except Exception as error:  # whatever an environment of others raises
         raise UserError(f"environment '{spec.id}' cannot be made: {in_words(error)}") from error
 
@@ -190,13 +190,22 @@ def _is_of_numbers(space: spaces.Space[Any]) -> bool:
 
 
 def make_vec_env(config: Config) -> VecEnv:
-    """The run's environments, each with SB3's ``Monitor``; normalised where the configuration says so."""
+    """The run's environments, each with SB3's ``Monitor``; normalised where the configuration says so.
+
+    Raises:
+        UserError: They cannot be made, or their observations cannot be normalised.
+    """
     check_imported(config.imports)
     _warn_of_short_phases(config)
     _warn_of_no_learning(config)
-    vec_env: VecEnv = ThreadedVecEnv([partial(_make_monitored, config)] * config.n_envs)
-    if config.normalize:
-        vec_env = VecNormalize(vec_env, gamma=config.hyperparameters.gamma)
+    try:
+        vec_env: VecEnv = ThreadedVecEnv([partial(_make_monitored, config)] * config.n_envs)
+        if config.normalize:
+            vec_env = VecNormalize(vec_env, gamma=config.hyperparameters.gamma)
+    except UserError:
+        raise
+    except Exception as error:  # of spaces that Stable-Baselines3 does not know, say
+        raise UserError(f"'{config.env}' is no environment for Stable-Baselines3: {in_words(error)}") from error
     return vec_env
 
 
@@ -231,12 +240,6 @@ def _warn_of_no_learning(config: Config) -> None:
         )
 
 
-def nonstationary_wrappers(vec_env: VecEnv) -> list[envs.NonStationary[Any, Any]]:
-    """The wrapper of each environment that changes; empty where none does."""
-    wrapped = [envs.NonStationary.of(env) for env in vec_env.unwrapped.envs]  # type: ignore[attr-defined]
-    return [wrapper for wrapper in wrapped if wrapper is not None]
-
-
 def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> BaseAlgorithm:
     """The algorithm as the configuration describes it; without the method that acts around updates, if that is left out.
 
@@ -245,7 +248,9 @@ def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> 
     """
     kind, actions = find_algorithm(config.algo).actions, vec_env.action_space
     if kind is not None and not isinstance(actions, kind):
-        needed, instead = ("discrete", "ppo, sac or td3") if kind is spaces.Discrete else ("continuous", "ppo or dqn")
+        needed = "discrete" if kind is spaces.Discrete else "continuous"
+        *others, last = [name for name, algo in ALGORITHMS.items() if algo.actions is None or isinstance(actions, algo.actions)]
+        instead = f"{', '.join(others)} or {last}" if others else last
         raise UserError(f"{config.algo} needs {needed} actions, those of '{config.env}' are {actions}; take --algo {instead}")
     for what, space in (("actions", actions), ("observations", vec_env.observation_space)):
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start):
@@ -258,7 +263,7 @@ def make_model(config: Config, vec_env: VecEnv, *, with_method: bool = True) -> 
             else _make_off_policy(config, values, vec_env, method)
         )
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AssertionError, OverflowError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(message_of(error)) from error
     except MemoryError as error:
         size = "rollout_steps" if isinstance(values, Hyperparameters) else "buffer_size"
         raise UserError(f"{size} {getattr(values, size):,} is more than memory holds: {error}") from error

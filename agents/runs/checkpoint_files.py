@@ -14,6 +14,7 @@ import io
 import os
 import platform
 import random
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from agents.runs.errors import UserError, in_words
+from agents.runs.errors import UserError, in_words, message_of
 from agents.runs.run_folder import RunFolder
 
 BESIDE = "transitions"
@@ -34,6 +35,7 @@ BESIDE = "transitions"
 
 _KEPT = 3  # the newest, and those before it, should it be damaged
 _DIGITS = 16  # of the checksum
+_NAME = rf"\d+-[0-9a-f]{{{_DIGITS}}}\.pt"  # not that of a copy
 _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)}
 
 
@@ -210,7 +212,7 @@ class Checkpoint:
         try:
             yield self.state
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise UserError(f"checkpoint '{self.path}' is not one of this run: {' '.join(str(error).split())}") from error
+            raise UserError(f"checkpoint '{self.path}' is not one of this run: {message_of(error)}") from error
 
     @contextmanager
     def going_on(self) -> Iterator[dict[str, Any]]:
@@ -299,7 +301,7 @@ def newest(folder: RunFolder) -> Path | None:
 
 def _all(folder: RunFolder) -> list[Path]:
     """Every checkpoint, the oldest first."""
-    return sorted(folder.checkpoints.glob("[0-9]*-*.pt"))
+    return sorted(path for path in folder.checkpoints.glob("*.pt") if re.fullmatch(_NAME, path.name))
 
 
 def steps_of(path: Path) -> int:

@@ -127,7 +127,9 @@ def _words(least: float, inclusive: bool, greatest: float) -> str:
     return "".join(f" {word}" for word in " and ".join(words).split())
 
 
-def check_whole(name: str, value: object, *, least: int, otherwise: str = "") -> None:
-    """Refuses what is no whole number of at least ``least``; ``otherwise`` says what else is allowed, such as ``" or -1"``."""
+def check_whole(name: str, value: object, *, least: int, most: float = math.inf, otherwise: str = "") -> None:
+    """Refuses what is no whole number in a range; ``otherwise`` says what else is allowed, such as ``" or -1"``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{name} must be a whole number >= {least}{otherwise}, got {value!r}")
+    if value > most:
+        raise UserError(f"{name} must be at most {most:,}, got {value:,}")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import envs
 from agents.runs.algorithms import ALGORITHMS, METHODS, AnyHyperparameters, find_algorithm, find_method
 from agents.runs.checks import check_hyperparameters, check_number, check_whole
-from agents.runs.errors import UserError, unknown
+from agents.runs.errors import UserError, message_of, unknown
 from agents.runs.presets import Hyperparameters, MethodPreset
 from agents.runs.protocols import PROTOCOLS
 from envs.parameters import find_parameter
@@ -35,7 +35,8 @@ _KINDS: dict[str, type] = {
 
 
 _MANY_THREADS = 1024  # more than any machine has cores for; torch fails in words of its own at some number
-_NO_DIFFERENCE = ("threads", "checkpoint_minutes", "keep_phases", "data", "protocol")
+_AS_ASKED = ("threads", "checkpoint_minutes", "keep_phases", "data")  # they change no result
+_NO_DIFFERENCE = (*_AS_ASKED, "protocol")
 
 
 class RunConfig:
@@ -60,9 +61,7 @@ class RunConfig:
         check_number("checkpoint-minutes", self.checkpoint_minutes, 0, True, math.inf)
         check_whole("seed", self.seed, least=0)
         if self.threads is not None:
-            check_whole("threads", self.threads, least=1)
-            if self.threads > _MANY_THREADS:
-                raise UserError(f"threads must be at most {_MANY_THREADS:,}, got {self.threads:,}")
+            check_whole("threads", self.threads, least=1, most=_MANY_THREADS)
         if self.seed >= 2**32:
             raise UserError(f"seed must be less than 2^32, got {self.seed}")
 
@@ -90,9 +89,10 @@ class RunConfig:
         names = [name for name in dict.fromkeys([*own, *theirs]) if name not in _NO_DIFFERENCE]
         return [(name, own.get(name), theirs.get(name)) for name in names if own.get(name) != theirs.get(name)]
 
-    def here(self, asked: RunConfig) -> Self:  # noqa: ARG002
-        """This configuration, found in a folder, with what depends on the machine taken from the one asked for."""
-        return self
+    def here(self, asked: RunConfig) -> Self:
+        """This configuration, found in a folder, with the threads, checkpoints and place of the data that are asked for now."""
+        own = {name: getattr(asked, name) for name in _AS_ASKED if hasattr(self, name)}
+        return dataclasses.replace(self, **own)  # type: ignore[type-var]
 
     def to_json(self) -> str:
         """The configuration as JSON text."""
@@ -123,7 +123,7 @@ class RunConfig:
         except UserError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UserError(f"not a run's configuration: {' '.join(str(error).split())}") from error
+            raise UserError(f"not a run's configuration: {message_of(error)}") from error
 
 
 _Kind = TypeVar("_Kind", bound=RunConfig)
@@ -266,7 +266,12 @@ class Config(RunConfig):
             phases: How many have begun.
             steps: That it has lasted.
         """
-        return phase < phases - 1 if self.phases_differ else steps >= (self.period or self.timesteps)
+        return phase < phases - 1 if self.phases_differ else steps >= self.phase_steps
+
+    @property
+    def phase_steps(self) -> int:
+        """Steps of a phase over all environments: what of the period, or else of the run, they can share equally."""
+        return (self.period or self.timesteps) // self.n_envs * self.n_envs
 
     @property
     def phases_differ(self) -> bool:

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+_LONGEST = 500  # characters of somebody else's error
+
 
 def for_a_shell(path: Path) -> str:
     """A path as part of a command that can be pasted."""
@@ -29,9 +31,15 @@ class UserError(_OneLine, ValueError):
     """Bad input. The message is one line: what is wrong, what was received, what is allowed. Commands exit with code 2."""
 
 
+def message_of(error: Exception) -> str:
+    """What an error says, in one line; of what is long, such as a printed array, the beginning."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]} …"
+
+
 def in_words(error: Exception) -> str:
     """An error of somebody else's code, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
 
 
 class RunError(_OneLine):

@@ -59,9 +59,10 @@ def draw_run(folder: RunFolder, config: Config) -> None:
 
 def _draw_returns(axis: Axes, episodes: dict[str, NDArray[np.float64]]) -> None:
     axis.set_ylabel("episode return")
-    if not len(episodes.get("return", [])):
+    known = np.isfinite(episodes.get("return", []))
+    if not known.any():
         return
-    steps, returns = episodes["step"], episodes["return"]
+    steps, returns = episodes["step"][known], episodes["return"][known]
     axis.plot(steps, returns, ".", markersize=2, alpha=0.35, color="tab:blue", label="episode")
     sums = np.cumsum(np.insert(returns, 0, 0.0))
     ends = np.arange(1, len(returns) + 1)

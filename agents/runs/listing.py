@@ -8,7 +8,7 @@ import gymnasium
 
 import envs
 from agents.runs.build import find_spec, is_nonstationary
-from agents.runs.errors import UserError, in_words
+from agents.runs.errors import UserError, in_words, message_of
 from envs.changes import fit_of
 from envs.registered import SEQUENCE, STATIONARY
 
@@ -40,7 +40,7 @@ def list_parameters(name: str) -> list[str]:
     try:
         env = gymnasium.make(base)
     except (gymnasium.error.Error, envs.ParameterError, TypeError, ValueError, ImportError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(message_of(error)) from error
     except Exception as error:  # whatever an environment of others raises
         raise UserError(f"environment '{base}' cannot be made: {in_words(error)}") from error
     lines = [_line(name, env) for name in envs.PARAMETERS]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from agents.runs.config import RunConfig, read_config
-from agents.runs.errors import UserError, for_a_shell
+from agents.runs.errors import UserError, for_a_shell, message_of
 
 _Kind = TypeVar("_Kind", bound=RunConfig)
 
@@ -204,7 +204,7 @@ def new_file(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror or ' '.join(str(error).split())}") from error
+        raise UserError(f"cannot write '{path}': {error.strerror or message_of(error)}") from error
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from agents.runs import checkpoint_files
 from agents.runs.commands import INTERRUPTED, handled
 from agents.runs.config import RunConfig
-from agents.runs.errors import RunError, UserError, in_words
+from agents.runs.errors import RunError, in_words, message_of
 from agents.runs.run_folder import RunFolder
 
 _IN_WORDS = (OSError, ValueError, RuntimeError, MemoryError, OverflowError)  # errors that say by themselves what is wrong
@@ -81,16 +81,9 @@ class Pauses:
 
 
 def use_threads(config: RunConfig) -> None:
-    """Gives torch the run's number of threads.
-
-    Raises:
-        UserError: It cannot have as many.
-    """
+    """Gives torch the run's number of threads."""
     if config.threads is not None:
-        try:
-            torch.set_num_threads(config.threads)
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"threads must be a number of threads that torch can have, got {config.threads}") from error
+        torch.set_num_threads(config.threads)
 
 
 def carry_out(job: Job, *, more: bool = False) -> int:
@@ -124,6 +117,18 @@ def carry_out(job: Job, *, more: bool = False) -> int:
     return INTERRUPTED
 
 
+def complete(job: Job) -> None:
+    """Finishes a job that was killed between its last checkpoint and its summary.
+
+    Raises:
+        RunError: It broke off.
+    """
+    try:
+        job.finish(seconds=0)
+    except Exception as error:
+        raise _broken(job, error) from error
+
+
 def _broken(job: Job, error: Exception) -> RunError:
     """What broke, in one line; the traceback goes to a file."""
     details = ""
@@ -132,7 +137,7 @@ def _broken(job: Job, error: Exception) -> RunError:
         details = f" (details in {job.folder.errors})"
     last = checkpoint_files.newest(job.folder)
     kept = f"{job.go_on} goes on from {last.name}" if last else "there is no checkpoint"
-    reason = " ".join(str(error).split()) if isinstance(error, _IN_WORDS) and str(error) else in_words(error)
+    reason = message_of(error) if isinstance(error, _IN_WORDS) and str(error) else in_words(error)
     return RunError(f"training broke off at {job.position}: {reason}{details}; {kept}")
 
 

@@ -21,7 +21,7 @@ from agents.runs.figure import draw_run
 from agents.runs.logs import make_logger
 from agents.runs.recording import LogCallback, ProgressCallback, Recorders
 from agents.runs.run_folder import RunFolder, new_file
-from agents.runs.running import Pauses, carry_out, use_threads
+from agents.runs.running import Pauses, carry_out, complete, use_threads
 from agents.runs.summary import is_complete, write_summary
 from agents.sb3 import dashboard
 from agents.sb3.phases import ChangeCallback, FreshNetworkCallback, PhaseCallback
@@ -81,7 +81,7 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         training = _Training(folder, config, model, recorders, checkpoints)
         if model.num_timesteps >= config.timesteps:
             if not is_complete(folder):  # it was killed between its last checkpoint and its summary
-                training.finish(seconds=0)
+                complete(training)
             print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
             return 0
         return training.carry_out()
@@ -113,7 +113,7 @@ class _PauseCallback(BaseCallback):
 
 
 class _LossCallback(BaseCallback):
-    """Breaks off where a loss of an off-policy algorithm is no number any more, before a checkpoint of that is written."""
+    """Breaks off where a loss is no number any more, before a checkpoint of that is written."""
 
     every_step = False
 
@@ -158,9 +158,9 @@ class _Training:
 
     def train(self, pauses: Pauses) -> None:
         progress = ProgressCallback(self._config.timesteps, self._recorders.phases)
-        callbacks: list[BaseCallback] = [*self._recorders, progress]
+        callbacks: list[BaseCallback] = [_LossCallback(), *self._recorders, progress]
         if isinstance(self._model, OffPolicyAlgorithm):
-            callbacks = [_LossCallback(), *callbacks, LogCallback(self._config)]
+            callbacks.append(LogCallback(self._config))
         preset = self._config.preset
         if preset.needs_signal:
             callbacks.append(FreshNetworkCallback() if preset.method is None else ChangeCallback())

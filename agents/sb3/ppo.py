@@ -39,7 +39,7 @@ from agents.sb3.native import NativeEnvs, Policy, Steps, act_all
 from agents.sb3.networks import networks
 from agents.sb3.rollout import CompiledRollout, natives_of, sees_every_step, simulates
 from agents.sb3.support import unsupported
-from agents.sb3.threads import one_thread_each, side_by_side
+from agents.sb3.threads import one_thread_each
 
 CutOff = list[tuple[int, int, Any]]
 """Step, environment and last observation of episodes that hit a time limit."""
@@ -308,7 +308,12 @@ class PPO(stable_baselines3.PPO):
                         (t, samples, settings, network.layers, of_network)
                         for network, of_network in zip((actor, critic), losses[-1], strict=True)
                     ]
-                    side_by_side(compute_gradients, of_both, pool if threads > 1 else None)
+                    other = pool.submit(compute_gradients, *of_both[1]) if threads > 1 else None
+                    compute_gradients(*of_both[0])
+                    if other is None:
+                        compute_gradients(*of_both[1])
+                    else:
+                        other.result()
                     divergence = losses[-1][0, KL]
                     if self.target_kl is not None and divergence > 1.5 * self.target_kl:
                         if self.verbose >= 1:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import scipy.linalg.cython_blas  # noqa: F401  the BLAS of compiled code, which must be there when the controller looks
 import torch
@@ -44,17 +43,3 @@ def second_thread() -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=second_thread.cache_clear)  # the thread is not in the child
-
-
-def side_by_side(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], pool: ThreadPoolExecutor | None
-) -> list[Any]:
-    """Calls a function several times, every second time on a thread of the pool if there is one; returns the results."""
-    others = [pool.submit(function, *each) for each in arguments[1::2]] if pool else []
-    results: list[Any] = [None] * len(arguments)
-    for k, each in enumerate(arguments):
-        if k % 2 == 0 or not pool:
-            results[k] = function(*each)
-    for k, other in enumerate(others):
-        results[2 * k + 1] = other.result()
-    return results

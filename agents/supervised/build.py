@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.runs.errors import UserError, one_line
+from agents.runs.errors import UserError, message_of, one_line
 from agents.supervised.config import LearningConfig
 from agents.supervised.online import OnlineLearner, OnlineSettings
 from agents.supervised.online_plain import PlainLearner
@@ -134,7 +134,7 @@ def make_learner(configs: Sequence[LearningConfig]) -> Learner:
     try:
         return _make_online(configs) if configs[0].examples is not None else _make_task_learner(configs[0])
     except (datasets.DataError, ParameterError, ValueError, TypeError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(message_of(error)) from error
     except (RuntimeError, MemoryError) as error:
         raise UserError(f"no networks of these settings can be made: {one_line(str(error)) or 'out of memory'}") from error
 

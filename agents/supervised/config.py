@@ -149,11 +149,6 @@ class LearningConfig(RunConfig):
         """Where the method comes in the order of methods."""
         return list(self.preset.methods).index(self.method)
 
-    def here(self, asked: RunConfig) -> Self:
-        """This configuration, found in a folder, with the data where the one asked for has them."""
-        assert isinstance(asked, LearningConfig)  # noqa: S101
-        return dataclasses.replace(self, data=asked.data)
-
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
         """The configuration in what :meth:`to_json` wrote."""
@@ -224,9 +219,7 @@ def _check_lists(settings: Settings) -> None:
         got = list(settings.net_arch) if isinstance(settings.net_arch, tuple) else settings.net_arch
         raise UserError(f"net_arch must be a list of units, one for each hidden layer, got {got!r}")
     for units in settings.net_arch:
-        check_whole("each number of net_arch", units, least=1)
-        if units > _MOST_UNITS:
-            raise UserError(f"each number of net_arch must be at most {_MOST_UNITS:,}, got {units}")
+        check_whole("each number of net_arch", units, least=1, most=_MOST_UNITS)
     if not isinstance(settings.lr_drops, tuple):
         raise UserError(f"lr_drops must be a list of shares of a task's epochs, got {settings.lr_drops!r}")
     for share in settings.lr_drops:

@@ -325,15 +325,14 @@ def make_replacing(
     Raises:
         ValueError: An option out of its range.
     """
-    plain = [_plain(options, seed, [w[run] for w in weights], activation) for run, (options, seed) in _numbered(kwargs, seeds)]
+    plain = [
+        _plain(options, seed, [w[run] for w in weights], activation)
+        for run, (options, seed) in enumerate(zip(kwargs, seeds, strict=True))
+    ]
     return [
         Replacing(weights[k], biases[k], weights[k + 1], [(method, method.layers[k]) for method in plain])
         for k in range(len(weights) - 1)
     ]
-
-
-def _numbered(kwargs: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[tuple[int, tuple[dict[str, Any], int]]]:
-    return list(enumerate(zip(kwargs, seeds, strict=True)))
 
 
 def _plain(options: dict[str, Any], seed: int, weights: list[Tensor], activation: str) -> cbp.ContinualBackprop:

@@ -106,9 +106,9 @@ def _perturb(sigma: float, changes: dict[str, Any]) -> Method:
     return Method("shrink-perturb", {"shrink": 1.0, "perturb": sigma, "period": 1, "noise": "normal"}, changes)
 
 
-def _redo(period: int, changes: dict[str, Any] | None = None) -> Method:
+def _redo(period: int) -> Method:
     # ours: no published setting for these problems; the threshold is that of PPO on Ant in the published code
-    return Method("redo", {"threshold": 0.1, "period": period, "reset_optimizer": "moments", "init": "auto"}, changes or {})
+    return Method("redo", {"threshold": 0.1, "period": period, "reset_optimizer": "moments", "init": "auto"})
 
 
 def _l2_init(strength: float, changes: dict[str, Any] | None = None) -> Method:

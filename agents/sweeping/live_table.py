@@ -92,14 +92,13 @@ def _cells(run: Run) -> list[str]:
         steps, total = int(_number(row, "time/total_timesteps")), config.timesteps
         phase, speed, score = row.get("env/phase") or "", _number(row, "time/fps"), row.get("rollout/ep_rew_mean")
         shown = f"{_number(row, 'rollout/ep_rew_mean'):.0f}" if score else ""
-        left = (total - steps) / speed if speed else 0
     else:
         assert isinstance(config, LearningConfig)  # noqa: S101
         steps, speed = int(_number(row, "time/total_examples")), _number(row, "time/examples_per_second")
         tasks, score = int(_number(row, "task/number")) + bool(steps), row.get(f"task/{config.score}")
         total = steps * config.tasks // max(tasks, 1)  # tasks are of about equal length
         phase, shown = str(tasks), f"{config.score} {_number(row, f'task/{config.score}'):.3g}" if score else ""
-        left = (total - steps) / speed if speed else 0
+    left = (total - steps) / speed if speed else 0
     running = run.state == "running" and speed > 0
     return [
         run.name,

@@ -7,6 +7,7 @@ import sys
 
 import gymnasium
 import pytest
+import torch
 
 from agents import evaluate, preview, train
 from agents.runs import modules
@@ -59,6 +60,28 @@ class Failing(HopperEnv):
         if now == self.at:
             {}["asset"]
 
+class Other(gymnasium.Env):
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, action_space=spaces.Discrete(2), bad=10**9):
+        self.action_space, self.bad, self.steps = action_space, bad, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        observation = np.full(2, (self.steps % 7) / 7, np.float32)
+        return observation, np.nan if self.steps == self.bad else 1.0, False, self.steps % 20 == 0, {}
+
+class Said(Other):
+    observation_space = spaces.Text(5)
+
+gymnasium.register("Said-v0", "own_world:Said")
+gymnasium.register("Switches-v0", "own_world:Other", kwargs={"action_space": spaces.MultiBinary(3)})
+gymnasium.register("Dials-v0", "own_world:Other", kwargs={"action_space": spaces.MultiDiscrete([2, 3])})
+gymnasium.register("Broken-v0", "own_world:Other", kwargs={"bad": 200})
 for name, at in {"Unmade-v0": "making", "Unreset-v0": "reset", "Failing-v0": "step 5"}.items():
     gymnasium.register(name, "own_world:Failing", kwargs={"at": at}, max_episode_steps=100)
 gymnasium.register("Parted-v0", "own_world:Parted", max_episode_steps=100)
@@ -76,10 +99,11 @@ def own_world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(modules, "_IMPORTED", set())
+    before = set(gymnasium.registry)
     yield
     sys.modules.pop("own_world", None)
-    for name in ("Unmade-v0", "Unreset-v0", "Failing-v0", "Parted-v0", "Walking-v0", "Unsaved-v0"):
-        gymnasium.registry.pop(name, None)
+    for name in set(gymnasium.registry) - before:
+        del gymnasium.registry[name]
 
 
 @pytest.mark.filterwarnings("ignore")  # short phases, an id that is registered again
@@ -135,6 +159,36 @@ def test_bad_input_is_one_line(arguments, words, capsys, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # an id that is registered again
+@pytest.mark.parametrize(
+    ("env", "algo", "words"),
+    [
+        ("Said-v0", "ppo", "'Said-v0' is no environment for Stable-Baselines3: TypeError: 'NoneType' object is not iterable"),
+        ("Switches-v0", "dqn", "dqn needs discrete actions, those of 'Switches-v0' are MultiBinary(3); take --algo ppo"),
+        ("Dials-v0", "sac", "are MultiDiscrete([2 3]); take --algo ppo"),
+        ("Broken-v0", "td3", "td3 needs continuous actions, those of 'Broken-v0' are Discrete(2); take --algo ppo or dqn"),
+        ("Parted-v0", "dqn", "; take --algo ppo, sac or td3"),
+    ],
+)
+def test_spaces_that_an_algorithm_does_not_have_bring_one_line_with_those_that_do(env, algo, words, capsys, tmp_path):
+    assert train.main(["--env", f"own_world:{env}", "--algo", algo, "--run-dir", "run"]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: "))
+    assert line.startswith("error: ")
+    assert line.endswith(words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:training takes Stable")
+def test_a_checkpoint_of_weights_that_are_no_numbers_is_not_written_in_stable_baselines3s_loop(capsys, tmp_path):
+    options = ["--env", "own_world:Broken-v0", "--timesteps", "512", "--n-envs", "1", "--checkpoint-minutes", "0"]
+    options += ["--method", "ppo", *(f"--set={each}" for each in ("rollout_steps=128", "batch_size=128", "n_epochs=1"))]
+    assert train.main([*options, "--run-dir", "run"]) == 1
+    assert "a loss is not a finite number" in capsys.readouterr().err
+    kept = sorted((tmp_path / "run" / "checkpoints").glob("*.pt"))
+    assert [int(path.name[:12]) for path in kept] == [0, 128]  # the reward of step 200 is in the second rollout
+    for path in kept:
+        assert all(torch.isfinite(tensor).all() for tensor in torch.load(path, weights_only=True)["model"]["policy"].values())
+
+
 def test_an_environment_that_no_checkpoint_can_hold_is_refused_before_training(capsys, tmp_path):
     assert train.main(["--env", "own_world:Unsaved-v0", *SHORT, "--run-dir", "run"]) == 2
     error = capsys.readouterr().err

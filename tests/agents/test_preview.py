@@ -39,6 +39,21 @@ def test_the_values_that_are_printed_are_those_that_come(capsys, tmp_path):
     assert imread(tmp_path / "preview.png").std() > 0.05  # not an empty picture
 
 
+def test_all_phases_of_bursts_are_drawn(capsys):
+    bursts = ["--times", "bursts,changes=50,gap=10", "--period", "1000", "--timesteps", "100000", "--n-envs", "1"]
+    assert preview.main(["ant-nonstationary", *bursts, "--seeds", "0"]) == 0
+    # A burst takes 49 gaps of 10 steps, so they begin after 1,000 + 1,490·k steps, the last, k = 66, after 99,340: the first
+    # phase and 67 · 50 others, of which 10 are printed.
+    assert "… 3,341 more" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_phases_end_where_each_environment_has_had_its_share(capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(preview, "_draw", lambda courses, *_: drawn.extend(courses))
+    assert preview.main(["ant-nonstationary", "--period", "1003", "--timesteps", "3500", "--n-envs", "4", "--seeds", "0"]) == 0
+    assert drawn[0].edges == [[0, 1000, 2000, 3000, 3500]]
+
+
 def test_a_forecast_changes_nothing():
     env = envs.NonStationary(gymnasium.make("Ant-v5"), period=1, change_at="now", seed=0)
     env.reset()
@@ -113,7 +128,7 @@ def test_several_parameters_and_several_schedules_have_a_panel_each(capsys):
         (["hopper-nonstationary", "--algo", "dqn"], "dqn needs discrete actions"),
         (["ant-nonstationary", "--change-at", "later"], "'episode_end', 'now'"),
         (["CartPole-v1", "--period", "1000"], "must be a MuJoCo environment, got CartPole-v1"),
-        (["ant-nonstationary", "--timesteps", "100000000", "--period", "8"], "at most 100,000 periods"),
+        (["ant-nonstationary", "--timesteps", "100000000", "--period", "8"], "at most 100,000 phases, got 12,500,000"),
         (["swimmer-nonstationary", "--param", "friction"], "condim), which SwimmerEnv lacks"),
         (["Walker2d-v5", "--param", "friction:torso_geom", "--low", "3", "--high", "5"], "torso_geom has no effect on"),
     ],

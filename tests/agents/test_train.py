@@ -312,6 +312,10 @@ ANT = ["--env", "ant-nonstationary"]
         ([*ANT, "--threads", "0"], ["threads", ">= 1", "0"]),
         ([*ANT, "--threads", "100000"], ["threads must be at most 1,024, got 100,000"]),
         ([*ANT, "--device", ""], ["device ''"]),
+        (
+            ["--env", "FrozenLake-v1", "--normalize"],
+            ["'FrozenLake-v1' is no environment for Stable-", "VecNormalize"],
+        ),
         (["--env", ""], ["unknown environment ''"]),
         ([*ANT, "--times", "geometric,mean=3"], ["--times geometric takes its mean from --period, got mean=3"]),
         ([*ANT, "--times", "bursts,calm=abc"], ["--times bursts takes its calm from --period, got calm=abc"]),

@@ -477,6 +477,7 @@ def test_without_values_a_film_shows_both_ends_and_the_value_of_now_and_can_be_m
     done = process(tmp_path / "run", *grid, "--record", film)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"Done: {film}"
+    assert "is there already: the film alone is made." in done.stdout
     assert content(tmp_path / "run") == before
     _, frames = decode(film)
     standing = [not (np.abs(frame - frames[0])[100:] > 100).any() for frame in frames]
@@ -594,6 +595,8 @@ def test_without_the_extra_one_line_names_it(run, tmp_path):
         (["--param", "action_delay", "--values", "0.5"], "must be a whole number, got 0.5"),
         (["--episodes", "0"], "episodes must be a whole number >= 1, got 0"),
         (["--episodes", "x"], "--episodes"),
+        (["--episodes", "1000000000000000"], "episodes must be at most 100,000, got 1,000,000,000,000,000"),
+        (["--points", "1000000000000000"], "points must be at most 1,000, got 1,000,000,000,000,000"),
         (["--max-episode-steps", "0"], "max-episode-steps must be a whole number >= 1, got 0"),
         (["--seed", "-1"], "seed must be a whole number >= 0, got -1"),
         (["--output", "there.png"], "'there.png' exists already"),

@@ -257,6 +257,7 @@ def test_the_networks_of_an_off_policy_run_learn_random_targets(command, tmp_pat
     [
         (["--steps", 0, "--value", 0.5], "--value is where agents learn to act anew while one parameter is held, got 0.5"),
         (["--repetitions", 1], "repetitions must be a whole number >= 2, got 1"),
+        (["--repetitions", 10**15], "repetitions must be at most 1,000, got 1,000,000,000,000,000"),
         (["--updates", 5], "updates must be a whole number >= 20, got 5"),
         (["--steps", 100], "steps must be 0 or at least two rollouts of 512, got 100"),
         (["--seed", -1], "seed must be a whole number >= 0, got -1"),

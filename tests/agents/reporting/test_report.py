@@ -233,6 +233,13 @@ def test_a_phase_that_was_cut_off_does_not_count(tmp_path):
     assert run_measures(result, [0])["final_return"] == 5
 
 
+def test_of_a_period_that_environments_cannot_share_a_phase_has_what_they_can(tmp_path):
+    config = config_for(period=2_001, n_envs=4)  # 500 steps of each environment
+    assert config.phase_steps == 2_000
+    write(tmp_path / "run", config, even(FLAT, FLAT), steps=(2_000, 1_999))
+    assert comparison.whole_phases(read_run(tmp_path / "run")) == [0]
+
+
 def test_all_averages_are_over_the_phases_that_are_whole_in_every_run(tmp_path, capsys):
     write(tmp_path / "a", config_for("ppo"), even(FLAT, FLAT), finals=(100.0, 0.0))
     write(tmp_path / "b", config_for("cbp"), even(FLAT, FLAT), finals=(100.0, 0.0), steps=(2_000, 1_999))
@@ -697,6 +704,20 @@ def test_the_standard_deviation_of_actions_is_drawn_where_it_was_logged(tmp_path
     assert sigma.get_yscale() == "log"
     # One run: its own values, and thicker the mean over seeds, the last of each of 40 parts of 100 steps.
     assert sigma.lines[-1].get_ydata() == pytest.approx([1 / step for step in range(100, 4_001, 100)])
+
+
+def test_a_seed_without_an_episode_takes_nothing_from_the_curve_of_the_others(tmp_path, monkeypatch):
+    for seed in range(5):
+        write(tmp_path / f"seed{seed}", config_for("ppo", seed), even([seed] * BINS, [seed] * BINS))
+    write(tmp_path / "silent", config_for("ppo", 5), [])
+    half = even([9.0] * BINS, FLAT)[: BINS // 2]  # the last episode ended in the first phase
+    write(tmp_path / "half", config_for("ppo", 6), half)
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure.axes[0]))
+    draw_comparison(compare([read_run(path) for path in tmp_path.iterdir()]), "mean", [tmp_path / "report.png"])
+    centre = next(line for line in drawn[0].lines if line.get_label() == "ppo").get_ydata()
+    # (0 + 1 + 2 + 3 + 4 + 9) / 6 as long as the sixth has episodes, then (0 + 1 + 2 + 3 + 4) / 5.
+    assert centre == pytest.approx([19 / 6] * (BINS // 2) + [2.0] * (2 * BINS - BINS // 2))
 
 
 @pytest.mark.parametrize(("phases", "words"), [([0, 1, 2], "0 to 2"), ([3], "3"), ([0, 1, 3], "0, 1, 3"), ([2, 4], "2, 4")])

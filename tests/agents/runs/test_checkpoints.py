@@ -444,6 +444,53 @@ def test_a_run_is_complete_only_when_its_figure_is_drawn(command, capsys, finish
     assert (folder / "report.png").is_file()
 
 
+def test_a_return_that_is_no_number_is_left_out_of_the_figure(command, finished):
+    episodes = (finished / "episodes.csv").read_text().splitlines()
+    at = episodes[0].split(",").index("return")
+    row = episodes[1].split(",")
+    row[at] = "nan"
+    (finished / "episodes.csv").write_text("\n".join([episodes[0], ",".join(row), *episodes[2:]]) + "\n")
+    (finished / "summary.json").unlink()
+    (finished / "report.png").unlink()
+    assert command("--resume", finished) == 0
+    assert json.loads((finished / "summary.json").read_text())["complete"]
+    assert (finished / "report.png").is_file()
+
+
+def test_what_breaks_while_a_run_is_finished_again_is_said_in_one_line(command, capsys, finished, monkeypatch):
+    (finished / "summary.json").unlink()
+
+    def fail(*_):
+        raise KeyError("axis")
+
+    monkeypatch.setattr("agents.runs.training.draw_run", fail)
+    capsys.readouterr()
+    assert command("--resume", finished) == 1
+    line = told(capsys)[-1]
+    assert line.startswith("error: training broke off at step 768: KeyError: 'axis' (details in ")
+
+
+def test_copies_of_checkpoints_are_left_alone(command, interrupted, tmp_path):
+    interrupted(*SHORT, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
+    checkpoint = newest(tmp_path / "run")
+    copies = [checkpoint.with_name(f"{checkpoint.stem}{copy}.pt") for copy in (" - Copy", " (copy)", "-2")]
+    for copy in copies:
+        shutil.copy(checkpoint, copy)
+    assert command("--resume", tmp_path / "run") == 0
+    assert all(copy.exists() for copy in copies)
+    assert len(list(checkpoint.parent.glob("*.pt"))) == 3 + len(copies)
+
+
+def test_a_long_error_of_somebody_else_is_cut(command, capsys, tmp_path):
+    options = ["--env", "CartPole-v1", "--timesteps", 4096, "--set", "learning_rate=1e30", "--run-dir", tmp_path / "run"]
+    assert command(*options) == 1
+    line = told(capsys)[-1]
+    assert line.startswith("error: training broke off at step 2,048: Expected parameter logits")
+    assert " … (details in " in line
+    assert len(line) < 900
+    assert (tmp_path / "run" / "error.log").read_text().count("nan") > 100
+
+
 def test_a_disk_that_stays_full_ends_the_run_with_one_line(tmp_path):
     limit = 20_000  # bytes, less than a checkpoint, more than the logs
     restrict = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))

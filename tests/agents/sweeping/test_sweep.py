@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import ipaddress
 import json
 import os
@@ -21,6 +22,7 @@ import psutil
 import pytest
 
 from agents import sweep, train
+from agents.runs import plan
 from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder
@@ -454,6 +456,13 @@ def test_a_run_of_another_method_or_seed_is_refused(swept, tmp_path, capsys, nam
     arguments = [*SMALL, "--run-dir", str(tmp_path / "runs"), "--methods", "ppo", "--seeds", "0", "--timesteps", "4096"]
     assert sweep.main(arguments) == 2
     assert f"has another run: its {name} is {value}, not " in capsys.readouterr().err
+
+
+def test_a_run_that_is_taken_up_again_has_the_threads_and_checkpoints_that_are_asked_for_now(swept):
+    folder, begun = RunFolder.open(swept[0] / "ant-nonstationary/ppo/seed0", Config)
+    asked = dataclasses.replace(begun, threads=3, checkpoint_minutes=7.0, keep_phases=True, protocol=None)
+    assert begun.threads == 1
+    assert plan.check_same(folder, asked) == dataclasses.replace(asked, protocol=begun.protocol)
 
 
 @pytest.mark.slow
