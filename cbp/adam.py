@@ -26,12 +26,14 @@ class _Counts:
 
     Attributes:
         version: Of the counts, when it was looked up.
+        settled: The count beyond which all are taken for the same.
         common: The highest count, as the fused kernels take it; None where counts are mixed otherwise.
         rows: The rows with a lower count, and their counts ``(rows, 1)``.
         columns: The columns with a lower count, and their counts ``(columns,)``.
     """
 
     version: int
+    settled: int
     common: Tensor | None
     rows: tuple[Tensor, Tensor]
     columns: tuple[Tensor, Tensor]
@@ -161,10 +163,11 @@ class Adam(Optimizer):
     def _counts_of(self, parameter: Tensor, step: Tensor, group: dict[str, Any]) -> _Counts:
         """What is known of the counts; looked up anew only where they were written to since the last update."""
         counts = self._counts.get(parameter)
-        if counts is None or counts.version != step._version or counts.rows[0].device != parameter.device:
-            # Beyond this count, 1 − β^t is 1 for both β.
-            settled = math.log(torch.finfo(step.dtype).eps / 4) / math.log(max(*group["betas"], 1e-3))
-            counts = self._counts[parameter] = _look_up(parameter, step, math.ceil(settled))
+        # Beyond this count, 1 − β^t is 1 for both β.
+        settled = math.ceil(math.log(torch.finfo(step.dtype).eps / 4) / math.log(max(*group["betas"], 1e-3)))
+        known = counts is not None and (counts.version, counts.settled) == (step._version, settled)
+        if counts is None or not known or counts.rows[0].device != parameter.device:
+            counts = self._counts[parameter] = _look_up(parameter, step, settled)
         return counts
 
     def _update_fused(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -226,7 +229,7 @@ def _plain(value: Any) -> Any:
 
 def _look_up(parameter: Tensor, step: Tensor, settled: int) -> _Counts:
     nothing = step.new_zeros(0, dtype=torch.int64), step.new_zeros(0)
-    counts = _Counts(step._version, None, nothing, nothing)
+    counts = _Counts(step._version, settled, None, nothing, nothing)
     if not (parameter.numel() and parameter.is_contiguous() and step.is_contiguous() and _has_fused(parameter)):
         return counts
     matrix = _as_matrix(step).clamp_max(settled)

@@ -266,10 +266,6 @@ class Group:
         """How many columns of the ``k``-th edge each unit feeds: its positions, behind a flattening; else 1."""
         return self.edges[k].weights.per_unit
 
-    def columns_of(self, units: Tensor, k: int) -> Tensor:
-        """The columns of the ``k``-th edge that some units feed."""
-        return self.edges[k].weights.of(units)
-
     def written(self) -> tuple[Slices, ...]:
         """All that a replacement writes."""
         return (*self.fresh, *(slices for slices, _ in self.fixed), *(edge.weights for edge in self.edges))

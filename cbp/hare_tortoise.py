@@ -99,7 +99,7 @@ class HareTortoise(Method, name="hare-tortoise"):
     def _hare(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors that are averaged, looked up anew: a model that is moved or cast has other buffers."""
         for name, tensor in (*self._model.named_parameters(), *self._model.named_buffers()):
-            if tensor.is_floating_point() and not self._is_direction(name):
+            if (tensor.is_floating_point() or tensor.is_complex()) and not self._is_direction(name):
                 yield name, tensor
 
     def _is_direction(self, name: str) -> bool:

@@ -132,6 +132,7 @@ def forget(optimizers: Sequence[Optimizer], slices: Slices, units: Tensor, reset
         for name, value in optimizer.state.get(parameter, {}).items():
             if (
                 isinstance(value, Tensor)
+                and (value.is_floating_point() or value.is_complex())  # whole numbers may be codes of others
                 and _is_per_slice(value, parameter, slices)
                 and (name != "step" or reset == "moments_and_step")
             ):

@@ -163,7 +163,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         if watch is None:
             raise RuntimeError("the hidden layers of this method were given: they are not found anew")
         if self.layers and watch.exchanged(self._model, self.optimizers):
-            self._finder = Finder(self._model)
+            self._finder = self._finder.renewed()
         before = [layer.hidden for layer in self.layers]
         self._finder.follow(example)
         self._take_groups()

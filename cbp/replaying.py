@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from operator import is_
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from cbp.discovery.recording import is_compiled, tensors_of, unwrapped
+from cbp.discovery.recording import forked_generators, is_compiled, tensors_of, unwrapped
 from cbp.exchanges import Exchanges
 from cbp.groups import LayerError
 from cbp.method import averaging_dtype, check_state
@@ -24,12 +26,15 @@ Batch = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of a call of a model."""
 
 
+_OF_TORCH = vars(nn.Module()).keys()
+
+
 class Replaying(Regularizer):
     """A regularizer whose term is made by further passes of the model, on batches that it was trained on.
 
     They are made in evaluation mode, under the autocast of the model's own pass, under forked random generators and with copies
-    of the buffers and of what else its modules keep, so that they leave no trace and no other method sees them. Where gradients
-    of several passes are added up, the last pass counts.
+    of the buffers and of what else its modules keep, so that they leave no trace and no other method sees them; only hooks of
+    your own are called in them, too. Where gradients of several passes are added up, the last pass counts.
 
     Args:
         model: Any module. Replicas add the mean of their terms' gradients if it is given as it is wrapped in
@@ -75,19 +80,19 @@ class Replaying(Regularizer):
     def _replay(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> Any:
         """What the model returns for a batch, with other weights than its own if they are given."""
         kept = [(module, module.training, dict(vars(module))) for module in self._model.modules()]
-        devices = [tensor.device for tensor in self._model.parameters() if tensor.device.type == "cuda"]
+        on_gpu = any(tensor.device.type == "cuda" for tensor in self._model.parameters())
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         args, kwargs = tree_map_only(Tensor, Tensor.clone, batch)  # which the model may change in place
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=list(dict.fromkeys(devices))))
+            stack.enter_context(forked_generators(self._model))
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             for kind, dtype in self._tap.autocast.items():
                 stack.enter_context(torch.autocast(kind, dtype=dtype))
-            if devices and any(isinstance(module, nn.RNNBase) for module, *_ in kept):
+            if on_gpu and any(isinstance(module, nn.RNNBase) for module, *_ in kept):
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in evaluation mode
             ArgumentsTap.paused = True
             for module, _, attributes in kept:
-                vars(module).update({name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)})
+                vars(module).update({name: _copied(value) for name, value in attributes.items() if name not in _OF_TORCH})
                 module.training = False
             try:
                 return torch.func.functional_call(self._model, {**buffers, **(weights or {})}, args, kwargs)
@@ -186,3 +191,10 @@ def mean_square(values: Any, before: Any) -> Tensor:
     squares = [(now.to(averaging_dtype(now)) - then.to(now.device)).square().sum() for now, then in pairs]
     total = torch.stack([square.to(squares[0].device) for square in squares]).sum()
     return total / sum(now.numel() for now, _ in pairs)
+
+
+def _copied(value: Any) -> Any:
+    """What a module keeps, so that a pass can change it."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return copy.copy(value) if isinstance(value, list | dict | set | deque) else value

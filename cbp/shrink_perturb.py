@@ -90,7 +90,7 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         """Counts an update; shrinks and perturbs where it is time. Returns an empty list: no unit is replaced."""
         self._updates += 1
         spreads = self._spreads.now()
-        if self._updates % self.period == 0:
+        if spreads and self._updates % self.period == 0:
             for parameter, drawn in zip(spreads, self._draw(spreads), strict=True):
                 if parameter.requires_grad:
                     parameter.mul_(self.shrink).add_(drawn.to(parameter), alpha=self.perturb)

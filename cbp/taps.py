@@ -32,12 +32,11 @@ class Tap:
 
     Attributes:
         received: The value of the last call.
-        misfit: Whether something else than a tensor was in its place.
     """
 
     def __init__(self, key: Any, calls: int = 1) -> None:
         self.received: Tensor | None = None
-        self.misfit = False
+        self._odd = self._absent = False
         self._key = key
         self._calls = calls
         self._earlier: deque[Tensor] = deque(maxlen=calls - 1)
@@ -45,10 +44,15 @@ class Tap:
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self._key, self._calls))
 
+    @property
+    def misfit(self) -> bool:
+        """Whether something else than a tensor was in its place, or nothing in every call: a recurrence may begin without."""
+        return self._odd or (self._absent and self.received is None)
+
     def take(self) -> list[Tensor]:
         """The values that were kept, call by call, and forgets them."""
         kept = [] if self.received is None else [*self._earlier, self.received]
-        self.received, self.misfit = None, False
+        self.received, self._odd, self._absent = None, False, False
         self._earlier.clear()
         return kept
 
@@ -61,8 +65,10 @@ class Tap:
         # What vmap and its like pass is no tensor of its own, and what a trace or an export passes no training.
         if _is_exporting():
             return
-        if not isinstance(value, Tensor):
-            self.misfit = True
+        if value is None:
+            self._absent = True
+        elif not isinstance(value, Tensor):
+            self._odd = True
         elif torch.compiler.is_compiling():
             self.received = value.detach().neg().neg() if _OVERWRITTEN else value.detach()
         elif not (is_transformed(value) or torch._C._is_tracing()):

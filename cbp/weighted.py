@@ -71,10 +71,10 @@ def weights_of(model: nn.Module) -> list[Weight]:
     """The weights and biases of all layers that multiply, in the model's order.
 
     These are Linear and convolutional layers, recurrent ones, the projections of attention, what a parametrisation computes
-    their weights from, and any other module with a ``weight`` of two or more dimensions. Embeddings, norms and bare parameters
-    are left out. A norm that was written by hand is known by a weight such as ``(channels, 1, 1)``. In a module that torch does
-    not have, a weight of three dimensions is that of an ensemble, ``(members, inputs, outputs)``; with a ``kernel_size``, or a
-    bias for each of its rows, that of a convolution.
+    their weights from, and any other module with a ``weight`` of two or more dimensions. Embeddings, also where a layer has the
+    weight of one, norms and bare parameters are left out. A norm that was written by hand is known by a weight such as
+    ``(channels, 1, 1)``. In a module that torch does not have, a weight of three dimensions is that of an ensemble,
+    ``(members, inputs, outputs)``; with a ``kernel_size``, or a bias for each of its rows, that of a convolution.
 
     Raises:
         ValueError: The model has no such layer, or none that is trained; or it is lazy and has not been called yet.
@@ -89,13 +89,23 @@ def weights_of(model: nn.Module) -> list[Weight]:
 def known_weights(model: nn.Module) -> dict[nn.Parameter, Weight]:
     """As :func:`weights_of`, by their tensors; there may be none."""
     names = {parameter: name for name, parameter in unwrapped(model).named_parameters()}
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    left_alone = {parameter for embedding in embeddings for parameter in embedding.parameters(recurse=False)}
     found: dict[nn.Parameter, Weight] = {}
     for path, module in model.named_modules():
         of = model.get_submodule(path.rpartition(".parametrizations.")[0]) if isinstance(module, _Parametrized) else module
         if _multiplies(module) and not isinstance(of, _NO_MATRICES):
             for attribute, parameter in module.named_parameters(recurse=False):
-                if parameter.is_floating_point():
-                    found.setdefault(parameter, _weight(names[parameter], module, attribute, parameter))
+                if not parameter.is_floating_point() or parameter in left_alone:
+                    continue
+                if _is_magnitude(module, attribute):
+                    weight = Weight(names[parameter], parameter, "magnitude")
+                elif of is not module and (attribute == "original" or _has_magnitude(module)):
+                    # It has the form of the weight that is computed from it.
+                    weight = _weight(names[parameter], of, path.rpartition(".")[2], parameter)
+                else:
+                    weight = _weight(names[parameter], module, attribute, parameter)
+                found.setdefault(parameter, weight)
     return found
 
 
@@ -166,29 +176,38 @@ def _weight(name: str, module: nn.Module, attribute: str, parameter: nn.Paramete
         return Weight(name, parameter, kind, 1 if attribute.startswith("weight_hr") else len(parameter) // module.hidden_size)
     if isinstance(module, nn.MultiheadAttention):  # bias_k and bias_v are (1, 1, units)
         return Weight(name, parameter, "bias" if "bias" in attribute else kind, 3 if attribute.startswith("in_proj") else 1)
-    if _is_magnitude(module, attribute):
-        return Weight(name, parameter, "magnitude")
     if isinstance(module, nn.modules.conv._ConvNd):
         return Weight(name, parameter, kind, module.groups, axis=int(kind == "matrix" and module.transposed))
-    if is_stacked(weight := getattr(module, "weight", None), module):
+    is_computed = nn.utils.parametrize.is_parametrized(module, "weight")  # which is not to be done here
+    weight = parameter if attribute == "weight" else None if is_computed else getattr(module, "weight", None)
+    if is_stacked(weight, module):
         if parameter is weight:
             return Weight(name, parameter, kind, len(weight), is_stacked=True)
         return Weight(name, parameter, "bias", len(weight) if parameter.ndim > 1 else 1)  # (members, 1, outputs), say
     # The Linear of GPT-2 in transformers.
-    inputs_first = kind == "matrix" and type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+    inputs_first = kind == "matrix" and _class_of(module).__name__ == "Conv1D" and hasattr(module, "nf")
     return Weight(name, parameter, kind, axis=int(inputs_first), is_bilinear=isinstance(module, nn.Bilinear))
 
 
 def is_stacked(weight: Tensor | None, module: nn.Module | None = None) -> TypeGuard[Tensor]:
     """Whether a weight, bare or of a module that torch does not have, is that of an ensemble: a matrix for each member."""
-    if not isinstance(weight, Tensor) or weight.ndim != 3 or type(module).__module__.startswith("torch."):
+    if not isinstance(weight, Tensor) or weight.ndim != 3 or _class_of(module).__module__.startswith("torch."):
         return False
     bias = getattr(module, "bias", None)
     is_kernel = hasattr(module, "kernel_size") or (isinstance(bias, Tensor) and bias.shape == weight.shape[:1])
     return not is_kernel
 
 
+def _class_of(module: nn.Module | None) -> type:
+    """The class of a module before any of its tensors was parametrised."""
+    return type(module) if module is None else nn.utils.parametrize.type_before_parametrizations(module)
+
+
+def _has_magnitude(module: nn.Module) -> bool:
+    return isinstance(module, _Parametrized) and any(type(step).__name__ == "_WeightNorm" for step in module)
+
+
 def _is_magnitude(module: nn.Module, attribute: str) -> bool:
-    if isinstance(module, nn.utils.parametrize.ParametrizationList):
-        return attribute == "original0" and any(type(step).__name__ == "_WeightNorm" for step in module)
+    if isinstance(module, _Parametrized):
+        return attribute == "original0" and _has_magnitude(module)
     return attribute.endswith("_g") and hasattr(module, f"{attribute[:-2]}_v")  # of the weight norm of older torch

@@ -150,6 +150,11 @@ class Change:
                 f"{parameter.name} by factor needs a value of the environment's own, which {name} lacks; with "
                 f"factor=False it takes values in {parameter.unit}"
             )
+        if math.isfinite(self.effect.lowest) and not self._factor and (lowest := self.bound(trial).lowest) > self.extremes[0]:
+            raise ParameterError(
+                f"{self.name} must be at least {lowest:g} where the other parameters have their greatest values, "
+                f"got {self.extremes[0]:g}"
+            )
         if measured and not (self.effect.places and self._responds(trial)):
             raise ParameterError(f"{self.name} needs {parameter.needs}, which {name} lacks")
 

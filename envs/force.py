@@ -66,10 +66,13 @@ class InForce:
         self._write(sequence)
 
     def write_again(self, sequence: Sequence, holder: Any, *, always: bool = False) -> None:
-        """Writes again where the environment has rewritten or rebuilt its simulation; with ``always`` in any case."""
+        """Writes again where the environment has rewritten or rebuilt its simulation, or what constants follow from.
+
+        With ``always`` in any case.
+        """
         if self._follow(sequence, holder) or self._took_back(sequence, holder):
             self.has_other_own = True
-        elif not always:
+        elif not always and self._held.follows(self.subject):
             return
         self._write(sequence)
 
@@ -97,9 +100,16 @@ class InForce:
         model = self._look_up().model
         return not self._held.holds(self.subject) if model is self.subject.model else model is not None
 
-    def take_simulation(self) -> None:
-        """Takes what the simulation has now for what was written last."""
+    def written_over(self) -> list[list[float]] | None:
+        """What was written last, as JSON can hold it, where the environment has written other numbers since; else None."""
+        is_same = self._look_up().model is self.subject.model
+        return self._held.written_values() if is_same and not self._held.holds(self.subject) else None
+
+    def take_simulation(self, written: list[list[float]] | None) -> None:
+        """Takes what the simulation has now for what was written last, or what :meth:`written_over` returned."""
         self._held.take(self.subject)
+        if written is not None and self._held.fits(written):
+            self._held.set_written_values(written)
 
     def own_values(self) -> list[list[float]]:
         """What the simulation had itself, as JSON can hold it."""

@@ -32,6 +32,10 @@ mean inertia alone too, by which the solver scales its tolerance; it stays what 
 """
 
 
+_GIVEN = ("body_mass", "body_inertia", "body_ipos", "body_iquat", "dof_armature")
+"""What they follow from."""
+
+
 class Held:
     """The effects of some parameters on a subject, as one: what they write is written, compared and taken back together.
 
@@ -45,6 +49,8 @@ class Held:
         self._places = union([place for effect in effects for place in effect.places])
         derived = any(effect.derived for effect in effects)
         self._following = [place for name in FOLLOWING if (place := _whole(name, subject))] if derived else []
+        self._given = [place for name in _GIVEN if (place := _whole(name, subject))] if derived else []
+        self._followed: list[bytes] | None = None  # what the constants that were written last follow from
         self._all = [*self._places, *self._following]
         self._own = [place.read(subject) for place in self._all]
         self._written = [own.tobytes() for own in self._own]
@@ -57,17 +63,28 @@ class Held:
         self.restore(subject)
         for effect, value in zip(self._effects, values, strict=True):
             effect.apply(subject, value)
-        if self._following and not self._is_own(subject):
+        follow = bool(self._following) and not self._is_own(subject)
+        if follow:
             self._compute_following(subject)
+        self._followed = [] if follow else None
         self.take(subject)
 
     def take(self, subject: Subject) -> None:
         """Takes what the subject has now for what was written."""
         self._written = [place.read(subject).tobytes() for place in self._all]
+        if self._followed is not None:
+            self._followed = self._given_now(subject)
 
     def holds(self, subject: Subject) -> bool:
         """Whether the subject has, to the bit, what was written last."""
         return all(place.read(subject).tobytes() == written for place, written in zip(self._all, self._written, strict=True))
+
+    def follows(self, subject: Subject) -> bool:
+        """Whether the constants that were written last follow from what the subject has now."""
+        return self._followed is None or self._followed == self._given_now(subject)
+
+    def _given_now(self, subject: Subject) -> list[bytes]:
+        return [place.read(subject).tobytes() for place in self._given]
 
     def restore(self, subject: Subject) -> None:
         """Gives the subject back what it had itself."""
@@ -104,6 +121,14 @@ class Held:
     def fits(self, values: Sequence[Sequence[float]]) -> bool:
         """Whether :meth:`own_values` can have returned this."""
         return [len(saved) for saved in values] == [own.size for own in self._own]
+
+    def written_values(self) -> list[list[float]]:
+        """What was written last, as JSON can hold it."""
+        return [np.frombuffer(written).tolist() for written in self._written]
+
+    def set_written_values(self, values: Sequence[Sequence[float]]) -> None:
+        """Takes what :meth:`written_values` returned for what was written last."""
+        self._written = [np.array(saved, np.float64).tobytes() for saved in values]
 
     def set_own_values(self, values: Sequence[Sequence[float]]) -> None:
         """Takes what :meth:`own_values` returned for what the subject had itself."""

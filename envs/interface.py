@@ -89,8 +89,8 @@ class Delay(InterfaceEffect):
         self._sent = np.array(array)
         steps = int(self._value)
         if not steps:
-            return self._sent
-        return self._past[-steps] if steps <= len(self._past) else self._inside(np.zeros(self._space.shape))
+            return self._sent.copy()
+        return self._past[-steps].copy() if steps <= len(self._past) else self._inside(np.zeros(self._space.shape))
 
     def end_step(self) -> None:
         """Keeps the action for the steps that follow."""

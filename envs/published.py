@@ -79,7 +79,7 @@ class HealthyRewardOnFall(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType],
             What the environment returned, with the reward added where it has terminated.
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if terminated and not info["reward_survive"]:  # where it has not been paid
+        if terminated and not info.get("reward_survive", True):  # where it has not been paid; older versions always pay
             healthy = float(self.env.unwrapped._healthy_reward)  # type: ignore[attr-defined]
             reward = float(reward) + healthy
             info["reward_survive"] = healthy

@@ -57,7 +57,8 @@ class Sequence:
         self.check(subject)
         self._clocks = [(shared, [change for change in self.changes if not own[change.name]])] if not all(own.values()) else []
         self._clocks += [(make_clock({**timing, **own[change.name]}), [change]) for change in self.changes if own[change.name]]
-        self._simple = len(self._clocks) == 1 and isinstance(shared.times, Every)  # phase, steps and episodes say all
+        # Phase, steps and episodes say all.
+        self._simple = len(self._clocks) == 1 and isinstance(self._clocks[0][0].times, Every)
         self.phase = 0
         described = {change.name: change.options | _described(own[change.name]) for change in self.changes}
         first = self.changes[0]

@@ -239,13 +239,15 @@ def _load_simulation(
 ) -> None:
     """Loads the simulation; a wrapper that changes it follows it to another model than the one before."""
     simulation, changing = _Simulation.of(env), NonStationary.of(env)
+    schedule: dict[str, Any] = next(
+        (saved["schedule"] for layer, saved in zip(layers, state, strict=True) if layer is changing), {}
+    )
     if changing and simulation.model is not before:
-        schedule = next(saved["schedule"] for layer, saved in zip(layers, state, strict=True) if layer is changing)
         changing.load_state_dict(schedule)  # follows,
         changing.load_state_dict(schedule)  # and learns what the other model has of its own
     simulation.load(state[-1])
     if changing:
-        changing.take_simulation()
+        changing.take_simulation(schedule.get("written"))
 
 
 def _save_layer(layer: gymnasium.Env[Any, Any], encoder: Encoder) -> dict[str, Any]:

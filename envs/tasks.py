@@ -259,7 +259,7 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         self._enter(0)
         self._entropy = np.random.SeedSequence(of_tasks).entropy
         self._step = self._episode_began = 0
-        self._clock.restart(np.random.SeedSequence(seed, spawn_key=SPAWN_KEY))
+        self._clock.restart(np.random.SeedSequence(seed, spawn_key=(*SPAWN_KEY, 0, 3)))  # not that of a parameter of a task
         self._clock.begin(0, 0)
 
     def _enter(self, task: int) -> None:

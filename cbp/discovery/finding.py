@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from cbp.groups import Edge, Group, LayerError, Place, Slices
 
 _SIZES = (32, 8, 16, 28, 64, 84, 96, 224)  # of images that are tried where no example is given, then all others up to 64
 _LENGTH = 5  # of sequences
+_PASSES = 8  # that are kept to be made again by a model that has other modules since
 NO_PAST = "are computed from zeros, as of a state that has no past: give an example that has one, such as a longer sequence"
 
 
@@ -67,6 +69,9 @@ def nothing_found(model: nn.Module, reasons: list[str]) -> str:
     return f"{type(model).__name__} has no hidden layer that can be treated: {why}"
 
 
+_Pass = Arguments | Callable[[nn.Module], Any]
+
+
 class Finder:
     """Finds the groups of a model over one or several forward passes.
 
@@ -80,7 +85,20 @@ class Finder:
             raise LayerError("nothing can be watched in a model that torch.jit has scripted: give the module it was made from")
         self._model = model
         self._follower = Follower()
+        self._passes: list[_Pass] = []
         self.failure = ""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Finder:
+        twin = memo[id(self)] = Finder.__new__(Finder)
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without functions that make a pass, which a pickle may not hold."""
+        return {**vars(self), "_passes": [each for each in self._passes if isinstance(each, Arguments)]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({"_passes": []} | state)  # which the first releases did not keep
 
     @property
     def called(self) -> set[str]:
@@ -89,14 +107,28 @@ class Finder:
 
     def follow(self, example: Example | Arguments) -> None:
         """Follows a forward pass; what was followed before still holds."""
-        if not callable(example):
-            example = (example if isinstance(example, Arguments) else Arguments.of(example)).call
+        followed = example if callable(example) or isinstance(example, Arguments) else Arguments.of(example)
+        make_pass = followed.call if isinstance(followed, Arguments) else followed
         before = copy.deepcopy(self._follower)
         try:
-            record(self._model, example, self._follower)
+            record(self._model, make_pass, self._follower)
         except SecondPassError:  # a model for one call
             self._follower = before
-            record(self._model, example, self._follower, again=False)
+            record(self._model, make_pass, self._follower, again=False)
+        self._passes.append(followed.detached() if isinstance(followed, Arguments) else followed)
+        if len(self._passes) > _PASSES:
+            del self._passes[1]  # the first may be the user's example
+
+    def renewed(self) -> Finder:
+        """One for the model as it is now, that has followed the same passes, as far as they can still be made."""
+        found = Finder(self._model)
+        for each in self._passes:
+            before = copy.deepcopy(found._follower)
+            try:
+                found.follow(each)
+            except LayerError:
+                found._follower = before
+        return found
 
     def try_inputs(self) -> bool:
         """Tries inputs that suit the model's layers; whether a forward pass could be made."""

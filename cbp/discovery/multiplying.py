@@ -75,11 +75,10 @@ def _times_computed(follower: Follower, value: Value, weight: Value, call: Call,
 def _of_two(follower: Follower, a: Value, b: Value, call: Call) -> Value:
     """A product of two tensors that depend on inputs: what weighs positions carries units, all else mixes them."""
     ndim = max(a.labels.ndim, b.labels.ndim)
-    for value, other, inner, outer in ((a, b, -1, -2), (b, a, -2, -1)):
+    for value, other, inner in ((a, b, -1), (b, a, -2)):
         if has_units(value.labels) and not has_units(other.labels) and value.labels.shape[inner] == 1:
             labels = value.labels.clone()
             return Value(aligned(labels, ndim), merged([a, b], None))
-        del outer
     reason = f"are multiplied with other values in '{call.name}' and summed over units"
     if has_units(a.labels) and has_units(b.labels):
         follower.meet_weight(a, b)  # one is the other's

@@ -60,6 +60,10 @@ class Arguments:
             f"model, got a {type(example).__name__}"
         )
 
+    def detached(self) -> Arguments:
+        """The same without the graphs that the tensors came from."""
+        return Arguments(*tree_map_only(Tensor, Tensor.detach, (self.args, self.kwargs)))
+
     def call(self, model: nn.Module) -> Any:
         """Makes a pass with copies of the tensors among the arguments."""
         args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), (self.args, self.kwargs))
@@ -231,17 +235,25 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Gradients on, generators forked, compiled code off; and attention and recurrence in plain operations."""
+def forked_generators(model: nn.Module) -> Iterator[None]:
+    """Global generators, from which the model's forward may draw, are afterwards where they were."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
-    forked = [device.index or 0 for device in devices if device.type == "cuda"]
-    numpy = sys.modules.get("numpy")  # which the model's forward may draw from
+    numpy = sys.modules.get("numpy")
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         if numpy is not None:
             stack.callback(numpy.random.set_state, numpy.random.get_state())
+        forked = [device.index or 0 for device in devices if device.type == "cuda"]
         stack.enter_context(torch.random.fork_rng(devices=forked))
+        yield
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Gradients on, generators forked, compiled code off; and attention and recurrence in plain operations."""
+    mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(forked_generators(model))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.compiler.set_stance("force_eager"))

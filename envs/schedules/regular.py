@@ -53,7 +53,7 @@ class Drift(_Regular, name="drift"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.boolean("falling", self.falling)
+        object.__setattr__(self, "falling", checks.boolean("falling", self.falling))
 
     def _share(self, phase: int) -> float:
         share = min(phase / self.length, 1.0)

@@ -192,7 +192,11 @@ def split(images: Images, share: float, seed: int) -> tuple[Images, Images]:
 
     Returns:
         The rest, and what is set aside; both in their old order.
+
+    Raises:
+        envs.ParameterError: A share that is none.
     """
+    share = checks.finite("share", share, 0, 1)
     generator = np.random.default_rng(seed)
     aside = np.zeros(len(images.labels), dtype=bool)
     for label in np.unique(images.labels):

@@ -339,3 +339,26 @@ def test_options_of_a_group_are_checked_too(options, words):
     with pytest.raises(ValueError, match=words):
         optimizer.load_state_dict(saved)
     assert optimizer.state_dict()["param_groups"] == cbp.Adam([weight]).state_dict()["param_groups"]
+
+
+def test_counts_that_were_looked_up_are_looked_up_anew_where_betas_change():
+    model = chain(3, 8, 2)
+    twin = copy.deepcopy(model)
+    ours = cbp.Adam(model.parameters(), betas=(0.9, 0.9), lr=0.01)
+    theirs = torch.optim.Adam(twin.parameters(), betas=(0.9, 0.9), lr=0.01)
+    problem = Problem(3, 2)
+
+    def learn_both(updates):
+        for _ in range(updates):
+            x, y = problem()
+            learn(model, ours, x, y)
+            learn(twin, theirs, x, y)
+
+    learn_both(400)  # 1 − 0.9^t is 1 for half of them
+    ours.load_state_dict(copy.deepcopy(ours.state_dict()))  # after which counts are looked up
+    learn_both(1)
+    for optimizer in (ours, theirs):
+        optimizer.param_groups[0]["betas"] = (0.9, 0.999)
+    learn_both(20)
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import random
+from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from small_networks import Problem, chain, still
@@ -441,3 +444,41 @@ def test_a_weak_term_does_not_overflow_under_a_scaler_that_the_loss_takes(streng
             model.bias.add_(10.0)
     # λ · 2 · 10, scaled
     assert model.bias.grad.item() == pytest.approx(strength * 20 * 2**16, rel=1e-2)
+
+
+class Keeps(nn.Module):
+    """Keeps what passed in containers, and draws from Python's and NumPy's generators."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.seen, self.by_name, self.last = [], {}, deque(maxlen=3)
+
+    def forward(self, x):
+        self.seen.append(len(self.seen))
+        self.by_name[len(self.by_name)] = random.random() + np.random.random()  # noqa: NPY002, S311
+        self.last.append(len(self.seen))
+        return self.layer(x)
+
+
+def test_further_passes_leave_no_trace_in_containers_and_generators():
+    torch.manual_seed(0)
+    kept = []
+    for method in (None, "c-chain"):
+        model = Keeps()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        treated = cbp.METHODS[method](model, optimizer) if method else None
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = model(torch.ones(5, 3)).square().mean()
+            loss.backward()
+            if treated:
+                treated.before_update()
+            optimizer.step()
+            if treated:
+                treated.step()
+        kept.append((model.seen, model.by_name, list(model.last), random.random(), np.random.random()))  # noqa: NPY002, S311
+    assert kept[0] == kept[1]
+    assert kept[0][0] == [0, 1, 2, 3]

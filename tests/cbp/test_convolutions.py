@@ -250,7 +250,7 @@ def test_a_channel_feeds_the_columns_of_its_own_positions_however_maps_are_flatt
     with torch.no_grad():
         model.maps.weight[2], model.maps.bias[2] = 0, 0
         silent = model(x)
-        model.head.weight.index_fill_(1, layer.columns_of(torch.tensor([2]), 0), 0)
+        model.head.weight.index_fill_(1, layer.edges[0].weights.of(torch.tensor([2])), 0)
     assert torch.equal(model(x), silent)
     assert not torch.equal(before, silent)
 
@@ -271,7 +271,7 @@ def test_columns_are_those_of_the_channel_in_whatever_order_maps_are_flattened(f
     with torch.no_grad():
         model.maps.weight[2], model.maps.bias[2] = 0, 0
         silent = model(x)
-        model.head.weight.index_fill_(1, layer.columns_of(torch.tensor([2]), 0), 0)
+        model.head.weight.index_fill_(1, layer.edges[0].weights.of(torch.tensor([2])), 0)
     torch.testing.assert_close(model(x), silent)
     assert not torch.allclose(before, silent)
     assert cbp.verify(model, (x,)) < 1e-5

@@ -256,3 +256,81 @@ def test_every_method_goes_on_after_a_head_was_exchanged(name):
             update()
     method.load_state_dict(copy.deepcopy(method.state_dict()))
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+class Tasks(nn.Module):
+    """A trunk with a head for each task."""
+
+    def __init__(self, heads=2):
+        super().__init__()
+        self.stem, self.trunk = nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 10), nn.ReLU())
+        self.heads = nn.ModuleList(nn.Linear(10, 3) for _ in range(heads))
+
+    def forward(self, x, task):
+        return self.heads[task](self.trunk(self.stem(x)))
+
+
+def all_heads(model):
+    return [model(torch.ones(4, 6), task) for task in range(2)]
+
+
+def append_a_head(model):
+    model.heads.append(nn.Linear(10, 3))
+
+
+def thaw(model):
+    model.stem.requires_grad_(True)
+
+
+def exchange_a_head(model):
+    model.heads[0] = nn.Linear(10, 5)
+
+
+@pytest.mark.filterwarnings("ignore:Tasks runs otherwise than before")
+@pytest.mark.parametrize("change", [append_a_head, thaw, exchange_a_head])
+@pytest.mark.parametrize("recorded", ["by an example", "in training"])
+@pytest.mark.parametrize("copied", [lambda thing: thing, copy.deepcopy])
+def test_heads_that_were_known_are_known_when_layers_are_found_anew(change, recorded, copied):
+    torch.manual_seed(0)
+    model = Tasks()
+    model.stem.requires_grad_(change is not thaw)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    example = all_heads if recorded == "by an example" else None
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.2, maturity_threshold=2, example=example)
+
+    def update(*tasks):
+        optimizer.zero_grad()
+        sum(model(torch.randn(4, 6), task).square().mean() for task in tasks).backward()
+        optimizer.step()
+        return method.step()
+
+    update(0)
+    update(1)
+    model, optimizer, method = copied((model, optimizer, method))
+    change(model)
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.fill_(1.0)
+    replaced = set()
+    while len(replaced) < 3:  # by passes that call the first head alone
+        replaced |= set(update(0)[-1].tolist())
+    columns = model.heads[1].weight.detach()
+    expected = torch.ones(3, 10)
+    expected[:, sorted(replaced)] = 0
+    assert torch.equal(columns, expected)
+    hidden = next(layer.hidden for layer in method.layers if layer.name == "trunk.0")
+    assert {edge.weights.module for edge in hidden.edges} == {*model.heads[:2]}
+
+
+@pytest.mark.filterwarnings("ignore:Sequential runs otherwise than before")
+def test_what_was_the_output_is_a_hidden_layer_where_the_network_has_grown():
+    model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=0, example=(torch.ones(2, 3),))
+    model.extend([nn.ReLU(), nn.Linear(4, 2)])
+    optimizer.add_param_group({"params": list(model[4].parameters())})
+    for _ in range(2):  # the first tells that the model is another
+        model(torch.ones(2, 3)).sum().backward()
+        method.step()
+    assert [layer.name for layer in method.layers] == ["0", "2"]

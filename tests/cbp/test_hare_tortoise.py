@@ -87,3 +87,16 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
     model = chain(3, 6, 2)
     with pytest.raises(ValueError, match=message):
         cbp.HareTortoise(model, still(model), **options)
+
+
+def test_complex_weights_are_averaged_too():
+    model = nn.ParameterList([nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, dtype=torch.complex64))])
+    method = cbp.HareTortoise(model, still(model), momentum=0.5, period=1)
+    with torch.no_grad():
+        model[0].fill_(1.0)
+        model[1].fill_(1 + 2j)
+    method.step()
+    # τ = ½ · 0 + ½ · θ, and θ is set back to it.
+    assert model[0].tolist() == [0.5, 0.5]
+    assert model[1].tolist() == [0.5 + 1j, 0.5 + 1j]
+    assert method.tortoise["1"].dtype is torch.complex64

@@ -159,3 +159,14 @@ def test_a_model_of_recurrent_layers_alone_is_treated_and_one_without_weights_re
     assert torch.equal(model.weight_ih_l0, before / 2)
     with pytest.raises(ValueError, match="LayerNorm has no layer that multiplies"):
         cbp.ShrinkPerturb(nn.LayerNorm(3), still(model))
+
+
+def test_a_model_that_has_lost_its_layers_is_left_alone():
+    model = nn.Sequential(nn.Linear(2, 2))
+    method = cbp.ShrinkPerturb(model, torch.optim.SGD(model.parameters(), lr=0.1), period=1)
+    model[0] = nn.Identity()
+    assert method.step() == []
+    model[0] = nn.Linear(2, 2)
+    before = model[0].weight.detach().clone()
+    method.step()
+    assert not torch.equal(model[0].weight, before)

@@ -255,3 +255,34 @@ def test_units_in_another_form_are_told_of_where_the_model_is_never_called():
         method.step()
     WithBlock.forward(model, x)
     method.step()
+
+
+class Recurrent(nn.Module):
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = None
+        for t in range(x.shape[1]):
+            h = self.cell(x[:, t], h)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_cell_that_begins_without_a_state_is_judged_from_the_first_update_on(cell, steps):
+    torch.manual_seed(0)
+    model = Recurrent(cell(5, 7))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(
+        model, optimizer, replacement_rate=1 / 7, maturity_threshold=0, example=(torch.ones(3, steps, 5),)
+    )
+    replaced = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(3, steps, 5)).square().mean().backward()
+        optimizer.step()
+        replaced.append(len(method.step()[0]))
+        assert method.layers[0].fits
+    assert replaced == [1, 1, 1]  # ρ · 7 units in each update

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import cbp
+from cbp.weighted import weights_of
 
 
 def sgd(model):
@@ -202,3 +203,59 @@ def test_the_state_of_a_packed_weight_is_loaded_and_that_of_the_first_release_to
     old.load_state_dict({"lengths": {"weight": 2.5}})  # one number for each weight
     old.step()
     assert torch.linalg.vector_norm(single.weight).item() == pytest.approx(2.5)
+
+
+def parametrised(layer, attribute, by):
+    by(layer, attribute)
+    return nn.ModuleList([layer, nn.Linear(2, 2)])  # the second one, so that the other tensors of the model are there too
+
+
+WEIGHT_NORM = {"conv_transpose": nn.ConvTranspose1d(6, 3, 4), "groups": nn.Conv2d(8, 12, 3, groups=4), "plain": nn.Linear(5, 4)}
+
+
+@pytest.mark.parametrize("name", WEIGHT_NORM)
+@pytest.mark.parametrize(
+    "by",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
+    ids=["weight norm", "spectral norm"],
+)
+def test_what_a_layers_weight_is_computed_from_has_the_form_of_the_weight(name, by):
+    plain, layer = copy.deepcopy(WEIGHT_NORM[name]), copy.deepcopy(WEIGHT_NORM[name])
+    (expected,) = [weight for weight in weights_of(plain) if weight.kind == "matrix"]
+    found = [weight for weight in weights_of(parametrised(layer, "weight", by)) if "parametrizations" in weight.name]
+    (matrix,) = [weight for weight in found if weight.kind == "matrix"]
+    assert (matrix.parts, matrix.axis) == (expected.parts, expected.axis)
+    assert [weight.kind for weight in found].count("magnitude") == (by is nn.utils.parametrizations.weight_norm)
+
+
+def test_gates_of_a_recurrent_weight_that_is_normalised_are_four_matrices():
+    lstm = nn.LSTM(3, 5)
+    nn.utils.parametrizations.weight_norm(lstm, "weight_hh_l0")
+    of = {weight.name: weight for weight in weights_of(lstm)}
+    assert of["parametrizations.weight_hh_l0.original1"].parts == 4
+    assert of["parametrizations.weight_hh_l0.original0"].kind == "magnitude"
+    assert of["weight_ih_l0"].parts == 4
+
+
+class Ensemble(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 2))
+
+    def forward(self, x):
+        return torch.einsum("mi,mio->mo", x, self.weight)
+
+
+def test_members_of_an_ensemble_whose_weight_is_parametrised_are_matrices():
+    model = Ensemble()
+    nn.utils.parametrizations.weight_norm(model, "weight", dim=0)
+    (matrix,) = [weight for weight in weights_of(model) if weight.kind == "matrix"]
+    assert (matrix.parts, matrix.is_stacked) == (4, True)
+
+
+@pytest.mark.parametrize("method", ["shrink-perturb", "fire", "nap", "spectral", "parseval"])
+def test_an_embedding_that_is_the_head_too_is_left_alone(method):
+    words, head = nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 9, bias=False)
+    head.weight = words.weight
+    model = nn.Sequential(words, nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), head)
+    assert cbp.METHODS[method](model, sgd(model)).touched[0] == "1.weight"

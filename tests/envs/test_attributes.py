@@ -199,3 +199,28 @@ def test_the_wind_of_a_lander_changes(name):
         envs.NonStationary(gymnasium.make("LunarLander-v3"), name)
     with pytest.raises(envs.ParameterError, match=r"cannot be saved of LunarLander\.world"):
         envs.save_state(envs.NonStationary(gymnasium.make("LunarLander-v3", enable_wind=True), name))
+
+
+class ScalesInPlace(gymnasium.Env):
+    """Scales its action in place, and says what it received."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1), {}
+
+    def step(self, action):
+        received = float(action[0])
+        action *= 2
+        return np.array([received]), 0.0, False, False, {}
+
+
+def test_delayed_actions_are_the_agents_whatever_the_environment_does_with_them():
+    delays = {"name": "list", "values": [0, 1, 2]}
+    env = envs.NonStationary(ScalesInPlace(), "action_delay", delays, period=3, change_at="now")
+    env.reset(seed=0)
+    received = [float(env.step(np.array([action]))[0][0]) for action in (1.0, 2, 3, 4, 5, 6, 7, 8, 9)]
+    # Three steps each with a delay of 0, 1 and 2.
+    assert received == [1, 2, 3, 3, 4, 5, 5, 6, 7]

@@ -281,3 +281,26 @@ def test_what_a_parameter_reaches_can_be_read_back():
     assert env.reach == {"damping:hip_1+ankle_*": there, "friction:floor": {"geom_friction": ["floor"]}}
     env = envs.NonStationary(gymnasium.make("Ant-v5"), {"gravity": {}, "gravity_tilt": {}, "action_noise": {}})
     assert env.reach == {"gravity": {"opt.gravity": []}, "gravity_tilt": {"opt.gravity": []}, "action_noise": {}}
+
+
+@pytest.mark.parametrize("times", [{"name": "geometric", "mean": 3}, {"name": "bursts", "changes": 2, "gap": 1, "calm": 4}])
+def test_the_only_parameters_own_clock_goes_on_from_a_state(times):
+    def make():
+        of_one = {"cart_mass": {"period": times, "change_at": "now", "schedule": "uniform", "low": 0.5, "high": 2.0}}
+        return envs.NonStationary(gymnasium.make("CartPole-v1"), of_one, seed=0)
+
+    def masses(env, steps):
+        found = []
+        for _ in range(steps):
+            *_, terminated, truncated, info = env.step(0)
+            found.append(info["cart_mass"])
+            if terminated or truncated:
+                env.reset()
+        return found
+
+    env, other = make(), make()
+    env.reset(seed=3)
+    masses(env, 50)
+    other.reset(seed=4)
+    envs.load_state(other, envs.save_state(env))
+    assert masses(other, 60) == masses(env, 60)

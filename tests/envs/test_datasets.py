@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import pickle
 import re
 import subprocess
@@ -13,8 +14,10 @@ import pytest
 from data_files import cifar100, idx, imagenet_batch, npy, pixel, planes, python2_pickle
 from PIL import Image
 
+import envs
 from envs.streams import datasets
 from envs.streams.datasets import DataError, ImageClasses, Images
+from envs.streams.tasks import split
 
 # The image of number n, as pixel() says, channel by channel.
 IMAGE = {n: np.array([[[pixel(n, c, y, x) for x in range(32)] for y in range(32)] for c in range(3)]) for n in range(12)}
@@ -331,3 +334,10 @@ def test_nothing_is_imported_or_downloaded_before_it_is_asked_for():
     code = "import sys, envs.streams; print([m for m in ('sklearn', 'PIL', 'urllib.request') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_a_share_that_is_none_is_refused(share):
+    images = Images(np.zeros((4, 2, 2), np.uint8), np.array([0, 0, 1, 1]))
+    with pytest.raises(envs.ParameterError, match="share must be a finite number from 0 to 1"):
+        split(images, share, seed=0)

@@ -389,3 +389,61 @@ def test_an_attribute_that_is_computed_is_refused(monkeypatch):
     monkeypatch.setitem(envs.PARAMETERS, "tick", tick)
     with pytest.raises(envs.ParameterError, match="tick needs a 'dt' that can be set, which Hopper-v5 lacks"):
         envs.NonStationary(gymnasium.make("Hopper-v5"), "tick")
+
+
+class DrawsMasses(gymnasium.Wrapper):
+    """Draws the masses in each reset, and leaves the constants that follow from them as they are."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self._own = env.unwrapped.model.body_mass.copy()
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self._generator = np.random.default_rng(seed)
+        self.unwrapped.model.body_mass[:] = self._own * self._generator.uniform(0.5, 2)
+        return super().reset(seed=seed, options=options)
+
+
+@pytest.mark.parametrize("parameter", ["armature", "centre_of_mass_x"])
+def test_constants_follow_from_the_masses_of_this_episode_not_of_the_one_before(parameter):
+    model_after = []
+    for seeds in ([4], [1, 2, 4], [4, 4]):
+        env = envs.NonStationary(DrawsMasses(gymnasium.make("Hopper-v5")), parameter, seed=5)
+        for seed in seeds:
+            env.reset(seed=seed)
+        model = env.unwrapped.model
+        model_after.append([model.dof_invweight0.copy(), model.body_subtreemass.copy(), model.actuator_acc0.copy()])
+    for others in model_after[1:]:
+        for first, other in zip(model_after[0], others, strict=True):
+            assert np.array_equal(first, other)
+    computed = copy.copy(model)
+    mujoco.mj_setConst(computed, mujoco.MjData(computed))
+    assert np.array_equal(model.dof_invweight0, computed.dof_invweight0)
+
+
+class WritesOnce(gymnasium.Wrapper):
+    def step(self, action):
+        found = super().step(action)
+        if self.unwrapped.data.time > 9 * self.unwrapped.dt - 1e-9 and not getattr(self, "has_written", False):
+            self.unwrapped.model.dof_damping[3] = 5.0
+            self.has_written = True
+        return found
+
+
+def test_what_the_environment_wrote_since_the_last_change_is_still_its_own_after_a_state_was_loaded():
+    def make():
+        return envs.NonStationary(WritesOnce(gymnasium.make("HalfCheetah-v5")), "damping", seed=5, period=15, change_at="now")
+
+    env, other = make(), make()
+    env.reset(seed=1)
+    other.reset(seed=2)
+    for _ in range(12):
+        env.step(np.zeros(6, np.float32))
+    envs.load_state(other, envs.save_state(env))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which say that it wrote
+        for _ in range(10):
+            found = [each.step(np.zeros(6, np.float32))[0] for each in (env, other)]
+            assert np.array_equal(*found)
+    assert env.unwrapped.model.dof_damping[3] == other.unwrapped.model.dof_damping[3] != 5.0

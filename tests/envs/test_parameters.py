@@ -950,3 +950,13 @@ def test_bodies_that_are_placed_by_hand_have_no_share_in_the_mass():
     assert model.body("target").mass.item() == pytest.approx(1000 * 4 / 3 * np.pi * 0.2**3)  # as it was: water
     with pytest.raises(envs.ParameterError, match="target"):
         envs.NonStationary(World(box(more=more)), "mass:target", seed=0)
+
+
+def test_a_time_constant_that_the_time_step_beside_it_would_raise_is_refused():
+    def make(least):
+        beside = {"timestep": {"low": 0.5, "high": 1.25}, "contact_time": {"low": least, "high": 0.1}}
+        return envs.NonStationary(gymnasium.make("Ant-v5"), beside)
+
+    make(0.025)  # twice 1.25 times the Ant's 0.01 s
+    with pytest.raises(envs.ParameterError, match=r"contact_time must be at least 0\.025 where the other parameters have"):
+        make(0.02)

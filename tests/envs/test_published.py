@@ -50,3 +50,18 @@ def test_an_environment_that_pays_no_such_reward_is_refused_or_left_as_it_is():
     env = gymnasium.make("halfcheetah-nonstationary-v0", healthy_reward_on_fall=True)
     env.reset(seed=0)
     assert not env.step(np.zeros(6, np.float32))[2]
+
+
+@pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
+@pytest.mark.parametrize("name", ["Hopper-v4", "Walker2d-v4"])
+def test_older_versions_pay_in_the_step_of_the_fall_already_and_go_on_as_they_are(name):
+    envs_of_both = gymnasium.make(name), envs.HealthyRewardOnFall(gymnasium.make(name))
+    actions = np.random.default_rng(0).uniform(-1, 1, (200, *envs_of_both[0].action_space.shape)).astype(np.float32)
+    for env in envs_of_both:
+        env.reset(seed=0)
+    for action in actions:
+        expected, found = (env.step(action) for env in envs_of_both)
+        assert found[1:4] == expected[1:4]
+        if found[2]:
+            return
+    pytest.fail("it never fell")

@@ -350,3 +350,9 @@ def test_a_schedule_given_to_make_goes_through_the_json_of_a_spec(schedule):
     found = envs.NonStationary.of(again)
     assert found.changes[0].schedule == schedule
     assert found.forecast(5) == envs.NonStationary.of(env).forecast(5)
+
+
+def test_numpys_truth_values_are_pythons_in_what_describes_a_schedule():
+    described = envs.schedules.Drift(falling=np.bool_(True)).describe()
+    assert json.dumps(described)
+    assert described["falling"] is True

@@ -374,3 +374,18 @@ def test_a_state_that_is_none_is_refused_in_words_and_changes_nothing(change, wo
         with pytest.raises(envs.ParameterError, match=words):
             env.load_state_dict(bad)
     assert env.state_dict() == before
+
+
+def test_the_lengths_of_phases_are_not_drawn_as_the_values_within_tasks_are():
+    lengths, values = [], []
+    for seed in range(200):
+        env = envs.TaskSequence(
+            [lambda: envs.NonStationary(gymnasium.make("CartPole-v1"), "cart_mass", schedule="uniform")] * 2,
+            period={"name": "exponential", "mean": 1000},
+            seed=seed,
+        )
+        env.reset(seed=seed)
+        lengths.append(env._clock.length)
+        values.append(envs.NonStationary.of(env.env).values["cart_mass"])
+    # Of 200 independent pairs |r| stays below 3.3 / √200 = 0.23 with probability 0.999; from one generator it is 0.57.
+    assert abs(np.corrcoef(np.argsort(np.argsort(lengths)), np.argsort(np.argsort(values)))[0, 1]) < 0.23
