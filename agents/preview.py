@@ -152,7 +152,9 @@ def _random_begins(wrapper: envs.NonStationary[Any, Any], config: Config) -> lis
     while begins[-1] < config.timesteps:
         _check_number(len(begins))
         begins = [begin * config.n_envs for begin in wrapper.forecast_steps(2 * len(begins))]
-    return [begin for begin in begins if begin < config.timesteps]
+    begins = [begin for begin in begins if begin < config.timesteps]
+    _check_number(len(begins))
+    return begins
 
 
 def _check_number(phases: int) -> None:

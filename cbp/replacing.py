@@ -38,7 +38,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
     The hidden layers are found by one forward pass of a copy of the model; see :func:`cbp.find_layers`. If no example is given
     and no input can be made up that suits the model, that is the first call of the model in training. When the model later
     runs otherwise (another branch, an exchanged head) they are found anew, which is said in one line; units that are the same
-    keep their ages and utilities.
+    keep their ages and utilities. What a pass has shown counts for good: the passes that are known are made again where modules
+    were exchanged, training calls by their first rows. A new method that takes over from this one forgets them.
 
     Args:
         model: Any module; its forward pass is not changed. Replicas under ``torch.distributed`` judge by what all of them saw

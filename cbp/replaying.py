@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from operator import is_
 from typing import Any, Self
 
@@ -33,8 +33,9 @@ class Replaying(Regularizer):
     """A regularizer whose term is made by further passes of the model, on batches that it was trained on.
 
     They are made in evaluation mode, under the autocast of the model's own pass, under forked random generators and with copies
-    of the buffers and of what else its modules keep, so that they leave no trace and no other method sees them; only hooks of
-    your own are called in them, too. Where gradients of several passes are added up, the last pass counts.
+    of the buffers and of other tensors that its modules keep, and what was put into lists and dictionaries is taken out again.
+    So they leave no trace, and no other method sees them; only hooks of your own are called in them, too. Where gradients of
+    several passes are added up, the last pass counts.
 
     Args:
         model: Any module. Replicas add the mean of their terms' gradients if it is given as it is wrapped in
@@ -90,9 +91,10 @@ class Replaying(Regularizer):
                 stack.enter_context(torch.autocast(kind, dtype=dtype))
             if on_gpu and any(isinstance(module, nn.RNNBase) for module, *_ in kept):
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in evaluation mode
+            stack.enter_context(_as_filled(attributes for *_, attributes in kept))
             ArgumentsTap.paused = True
             for module, _, attributes in kept:
-                vars(module).update({name: _copied(value) for name, value in attributes.items() if name not in _OF_TORCH})
+                vars(module).update({name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)})
                 module.training = False
             try:
                 return torch.func.functional_call(self._model, {**buffers, **(weights or {})}, args, kwargs)
@@ -193,8 +195,14 @@ def mean_square(values: Any, before: Any) -> Tensor:
     return total / sum(now.numel() for now, _ in pairs)
 
 
-def _copied(value: Any) -> Any:
-    """What a module keeps, so that a pass can change it."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    return copy.copy(value) if isinstance(value, list | dict | set | deque) else value
+@contextmanager
+def _as_filled(modules: Iterable[dict[str, Any]]) -> Iterator[None]:
+    """Lists, dictionaries and the like among the attributes of modules hold afterwards what they held before."""
+    own = [value for attributes in modules for name, value in attributes.items() if name not in _OF_TORCH]
+    held = [(value, copy.copy(value)) for value in own if isinstance(value, list | dict | set | deque)]
+    try:
+        yield
+    finally:
+        for value, before in held:
+            value.clear()
+            value.extend(before) if isinstance(value, list | deque) else value.update(before)

@@ -82,7 +82,10 @@ def weights_of(model: nn.Module) -> list[Weight]:
     refuse_lazy(model)
     found = known_weights(model)
     if not any(parameter.requires_grad for parameter in found):
-        raise ValueError(f"{type(model).__name__} has no layer that multiplies with weights of its own, or all are frozen")
+        raise ValueError(
+            f"{type(model).__name__} has no layer that multiplies with weights of its own, or all are frozen; "
+            "weights that are an embedding's too are left alone"
+        )
     return list(found.values())
 
 
@@ -100,11 +103,13 @@ def known_weights(model: nn.Module) -> dict[nn.Parameter, Weight]:
                     continue
                 if _is_magnitude(module, attribute):
                     weight = Weight(names[parameter], parameter, "magnitude")
-                elif of is not module and (attribute == "original" or _has_magnitude(module)):
-                    # It has the form of the weight that is computed from it.
-                    weight = _weight(names[parameter], of, path.rpartition(".")[2], parameter)
                 else:
                     weight = _weight(names[parameter], module, attribute, parameter)
+                if of is not module and (attribute == "original" or (weight.kind == "matrix" and _has_magnitude(module))):
+                    # It has the form of the weight that is computed from it, if it has as many rows.
+                    of_owner = _weight(names[parameter], of, path.rpartition(".")[2], parameter)
+                    fits = of_owner.parts > 0 and len(parameter) % of_owner.parts == 0
+                    weight = of_owner if fits else weight
                 found.setdefault(parameter, weight)
     return found
 
@@ -178,8 +183,11 @@ def _weight(name: str, module: nn.Module, attribute: str, parameter: nn.Paramete
         return Weight(name, parameter, "bias" if "bias" in attribute else kind, 3 if attribute.startswith("in_proj") else 1)
     if isinstance(module, nn.modules.conv._ConvNd):
         return Weight(name, parameter, kind, module.groups, axis=int(kind == "matrix" and module.transposed))
-    is_computed = nn.utils.parametrize.is_parametrized(module, "weight")  # which is not to be done here
-    weight = parameter if attribute == "weight" else None if is_computed else getattr(module, "weight", None)
+    if nn.utils.parametrize.is_parametrized(module, "weight"):  # it is not to be computed here
+        of_weight: Any = module.parametrizations["weight"]  # type: ignore[index]
+        weight = parameter if attribute == "weight" else getattr(of_weight, "original", getattr(of_weight, "original1", None))
+    else:
+        weight = getattr(module, "weight", None)
     if is_stacked(weight, module):
         if parameter is weight:
             return Weight(name, parameter, kind, len(weight), is_stacked=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -100,16 +101,26 @@ class InForce:
         model = self._look_up().model
         return not self._held.holds(self.subject) if model is self.subject.model else model is not None
 
-    def written_over(self) -> list[list[float]] | None:
-        """What was written last, as JSON can hold it, where the environment has written other numbers since; else None."""
-        is_same = self._look_up().model is self.subject.model
-        return self._held.written_values() if is_same and not self._held.holds(self.subject) else None
+    def since(self) -> dict[str, Any]:
+        """What the environment has written since the values were put into force, as JSON can hold it.
 
-    def take_simulation(self, written: list[list[float]] | None) -> None:
-        """Takes what the simulation has now for what was written last, or what :meth:`written_over` returned."""
+        ``"written"``: what was written last, where it has written over it; ``"follows"``: False where constants no longer
+        follow from what it has.
+        """
+        if self._look_up().model is not self.subject.model:
+            return {}
+        found: dict[str, Any] = {} if self._held.holds(self.subject) else {"written": self._held.written_values()}
+        return found if self._held.follows(self.subject) else found | {"follows": False}
+
+    def take_simulation(self, since: Mapping[str, Any]) -> None:
+        """Takes what the simulation has now for what was put into force, but for what :meth:`since` has said."""
         self._held.take(self.subject)
-        if written is not None and self._held.fits(written):
-            self._held.set_written_values(written)
+        if "written" in since and self._held.fits(since["written"]):
+            self._held.set_written_values(since["written"])
+        if since.get("follows", True):
+            self._held.take_given(self.subject)
+        else:
+            self._held.forget_given()
 
     def own_values(self) -> list[list[float]]:
         """What the simulation had itself, as JSON can hold it."""

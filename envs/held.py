@@ -63,17 +63,15 @@ class Held:
         self.restore(subject)
         for effect, value in zip(self._effects, values, strict=True):
             effect.apply(subject, value)
-        follow = bool(self._following) and not self._is_own(subject)
-        if follow:
+        self._followed = None
+        if self._following and not self._is_own(subject):
             self._compute_following(subject)
-        self._followed = [] if follow else None
+            self._followed = self._given_now(subject)
         self.take(subject)
 
     def take(self, subject: Subject) -> None:
         """Takes what the subject has now for what was written."""
         self._written = [place.read(subject).tobytes() for place in self._all]
-        if self._followed is not None:
-            self._followed = self._given_now(subject)
 
     def holds(self, subject: Subject) -> bool:
         """Whether the subject has, to the bit, what was written last."""
@@ -82,6 +80,14 @@ class Held:
     def follows(self, subject: Subject) -> bool:
         """Whether the constants that were written last follow from what the subject has now."""
         return self._followed is None or self._followed == self._given_now(subject)
+
+    def take_given(self, subject: Subject) -> None:
+        """Takes what the subject has now for what the constants that were written last follow from."""
+        self._followed = self._given_now(subject) if self._followed is not None else None
+
+    def forget_given(self) -> None:
+        """The constants that were written last follow from something else than the subject has."""
+        self._followed = []
 
     def _given_now(self, subject: Subject) -> list[bytes]:
         return [place.read(subject).tobytes() for place in self._given]

@@ -459,8 +459,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
     def whole_state_dict(self) -> dict[str, Any]:
         """As :meth:`state_dict`, with what the environment had itself at first: to go on in another environment's place."""
-        written = self._force.written_over()
-        return self.state_dict() | {"first": self._force.first} | ({} if written is None else {"written": written})
+        return self.state_dict() | {"first": self._force.first} | self._force.since()
 
     def check_state_dict(self, state: Mapping[str, Any], *, timing: bool = True) -> None:
         """Refuses what :meth:`state_dict` of another problem returned, and with ``timing`` that of other clocks.
@@ -498,13 +497,13 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         self._force.set_own_values(state.get("own"))
         self._put_into_force(began=-state["steps"])
 
-    def take_simulation(self, written: list[list[float]] | None) -> None:
-        """Takes what the simulation has now, or what was written, for what is in force: it was loaded, whatever was before.
+    def take_simulation(self, state: Mapping[str, Any]) -> None:
+        """Takes what the simulation has now for what is in force: it was loaded, whatever was written before.
 
         Args:
-            written: What :meth:`whole_state_dict` says that was written, where the environment had written over it.
+            state: What :meth:`whole_state_dict` returned, which says where the environment had written since.
         """
-        self._force.take_simulation(written)
+        self._force.take_simulation(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Applies the values to the simulation of a pickled or copied environment, which has been built anew."""

@@ -247,7 +247,7 @@ def _load_simulation(
         changing.load_state_dict(schedule)  # and learns what the other model has of its own
     simulation.load(state[-1])
     if changing:
-        changing.take_simulation(schedule.get("written"))
+        changing.take_simulation(schedule)
 
 
 def _save_layer(layer: gymnasium.Env[Any, Any], encoder: Encoder) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def make_vec_env(config: Config) -> VecEnv:
             vec_env = VecNormalize(vec_env, gamma=config.hyperparameters.gamma)
     except UserError:
         raise
-    except Exception as error:  # of spaces that Stable-Baselines3 does not know, say
+    except (ValueError, TypeError, AssertionError, NotImplementedError, KeyError) as error:  # of spaces that it does not know
         raise UserError(f"'{config.env}' is no environment for Stable-Baselines3: {in_words(error)}") from error
     return vec_env
 

@@ -145,7 +145,8 @@ def keep(folder: RunFolder, path: Path, ended: int) -> None:
 
 def kept(folder: RunFolder) -> dict[int, Path]:
     """The checkpoints that were kept, by their phases."""
-    return {int(path.name.split("-")[0]): path for path in sorted((folder.checkpoints / "phases").glob("[0-9]*-*-*.pt"))}
+    found = sorted((folder.checkpoints / "phases").glob("*.pt"))
+    return {int(path.name.split("-")[0]): path for path in found if re.fullmatch(rf"\d+-{_NAME}", path.name)}
 
 
 def _spare(folder: RunFolder) -> list[Path]:

@@ -63,7 +63,8 @@ def _about_entropy(model: SAC) -> str | None:
 
 def acting_marks(model: SAC) -> list[int]:
     """The first ones of :func:`marks`: numbers that change where the model no longer acts by the same arrays."""
-    return [id(model.policy), model.n_envs, *_marks_of(model.policy.actor)]
+    actor = model.policy.actor
+    return [id(model.policy), model.n_envs, id(actor.action_dist), len(vars(actor.action_dist)), *_marks_of(actor)]
 
 
 def marks(model: SAC) -> list[int]:

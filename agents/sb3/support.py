@@ -147,11 +147,14 @@ def about_hooks(policy: BasePolicy, optimizers: Sequence[Optimizer]) -> str | No
 
 
 def about_patches(parts: Iterable[object]) -> str | None:
-    """Methods that an object has instead of those of its class, which compiled code would not call."""
+    """Methods that an object has instead of those of its class, which compiled code would not call.
+
+    Not the one that counts calls, which torch's schedules of the learning rate give an optimizer.
+    """
     for part in parts:
-        for name in vars(part):
-            if inspect.isfunction(getattr(type(part), name, None)):
-                return f"a {type(part).__name__} has another {name}() than its class, which compiled code would not call"
+        for name, value in vars(part).items():
+            if inspect.isfunction(getattr(type(part), name, None)) and not hasattr(value, "_wrapped_by_lr_sched"):
+                return f"{type(part).__name__}.{name}() was replaced on an object, which compiled code would not call"
     return None
 
 

@@ -19,7 +19,6 @@ from cbp.groups import Edge, Group, LayerError, Place, Slices
 
 _SIZES = (32, 8, 16, 28, 64, 84, 96, 224)  # of images that are tried where no example is given, then all others up to 64
 _LENGTH = 5  # of sequences
-_PASSES = 8  # that are kept to be made again by a model that has other modules since
 NO_PAST = "are computed from zeros, as of a state that has no past: give an example that has one, such as a longer sequence"
 
 
@@ -69,9 +68,6 @@ def nothing_found(model: nn.Module, reasons: list[str]) -> str:
     return f"{type(model).__name__} has no hidden layer that can be treated: {why}"
 
 
-_Pass = Arguments | Callable[[nn.Module], Any]
-
-
 class Finder:
     """Finds the groups of a model over one or several forward passes.
 
@@ -85,12 +81,12 @@ class Finder:
             raise LayerError("nothing can be watched in a model that torch.jit has scripted: give the module it was made from")
         self._model = model
         self._follower = Follower()
-        self._passes: list[_Pass] = []
+        self._passes: list[Arguments | Callable[[nn.Module], Any]] = []
         self.failure = ""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Finder:
         twin = memo[id(self)] = Finder.__new__(Finder)
-        vars(twin).update(copy.deepcopy(vars(self), memo))
+        vars(twin).update(copy.deepcopy({**vars(self), "_passes": []}, memo), _passes=list(self._passes))
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,9 +111,9 @@ class Finder:
         except SecondPassError:  # a model for one call
             self._follower = before
             record(self._model, make_pass, self._follower, again=False)
-        self._passes.append(followed.detached() if isinstance(followed, Arguments) else followed)
-        if len(self._passes) > _PASSES:
-            del self._passes[1]  # the first may be the user's example
+        if not self.called <= before.called:  # else another pass has told of these modules
+            kept = followed.sample() if isinstance(followed, Arguments) else followed
+            self._passes += [] if kept is None else [kept]
 
     def renewed(self) -> Finder:
         """One for the model as it is now, that has followed the same passes, as far as they can still be made."""
@@ -125,9 +121,10 @@ class Finder:
         for each in self._passes:
             before = copy.deepcopy(found._follower)
             try:
-                found.follow(each)
+                found.follow(each.like(self._model) if isinstance(each, Arguments) else each)
             except LayerError:
                 found._follower = before
+        found._passes = self._passes
         return found
 
     def try_inputs(self) -> bool:

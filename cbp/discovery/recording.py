@@ -23,7 +23,7 @@ from torch._ops import HigherOrderOperator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from cbp.discovery.calls import Call
 from cbp.discovery.following import Follower
@@ -35,6 +35,9 @@ from cbp.groups import LayerError
 
 Example = tuple[Any, ...] | dict[str, Any] | Callable[[nn.Module], Any]
 """Positional arguments of a forward pass, or keyword arguments, or a function that makes a pass with the model it is given."""
+
+
+_ROWS = 4  # of a batch, by which a pass can be made again: batch norms need two
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,23 @@ class Arguments:
             f"model, got a {type(example).__name__}"
         )
 
-    def detached(self) -> Arguments:
-        """The same without the graphs that the tensors came from."""
-        return Arguments(*tree_map_only(Tensor, Tensor.detach, (self.args, self.kwargs)))
+    def sample(self) -> Arguments | None:
+        """Copies of the first rows, by which a pass can be made again; None where not all are tensors and plain values."""
+        leaves, form = tree_flatten((self.args, self.kwargs))
+        if not all(leaf is None or isinstance(leaf, Tensor | int | float | str) for leaf in leaves):
+            return None
+        rows = next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 0)
+        kept = [
+            (leaf[:_ROWS] if leaf.ndim and len(leaf) == rows else leaf).detach().clone() if isinstance(leaf, Tensor) else leaf
+            for leaf in leaves
+        ]
+        return Arguments(*tree_unflatten(kept, form))
+
+    def like(self, model: nn.Module) -> Arguments:
+        """The same on the device and in the precision of a model."""
+        own = next(model.parameters())
+        suit = lambda tensor: tensor.to(own.device, own.dtype if tensor.is_floating_point() else None)  # noqa: E731
+        return Arguments(*tree_map_only(Tensor, suit, (self.args, self.kwargs)))
 
     def call(self, model: nn.Module) -> Any:
         """Makes a pass with copies of the tensors among the arguments."""

@@ -461,6 +461,40 @@ class Keeps(nn.Module):
         return self.layer(x)
 
 
+class Hands(nn.Module):
+    """One part hands on to another through a dictionary that both hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.between = nn.Linear(3, 4), nn.Linear(4, 2), {}
+        self.first.held, self.second.held = self.between, self.between
+        self.first.register_forward_hook(lambda layer, _, output: layer.held.update(h=output))
+
+    def forward(self, x):
+        self.first(x)
+        return self.second(self.second.held["h"])
+
+
+@pytest.mark.parametrize("method", ["c-chain", "pfo"])
+def test_what_parts_hand_on_through_a_dictionary_is_that_of_the_same_pass(method):
+    torch.manual_seed(0)
+    model = Hands()
+    plain = nn.Sequential(copy.deepcopy(model.first), copy.deepcopy(model.second))
+    plain[0]._forward_hooks.clear()
+    found = []
+    for each in (model, plain):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
+        treated = cbp.METHODS[method](each, optimizer)
+        for k in range(4):
+            optimizer.zero_grad()
+            each(torch.full((5, 3), float(k))).square().mean().backward()
+            treated.before_update()
+            optimizer.step()
+            treated.step()
+        found.append(nn.utils.parameters_to_vector(each.parameters()))
+    assert torch.equal(*found)
+
+
 def test_further_passes_leave_no_trace_in_containers_and_generators():
     torch.manual_seed(0)
     kept = []

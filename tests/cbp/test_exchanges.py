@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import threading
 import warnings
 
 import pytest
@@ -321,6 +323,82 @@ def test_heads_that_were_known_are_known_when_layers_are_found_anew(change, reco
     assert torch.equal(columns, expected)
     hidden = next(layer.hidden for layer in method.layers if layer.name == "trunk.0")
     assert {edge.weights.module for edge in hidden.edges} == {*model.heads[:2]}
+
+
+def edges_of(method, name):
+    hidden = next(layer.hidden for layer in method.layers if layer.name == name)
+    return [edge.weights.module for edge in hidden.edges]
+
+
+@pytest.mark.filterwarnings("ignore:Tasks runs otherwise than before")
+@pytest.mark.parametrize("reuses", [False, True])
+def test_heads_of_many_tasks_stay_known_whatever_becomes_of_the_batches(reuses):
+    torch.manual_seed(0)
+    model, task = Tasks(1), torch.tensor(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.2, maturity_threshold=2)
+    for number in range(12):
+        if number:
+            model.heads.append(nn.Linear(10, 3))
+            optimizer.param_groups[0]["params"] = list(model.parameters())
+        task.fill_(number)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 6), task if reuses else torch.tensor(number)).square().mean().backward()
+            optimizer.step()
+            method.step()
+    assert edges_of(method, "trunk.0") == [*model.heads]
+
+
+@pytest.mark.filterwarnings("ignore:Tasks runs otherwise than before")
+def test_passes_are_made_again_in_the_precision_that_the_model_has_now():
+    model = Tasks()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.2, maturity_threshold=2, example=(torch.ones(9, 6), 0))
+    append_a_head(model)
+    model.double()
+    optimizer.param_groups[0]["params"] = list(model.parameters())
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.ones(4, 6, dtype=torch.float64), 2).square().mean().backward()
+        optimizer.step()
+        method.step()
+    assert edges_of(method, "trunk.0") == [model.heads[0], model.heads[2]]
+
+
+class Trainer:
+    """Holds what can be neither copied nor pickled."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def make_pass(self, model):
+        return model(torch.ones(4, 6), 0)
+
+
+class Batch:
+    def __init__(self, x):
+        self.x, self.lock = x, threading.Lock()
+
+
+class TakesBatches(Tasks):
+    def forward(self, batch, task):
+        return super().forward(batch.x, task)
+
+
+@pytest.mark.parametrize("given", ["a method of what cannot be copied", "large data", "an object in training"])
+def test_what_passes_were_made_with_is_not_copied_nor_pickled_along(given):
+    model = TakesBatches() if "object" in given else Tasks()
+    examples = {"a method of what cannot be copied": Trainer().make_pass, "large data": (torch.zeros(100_000, 6), 0)}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(model, optimizer, example=examples.get(given))
+    if "object" in given:
+        x = nn.Linear(6, 6)(torch.ones(4, 6))  # with a graph
+        model(Batch(x), 0).sum().backward()
+        method.step()
+    copied = copy.deepcopy((model, method))[1]
+    assert [layer.name for layer in copied.layers] == [layer.name for layer in method.layers] == ["stem", "trunk.0"]
+    assert len(pickle.dumps((model, method))) < 60_000
 
 
 @pytest.mark.filterwarnings("ignore:Sequential runs otherwise than before")

@@ -259,3 +259,48 @@ def test_an_embedding_that_is_the_head_too_is_left_alone(method):
     head.weight = words.weight
     model = nn.Sequential(words, nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), head)
     assert cbp.METHODS[method](model, sgd(model)).touched[0] == "1.weight"
+
+
+class Biased(Ensemble):
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(4, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "by", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, lambda *_: None]
+)
+def test_the_bias_of_an_ensemble_is_one_whatever_its_weight_is_computed_from(by):
+    model = Biased()
+    by(model, "weight")
+    (bias,) = [weight for weight in weights_of(model) if weight.name == "bias"]
+    assert (bias.kind, bias.parts) == ("bias", 4)
+
+
+class OfThreeRows(nn.Module):
+    """Computes a weight of 32 rows from three."""
+
+    def forward(self, rows):
+        return rows.repeat(11, 1)[:32]
+
+    def right_inverse(self, weight):
+        return weight[:3]
+
+
+@pytest.mark.parametrize("method", ["spectral", "nap", "fire"])
+def test_what_a_weight_is_computed_from_may_have_another_shape(method):
+    model = nn.Sequential(nn.LSTM(5, 8))
+    nn.utils.parametrize.register_parametrization(model[0], "weight_ih_l0", OfThreeRows(), unsafe=True)
+    treated = cbp.METHODS[method](model, sgd(model))
+    model(torch.ones(2, 5))[0].sum().backward()
+    treated.before_update()
+    treated.step()
+    assert torch.isfinite(model[0].weight_ih_l0).all()
+
+
+def test_a_model_whose_only_matrix_is_an_embeddings_is_refused_with_the_reason():
+    words, head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+    head.weight = words.weight
+    model = nn.Sequential(words, head)
+    with pytest.raises(ValueError, match="weights that are an embedding's too are left alone"):
+        cbp.Spectral(model, sgd(model))

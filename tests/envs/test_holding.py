@@ -422,6 +422,30 @@ def test_constants_follow_from_the_masses_of_this_episode_not_of_the_one_before(
     assert np.array_equal(model.dof_invweight0, computed.dof_invweight0)
 
 
+class BurnsFuel(gymnasium.Wrapper):
+    def step(self, action):
+        self.unwrapped.model.body_mass[1] *= 0.99
+        return super().step(action)
+
+
+def test_constants_follow_in_the_next_episode_from_the_masses_of_now_after_a_state_was_loaded_too():
+    def make():
+        return envs.NonStationary(BurnsFuel(gymnasium.make("Hopper-v5")), "armature", seed=5)
+
+    env, other = make(), make()
+    env.reset(seed=1)
+    other.reset(seed=2)
+    for _ in range(3):
+        env.step(np.zeros(3, np.float32))
+    envs.load_state(other, envs.save_state(env))
+    models = [each.unwrapped.model for each in (env, other)]
+    before = models[0].body_invweight0.copy()
+    for each in (env, other):
+        each.reset()
+    assert np.array_equal(models[0].body_invweight0, models[1].body_invweight0)
+    assert not np.array_equal(models[0].body_invweight0, before)
+
+
 class WritesOnce(gymnasium.Wrapper):
     def step(self, action):
         found = super().step(action)

@@ -232,6 +232,8 @@ def test_the_end_of_each_phase_is_kept_where_it_is_asked_for(command, interrupte
         checkpoint_files.keep(RunFolder(tmp_path / "run"), newest_one, ended=1)
     (copy,) = (tmp_path / "run" / "checkpoints" / "phases").iterdir()
     assert (copy.name, copy.read_bytes()) == (f"0000-{newest_one.name}", newest_one.read_bytes())
+    shutil.copy(copy, copy.with_name(f"{copy.stem}_copy.pt"))
+    assert checkpoint_files.kept(RunFolder(tmp_path / "run")) == {0: copy}
 
 
 @pytest.fixture(scope="module")

@@ -618,10 +618,10 @@ UNSUPPORTED = {
     "norms without weights": ({}, normalise_without_weights, "a LayerNorm has no bias"),
     "one norm": ({}, normalise_one_layer, "LayerNorm and ReLU or Tanh"),
     "buffer with its own minibatches": ({"rollout_buffer_class": EveryOther}, None, "method get() of its own"),
-    "a layer's own forward": ({}, replace_a_forward, "a Linear has another forward() than its class"),
-    "an optimizer's own step": ({}, replace_a_step, "Adam has another step() than its class"),
-    "a buffer's own minibatches": ({}, replace_minibatches, "a RolloutBuffer has another get()"),
-    "a distribution's own entropy": ({"ent_coef": 0.1}, replace_the_entropy, "has another entropy()"),
+    "a layer's own forward": ({}, replace_a_forward, "Linear.forward() was replaced on an object"),
+    "an optimizer's own step": ({}, replace_a_step, "Adam.step() was replaced"),
+    "a buffer's own minibatches": ({}, replace_minibatches, "RolloutBuffer.get() was replaced"),
+    "a distribution's own entropy": ({"ent_coef": 0.1}, replace_the_entropy, "DiagGaussianDistribution.entropy() was replaced"),
     "networks that share": ({}, share_a_network, "share a module"),
     "hooked gradient": ({}, hook_a_gradient, "action_net.weight has hooks"),
     "shared layers": ({"policy_kwargs": {"features_extractor_class": Trunk}}, None, "pass a Trunk"),
@@ -657,6 +657,13 @@ def test_what_has_no_fast_path_takes_sb3s_and_says_so_once(settings, change, rea
     assert "slower loop" in told[1][0]
     assert reason in told[1][0]
     assert model.slow_because in told[1][0]
+
+
+def test_a_schedule_of_torch_that_counts_the_steps_of_an_optimizer_takes_nothing_from_the_fast_path():
+    model = make(agents.PPO, tapes(2))
+    torch.optim.lr_scheduler.ExponentialLR(model.policy.optimizer, 0.9)
+    model.learn(256)
+    assert model.slow_because is None
 
 
 PARTS = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "speed": spaces.Box(-1, 1, (3,))})
