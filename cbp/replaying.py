@@ -197,9 +197,12 @@ def mean_square(values: Any, before: Any) -> Tensor:
 
 @contextmanager
 def _as_filled(modules: Iterable[dict[str, Any]]) -> Iterator[None]:
-    """Lists, dictionaries and the like among the attributes of modules hold afterwards what they held before."""
+    """Lists, dictionaries and the like among the attributes of modules hold afterwards what they held before.
+
+    Those of other classes, which may forbid it, are left alone.
+    """
     own = [value for attributes in modules for name, value in attributes.items() if name not in _OF_TORCH]
-    held = [(value, copy.copy(value)) for value in own if isinstance(value, list | dict | set | deque)]
+    held = [(value, copy.copy(value)) for value in own if type(value) in (list, dict, set, deque)]
     try:
         yield
     finally:

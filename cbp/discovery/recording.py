@@ -78,8 +78,11 @@ class Arguments:
     def like(self, model: nn.Module) -> Arguments:
         """The same on the device and in the precision of a model."""
         own = next(model.parameters())
-        suit = lambda tensor: tensor.to(own.device, own.dtype if tensor.is_floating_point() else None)  # noqa: E731
-        return Arguments(*tree_map_only(Tensor, suit, (self.args, self.kwargs)))
+
+        def suited(tensor: Tensor) -> Tensor:
+            return tensor.to(own if tensor.is_floating_point() else own.device)
+
+        return Arguments(*tree_map_only(Tensor, suited, (self.args, self.kwargs)))
 
     def call(self, model: nn.Module) -> Any:
         """Makes a pass with copies of the tensors among the arguments."""

@@ -446,6 +446,13 @@ def test_a_weak_term_does_not_overflow_under_a_scaler_that_the_loss_takes(streng
     assert model.bias.grad.item() == pytest.approx(strength * 20 * 2**16, rel=1e-2)
 
 
+class Frozen(dict):
+    """As the configurations of other packages, which forbid to be changed."""
+
+    def update(self, *_, **__):
+        raise TypeError("frozen")
+
+
 class Keeps(nn.Module):
     """Keeps what passed in containers, and draws from Python's and NumPy's generators."""
 
@@ -453,6 +460,7 @@ class Keeps(nn.Module):
         super().__init__()
         self.layer = nn.Linear(3, 2)
         self.seen, self.by_name, self.last = [], {}, deque(maxlen=3)
+        self.frozen = Frozen(units=2)
 
     def forward(self, x):
         self.seen.append(len(self.seen))
@@ -514,5 +522,6 @@ def test_further_passes_leave_no_trace_in_containers_and_generators():
             if treated:
                 treated.step()
         kept.append((model.seen, model.by_name, list(model.last), random.random(), np.random.random()))  # noqa: NPY002, S311
+        assert model.frozen == {"units": 2}
     assert kept[0] == kept[1]
     assert kept[0][0] == [0, 1, 2, 3]

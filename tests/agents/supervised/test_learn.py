@@ -319,7 +319,7 @@ def test_a_sweep_gives_the_same_runs(learned, tmp_path):
         ([*BINARY, "--set", "net_arch=[]"], "one for each hidden layer, got []"),
         (
             [*BINARY, "--set", f"net_arch=[8,16,{10**30},32]"],
-            f"each number of net_arch must be at most 1,000,000, got {10**30}",
+            f"each number of net_arch must be at most 1,000,000, got {10**30:,}",
         ),
         ([*BINARY, "--set", "lr_drop_factor=0.5"], "lr_drop_factor has no effect without lr_drops: it must be 0.2, got 0.5"),
         (
