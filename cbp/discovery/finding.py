@@ -122,7 +122,7 @@ class Finder:
             before = copy.deepcopy(found._follower)
             try:
                 found.follow(each.like(self._model) if isinstance(each, Arguments) else each)
-            except LayerError:
+            except (LayerError, RuntimeError):  # be it of tensors that cannot be moved
                 found._follower = before
         found._passes = self._passes
         return found

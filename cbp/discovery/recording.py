@@ -38,6 +38,7 @@ Example = tuple[Any, ...] | dict[str, Any] | Callable[[nn.Module], Any]
 
 
 _ROWS = 4  # of a batch, by which a pass can be made again: batch norms need two
+_PLAIN = (Tensor, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,23 @@ class Arguments:
         )
 
     def sample(self) -> Arguments | None:
-        """Copies of the first rows, by which a pass can be made again; None where not all are tensors and plain values."""
+        """Copies by which a pass can be made again, of a batch its first rows; None where not all are tensors and plain values.
+
+        What comes with a sparse matrix, such as that of a graph, has no rows that stand alone, and is kept whole.
+        """
         leaves, form = tree_flatten((self.args, self.kwargs))
-        if not all(leaf is None or isinstance(leaf, Tensor | int | float | str) for leaf in leaves):
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if any(tensor.is_nested for tensor in tensors) or not all(isinstance(leaf, _PLAIN) for leaf in leaves):
             return None
-        rows = next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), 0)
-        kept = [
-            (leaf[:_ROWS] if leaf.ndim and len(leaf) == rows else leaf).detach().clone() if isinstance(leaf, Tensor) else leaf
-            for leaf in leaves
-        ]
-        return Arguments(*tree_unflatten(kept, form))
+        is_batch = all(tensor.layout is torch.strided for tensor in tensors)
+        rows = next((len(tensor) for tensor in tensors if tensor.ndim), 0) if is_batch else 0
+
+        def kept(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return (leaf[:_ROWS] if rows and leaf.ndim and len(leaf) == rows else leaf).detach().clone()
+
+        return Arguments(*tree_unflatten([kept(leaf) for leaf in leaves], form))
 
     def like(self, model: nn.Module) -> Arguments:
         """The same on the device and in the precision of a model."""

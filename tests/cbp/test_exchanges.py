@@ -401,6 +401,29 @@ def test_what_passes_were_made_with_is_not_copied_nor_pickled_along(given):
     assert len(pickle.dumps((model, method))) < 60_000
 
 
+class Graph(Tasks):
+    def forward(self, x, neighbours, task):
+        return super().forward(neighbours @ x, task)
+
+
+@pytest.mark.filterwarnings("ignore:Graph runs otherwise than before")
+def test_heads_of_a_network_of_a_sparse_graph_stay_known():
+    torch.manual_seed(0)
+    model, neighbours = Graph(1), torch.eye(20).to_sparse()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.2, maturity_threshold=2)
+    for number in range(3):
+        if number:
+            model.heads.append(nn.Linear(10, 3))
+            optimizer.param_groups[0]["params"] = list(model.parameters())
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(20, 6), neighbours, number).square().mean().backward()
+            optimizer.step()
+            method.step()
+    assert edges_of(method, "trunk.0") == [*model.heads]
+
+
 @pytest.mark.filterwarnings("ignore:Sequential runs otherwise than before")
 def test_what_was_the_output_is_a_hidden_layer_where_the_network_has_grown():
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4))
