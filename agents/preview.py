@@ -173,7 +173,8 @@ def _draw(courses: Sequence[Course], seeds: Sequence[int], path: Path) -> None:
     for axis, course in zip(axes.ravel(), courses, strict=False):
         drawn = course.values if len({*map(tuple, course.values)}) > 1 else course.values[:1]  # all the same: no seed matters
         for seed, of_seed, edges in zip(seeds, drawn, course.edges, strict=False):
-            axis.stairs(of_seed, edges, baseline=None, linewidth=1.3, label=f"seed {seed}" if len(drawn) > 1 else "every seed")
+            label = f"seed {seed}" if len(drawn) == len(course.values) else "every seed"
+            axis.stairs(of_seed, edges, baseline=None, linewidth=1.3, label=label)
         axis.set_title(textwrap.fill(repr(course.change.schedule), 75), fontsize=8)
         unit = "" if course.change.unit == "1" else f"\n({course.change.unit})"
         axis.set_ylabel(course.change.name + unit, fontsize=9)

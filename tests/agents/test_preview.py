@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import envs
@@ -45,6 +46,17 @@ def test_all_phases_of_bursts_are_drawn(capsys):
     # A burst takes 49 gaps of 10 steps, so they begin after 1,000 + 1,490·k steps, the last, k = 66, after 99,340: the first
     # phase and 67 · 50 others, of which 10 are printed.
     assert "… 3,341 more" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seeds", "labels"),
+    [("uniform", "3", ["seed 3"]), ("uniform", "0,2", ["seed 0", "seed 2"]), ("sine,length=4", "0,2", ["every seed"])],
+)
+def test_the_legend_says_whose_values_are_drawn(schedule, seeds, labels, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.legends[0]))
+    assert preview.main(["ant-nonstationary", "--schedule", schedule, *SHORT, "--seeds", seeds]) == 0
+    assert [text.get_text() for text in drawn[0].get_texts()] == labels
 
 
 def test_phases_end_where_each_environment_has_had_its_share(capsys, monkeypatch):
