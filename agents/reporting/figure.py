@@ -58,7 +58,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
     if isinstance(config, Config):
         network, length, label, curve, parts = (
             config.networks[0],
-            1 if config.phases_differ else config.period or config.timesteps,
+            1 if config.phases_differ else config.phase_steps,
             "episode return",
             RETURN,
             f",\n{config.networks[0]}",

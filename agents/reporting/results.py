@@ -349,8 +349,7 @@ def _check_phases(phases: list[dict[str, Any]]) -> None:
 
 def _phase_lengths(config: Config, phases: list[dict[str, Any]]) -> list[int]:
     """Steps that each phase lasts: the period, or what it lasted where phases differ; without changes the whole run."""
-    period = config.period or config.timesteps
-    return [max(1, phase["steps"]) if config.phases_differ else period for phase in phases]
+    return [max(1, phase["steps"]) if config.phases_differ else config.phase_steps for phase in phases]
 
 
 def _check_episodes(episodes: dict[str, Array], of_summary: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-_LONGEST = 500  # characters of somebody else's error
+_LONGEST = 1_000  # characters of an error that is passed on
 
 
 def for_a_shell(path: Path) -> str:

@@ -330,24 +330,29 @@ def edges_of(method, name):
     return [edge.weights.module for edge in hidden.edges]
 
 
+def all_heads_stay_known(model, tasks, make_pass):
+    """Learns task after task, each with a head of its own; whether the trunk feeds the heads of all at the end."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.2, maturity_threshold=2)
+    for number in range(tasks):
+        if number:
+            model.heads.append(nn.Linear(10, 3))
+            optimizer.param_groups[0]["params"] = list(model.parameters())
+        for _ in range(5):
+            optimizer.zero_grad()
+            make_pass(number).square().mean().backward()
+            optimizer.step()
+            method.step()
+    return edges_of(method, "trunk.0") == [*model.heads]
+
+
 @pytest.mark.filterwarnings("ignore:Tasks runs otherwise than before")
 @pytest.mark.parametrize("reuses", [False, True])
 def test_heads_of_many_tasks_stay_known_whatever_becomes_of_the_batches(reuses):
     torch.manual_seed(0)
     model, task = Tasks(1), torch.tensor(0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.2, maturity_threshold=2)
-    for number in range(12):
-        if number:
-            model.heads.append(nn.Linear(10, 3))
-            optimizer.param_groups[0]["params"] = list(model.parameters())
-        task.fill_(number)
-        for _ in range(5):
-            optimizer.zero_grad()
-            model(torch.randn(4, 6), task if reuses else torch.tensor(number)).square().mean().backward()
-            optimizer.step()
-            method.step()
-    assert edges_of(method, "trunk.0") == [*model.heads]
+    named = task.fill_ if reuses else torch.tensor
+    assert all_heads_stay_known(model, 12, lambda number: model(torch.randn(4, 6), named(number)))
 
 
 @pytest.mark.filterwarnings("ignore:Tasks runs otherwise than before")
@@ -410,18 +415,7 @@ class Graph(Tasks):
 def test_heads_of_a_network_of_a_sparse_graph_stay_known():
     torch.manual_seed(0)
     model, neighbours = Graph(1), torch.eye(20).to_sparse()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.2, maturity_threshold=2)
-    for number in range(3):
-        if number:
-            model.heads.append(nn.Linear(10, 3))
-            optimizer.param_groups[0]["params"] = list(model.parameters())
-        for _ in range(5):
-            optimizer.zero_grad()
-            model(torch.randn(20, 6), neighbours, number).square().mean().backward()
-            optimizer.step()
-            method.step()
-    assert edges_of(method, "trunk.0") == [*model.heads]
+    assert all_heads_stay_known(model, 3, lambda number: model(torch.randn(20, 6), neighbours, number))
 
 
 @pytest.mark.filterwarnings("ignore:Sequential runs otherwise than before")

@@ -237,7 +237,9 @@ def test_of_a_period_that_environments_cannot_share_a_phase_has_what_they_can(tm
     config = config_for(period=2_001, n_envs=4)  # 500 steps of each environment
     assert config.phase_steps == 2_000
     write(tmp_path / "run", config, even(FLAT, FLAT), steps=(2_000, 1_999))
-    assert comparison.whole_phases(read_run(tmp_path / "run")) == [0]
+    result = read_run(tmp_path / "run")
+    assert comparison.whole_phases(result) == [0]
+    assert result.phase_lengths == [2_000, 2_000]
 
 
 def test_all_averages_are_over_the_phases_that_are_whole_in_every_run(tmp_path, capsys):
