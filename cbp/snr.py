@@ -56,6 +56,8 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         rejection: η, in (0, 1]. Default: the authors' code's.
         max_silence: Samples of silence after which a unit is replaced in any case, at least 1; what a unit that never fired is
             given. Default: ours.
+        min_silence: Samples of silence before which the test rejects nothing, for a rate is known from few samples at first.
+            Default: the authors' code's.
         reset_optimizer: As there. Default: the authors' code's.
         init: As there.
         seed: As there.
@@ -88,6 +90,7 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         optimizer: Optimizer | Sequence[Optimizer],
         rejection: float = 0.01,
         max_silence: int = 20_000,
+        min_silence: int = 100,
         reset_optimizer: ResetOptimizer = "moments",
         init: Init = "auto",
         seed: int = 0,
@@ -99,6 +102,7 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         if rejection == 0:
             raise ValueError(f"rejection must be above 0, got {rejection!r}")
         self.max_silence = check_whole("max_silence", max_silence, least=1)
+        self.min_silence = check_whole("min_silence", min_silence, least=0)
         super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)
 
     def _unfit(self, group: Group) -> str | None:
@@ -137,5 +141,6 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         layer.silence = torch.where(fires, 0, layer.silence + samples)
         rate = layer.fired / layer.seen.clamp_min(1)
         layer.utility.copy_((1 - rate) ** layer.silence)
-        rejected: Tensor = (layer.utility <= self.rejection) | (layer.silence >= float(self.max_silence))
+        long_enough = layer.silence >= float(self.min_silence)
+        rejected: Tensor = (layer.utility <= self.rejection) & long_enough | (layer.silence >= float(self.max_silence))
         return rejected

@@ -133,6 +133,7 @@ METHODS: dict[str, MethodPreset] = {
         method_kwargs={
             "rejection": 0.01,  # the authors' code
             "max_silence": 20_000,  # ours
+            "min_silence": 100,  # authors' code
             "reset_optimizer": "moments",  # the authors' code
             "init": "lecun",  # as the first weights
         },

@@ -47,3 +47,10 @@ def make_method(
     taken = {name: offered[name] for name in inspect.signature(make).parameters.keys() & offered.keys()}
     method: cbp.Method = make(network, optimizer, **kwargs, **taken)
     return method
+
+
+def count_on(method: cbp.Method | None, last: cbp.Method | None) -> None:
+    """Counts the units that the method of a fresh network replaces on top of those of the last one, if there was one."""
+    if method is not None and last is not None:
+        for layer, before in zip(method.layers, last.layers, strict=True):
+            layer.replaced = before.replaced

@@ -194,8 +194,11 @@ def _make_task_learner(config: LearningConfig) -> TaskLearner:
         else:
             train, test = streams.split(datasets.digits(), _TEST_SHARE, seed=0)
         stream, outputs = streams.ClassIncremental(train, test, config.seed, **config.stream), len(np.unique(train.labels))
-        if config.tasks * config.stream["classes_per_task"] > outputs:
-            raise UserError(f"tasks must be at most {outputs // config.stream['classes_per_task']}, got {config.tasks}")
+        each = config.stream["classes_per_task"]
+        if each > outputs:
+            raise UserError(f"classes_per_task must be at most {outputs}, the classes there are, got {each}")
+        if config.tasks * each > outputs:
+            raise UserError(f"tasks must be at most {outputs // each}, got {config.tasks}")
     augment = flip_crop_rotate if config.data else jitter
     return TaskLearner(
         stream,

@@ -196,10 +196,16 @@ class _Learning:
 
 
 def _warn_if_too_short(config: LearningConfig, of_tasks: list[tuple[int, int]]) -> None:
-    """Warns where no unit lives long enough to become mature, as :func:`agents.sb3.updates.too_short` does of agents."""
+    """Warns where the method never acts, or no unit becomes mature, as :func:`agents.sb3.updates.too_short` does of agents."""
     maturity = config.method_kwargs.get("maturity_threshold", 0)
     is_fresh = config.settings.at_task == "fresh_network"
     updates = max(updates for updates, _ in of_tasks) if is_fresh else sum(updates * tasks for updates, tasks in of_tasks)
+    period = config.method_kwargs.get("period", 1)
+    if updates < period:
+        show_warning(
+            f"{config.method} will not act: its period is {period:,} updates, and this run has {updates:,}; "
+            f"train longer or lower period"
+        )
     if updates <= maturity:
         show_warning(
             f"no unit will be replaced: units mature after {maturity:,} updates, and this run has {updates:,}; "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cbp
-from agents.supervised.acting import make_method
+from agents.supervised.acting import count_on, make_method
 from agents.supervised.mlp import make_mlp, measure_units
 from agents.supervised.online import SAMPLES, OnlineSettings, Stream
 from cbp import metrics
@@ -101,7 +101,9 @@ class PlainLearner:
         """Tells the method that the next example is of another task; a network that is fresh in each task begins anew."""
         self._tasks += 1
         if self._settings.fresh_at_task:
+            last = self.method
             self._build(int(np.random.SeedSequence([self._seed, self._tasks]).generate_state(1)[0]))
+            count_on(self.method, last)
         elif self.method is not None:
             self.method.change()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cbp
-from agents.supervised.acting import make_method
+from agents.supervised.acting import count_on, make_method
 from agents.supervised.networks import head_of, init_head, make_network
 from agents.supervised.presets import Settings
 from cbp import metrics
@@ -136,7 +136,9 @@ class TaskLearner:
         at_task = self._settings.at_task
         seed = int(np.random.SeedSequence([self._seed, self.tasks]).generate_state(1)[0])
         if at_task == "fresh_network":
+            last = self.method
             self._build(seed)
+            count_on(self.method, last)
         elif self.method is not None:
             self.method.change()
         if at_task == "zero_head":

@@ -17,7 +17,7 @@ import cbp
 METHODS = {
     "cbp": (cbp.ContinualBackprop, {"replacement_rate": 0.05, "maturity_threshold": 5, "utility": "adaptable_contribution"}),
     "redo": (cbp.ReDo, {"threshold": 0.4, "period": 10}),
-    "snr": (cbp.SelfNormalizedResets, {"rejection": 0.2, "max_silence": 40}),
+    "snr": (cbp.SelfNormalizedResets, {"rejection": 0.2, "max_silence": 40, "min_silence": 0}),
 }
 REPLAYING = {
     "c-chain": (cbp.CChain, {"measure_every": 1, "warm_up": 5, "window": 10}),

@@ -18,10 +18,19 @@ import cbp
 class SnrOracle(Oracle):
     """Keeps for each unit every time between two firings, and asks how likely its present silence is."""
 
-    def __init__(self, layers: list[Layer], optimizer: torch.optim.Optimizer, rejection: float, max_silence: int, **options):
+    def __init__(
+        self,
+        layers: list[Layer],
+        optimizer: torch.optim.Optimizer,
+        rejection: float,
+        max_silence: int,
+        min_silence: int,
+        **options,
+    ):
         super().__init__(layers, optimizer, 0, 0, **options)
         self.rejection = rejection
         self.max_silence = max_silence
+        self.min_silence = min_silence
         self.fired = [[0] * layer.units for layer in layers]
         self.seen = [[0] * layer.units for layer in layers]
         self.silence = [[0] * layer.units for layer in layers]
@@ -43,19 +52,21 @@ class SnrOracle(Oracle):
             for _ in range(self.silence[n][i]):
                 likelihood *= 1 - rate
             layer.utility[i] = likelihood
-            if likelihood <= self.rejection or self.silence[n][i] >= self.max_silence:
+            silence = self.silence[n][i]
+            if (silence >= self.min_silence and likelihood <= self.rejection) or silence >= self.max_silence:
                 due.append(i)
                 self.fired[n][i] = self.seen[n][i] = self.silence[n][i] = 0
         return due
 
 
-@pytest.mark.parametrize("rejection", [1e-4, 0.05])
+@pytest.mark.parametrize(("rejection", "min_silence"), [(1e-4, 0), (0.05, 0), (0.05, 25)])
 @pytest.mark.parametrize("reset_optimizer", ["none", "moments"])
-def test_resets_agree_with_the_oracle_step_by_step(rejection, reset_optimizer):
+def test_resets_agree_with_the_oracle_step_by_step(rejection, min_silence, reset_optimizer):
     model = chain(3, 12, 9, 2, seed=3)
     twin = copy.deepcopy(model)
     model_optimizer, twin_optimizer = (torch.optim.Adam(net.parameters(), lr=0.05) for net in (model, twin))
-    options = {"rejection": rejection, "max_silence": 50, "reset_optimizer": reset_optimizer, "seed": 11}
+    options = {"rejection": rejection, "max_silence": 50, "min_silence": min_silence}
+    options |= {"reset_optimizer": reset_optimizer, "seed": 11}
     method = cbp.SelfNormalizedResets(model, model_optimizer, **options)
     oracle = SnrOracle([Layer(twin[0], [twin[2]], "relu"), Layer(twin[2], [twin[4]], "relu")], twin_optimizer, **options)
     received: dict[nn.Module, Tensor] = {}
@@ -94,7 +105,7 @@ def test_a_unit_is_replaced_once_its_silence_is_unlikely_for_its_own_rate():
     # Unit 0 fires for positive inputs, unit 1 for negative ones, so in the first batch of 4 the former fires on 2 of 4
     # samples and the latter on 2 of 4; p = 1/2 each. Then unit 1 is silent: (1/2)^4 = 0.0625 > 0.05, (1/2)^8 = 0.0039 ≤ 0.05.
     model = by_hand([[1.0], [-1.0]], [[1.0, 1.0]])
-    method = cbp.SelfNormalizedResets(model, still(model), rejection=0.05)
+    method = cbp.SelfNormalizedResets(model, still(model), rejection=0.05, min_silence=0)
     assert shown(model, method, [1, 1, -1, -1], [1, 1, 1, 1]) == [[], []]
     assert method.layers[0].utility.tolist() == [1.0, 0.0625]
     assert shown(model, method, [1, 1, 1, 1]) == [[1]]
@@ -107,8 +118,15 @@ def test_a_unit_is_replaced_once_its_silence_is_unlikely_for_its_own_rate():
 def test_a_unit_that_fires_rarely_is_given_longer():
     # Fired on 1 of 10 samples: 0.9^20 = 0.1216 > 0.1, 0.9^30 = 0.0424 ≤ 0.1.
     model = by_hand([[1.0], [-1.0]], [[1.0, 1.0]])
-    method = cbp.SelfNormalizedResets(model, still(model), rejection=0.1)
+    method = cbp.SelfNormalizedResets(model, still(model), rejection=0.1, min_silence=0)
     assert shown(model, method, [-1] + [1] * 9, [1] * 10, [1] * 10, [1] * 10) == [[], [], [], [1]]
+
+
+def test_no_silence_below_the_shortest_is_judged():
+    # Fired on 4 of 4 samples, so p = 1 and any silence has the likelihood 0. The authors' thresholds are 100 samples at least.
+    model = by_hand([[1.0], [-1.0]], [[1.0, 1.0]])
+    method = cbp.SelfNormalizedResets(model, still(model))
+    assert shown(model, method, [-1] * 4, *[[1]] * 99, [1]) == [[]] * 100 + [[1]]
 
 
 def test_a_unit_that_never_fired_is_replaced_after_the_longest_silence_allowed():
@@ -151,7 +169,7 @@ def test_a_stopped_run_goes_on_with_what_it_knew():
 @pytest.mark.parametrize("silences", [1, 2])
 def test_at_the_level_or_the_longest_silence_itself_a_unit_is_replaced(silences):
     # Fired on 2 of 4 samples: (1/2)^4 = 0.0625 exactly after one silent minibatch; 8 silent samples after two.
-    options = {"rejection": 0.0625} if silences == 1 else {"rejection": 1e-9, "max_silence": 8}
+    options = {"rejection": 0.0625, "min_silence": 4} if silences == 1 else {"rejection": 1e-9, "max_silence": 8}
     model = by_hand([[1.0], [-1.0]], [[1.0, 1.0]])
     method = cbp.SelfNormalizedResets(model, still(model), **options)
     history = shown(model, method, [1, 1, -1, -1], *[[1] * 4] * silences)
@@ -172,6 +190,7 @@ def test_a_layer_with_a_norm_is_refused():
         ({"rejection": math.nan}, r"rejection must be a finite number in \[0, 1\], got nan"),
         ({"rejection": 0}, r"rejection must be above 0, got 0"),
         ({"max_silence": 0}, r"max_silence must be a whole number >= 1, got 0"),
+        ({"min_silence": -1}, r"min_silence must be a whole number >= 0, got -1"),
     ],
 )
 def test_bad_options_are_refused_with_what_is_allowed(options, message):

@@ -54,7 +54,7 @@ STOPPED_TOO = {
     "normalised": [*BUSY, "--normalize"],
     "redo": ["--method", "redo", "--set", "threshold=0.3", "--set", "period=5"],
     "reset-all": ["--method", "reset-all"],
-    "snr": ["--method", "snr", "--set", "rejection=0.2"],
+    "snr": ["--method", "snr", "--set", "rejection=0.2", "--set", "min_silence=0"],
     "regrama": ["--method", "regrama", "--set", "period=5"],
     "hare-tortoise": ["--method", "hare-tortoise", "--set", "period=7"],
     "trac": ["--method", "trac", "--set", "first_scale=0.1"],

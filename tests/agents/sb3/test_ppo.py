@@ -236,7 +236,7 @@ def test_after_several_rollouts_parameters_are_those_of_sb3(settings):
 
 METHODS = {
     "redo": {"method": "redo", "method_kwargs": {"threshold": 0.7, "period": 5}},
-    "self-normalised resets": {"method": "snr", "method_kwargs": {"rejection": 0.2, "max_silence": 200}},
+    "self-normalised resets": {"method": "snr", "method_kwargs": {"rejection": 0.2, "max_silence": 200, "min_silence": 0}},
     "shrink and perturb": {"method": "shrink-perturb", "method_kwargs": {"shrink": 0.999, "perturb": 1e-3}},
     "soft, now and then": {
         "method": "shrink-perturb",

@@ -300,6 +300,10 @@ def test_a_sweep_gives_the_same_runs(learned, tmp_path):
         ([*BINARY, "--threads", "100000"], "threads must be at most 1,024, got 100,000"),
         ([*BINARY, "--device", "gpu"], "device 'gpu' cannot be used"),
         (["--problem", "class-incremental-cifar", "--tasks", "6"], "tasks must be at most 5, got 6"),
+        (
+            ["--problem", "class-incremental-cifar", "--set", "classes_per_task=20", "--set", "validation=1"],
+            "classes_per_task must be at most 10, the classes there are, got 20",
+        ),
         (["--problem", "class-incremental-cifar", "--set", "validation=0"], "restore_best needs validation images"),
         ([*BINARY, "--set", "restore_best=true"], "restore_best needs validation images"),
         ([*BINARY, "--set", "activation=tanh"], "activation must be relu, got tanh"),
@@ -393,6 +397,23 @@ def test_a_run_in_which_no_unit_becomes_mature_says_so(tmp_path, capsys):
     assert lines == [f"warning: no unit will be replaced: {words}"]
     run(*BINARY, "--set", "maturity_threshold=20", "--set", "at_task=fresh_network", "--run-dir", tmp_path)
     assert words in capsys.readouterr().err
+
+
+def test_a_run_in_which_a_method_never_acts_says_so(tmp_path, capsys):
+    options = [*BINARY, "--tasks", "1", "--method", "hare-tortoise", "--run-dir", tmp_path]  # 20 updates
+    run(*options, "--set", "period=20,21")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    words = "its period is 21 updates, and this run has 20; train longer or lower period"
+    assert lines == [f"warning: hare-tortoise will not act: {words}"]
+
+
+def test_units_are_counted_over_networks_that_begin_anew(tmp_path):
+    always = ["--set", "maturity_threshold=0", "--set", "replacement_rate=0.1", "--set", "at_task=fresh_network"]
+    assert run(*BINARY, "--method", "cbp", *always, "--run-dir", tmp_path) == 0
+    (log,) = tmp_path.rglob("progress.csv")
+    first, second = (float(row["cbp/network/replaced"]) for row in rows(log.parent))
+    # Both networks are of one size and make as many updates, so they replace as many units, but for the rounding by chance.
+    assert second == pytest.approx(2 * first, rel=0.2)
 
 
 def test_a_run_that_diverges_is_complete_and_has_no_score(tmp_path, capsys):
