@@ -320,6 +320,11 @@ class HiddenLayer:
         for layer in (self.incoming, *self.outgoing):
             if not isinstance(layer, Weighted):
                 raise LayerError(f"layer '{self.name}' must lie between Linear or Conv2d layers, got a {type(layer).__name__}")
+            if getattr(layer.forward, "__func__", None) not in (nn.Linear.forward, nn.Conv2d.forward):
+                raise LayerError(
+                    f"layer '{self.name}' must lie between Linear or Conv2d layers as torch runs them, got a "
+                    f"{type(layer).__name__} with a forward of its own: let it be found"
+                )
         for layer in self.outgoing:
             self._check_outgoing(layer)
         for norm in self.norms:

@@ -89,7 +89,7 @@ def tau_dormant_fraction(h: Tensor, tau: float = TAU) -> float:
     _check_activations(h)
     if not tau >= 0:
         raise ValueError(f"tau must be >= 0, got {tau!r}")
-    return _share_at_most(h.abs().mean(dim=0, dtype=torch.float64), tau)
+    return _share_at_most(h.double().abs().mean(dim=0), tau)
 
 
 def gradient_dormant_fraction(gradient: Tensor, tau: float = GRADIENT_TAU) -> float:
@@ -244,7 +244,8 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
     Raises:
         TypeError: ``x`` is no tensor of real numbers.
         ValueError: The network has no Linear layer, or one that it does not call, calls more than once or with anything but
-            ``(samples, inputs)``, or one that shares its weight; its output is not a tensor ``(samples, outputs)``.
+            ``(samples, inputs)``, one whose ``forward`` or hooks do more than that of torch, or one that shares its weight;
+            its output is not a tensor ``(samples, outputs)``.
 
     Example:
         >>> neural_tangent_kernel(nn.Linear(2, 1), torch.tensor([[1.0, 0.0], [2.0, 3.0]])).tolist()
@@ -258,6 +259,9 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
         a = args[0] if args else kwargs["input"]
         if module in received or a.ndim != 2:
             raise ValueError(f"each Linear layer must be called once, on (samples, inputs): {module}")
+        plain = nn.functional.linear(a, module.weight, module.bias).detach()
+        if not torch.allclose(output, plain, rtol=1e-3, atol=1e-3 * plain.abs().amax().item(), equal_nan=True):
+            raise ValueError(f"each Linear layer must give its weight times what it receives, plus its bias: {module}")
         if not output.requires_grad:  # of frozen layers
             output.requires_grad_()
         received[module] = a.detach().clone(), output
@@ -356,7 +360,8 @@ def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> f
     for weight, other in zip(weights, reference, strict=True):
         if weight.shape != other.shape:
             raise ValueError(f"weights of shape {tuple(weight.shape)} have no distance from {tuple(other.shape)}")
-        differences.append(weight.detach() - other.to(weight.device))
+        wide = torch.promote_types(weight.dtype, torch.float64)
+        differences.append(weight.detach().to(wide) - other.to(weight.device, wide))
     if not differences:
         raise ValueError("there are no weights whose distance could be measured: an iterator gives its own only once")
     return _norm(differences)

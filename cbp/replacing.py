@@ -98,13 +98,13 @@ class ReplacingMethod(Method, Generic[LayerType]):
         self._found_anew = False
         self._recorded: Counter[tuple[str, ...]] = Counter()
         self._waiting: dict[str, Any] | None = None  # a state for layers that are not found yet
+        if is_compiled(model):
+            torch.compiler.reset()  # code that was compiled before would not call what watches
         if layers is not None:
             self._track_given(given(layers, model))
             return
         self._model = unwrapped(model)
         self._finder = Finder(self._model)
-        if is_compiled(model):
-            torch.compiler.reset()  # code that was compiled before would not call what watches
         if example is not None:
             self._finder.follow(example)
         elif not self._finder.try_inputs():
@@ -113,7 +113,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         self._take_groups()
         self._watch = Watch(self._model, self)
         self._watch.recorded(self._model, self.optimizers, self._finder.called)
-        if not callable(example):
+        if not callable(example) and self._model.training:  # in evaluation some take another way
             arguments = Arguments.of(example) if example is not None else Arguments((torch.empty(0),))
             self._watch.knows(arguments.args, arguments.kwargs)
 
@@ -230,6 +230,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
             if found_anew or misfits or (self.layers and self._is_stale()):  # by a pass of which nothing was seen
                 return [layer.nothing for layer in self.layers]
             raise RuntimeError(self._nothing_seen())
+        self._say_once_what_is_asleep([layer for layer, h in zip(self.layers, received, strict=True) if h is None])
         reached = [h is not None for h in received]
         if not self._replicas.alone:
             reached = self._replicas.all(reached, self.layers[0].utility.device)
@@ -285,6 +286,16 @@ class ReplacingMethod(Method, Generic[LayerType]):
                 stacklevel=3,
             )
 
+    def _say_once_what_is_asleep(self, unseen: list[LayerType]) -> None:
+        asleep = tuple(layer.name for layer in unseen if _feeds_evaluation(layer.hidden))
+        if asleep and self._watch is not None and self._model.training and not self._recorded[asleep]:
+            self._recorded[asleep] = _RECORDED
+            warnings.warn(
+                f"units of {', '.join(asleep)} are not judged: what receives them is in evaluation mode, and the model in "
+                "training mode",
+                stacklevel=3,
+            )
+
     @property
     def has_seen(self) -> bool:
         """Whether a forward pass was seen since the last :meth:`step`: where one optimizer trains networks in turns."""
@@ -296,6 +307,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
                 "step() found no forward pass that its hidden layers could be found by: call the model in training mode, "
                 "gradients on; if it is compiled, or only its parts are called, give an example=(x,) or example=function"
             )
+        if self._watch is not None and self._model.training and all(_feeds_evaluation(layer.hidden) for layer in self.layers):
+            return "step() found no forward pass since the last one: whatever receives units is in evaluation mode"
         return "step() found no forward pass since the last one: call the model in training mode, gradients on"
 
     def _is_stale(self) -> bool:
@@ -464,6 +477,10 @@ def _are_alike(before: list[Group], now: list[Group]) -> bool:
         old.name == new.name and old.units == new.units and outgoing(old) == outgoing(new)
         for old, new in zip(before, now, strict=True)
     )
+
+
+def _feeds_evaluation(group: Group) -> bool:
+    return any(not edge.place.module.training for edge in group.edges)
 
 
 def _is_frozen(group: Group) -> bool:

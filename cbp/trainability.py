@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cbp.discovery.recording import left_by_passes
 from cbp.method import check_whole
 
 POINTS = 20  # of a learning curve, evenly spaced
@@ -164,7 +165,7 @@ class Trainability:
         areas = []
         for network, targets, (*_, order) in each:
             with _seeded(order):  # of dropout
-                areas.append(self._learn(copy.deepcopy(network), targets, order))
+                areas.append(self._learn(copy.deepcopy(network, left_by_passes(network)), targets, order))
         return torch.tensor(areas)
 
     def _learn(self, network: nn.Module, new: Tensor, seed: int) -> float:
@@ -204,7 +205,7 @@ def _student(degrees: int) -> float:
 
 def _with_part(network: nn.Module, path: str, giver: nn.Module) -> nn.Module:
     """A copy of a network in which one module has the weights that it has in another network."""
-    network = copy.deepcopy(network)
+    network = copy.deepcopy(network, left_by_passes(network))
     try:
         if not path or not any(True for _ in network.get_submodule(path).parameters()):
             raise ValueError(f"head must be the path of a module with weights, got {path!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,13 @@ from cbp.groups import Group
 from cbp.optimizers import held_by
 from cbp.taps import is_transformed
 
+_KINDS = 32  # of calls that are recorded: one of them may be a number that counts on
+
 
 class Watch:
     """Hooks on a model that say when its groups of units must be found, or found anew.
 
-    Three things tell: the model is called with arguments of other types; a module is called that was not called when the pass
+    Three things tell: the model is called with arguments of another kind; a module is called that was not called when the pass
     was recorded; modules or weights were exchanged, or others are trained, which :meth:`exchanged` compares when asked to. A
     module that is called for itself cannot be seen by recording the model.
 
@@ -79,8 +81,12 @@ class Watch:
         self.strayed = self.strayed if self.strayed in self._asleep.values() else None
 
     def knows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A call with arguments of these types was recorded."""
-        self._known.add(_signature(args, kwargs))
+        """A call with such arguments was recorded."""
+        self._known.add(_signature((args, kwargs)))
+
+    def _is_known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call with such arguments was recorded; after many kinds of calls no further ones are told apart."""
+        return len(self._known) >= _KINDS or _signature((args, kwargs)) in self._known
 
     def exchanged(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> bool:
         """Whether the model has other modules than when it was recorded, or its weights are others.
@@ -101,7 +107,7 @@ class Watch:
         if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled():
             return
         self.was_called = True
-        if self.stale or _signature(args, kwargs) not in self._known:
+        if self.stale or not self._is_known(args, kwargs):
             self._find(module, args, kwargs)
         if self._sleepers:
             self._arguments = args, kwargs
@@ -179,8 +185,13 @@ def _forms(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[tuple[str,
     return [(name, parameter.shape, parameter in held) for name, parameter in model.named_parameters()]
 
 
-def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
-    return (*map(type, args), *((name, type(value)) for name, value in sorted(kwargs.items())))
+def _signature(value: object) -> object:
+    """What may decide the way of a pass: types, the values of whole numbers, flags and names, and what containers hold."""
+    if isinstance(value, Mapping):
+        return type(value), *((key, _signature(value[key])) for key in sorted(value, key=str))
+    if isinstance(value, list | tuple):
+        return type(value), *map(_signature, value)
+    return (type(value), value) if isinstance(value, int | str) else type(value)
 
 
 def _inert() -> Watch:

@@ -22,6 +22,7 @@ from cbp.discovery.uniting import Units
 from cbp.discovery.weights import Geometry, Storages, Weights
 
 MIXED = "reach units of others through a sum or mean over units"
+SPREAD = "scale several numbers that are not theirs"
 OUTPUT = "reach the model's output besides the layers behind them"
 
 
@@ -85,12 +86,14 @@ class Follower:
         normed: For each statistic that has met units which it is of, these.
         met_zeros: Of each weight's columns those that have received zeros that do not depend on the input, 1, and those that
             have received other constants, -1.
+        spread: Units of which one number has met many of the data.
         called: The modules that were called.
         seen_at: The borders that each identity has passed.
         last_at: For each pass what was the last at each border, ``(module, returned, key)``.
         module: The module at work.
         norms: The modules that couple units.
-        recurrent: Whether that is a recurrent one, whose state is its own.
+        recurrent: Whether that is a recurrent one of torch, whose state is its own, and at its own work.
+        overridden: Whether it is one whose forward is a subclass's.
     """
 
     def __init__(self) -> None:
@@ -102,6 +105,7 @@ class Follower:
         self.otherwise: dict[str, str] = {}
         self.shared: dict[str, str] = {}
         self.met_zeros: dict[Key, Tensor] = {}
+        self.spread: list[Tensor] = []
         self.normed: dict[int, list[Tensor]] = {}
         self.called: set[str] = set()
         self.seen_at: dict[int, list[Seen]] = {}
@@ -118,7 +122,7 @@ class Follower:
         self.begin_again()
         self._padded: dict[str, tuple[int, int]] = {}
         self.module = ""
-        self.recurrent = False
+        self.recurrent = self.overridden = False
         self.memory.clear()
 
     def begin_again(self) -> None:
@@ -185,12 +189,21 @@ class Follower:
             self.units.leave_out(labels, f"meet the weight '{weights.name}' in a way that no column of it is theirs")
             self.otherwise.setdefault(weights.name, "reshaping")
             return
+        self._leave_out_spread(labels)
         self.units.consume(labels[labels > 0])
         key = self._claim(geometry, weights, labels, value)
         met = self.met_zeros.setdefault(key, torch.zeros_like(self.uses[key].columns))
         now = met[geometry.indices]
         now = torch.where((labels == CONSTANT) & zeros & (now == 0), 1, torch.where((labels == CONSTANT) & ~zeros, -1, now))
         met[geometry.indices] = now
+
+    def _leave_out_spread(self, labels: Tensor) -> None:
+        """Leaves out units that stand in several columns since one number of theirs has met many of the data."""
+        if self.spread:
+            units, columns = torch.unique(self.units.roots(labels), return_counts=True)
+            several = units[(units > 0) & (columns > 1)]
+            spread = self.units.roots(torch.cat(self.spread))
+            self.units.leave_out(several[torch.isin(several, spread)], SPREAD)
 
     def _claim(self, geometry: Geometry, weights: Weights, labels: Tensor, value: Value) -> Key:
         key = Key(weights.name, geometry.dim, geometry.within, geometry.blocks)

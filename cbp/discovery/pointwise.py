@@ -29,6 +29,7 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
     values = [follower.memory.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in call.tensors))  # type: ignore[no-untyped-call]
     labels = uniform(CONSTANT, len(shape))
+    _note_spread(follower, [tensor for tensor, of in zip(call.tensors, weights, strict=True) if of is None], values, shape)
     for value in values:
         labels = combine(follower, labels, aligned(value.labels, len(shape)), added=added)
     statistics = labels[labels <= FIRST_STATISTIC]
@@ -46,6 +47,20 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
         activation = UNCHANGED
     value = Value(labels, merged(values, activation))
     return [normed(follower, value, labels) if in_norm else replace(value) for _ in call.returned]
+
+
+def _note_spread(follower: Follower, tensors: Sequence[Tensor], values: Sequence[Value], shape: Sequence[int]) -> None:
+    """Notes units of which one number meets many of the data, as a gate of one unit for all inputs."""
+    for tensor, value in zip(tensors, values, strict=True):
+        labels = aligned(value.labels, len(shape))
+        once = {
+            axis for axis in range(-len(shape), 0) if -axis > tensor.ndim or tensor.shape[axis] == 1 or tensor.stride(axis) == 0
+        }
+        for other, of_other in zip(tensors, values, strict=True):
+            several = {axis for axis in once if -axis <= other.ndim and other.shape[axis] > 1 and other.stride(axis) != 0}
+            if several and bool((of_other.labels == DATA).any()):
+                both = torch.broadcast_tensors(labels, aligned(of_other.labels, len(shape)))
+                follower.spread.append(torch.unique(both[0][(both[0] > 0) & (both[1] == DATA)]))
 
 
 def _of_parameters(
@@ -117,19 +132,21 @@ def _meet_statistics(follower: Follower, units: Tensor, statistics: Tensor) -> N
 
 
 def own(follower: Follower, weights: Weights, labels: Tensor, value: float | None, axis: int | None = None) -> None:
-    """A parameter's elements meet units, each its own; elements that several units share belong to none."""
+    """A parameter's elements meet units, each its own; elements that several units share belong to none.
+
+    What meets data is noted, too: units cannot have it for themselves.
+    """
     axes = varying(labels)
     if axis is None and len(axes) > 1:
         _own_each(follower, weights, labels, value, axes[0])
         return
-    if axis is None and len(axes) == 1:
-        axis = axes[0]
-    if axis is None:
-        if labels.numel() > 1 or not bool((labels > 0).any()):
-            return
-        axis = max(range(labels.ndim), key=lambda i: i)
-    axis -= labels.ndim
-    if -axis > len(weights.steps) or not (labels > 0).any():
+    if not bool(((labels > 0) | (labels == DATA)).any()):
+        return
+    if axis is None and not axes and labels.numel() == 1 and int(labels) == DATA:
+        _own_by_data(follower, weights, value)
+        return
+    axis = (labels.ndim - 1 if axis is None and not axes else axes[0] if axis is None else axis) - labels.ndim
+    if -axis > len(weights.steps):
         return
     size = len(weights.steps[axis])
     if size == 1 and labels.shape[axis] > 1:
@@ -139,9 +156,17 @@ def own(follower: Follower, weights: Weights, labels: Tensor, value: float | Non
         return
     geometry = weights.locate(axis)
     if geometry is not None:
-        units = along > 0
-        part = Geometry(geometry.dim, geometry.indices[units], geometry.within)
-        follower.own_slices(weights.name, weights.shape, part, along[units], value)
+        met = (along > 0) | (along == DATA)
+        part = Geometry(geometry.dim, geometry.indices[met], geometry.within)
+        follower.own_slices(weights.name, weights.shape, part, along[met], value)
+
+
+def _own_by_data(follower: Follower, weights: Weights, value: float | None) -> None:
+    """All elements of a parameter meet data, along whichever of its dimensions units may have theirs."""
+    for axis, step in enumerate(weights.steps):
+        geometry = weights.locate(axis) if bool(step.any()) or weights.shape == (1,) else None
+        if geometry is not None:
+            follower.own_slices(weights.name, weights.shape, geometry, torch.full((len(geometry.indices),), DATA), value)
 
 
 def _own_each(follower: Follower, weights: Weights, labels: Tensor, value: float | None, axis: int) -> None:

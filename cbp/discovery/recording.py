@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -222,14 +222,8 @@ def copied(model: nn.Module, *others: Any) -> tuple[Any, ...]:
     Raises:
         LayerError: It cannot be copied.
     """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():  # what an earlier pass left, with a graph that cannot be copied
-            for tensor in tensors_of(value):
-                if not tensor.is_leaf:
-                    memo[id(tensor)] = tensor.detach().clone()
     try:
-        return copy.deepcopy((model, *others), memo)
+        return copy.deepcopy((model, *others), left_by_passes(model))
     except Exception as error:
         raise LayerError(
             f"{type(model).__name__} cannot be copied ({_first_line(error)}), so that its forward pass cannot be recorded; "
@@ -237,6 +231,14 @@ def copied(model: nn.Module, *others: Any) -> tuple[Any, ...]:
         ) from error
 
 
+def left_by_passes(model: nn.Module) -> dict[int, Any]:
+    """For ``copy.deepcopy`` of a model copies of the tensors that an earlier pass left in it, whose graph cannot be copied."""
+    values = (value for module in model.modules() for value in vars(module).values())
+    left = (tensor for value in values for tensor in tensors_of(value) if not tensor.is_leaf)
+    return {id(tensor): tensor.detach().clone() for tensor in left}
+
+
+RECURRENCES = {module.forward for module in (nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell)}
 _FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType)
 _WITHOUT_TENSORS = (nn.Module, str, bytes, type, int, float, complex, ModuleType, *_FUNCTIONS)
 
@@ -320,19 +322,20 @@ def must_be_called(model: nn.Module) -> Iterator[None]:
 def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
     """Tells the follower of each call of a module."""
     handles = []
-    stack: list[tuple[str, bool]] = []
+    stack: list[tuple[str, bool, bool]] = []
 
     def hook(name: str, module: nn.Module) -> None:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            stack.append((follower.module, follower.recurrent))
+            stack.append((follower.module, follower.recurrent, follower.overridden))
             given: dict[Any, Tensor] = {key: value for key, value in (*enumerate(args), *kwargs.items()) if _is_followed(value)}
             with _disable_current_modes():
                 follower.enter(module, name, given)
             follower.module, follower.recurrent = name, isinstance(module, nn.RNNBase | nn.RNNCellBase)
+            follower.overridden = follower.recurrent and getattr(module.forward, "__func__", None) not in RECURRENCES
             follower.called.add(name)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-            follower.module, follower.recurrent = stack.pop()
+            follower.module, follower.recurrent, follower.overridden = stack.pop()
             parts: dict[Any, Any] = {None: output}
             if isinstance(output, dict):
                 parts = output
@@ -355,6 +358,15 @@ def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _runs_torchs_recurrence() -> bool:
+    """Whether an operation is one of torch's own recurrence, and not what a subclass adds to it."""
+    codes = {forward.__code__ for forward in RECURRENCES}
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code not in codes:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _is_followed(value: Any) -> bool:
@@ -396,6 +408,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, func: Any, was: tuple[Any, Any], given: set[int], returned: list[Tensor]) -> None:
         follower = self._follower
+        if follower.overridden:
+            follower.recurrent = _runs_torchs_recurrence()
         tensors = [tensor for tensor in tree_leaves(was) if isinstance(tensor, Tensor)]
         if not all(map(_is_followed, [*tensors, *returned])):
             self._leave_out(func, tensors)

@@ -209,7 +209,7 @@ def test_a_rate_of_firing_is_at_most_one_where_heads_see_different_parts_of_the_
 
     model = Parts()
     nn.init.constant_(model.trunk.bias, 100.0)
-    method = cbp.SelfNormalizedResets(model, sgd(model))
+    method = cbp.SelfNormalizedResets(model, sgd(model), min_silence=32)
     for _ in range(3):
         model(torch.rand(32, 4))
         method.step()
