@@ -42,7 +42,7 @@ class Watch:
         self.stale = True
         self.was_called = False
         self.strayed: str | None = None
-        self._known: set[tuple[object, ...]] = set()
+        self._known: set[object] = set()
         self._arguments: tuple[Any, Any] | None = None
         self._modules: list[nn.Module] = []
         self._forms: list[tuple[str, torch.Size, bool]] = []

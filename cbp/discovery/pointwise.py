@@ -59,7 +59,7 @@ def _note_spread(follower: Follower, tensors: Sequence[Tensor], values: Sequence
         for other, of_other in zip(tensors, values, strict=True):
             several = {axis for axis in once if -axis <= other.ndim and other.shape[axis] > 1 and other.stride(axis) != 0}
             if several and bool((of_other.labels == DATA).any()):
-                both = torch.broadcast_tensors(labels, aligned(of_other.labels, len(shape)))
+                both = torch.broadcast_tensors(labels, aligned(of_other.labels, len(shape)))  # type: ignore[no-untyped-call]
                 follower.spread.append(torch.unique(both[0][(both[0] > 0) & (both[1] == DATA)]))
 
 
