@@ -2,7 +2,8 @@
 
 ``python benchmarks/intervals.py`` draws samples of 5, 10 and 20 numbers, normal and exponential, and prints how many of the
 95 % intervals of their means and interquartile means hold the true ones: a bootstrap's by the percentile method, which many
-papers use, and the report's, which is Student's.
+papers use, and the report's, which is Student's. Then how many of the report's intervals of a mean that is 0 hold it at every
+look, where more seeds are added and one looks again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ def main() -> None:
                 intervals = (bootstrap(samples, statistic, rng), interval(samples, statistic))
                 held = [f"{100 * np.mean((low <= truth) & (truth <= high)):.0f}" for low, high in intervals]
                 print(f"| {seeds} | {kind} | {statistic} | {' | '.join(held)} |")
+    print("\n| looks at | all intervals hold the mean (%) |\n|---|---|")
+    samples = np.random.default_rng(0).normal(size=(10, 10 * SAMPLES))
+    for looks in ((10,), (8, 10), (5, 8, 10)):
+        ends = [interval(samples[:seeds], "mean") for seeds in looks]
+        held_each = np.all([(low <= 0) & (0 <= high) for low, high in ends], axis=0)
+        print(f"| {' and '.join(map(str, looks))} seeds | {100 * np.mean(held_each):.1f} |")
 
 
 if __name__ == "__main__":
