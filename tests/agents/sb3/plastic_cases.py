@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 
 import gymnasium
@@ -154,5 +155,16 @@ def weights(model):
 
 
 def known(policy):
-    """All that the methods of a policy know, as text that can be compared."""
-    return {network: str(method.state_dict()) for network, method in policy.methods.items()}
+    """All that the methods of a policy know now, for :func:`same`."""
+    return {network: copy.deepcopy(method.state_dict()) for network, method in policy.methods.items()}
+
+
+def same(one, other):
+    """Whether two states are equal to the bit; as text, tensors would have four digits and few of their numbers."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other

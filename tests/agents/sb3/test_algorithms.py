@@ -30,6 +30,7 @@ from plastic_cases import (
     env_of,
     known,
     make,
+    same,
     table,
     weights,
 )
@@ -97,16 +98,16 @@ def test_units_are_replaced_in_every_network_and_a_saved_model_goes_on_with_them
     file = io.BytesIO()
     model.save(file)
     loaded = type(model).load(file, env=env_of(name, kind), device="cpu")
-    assert known(loaded.policy) == known(policy)
+    assert same(known(loaded.policy), known(policy))
     alone = io.BytesIO()
     policy.save(alone)
     alone.seek(0)
     by_itself = type(policy).load(alone, device="cpu")
-    assert known(by_itself) == known(policy)
+    assert same(known(by_itself), known(policy))
     assert torch.equal(weights(loaded), weights(model))
     other = make(name, kind, settings={"seed": 7}, method_kwargs=BUSY)
     other.set_parameters(copy.deepcopy(model.get_parameters()))
-    assert known(other.policy) == known(policy)
+    assert same(known(other.policy), known(policy))
 
     loaded.learn(more_steps(loaded), reset_num_timesteps=False)
     assert all(total > replaced[network] for network, total in replaced_units(loaded.policy).items())
@@ -121,7 +122,7 @@ def test_stock_and_plastic_models_exchange_parameters_in_both_directions(name, k
     of_plastic = copy.deepcopy(plastic.get_parameters())
     plastic.set_parameters(copy.deepcopy(stock.get_parameters()), exact_match=True)
     assert torch.equal(weights(plastic), of_stock)
-    assert known(plastic.policy) == method  # a stock model says nothing of it
+    assert same(known(plastic.policy), method)  # a stock model says nothing of it
     stock.set_parameters(of_plastic, exact_match=True)
     assert not torch.equal(weights(stock), of_stock)
     plastic.set_parameters(stock.get_parameters(), exact_match=True)
@@ -132,7 +133,7 @@ def go_on(model, name, kind):
     """Learns on in a new environment with a new seed: what SB3 does not save is the same for all models."""
     model.set_env(env_of(name, kind))
     model.set_random_seed(7)
-    return weights(model.learn(more_steps(model), reset_num_timesteps=False)), str(known(model.policy))
+    return weights(model.learn(more_steps(model), reset_num_timesteps=False)), known(model.policy)
 
 
 def more_steps(model):
@@ -146,7 +147,7 @@ def test_a_loaded_model_trains_on_exactly_as_the_one_that_was_saved(name, kind, 
     loaded = saved_and_loaded(model, tmp_path)
     (here, known_here), (there, known_there) = go_on(model, name, kind), go_on(loaded, name, kind)
     assert torch.equal(here, there)
-    assert known_here == known_there
+    assert same(known_here, known_there)
 
 
 def saved_and_loaded(model, folder):
@@ -191,7 +192,7 @@ def test_a_fresh_process_that_imports_no_package_of_ours_loads_and_trains_on(tmp
     for name, (there, known_there) in found.items():
         here, known_here = go_on(models[name], name, "Mlp")
         assert torch.equal(here, there), name
-        assert known_here == known_there, name
+        assert same(known_here, known_there), name
 
 
 @pytest.mark.parametrize(("name", "kind"), cases("measured"))

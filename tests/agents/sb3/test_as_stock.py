@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from plastic_cases import BUSY, STOCK, Small, known, make, spaces_of, weights
+from plastic_cases import BUSY, STOCK, Small, known, make, same, spaces_of, weights
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -97,7 +97,7 @@ def test_every_option_trains_as_stock_replaces_and_comes_back_from_a_file(name, 
     file = io.BytesIO()
     model.save(file)
     loaded = type(model).load(file, device="cpu")
-    assert known(loaded.policy) == known(model.policy)
+    assert same(known(loaded.policy), known(model.policy))
     observations = np.stack([space.sample() for _ in range(5)])
     chosen, of_loaded = (each.predict(observations, deterministic=True)[0] for each in (model, loaded))
     assert np.array_equal(chosen, of_loaded)
@@ -136,7 +136,7 @@ def test_files_of_every_kind_bring_the_same_model(name, tmp_path):
     for source in (str(tmp_path / "text"), tmp_path / "path.zip", stream):
         loaded = type(model).load(source, custom_objects={"learning_rate": 1e-5}, device="cpu")
         assert torch.equal(weights(loaded), weights(model))
-        assert known(loaded.policy) == known(model.policy)
+        assert same(known(loaded.policy), known(model.policy))
         assert loaded.learning_rate == 1e-5
     with pytest.raises(FileNotFoundError):
         type(model).load(tmp_path / "nowhere", device="cpu")
@@ -151,7 +151,7 @@ def test_parameters_that_do_not_fit_are_refused_as_by_stock():
     with pytest.raises(ValueError, match="Names of parameters do not match"):
         model.set_parameters({"policy": parameters["policy"]})
     model.set_parameters({"policy": parameters["policy"]}, exact_match=False)
-    assert known(model.policy) == before
+    assert same(known(model.policy), before)
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.set_parameters(make("SAC", net_arch=[7, 5]).get_parameters())
 
@@ -161,7 +161,7 @@ def test_an_environment_may_be_exchanged_and_one_that_does_not_fit_is_refused(na
     model = make(name, method_kwargs=BUSY).learn(STEPS)
     before = known(model.policy)
     model.set_env(Small(VECTOR, model.action_space))
-    assert known(model.policy) == before
+    assert same(known(model.policy), before)
     model.learn(STEPS, reset_num_timesteps=False)
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         model.set_env(Small(spaces.Box(-1, 1, (4,), np.float32), model.action_space))
@@ -169,8 +169,8 @@ def test_an_environment_may_be_exchanged_and_one_that_does_not_fit_is_refused(na
 
 @pytest.mark.parametrize("name", ["PPO", "SAC", "DQN"])
 def test_equal_seeds_give_equal_runs_and_different_ones_do_not(name):
-    one, same, other = (weights(make(name, settings={"seed": seed}, method_kwargs=BUSY).learn(STEPS)) for seed in (3, 3, 4))
-    assert torch.equal(one, same)
+    one, again, other = (weights(make(name, settings={"seed": seed}, method_kwargs=BUSY).learn(STEPS)) for seed in (3, 3, 4))
+    assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
 
@@ -182,7 +182,7 @@ def test_evaluation_between_updates_changes_nothing_that_is_learned(name):
             return True
 
     idle, evaluated = (make(name, method_kwargs=BUSY).learn(STEPS, callback) for callback in (None, Evaluate()))
-    assert known(evaluated.policy) == known(idle.policy)
+    assert same(known(evaluated.policy), known(idle.policy))
     assert torch.equal(weights(evaluated), weights(idle))
 
 

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from plastic_cases import NEEDS_CONTRIB
+from plastic_cases import NEEDS_CONTRIB, same
 from stable_baselines3 import PPO, SAC
 from torch import nn
 
@@ -45,16 +45,6 @@ def frozen(model):
 
 def states(model):
     return [method.state_dict() for method in dict.fromkeys(model.policy.methods.values())]
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 @pytest.mark.parametrize("make", [ppo, sac])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from plastic_cases import BUSY, NEEDS_CONTRIB, STEPS, Small, algorithm, env_of, make, spaces_of, weights
+from plastic_cases import BUSY, NEEDS_CONTRIB, STEPS, Small, algorithm, env_of, make, same, spaces_of, weights
 from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -474,7 +474,7 @@ def test_every_method_acts_under_every_kind_of_algorithm_and_is_saved(name, kind
     models[0].save(tmp_path / "model")
     loaded = type(models[0]).load(tmp_path / "model", device="cpu")
     for network, own in models[0].policy.methods.items():
-        assert str(loaded.policy.methods[network].state_dict()) == str(own.state_dict())
+        assert same(loaded.policy.methods[network].state_dict(), own.state_dict())
 
 
 TOO_SHORT = {  # 52 steps

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from plastic_cases import same
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
@@ -330,7 +331,7 @@ def test_every_method_trains_by_its_name_and_is_saved_and_loaded_with_its_state(
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=model.get_env(), device="cpu")
     states = [policy.method.state_dict() for policy in (model.policy, loaded.policy)]
-    assert str(states[0]) == str(states[1])
+    assert same(*states)
     assert type(loaded.policy.method) is cbp.METHODS[method]
 
 
