@@ -17,6 +17,8 @@ from pathlib import Path
 
 import processes
 import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from agents import evaluate, learn, report, train, trainability
 from agents.runs import commands
@@ -27,6 +29,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:no unit will be replaced:UserWar
 SMALL = ["--env", "InvertedPendulum-v5", "--n-envs", 1, "--checkpoint-minutes", 0]
 SMALL += ["--set", "rollout_steps=64", "--set", "batch_size=32", "--set", "n_epochs=1", "--set", "net_arch=[8]"]
 LEARN = ["--problem", "slowly-changing-regression", "--examples", 10_000]
+DQN = ["--env", "CartPole-v1", "--algo", "dqn", "--method", "backprop", "--n-envs", 1]
+DQN += ["--set", "train_freq=32", "--set", "learning_starts=16", "--set", "batch_size=16", "--set", "net_arch=[8]"]
 
 
 @pytest.fixture(scope="module")
@@ -257,8 +261,8 @@ def test_linked_runs_are_found_once_and_links_that_lead_back_end(run, tmp_path, 
 def test_networks_that_fit_in_no_memory_bring_one_line(capsys, tmp_path, problem):
     arguments = ["--problem", problem, "--set", "net_arch=[1000000000000]", "--run-dir", str(tmp_path / "runs")]
     assert learn.main(arguments) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("error: ")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: each number of net_arch must be at most 1,000,000, got 1,000,000,000,000"
     assert not (tmp_path / "runs").exists()
 
 
@@ -281,6 +285,39 @@ def test_networks_that_do_not_fit_bring_one_line(tmp_path, large):
     assert done.stderr.startswith("error: no networks of these settings can be made: ")
     assert done.stderr.count("\n") == 1
 
+# Threads and devices
+
+
+def test_a_run_computes_with_the_threads_and_on_the_device_that_were_asked_for(tmp_path):
+    config, seen, before = tmp_path / "run" / "config.json", set(), torch.get_num_threads()
+    hook = register_optimizer_step_post_hook(lambda *_: seen.add(torch.get_num_threads()))
+    options = [*DQN, "--timesteps", 128, "--threads", 3, "--device", "auto", "--run-dir", tmp_path / "run"]
+    try:
+        torch.set_num_threads(1)
+        assert train.main([*map(str, options)]) == 0
+        torch.set_num_threads(1)
+        assert train.main(["--resume", str(tmp_path / "run")]) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
+    assert seen == {3}
+    assert json.loads(config.read_text())["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_supervised_run_does_so_too(tmp_path):
+    before = torch.get_num_threads()
+    options = [*LEARN, "--threads", 3, "--device", "auto", "--run-dir", tmp_path / "runs"]
+    try:
+        torch.set_num_threads(1)
+        assert learn.main([*map(str, options)]) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    (config,) = (json.loads(path.read_text()) for path in tmp_path.rglob("config.json"))
+    assert config["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 
 # Signals
 
@@ -299,14 +336,59 @@ def test_ctrl_c_while_the_figure_is_drawn_leaves_the_old_report_as_it_was(run, t
     assert contents(out) == before
     assert len(list(out.iterdir())) == 4
 
+def wait_for(condition, started):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert started.poll() is None, started.printed()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_a_run_at_once(tmp_path, number):
+    """In the midst of so many updates that their end is not waited for."""
+    folder = tmp_path / "run"
+    started = processes.Started("agents.train", *DQN, "--set", f"gradient_steps={10**9}", "--run-dir", folder)
+    try:
+        wait_for(lambda: list(folder.glob("checkpoints/0*.pt")), started)
+        started.send_signal(number)
+        wait_for(lambda: "Stopping after this update; once more to stop at once." in started.printed()[1], started)
+        started.send_signal(number)
+        _, err = started.communicate()
+    finally:
+        started.kill()
+    assert started.returncode == 130, err
+    assert err.splitlines()[-1] == "Stopped at once; --resume goes on from the last checkpoint, if there is one."
+    assert not (folder / "summary.json").exists()
+    assert train.main(["--resume", str(folder), "--export", str(tmp_path / "model.zip")]) == 0
+
+
+def ignore_hangups():
+    """As nohup does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_under_nohup_a_run_goes_on_when_its_terminal_closes(tmp_path):
+    progress = tmp_path / "run" / "progress.csv"
+    options = [*SMALL, "--timesteps", 10_000_000, "--run-dir", tmp_path / "run"]
+    started = processes.Started("agents.train", *options, prepare=ignore_hangups)
+    try:
+        wait_for(progress.exists, started)
+        before = len(progress.read_text().splitlines())
+        started.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(progress.read_text().splitlines()) > before + 2, started)
+    finally:
+        started.kill()
+        _, err = started.communicate()
+    assert "Stopping" not in err
+
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_an_evaluation_that_is_ended_leaves_nothing(run, number):
     names = {path.name for path in run.iterdir()}
     started = processes.Started("agents.evaluate", run, "--param", "gravity", "--episodes", 10_000)
-    deadline = time.monotonic() + 300
-    while {path.name for path in run.iterdir()} == names and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: {path.name for path in run.iterdir()} != names, started)
     started.send_signal(number)
     _, err = started.communicate()
     assert started.returncode == 130
