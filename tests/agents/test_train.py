@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import gymnasium
 import processes
@@ -226,6 +227,7 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
     process = processes.Started("agents.train", *arguments)
     deadline = time.monotonic() + 300
     while not (folder / "progress.csv").exists() or len(rows(folder / "progress.csv")) < 3:
+        assert process.poll() is None, process.printed()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -260,7 +262,9 @@ def test_ctrl_c_saves_and_resume_goes_on_in_the_same_sequence(tmp_path, extra):
 
 def test_bad_input_ends_a_real_process_with_one_line_and_code_2(tmp_path):
     command = [sys.executable, "-m", "agents.train", "--env", "ant-nonstationery"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parents[2])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert process.returncode == 2
     assert process.stderr.splitlines() == [
         "error: unknown environment 'ant-nonstationery'; did you mean 'ant-nonstationary-v0'?"

@@ -76,7 +76,7 @@ def test_networks_of_a_zip_are_beside_fresh_ones_and_dead_ones_are_told(tmp_path
     assert trainability.main([str(tmp_path / "new.zip"), "--env", env, *QUICK]) == 0
     found = scores(capsys)
     assert list(found) == [f"{network}-{kind}" for network in networks for kind in ("targets", "fresh-head")]
-    assert all(0.4 < score < 2.5 for score in found.values())  # with other seeds 0.56 to 1.3 so far
+    assert min(found.values()) > 0.3  # of two repetitions; with other seeds 0.56 to 1.3 so far
     with torch.no_grad():
         for module in model.policy.modules():
             if isinstance(module, torch.nn.Linear) and module.out_features == 32:
@@ -84,6 +84,12 @@ def test_networks_of_a_zip_are_beside_fresh_ones_and_dead_ones_are_told(tmp_path
     model.save(tmp_path / "dead")
     assert trainability.main([str(tmp_path / "dead.zip"), "--env", env, *QUICK]) == 0
     assert all(score < 0.3 for score in scores(capsys).values())
+
+
+def test_over_many_repetitions_a_new_network_is_as_able_as_fresh_ones(tmp_path, capsys):
+    PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [32, 32]}, device="cpu", seed=0).save(tmp_path / "new")
+    assert trainability.main([str(tmp_path / "new.zip"), "--env", "CartPole-v1", "--repetitions", "30", "--updates", "40"]) == 0
+    assert list(scores(capsys).values()) == pytest.approx([1.0] * 4, abs=0.4)
 
 
 @pytest.mark.parametrize(("algorithm", "network"), [(PPO, "policy"), (DQN, "q_net")])

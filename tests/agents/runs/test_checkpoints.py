@@ -605,11 +605,11 @@ def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, whole,
 def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path, arguments):
     arguments = ["--env", "ant-nonstationary", "--period", 5000, *arguments, "--checkpoint-minutes", 0.005]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    start = time.monotonic()
     unbroken = process(*arguments, "--run-dir", whole)
     _, err = unbroken.communicate()
     assert unbroken.returncode == 0, err
-    kills = kill_at_random_moments(killed, arguments, kills=3)
-    assert kills == 3
+    kill_at_random_moments(killed, arguments, 3, longest=(time.monotonic() - start) / 4)
     assert_same_run(whole, killed)
 
 
@@ -629,13 +629,18 @@ def kill_while_it_writes(run, unfinished):
     unfinished.write_bytes(begun)
 
 
-def kill_at_random_moments(folder, arguments, kills):
-    """Runs to the end, killed so many times on the way, every third time while a checkpoint is being written."""
-    numbers = np.random.default_rng()
+def kill_at_random_moments(folder, arguments, kills, longest):
+    """Runs to the end, killed so many times on the way, every third time while a checkpoint is being written.
+
+    ``longest`` is how many seconds it may run before it is killed.
+    """
+    seed = np.random.SeedSequence().entropy
+    print(f"moments of np.random.default_rng({seed})")  # shown where the test fails
+    numbers = np.random.default_rng(seed)
     for kill in range(kills):
         started = (folder / "config.json").exists()
         run = process("--resume", folder) if started else process(*arguments, "--run-dir", folder)
-        time.sleep(numbers.uniform(1, 3))
+        time.sleep(numbers.uniform(longest / 3, longest))
         if kill % 3 == 2:
             kill_while_it_writes(run, folder / "checkpoints" / ".new")
         run.kill()
@@ -644,7 +649,6 @@ def kill_at_random_moments(folder, arguments, kills):
     run = process("--resume", folder)
     _, err = run.communicate()
     assert run.returncode == 0, err
-    return kills
 
 
 def as_if_saved_on_a_gpu(folder, monkeypatch):

@@ -127,15 +127,22 @@ def test_an_optimizer_may_hold_the_parameters_in_another_order(method):
 
 @pytest.mark.parametrize("method", [*WEIGHTS, "parseval", "fire", "cbp"])
 def test_a_model_that_was_saved_with_a_frozen_layer_is_loaded(method, tmp_path):
+    def first_layer(model):
+        return model.policy.mlp_extractor.policy_net[0]
+
     model = ppo(method)
-    model.policy.mlp_extractor.policy_net[0].requires_grad_(False)
+    first_layer(model).requires_grad_(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.learn(32)
         model.save(tmp_path / "model")
         loaded = PPO.load(tmp_path / "model", env=model.get_env())
+        first_layer(loaded).requires_grad_(False)
+        loaded.policy.set_training_mode(True)
+        assert same(states(loaded), states(model))
         loaded.learn(32)
-    assert loaded.policy.method is not None
+    assert same(first_layer(loaded).state_dict(), first_layer(model).state_dict())
+    assert not same(loaded.policy.state_dict(), model.policy.state_dict())
 
 
 @pytest.mark.parametrize("method", ["trac", "hare-tortoise", "l2-init", "nap"])
@@ -183,11 +190,14 @@ def test_a_network_that_is_frozen_as_a_whole_is_left_alone(method):
     model = sac(method)
     model.learn(10)
     model.actor.requires_grad_(False)
+    before = {name: copy.deepcopy(getattr(model, name).state_dict()) for name in ("actor", "critic")}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         model.learn(10)
     assert any("were exchanged or frozen" in str(warning.message) for warning in told)
-    assert "critic" in model.policy.methods
+    assert list(model.policy.methods) == ["critic"]
+    assert same(model.actor.state_dict(), before["actor"])
+    assert not same(model.critic.state_dict(), before["critic"])
 
 
 def test_ages_go_on_where_all_layers_rested():

@@ -176,6 +176,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     folder = tmp_path / "slowly-changing-regression" / "backprop" / "seed0"
     deadline = time.monotonic() + 300
     while not (folder / "progress.csv").exists():
+        assert process.poll() is None, process.printed()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

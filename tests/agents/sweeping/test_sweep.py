@@ -92,12 +92,12 @@ def worker_of(run):
 
 
 def listening(process):
-    """Where other machines could connect to a process or to what it has started."""
+    """Where a process, or what it has started, takes connections: the addresses."""
     sockets = []
     for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
             sockets += [socket.laddr for socket in each.net_connections("inet") if socket.status == psutil.CONN_LISTEN]
-    return [(ip, port) for ip, port in sockets if not ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback]
+    return [ipaddress.ip_address(ip.removeprefix("::ffff:")) for ip, _ in sockets]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,8 @@ def test_the_same_seed_gives_every_method_the_same_frictions(swept):
 
 
 def test_on_one_machine_no_port_is_open_to_the_network(swept):
-    assert swept[2] == []
+    assert swept[2]  # Ray's own
+    assert [address for address in swept[2] if not address.is_loopback] == []
 
 
 def test_what_the_workers_print_is_in_a_file_of_the_run(swept):
@@ -159,10 +160,9 @@ def test_what_the_workers_print_is_in_a_file_of_the_run(swept):
     assert "steps/s" in printed
 
 
-def test_each_run_is_warned_though_a_process_trains_several(swept):
+def test_each_run_is_warned_once(swept):
     logs = [path.read_text() for path in swept[0].rglob("output.log")]
     assert len(logs) == 4
-    assert len({re.search(r"process (\d+)", log)[1] for log in logs}) < 4 or os.cpu_count() >= 4  # a core for each
     assert all(log.count("warning: a phase is short") == 1 for log in logs)
 
 
