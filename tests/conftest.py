@@ -25,13 +25,14 @@ FIRST = [
             "train",
             "sweep",
             "readme",
+            "packaging",
             "native",
             "checkpoints",
             "plasticity_benchmark",
             "evaluate",
             "plasticity",
         ),
-        *("parity", "names", "paper_networks", "online", "dashboard", "notebook", "contributing"),
+        *("parity", "names", "paper_networks", "online", "other_packages", "dashboard", "notebook", "contributing"),
     )
 ]
 

@@ -287,13 +287,13 @@ CHOOSING = [
 
 
 def assert_goes_on_in_another(make, *, begun):
-    for seed in range(8):
+    for seed in range(8 if begun else 3):  # with entries of the table that may be those that the other has by luck
         env, other = make(), make()
         env.reset(seed=seed)
         play(env, [None] * (seed + 1))
         state = envs.save_state(env)
         expected = play(env, [None] * 12)
-        if begun:  # has another entry of the table, with some luck
+        if begun:
             other.reset(seed=seed + 20)
             play(other, [None] * 2)
         envs.load_state(other, state)

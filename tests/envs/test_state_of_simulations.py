@@ -241,8 +241,8 @@ class Growing(Alternating):
     growth = 1
 
 
-@pytest.mark.parametrize("resets", range(6))
-@pytest.mark.parametrize("begun", range(3))
+@pytest.mark.parametrize("resets", [0, 1, 4])
+@pytest.mark.parametrize("begun", [0, 1])
 @pytest.mark.parametrize("changes", [None, {"mass": 2.0}, {"mass": 2.0, "timestep": 0.5}])
 @pytest.mark.parametrize("kind", [Alternating, Growing])
 def test_models_that_take_turns_go_on_as_they_are(kind, changes, begun, resets):

@@ -8,7 +8,9 @@ the noise and the order of the samples of a run of ours, and must then come to t
 from __future__ import annotations
 
 import copy
+import functools
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import gymnasium
@@ -173,16 +175,17 @@ def parameters_of(model):
 
 
 class Both:
-    """A rollout and its updates by both sides."""
+    """A rollout and its updates, at most so many, by both sides."""
 
-    def __init__(self, method, changes=(), env_kwargs=None):
+    def __init__(self, method, changes=(), env_kwargs=None, most=160):
         self.model, watch = make(method, changes, env_kwargs), Watch()
         self.start = copy.deepcopy(self.model.policy.state_dict())
         fresh = [padded_copy(modules) for modules in networks(self.model.policy).values()]
         self.initial = [*fresh, self.model.policy.log_std.detach().double().clone().requires_grad_()]
-        self.model.learn(STEPS, callback=watch)
+        with updates_at_most(max(1, most)):
+            self.model.learn(STEPS, callback=watch)
         assert self.model.slow_because is None
-        self.after = {160: parameters_of(self.model)}
+        self.after = {most: parameters_of(self.model)}
         self.norms = {}
         self.order = watch.order
         for updates in (1, 10):
@@ -199,9 +202,7 @@ class Both:
         policy.load_state_dict(self.start)
         policy.optimizer.state.clear()
         np.random.set_state(self.order)  # noqa: NPY002
-        original = Samples.of
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Samples, "of", lambda *args, **kwargs: cut(original(*args, **kwargs), updates))
+        with updates_at_most(updates):
             self.model.train()
         norms = []
         for modules, more in zip(networks(policy).values(), ([policy.log_std], []), strict=True):
@@ -246,13 +247,29 @@ class Both:
 BUFFERED = ("observations", "actions", "rewards", "log_probs", "values", "advantages", "returns", "episode_starts")
 
 
-def cut(samples, updates):
-    return samples._replace(bounds=samples.bounds[: updates + 1])
+@contextmanager
+def updates_at_most(most):
+    """A rollout is followed by no more of its updates than so many."""
+    original = Samples.of
+
+    def cut(*arguments, **options):
+        samples = original(*arguments, **options)
+        return samples._replace(bounds=samples.bounds[: most + 1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Samples, "of", cut)
+        yield
+
+
+@functools.cache
+def both_as_published(method):
+    """For tests that leave it as it is."""
+    return Both(method)
 
 
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_a_rollout_and_its_updates_are_those_of_the_published_algorithm(method):
-    both = Both(method)
+    both = both_as_published(method)
     found = both.deviations(*PUBLISHED[method])
     assert {name: value for name, value in found.items() if not value <= 1} == {}
     lengths = np.diff([-1, *np.flatnonzero(both.rollout.dones)])
@@ -289,17 +306,17 @@ SHOWN_TOO = [
     ids=str,
 )
 def test_every_constant_shows(changes, env_kwargs, where):
-    both = Both("ppo", changes, env_kwargs)
+    updates = int(where.split()[-1]) if where[-1].isdigit() else 0
+    both = Both("ppo", changes, env_kwargs, updates)
     if where == "initial weights":
         # LeCun's bound: 0.164 for 111 inputs, 0.333 for the 27 that are observed.
         assert float(both.initial[0][0][0].detach().abs().max()) > 1.9 * math.sqrt(3 / INPUTS)
     else:
-        updates = int(where.split()[-1]) if where[-1].isdigit() else 0
         assert both.deviations(*PUBLISHED["ppo"], most=updates)[where] > 2
 
 
 def test_the_coupling_of_the_weight_decay_shows():
-    both = Both("l2")
+    both = both_as_published("l2")
     theirs = copy.deepcopy(both.initial)
     update(*theirs, both.rollout, both.orders(), *PUBLISHED["l2"], most=1, coupled=False)
     moved = float((flat(*theirs) - flat(*both.initial)).norm())

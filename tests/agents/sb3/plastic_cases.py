@@ -47,8 +47,9 @@ CASES = {
     for kind in (("Mlp",) if name == "CrossQ" else KINDS)
 }
 ASKED = set()  # of what is shown, that for which there is a test
-# All others are slow tests: what a kind of policy adds is the same for every algorithm.
 QUICK = [(name, "Mlp") for name in SETTINGS] + [("PPO", "Cnn"), ("SAC", "Cnn"), ("DQN", "Cnn"), ("SAC", "MultiInput")]
+# A second kind of policy for every other algorithm; what a kind adds is the same for all, and the remaining cases soak.
+SLOW = {(name, ("Cnn", "MultiInput")[i % 2]) for i, name in enumerate(("A2C", "TD3", "DDPG", *CONTRIB)) if name != "CrossQ"}
 
 
 def cases(shown):
@@ -57,7 +58,9 @@ def cases(shown):
     ASKED.add(shown)
     for (name, kind), all_shown in CASES.items():
         if shown in all_shown:
-            marks = [NEEDS_CONTRIB] * (name in CONTRIB) + [pytest.mark.slow] * ((name, kind) not in QUICK)
+            marks = [NEEDS_CONTRIB] * (name in CONTRIB)
+            if (name, kind) not in QUICK:
+                marks.append(pytest.mark.slow if (name, kind) in SLOW else pytest.mark.soak)
             found.append(pytest.param(name, kind, marks=marks, id=f"{name}-{kind}"))
     return found
 

@@ -19,7 +19,6 @@ from agents.callbacks import PlasticityCallback
 from agents.sb3.plastic import replaced_units
 
 STEPS = 48
-SLOW = pytest.mark.slow
 pytestmark = [
     pytest.mark.filterwarnings("ignore:no unit:UserWarning"),
     pytest.mark.filterwarnings("ignore:`n_steps=3` is ignored:UserWarning"),  # SB3's own, at each load of such a model
@@ -39,9 +38,9 @@ class WithModes(BaseFeaturesExtractor):
         return self.net(observations)
 
 
-def case(label, name, settings=None, space=VECTOR, actions=None, *, quick=False, **policy_kwargs):
+def case(label, name, settings=None, space=VECTOR, actions=None, *, quick=False, soak=False, **policy_kwargs):
     actions = actions or (THREE if name == "DQN" else TWO)
-    marks = [] if quick else [SLOW]
+    marks = [] if quick else [pytest.mark.soak if soak else pytest.mark.slow]
     return pytest.param(name, settings or {}, space, actions, policy_kwargs, id=f"{name}-{label}", marks=marks)
 
 
@@ -58,19 +57,19 @@ OPTIONS = [
     case("sgd", "SAC", optimizer_class=torch.optim.SGD, optimizer_kwargs={"momentum": 0.9}),
     case("adam", "A2C", {"use_rms_prop": False}),
     case("schedule", "PPO", {"learning_rate": lambda left: 1e-3 * left, "clip_range": lambda left: 0.2 * left}),
-    case("schedule", "TD3", {"learning_rate": lambda left: 1e-3 * left}),
+    case("schedule", "TD3", {"learning_rate": lambda left: 1e-3 * left}, soak=True),
     case("modes", "PPO", features_extractor_class=WithModes, share_features_extractor=False, quick=True),
     case("modes", "SAC", features_extractor_class=WithModes, quick=True),
-    case("modes", "DQN", {"target_update_interval": 5}, features_extractor_class=WithModes),
-    case("modes", "TD3", features_extractor_class=WithModes, share_features_extractor=True),
+    case("modes", "DQN", {"target_update_interval": 5}, features_extractor_class=WithModes, soak=True),
+    case("modes", "TD3", features_extractor_class=WithModes, share_features_extractor=True, soak=True),
     case("one critic", "TD3", n_critics=1),
     case("three critics", "SAC", n_critics=3, net_arch={"pi": [4], "qf": [6, 5]}),
     case("delayed, with noise", "TD3", {"policy_delay": 3, "target_noise_clip": 0.1, **NOISE}),
-    case("noise", "DDPG", NOISE),
+    case("noise", "DDPG", NOISE, soak=True),
     case("fixed entropy, rare targets", "SAC", {"ent_coef": 0.1, "target_update_interval": 3, "tau": 0.5}),
     case("hard copies", "DQN", {"target_update_interval": 5, "exploration_fraction": 0.5}, quick=True),
     case("several steps", "DQN", {"n_steps": 3}, quick=True),
-    case("several steps", "SAC", {"n_steps": 3}),
+    case("several steps", "SAC", {"n_steps": 3}, soak=True),
     case("episodes", "TD3", {"train_freq": (1, "episode"), "gradient_steps": -1}),
     case("little memory", "DQN", SMALLER),
     case("numbers observed", "PPO", space=spaces.Discrete(5)),
@@ -79,7 +78,7 @@ OPTIONS = [
     case("a table of bits observed", "DQN", space=spaces.MultiBinary((3, 2))),
     case("a table observed", "TD3", space=spaces.Box(-1, 1, (2, 3), np.float32)),
     case("a table of actions", "SAC", actions=TABLE, quick=True),
-    case("a table of actions", "PPO", actions=TABLE),
+    case("a table of actions", "PPO", actions=TABLE, soak=True),
     case("several numbers", "A2C", actions=spaces.MultiDiscrete([2, 3]), quick=True),
     case("bits", "PPO", actions=spaces.MultiBinary(3)),
 ]
@@ -107,7 +106,7 @@ def test_every_option_trains_as_stock_replaces_and_comes_back_from_a_file(name, 
 
 
 @pytest.mark.parametrize(
-    "name", ["PPO", pytest.param("SAC", marks=pytest.mark.slow), pytest.param("DQN", marks=pytest.mark.slow)]
+    "name", ["PPO", pytest.param("SAC", marks=pytest.mark.soak), pytest.param("DQN", marks=pytest.mark.soak)]
 )
 def test_normalised_observations_of_several_environments_are_saved_beside_the_model(name, tmp_path):
     def normalised():

@@ -320,7 +320,7 @@ def test_without_a_method_training_equals_that_of_mlp_policy():
 
 @pytest.mark.parametrize(
     ("algorithm", "method"),
-    [(algorithm, method) for algorithm in (PPO, A2C) for method in cbp.METHODS if (algorithm, method) != (A2C, "pfo")],
+    [*((PPO, method) for method in cbp.METHODS), *((A2C, method) for method in ("cbp", "shrink-perturb", "trac", "upgd"))],
 )
 def test_every_method_trains_by_its_name_and_is_saved_and_loaded_with_its_state(method, algorithm, tmp_path):
     kwargs = {"period": 5} if method in ("redo", "regrama", "hare-tortoise") else {}

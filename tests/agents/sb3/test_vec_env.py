@@ -71,7 +71,7 @@ def pendulum():
     return Monitor(gymnasium.make("Pendulum-v1"))
 
 
-@pytest.mark.parametrize("n_threads", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("n_threads", [1, 2, 9])
 @pytest.mark.parametrize("make", [ant, pendulum, Scripted], ids=["ant", "pendulum", "dict"])
 def test_everything_is_as_in_sb3s_own_to_the_bit(make, n_threads):
     theirs, ours = DummyVecEnv([make] * 5), ThreadedVecEnv([make] * 5, n_threads=n_threads)
