@@ -1,4 +1,4 @@
-"""Refuses numbers that are out of their range."""
+"""Refuses settings that are out of their range."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "normalize_advantage": ("rollout", "batch", "none"),
     "weight_init": ("sb3", "lecun"),
 }
+_YES_OR_NO = ("clip_each_network", "decay_log_std")
 _LEAST: dict[str, int] = {
     "rollout_steps": 2,
     "n_epochs": 1,
@@ -70,6 +71,8 @@ def check_hyperparameters(values: AnyHyperparameters, n_envs: int) -> None:
             check_number(name, value, *_RANGES[name], otherwise=f" or {_WORDS[key] or 'null'}" if key in _WORDS else "")
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise unknown(name, value, _CHOICES[name])
+        elif name in _YES_OR_NO and not isinstance(value, bool):
+            raise UserError(f"{name} must be true or false, got {value!r}")
         elif name in _LEAST:
             check_whole(name, value, least=_LEAST[name])
     if not isinstance(values.net_arch, tuple) or not values.net_arch:

@@ -19,7 +19,7 @@ import torch
 from stable_baselines3.common.utils import get_device
 from tqdm import tqdm
 
-from agents.runs.errors import RunError, UserError, one_line
+from agents.runs.errors import RunError, UserError, message_of, one_line
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
@@ -176,14 +176,22 @@ def given(value: Any, default: Any) -> Any:
 
 
 def parse_override(text: str, of: str = "--set") -> tuple[str, Any]:
-    """The name and the value of a ``KEY=VALUE`` of some option."""
+    """The name and the value of a ``KEY=VALUE`` of some option: JSON, or else a text.
+
+    Raises:
+        UserError: It has no value; one that cannot be read; or Python's True or False, which as a text would switch on.
+    """
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"{of} takes key=value, got '{text}'")
+    if value in ("True", "False"):
+        raise UserError(f"{name} must be true or false, got '{value}'")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+    except (ValueError, RecursionError) as error:  # too many digits, or brackets in brackets
+        raise UserError(f"{of} {name} cannot be read: {message_of(error)}") from error
 
 
 def by_key(pairs: Iterable[tuple[str, Any]], of: str = "--set") -> dict[str, Any]:

@@ -35,6 +35,7 @@ _KINDS: dict[str, type] = {
 
 
 _MANY_THREADS = 1024  # more than any machine has cores for; torch fails in words of its own at some number
+_LONGEST = 2**63 - 1  # steps
 _AS_ASKED = ("threads", "checkpoint_minutes", "keep_phases", "data")  # they change no result
 _NO_DIFFERENCE = (*_AS_ASKED, "protocol")
 
@@ -223,6 +224,11 @@ class Config(RunConfig):
         if strangers := [name for name in self.varied if name not in self.method_kwargs and name not in hyperparameters]:
             raise unknown("setting that varied", strangers[0], [*self.method_kwargs, *hyperparameters])
 
+    def _check_shared_by_environments(self, name: str, steps: object) -> None:
+        if isinstance(steps, int) and steps < self.n_envs:
+            each = f"each of the {self.n_envs} environments" if self.n_envs > 1 else "the environment"
+            raise UserError(f"{name} must be at least one step for {each}, got {steps}")
+
     def _check_change(self) -> None:
         if self.param is not None and not isinstance(self.param, str | dict):
             raise unknown("parameter", self.param, envs.PARAMETERS)
@@ -233,11 +239,10 @@ class Config(RunConfig):
         if self.phases_differ and not (isinstance(times, dict) and isinstance(times.get("name"), str)):
             raise UserError(f"times must be a dictionary with a name, got {times!r}")
         if self.period is not None:
-            check_whole("period", self.period, least=1)
-            if self.period < self.n_envs:
-                raise UserError(
-                    f"period must be at least one step for each of the {self.n_envs} environments, got {self.period}"
-                )
+            check_whole("period", self.period, least=1, most=_LONGEST)
+            self._check_shared_by_environments("period", self.period)
+        if isinstance(times, dict):
+            self._check_shared_by_environments("gap", times.get("gap"))
         if self.param is None and self.preset.needs_signal:
             raise UserError(f"method '{self.method}' acts where a phase begins and needs an env that changes, got '{self.env}'")
 

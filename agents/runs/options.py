@@ -162,17 +162,22 @@ def _describe_schedule(text: Any) -> Any:
     """A schedule's description, checked; a file's values become a list, so that a run does not depend on the file."""
     try:
         if isinstance(text, str) and text.startswith("{"):
-            description = json.loads(text)
+            description = _from_json(text)
         elif isinstance(text, str):
             name, options = _name_and_options(text)
             description = {"name": name, **options}
         else:
             description = text
         return make_schedule(description).describe()
-    except json.JSONDecodeError as error:
-        raise UserError(f"--schedule must be a name with options or JSON, got '{text}': {error}") from error
     except envs.ParameterError as error:
         raise UserError(f"--schedule: {error}") from error
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, or too many digits or brackets
+        raise UserError(f"--schedule must be a name with options or JSON, got '{text:.200}': {error}") from error
 
 
 def make_configs(args: argparse.Namespace, methods: Sequence[str], seeds: Sequence[int]) -> list[Config]:
