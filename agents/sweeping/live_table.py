@@ -15,6 +15,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from agents.runs.config import Config
 from agents.runs.plan import Run
@@ -55,7 +56,7 @@ class LiveTable:
 
     def say(self, text: str) -> None:
         """Prints a line above the table."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def update(self) -> None:
         """Shows how the runs are now."""
@@ -80,7 +81,7 @@ class LiveTable:
             order = {"running": 0, "failed": 1, "waiting": 2, "stopped": 3, "complete": 4}
             shown = sorted(shown, key=lambda run: order[run.state])[: max(room, 1)]
         for run in shown:
-            table.add_row(*_cells(run), style=_COLOURS[run.state])
+            table.add_row(*map(Text, _cells(run)), style=_COLOURS[run.state])  # as it is, brackets too
         states = [run.state for run in self._runs]
         table.caption = ", ".join(f"{states.count(state)} {state}" for state in _COLOURS if state in states)
         return table

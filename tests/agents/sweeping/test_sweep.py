@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import io
 import ipaddress
 import json
 import os
@@ -20,6 +21,7 @@ from types import SimpleNamespace
 import processes
 import psutil
 import pytest
+from rich.console import Console
 
 from agents import sweep, train
 from agents.runs import plan
@@ -27,7 +29,7 @@ from agents.runs.config import Config
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder
 from agents.sweeping import workers
-from agents.sweeping.live_table import _cells
+from agents.sweeping.live_table import LiveTable, _cells
 
 # 4 environments × 128 steps a rollout.
 SMALL = ["--env", "ant-nonstationary", "--n-envs", "4", "--set", "rollout_steps=512", "--set", "batch_size=64"]
@@ -481,6 +483,15 @@ def test_a_damaged_log_does_not_end_the_sweep(tmp_path):
     assert _cells(run)[:3] == ["ppo/seed0", "running", ""]
     (tmp_path / "progress.csv").write_text("time/total_timesteps,time/fps\n512,100\n")
     assert _cells(run)[2:5] == ["512 of 400,000", "", "100"]
+
+
+@pytest.mark.parametrize("note", ["got [cpu] here", "every checkpoint in '/data/[/old]/:x:/seed0' is damaged"])
+def test_a_note_is_shown_as_it_is(tmp_path, monkeypatch, note):
+    table = LiveTable([sweep.Run(RunFolder(tmp_path), make_config_of_small(), state="failed", note=note)])
+    monkeypatch.setattr(table, "_console", Console(file=io.StringIO(), force_terminal=True, width=200))
+    table._console.print(table._table())
+    table.say(note)
+    assert table._console.file.getvalue().count(note) == 2
 
 
 def make_config_of_small():
