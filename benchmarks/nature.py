@@ -3,6 +3,9 @@
 ``python benchmarks/nature.py [FOLDER] [--output FILE.md]`` reads the runs below FOLDER (default: ``runs/nature``) and prints a
 row for each statement: the mean difference over seeds, its 95 % interval by a bootstrap, as the protocol has it, what follows,
 and for comparison Student's interval, which is the wider and the report's (``benchmarks/intervals.py``).
+
+Signs count in question 3: "`ppo` − `cbp`" is the difference of two signed changes, not of their sizes. It would support the
+statement, too, if under `cbp` a measure changed more than under `ppo`, but the other way.
 """
 
 from __future__ import annotations
@@ -86,7 +89,7 @@ def answers(comparison: Comparison) -> list[str]:
     ]
     for name, direction in CHANGES.items():
         rows.append((f"3. {name} under `ppo`, last − first phase", paired(comparison, change(name), "ppo"), direction))
-        rows.append(("3. the same, `ppo` − `cbp`", paired(comparison, change(name), "ppo", "cbp"), direction))
+        rows.append(("3. the same, `ppo` − `cbp`, with signs", paired(comparison, change(name), "ppo", "cbp"), direction))
     lines = ["| statement | seeds | mean | 95 % interval | answer | Student's interval |", "|---|---|---|---|---|---|"]
     for statement, found, expected in rows:
         words = ("lost", "not lost") if statement.startswith("1.") else support
