@@ -28,6 +28,7 @@ LEAST_SEEDS = 5
 
 CONFIDENCE = 0.95
 _TRIMMED: dict[Statistic, float] = {"mean": 0.0, "iqm": 0.25}  # of the seeds, at each end
+_ROUNDING = 1e-9  # of a parameter's value, relative; processors differ in its last digits
 _RECOVERED = 0.9  # of the way from the first part of a phase to its final return
 _COLLAPSED = 0.5  # of the best return within the phase, lost at its end
 _TENTH = 0.1
@@ -161,11 +162,16 @@ def check_worlds(results: Iterable[RunResult]) -> None:
         other = first.setdefault(seed, result)
         for phase, (own, theirs) in enumerate(zip(values(result), values(other), strict=False)):
             for name in own:
-                if own[name] != theirs.get(name):
+                if not _same(own[name], theirs.get(name)):
                     raise UserError(
                         f"seed {seed} is not the same world: {name} in phase {phase} is {own[name]} in '{result.path}' and "
                         f"{theirs.get(name)} in '{other.path}'"
                     )
+
+
+def _same(own: float | None, other: float | None) -> bool:
+    """Whether two values of a parameter are the same, up to the rounding of another processor."""
+    return own == other or (own is not None and other is not None and math.isclose(own, other, rel_tol=_ROUNDING))
 
 
 def values(result: AgentResult) -> list[dict[str, float | None]]:

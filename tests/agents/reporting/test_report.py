@@ -388,6 +388,12 @@ def test_a_run_that_is_there_twice_is_refused(tmp_path, capsys):
     mixed(tmp_path, capsys, seed=0, words=["both ppo with seed 0"])
 
 
+def test_a_value_that_another_processor_rounds_otherwise_is_the_same(tmp_path):
+    write(tmp_path / "a", config_for("ppo", 0), even(FLAT, FLAT), frictions=(0.0, 0.6))
+    write(tmp_path / "b", config_for("cbp", 0), even(FLAT, FLAT), frictions=(0.0, math.nextafter(0.6, 1)))
+    assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+
+
 def test_a_seed_that_met_another_sequence_is_refused(tmp_path, capsys):
     write(tmp_path / "a", config_for("ppo", 0), even(FLAT, FLAT))
     write(tmp_path / "b", config_for("cbp", 0), even(FLAT, FLAT), frictions=(0.5, 0.6))
