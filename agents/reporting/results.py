@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from agents.runs.config import Config
 from agents.runs.errors import UserError, message_of
 from agents.runs.logs import read_columns
+from agents.runs.recording import steps_between_rows
 from agents.runs.run_folder import RunFolder, write_atomically
 from agents.supervised.config import LearningConfig
 
@@ -157,9 +158,7 @@ def read_run(path: Path) -> RunResult:
         phases = summary["phases"]
         _check_phases(phases)
         recorded = path / "curve.csv"
-        curve = (
-            _read_curve(recorded, phases) if recorded.exists() else _make_curve(folder, summary, _phase_lengths(config, phases))
-        )
+        curve = _read_curve(recorded, phases) if recorded.exists() else _make_curve(folder, config, summary)
         cost, scores = _cost(summary["time"]), _scores(path / TRAINABILITY, summary["timesteps"])
         learned_for = _learned_for(path / MEASURED_BY)
         progress = f"{summary['timesteps']:,} steps"
@@ -369,13 +368,25 @@ def _check_episodes(episodes: dict[str, Array], of_summary: list[dict[str, Any]]
             raise ValueError(f"episodes.csv has a mean return of {own} in phase {number}, summary.json one of {mean}")
 
 
-def _make_curve(folder: RunFolder, summary: dict[str, Any], lengths: list[int]) -> dict[str, Array]:
+def _check_progress(steps: Array, last: int, most_between: int) -> None:
+    if not (np.diff(steps) > 0).all() or steps[-1] != last:
+        raise ValueError(f"progress.csv does not go on from step to step up to {last:,}, where summary.json ends")
+    between = np.diff(steps, prepend=0)
+    if (between > most_between).any():
+        end = int(np.argmax(between))
+        raise ValueError(
+            f"progress.csv has lost rows: there is none between steps {steps[end] - between[end]:,.0f} and {steps[end]:,.0f}, "
+            f"and the run wrote one every {most_between:,} steps or more often"
+        )
+
+
+def _make_curve(folder: RunFolder, config: Config, summary: dict[str, Any]) -> dict[str, Array]:
     if not folder.progress.exists():
         raise ValueError("there is neither curve.csv, which a record has, nor progress.csv, which a run has")
     episodes, progress = (read_columns(path, strict=True) for path in (folder.episodes, folder.progress))
     of_summary = summary["phases"]
     _check_episodes(episodes, of_summary)
-    phases, length = len(of_summary), np.array(lengths)
+    phases, length = len(of_summary), np.array(_phase_lengths(config, of_summary))
     curve = {RETURN: np.full((phases, BINS), np.nan)}
     if episodes:
         times = time_in_phase(episodes["step"], episodes["env"], episodes["phase"])
@@ -387,10 +398,7 @@ def _make_curve(folder: RunFolder, summary: dict[str, Any], lengths: list[int]) 
     if "time/total_timesteps" not in progress:
         raise ValueError("progress.csv has no rows, or no column time/total_timesteps")
     steps = progress["time/total_timesteps"]
-    if not (np.diff(steps) > 0).all() or steps[-1] != summary["timesteps"]:
-        raise ValueError(
-            f"progress.csv does not go on from step to step up to {summary['timesteps']:,}, where summary.json ends"
-        )
+    _check_progress(steps, summary["timesteps"], steps_between_rows(config))
     phase = progress.get("env/phase", np.zeros_like(steps)).astype(int)
     # A row tells of the rollout that ends at its step, and of the phase of the first environment there.
     parts = part_of_phase(time_in_phase(steps, np.zeros_like(steps), phase), length[phase])

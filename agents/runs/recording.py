@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from agents.runs.commands import progress_bar
 from agents.runs.config import Config
+from agents.runs.off_policy import OffPolicyHyperparameters
 from agents.runs.run_folder import RunFolder
 from agents.runs.verdict import PhaseEnd, and_list, judge, policy_measures
 from agents.sb3.dashboard import write_note
@@ -143,6 +144,14 @@ class LogCallback(BaseCallback):
         over = self.num_timesteps >= self.model._total_timesteps
         if over or self._before // self._every < self.num_timesteps // self._every:
             self.model.dump_logs()
+
+
+def steps_between_rows(config: Config) -> int:
+    """The most steps from one row of ``progress.csv`` to the next."""
+    values = config.hyperparameters
+    if isinstance(values, OffPolicyHyperparameters):
+        return _at_most(_LOG_EVERY, config) + values.train_freq * config.n_envs
+    return values.rollout_steps
 
 
 def _at_most(steps: int, config: Config, share: int = 4) -> int:

@@ -35,6 +35,14 @@ def cut(folder, name, keep):
             lambda folder: cut(folder, "progress.csv", lambda lines: [*lines[:9], *lines[7:]]),
             "does not go on from step to step",
         ),
+        (  # rows are 100 steps apart, a rollout is of 2,048
+            lambda folder: cut(folder, "progress.csv", lambda lines: [*lines[:5], *lines[30:]]),
+            "progress.csv has lost rows: there is none between steps 400 and 3,000, and the run wrote one every 2,048",
+        ),
+        (
+            lambda folder: cut(folder, "progress.csv", lambda lines: [lines[0], *lines[22:]]),
+            "progress.csv has lost rows: there is none between steps 0 and 2,200",
+        ),
         (lambda folder: cut(folder, "progress.csv", lambda lines: [*lines[:-1], "4000"]), "a row of another length, line 41"),
         (lambda folder: cut(folder, "progress.csv", lambda lines: lines[:1]), "progress.csv has no rows"),
         (lambda folder: cut(folder, "episodes.csv", lambda lines: [*lines[:-1], "4000,0,1"]), "a row of another length"),

@@ -21,6 +21,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 import cbp
 from agents import evaluate, report, train
+from agents.reporting.results import read_run
 from agents.runs.algorithms import ALGORITHMS, METHODS
 from agents.runs.config import Config
 from agents.runs.errors import UserError
@@ -217,6 +218,14 @@ def test_transitions_from_a_stranger_run_no_code(command, finished, tmp_path, ca
     assert command("--resume", finished) == 2
     assert "is not one of this run" in told(capsys)[-1]
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_run_that_has_lost_a_row_is_refused(finished):
+    assert read_run(finished).complete
+    lines = (finished / "progress.csv").read_bytes().splitlines(keepends=True)
+    (finished / "progress.csv").write_bytes(b"".join(lines[:4] + lines[5:]))  # a row every 100 steps, and 64 of a cycle
+    with pytest.raises(UserError, match="lost rows: there is none between steps 320 and 512"):
+        read_run(finished)
 
 
 def refused(command, capsys, *arguments):
