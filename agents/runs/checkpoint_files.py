@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from agents.runs.errors import UserError, in_words, message_of
-from agents.runs.run_folder import RunFolder
+from agents.runs.run_folder import RunFolder, flush_folder
 
 BESIDE = "transitions"
 """The folder, among the checkpoints, of the files beside them; and what a checkpoint calls their names."""
@@ -168,7 +168,7 @@ def _write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
@@ -212,6 +212,8 @@ class Checkpoint:
         """
         try:
             yield self.state
+        except UserError:  # which says by itself what is wrong
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(f"checkpoint '{self.path}' is not one of this run: {message_of(error)}") from error
 
@@ -325,17 +327,6 @@ def _fits_its_name(path: Path, content: bytes) -> bool:
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
-
-
-def _flush_folder(path: Path) -> None:
-    """Makes a new name in a folder survive a power failure; on Windows, which cannot be told to, nothing is done."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _version = cache(version)  # each time it looks through the folders of all packages

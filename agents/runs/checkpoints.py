@@ -96,7 +96,8 @@ class Checkpoints:
                 threads or version of a package, so that it goes on with other rounding.
 
         Raises:
-            UserError: Every checkpoint is damaged, or belongs to another run; or there is none, though the run has logged.
+            UserError: Every checkpoint is damaged, or belongs to another run; there is none, though the run has logged; or logs
+            have lost rows.
         """
         folder = self._folder
         found = checkpoint_files.read_newest(folder, with_files=True)
@@ -117,6 +118,7 @@ class Checkpoints:
             _load_environments(model, to_arrays(state["environments"]))
             for name, recorder in self._recorders.items():
                 recorder.load_state_dict(to_arrays(state["callbacks"][name]))
+            logs.check_rows(folder, found.path, logged, model.num_timesteps)
             if not (is_complete(folder) and model.num_timesteps >= config.timesteps):
                 logs.cut(folder, model.num_timesteps, logged["sizes"])
                 model.set_logger(logs.make_logger(folder))

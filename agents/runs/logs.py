@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat, filter_excluded_keys
 
 from agents.runs.errors import UserError
-from agents.runs.run_folder import RunFolder, write_atomically
+from agents.runs.run_folder import RunFolder, flush_folder, write_atomically
 
 
 class ProgressCsv(KVWriter):
@@ -52,11 +53,23 @@ def make_logger(folder: RunFolder) -> Logger:
 
 
 def save_state(logger: Logger, folder: RunFolder) -> dict[str, Any]:
-    """What is recorded but not written yet, and how long the event files are."""
+    """What is recorded but not written yet, how many rows the CSV files have, and how long the event files are.
+
+    All that is written is flushed to the disk: a power failure takes nothing that a checkpoint with this state counts on.
+
+    Raises:
+        OSError: It cannot be flushed.
+    """
     for output in logger.output_formats:
         if isinstance(output, TensorBoardOutputFormat):
             output.writer.flush()
+    tables = [path for path in (folder.progress, folder.episodes) if path.exists()]
+    for path in (*tables, *folder.events):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    flush_folder(folder.path)
     return {
+        "rows": {path.name: max(0, path.read_bytes().count(b"\n") - 1) for path in tables},
         "sizes": {path.name: path.stat().st_size for path in folder.events},
         # Numbers of NumPy as arrays, because they are written with the digits of their type.
         "values": {k: np.array(v) if isinstance(v, np.generic) else v for k, v in logger.name_to_value.items()},
@@ -72,6 +85,30 @@ def load_state(logger: Logger, state: dict[str, Any]) -> None:
     logger.name_to_excluded.update(state["excluded"])
 
 
+def check_rows(
+    folder: RunFolder, checkpoint: Path, state: dict[str, Any], timesteps: int, column: str = "time/total_timesteps"
+) -> None:
+    """Refuses to go on from a checkpoint where rows are gone that the logs had when it was made.
+
+    Args:
+        folder: The run.
+        checkpoint: Its file.
+        state: What :func:`save_state` returned for it.
+        timesteps: Its step.
+        column: What tells the step in ``progress.csv``.
+
+    Raises:
+        UserError: Rows are gone. Nothing was changed.
+    """
+    for path, steps in ((folder.progress, column), (folder.episodes, "step")):
+        there, had = len(_rows_until(path, steps, timesteps)[1]), state.get("rows", {}).get(path.name, 0)  # not in earlier ones
+        if there < had:
+            raise UserError(
+                f"'{path}' has {there:,} rows up to step {timesteps:,}, and had {had:,} when '{checkpoint}' was written; "
+                "nothing was changed: bring them back, or remove that checkpoint to go on from the one before"
+            )
+
+
 def cut(folder: RunFolder, timesteps: int, sizes: dict[str, int], column: str = "time/total_timesteps") -> None:
     """Cuts the logs back to a step.
 
@@ -82,10 +119,9 @@ def cut(folder: RunFolder, timesteps: int, sizes: dict[str, int], column: str = 
         column: What tells the step in ``progress.csv``.
     """
     for path, steps in ((folder.progress, column), (folder.episodes, "step")):
-        columns, rows = _read(path)
+        columns, rows = _rows_until(path, steps, timesteps)
         if steps in columns:
-            index = columns.index(steps)
-            _write(path, columns, [row for row in rows if float(row[index] or "inf") <= timesteps])
+            _write(path, columns, rows)
     for path in folder.events:
         if path.name not in sizes:
             path.unlink()
@@ -147,6 +183,15 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     if not table:
         return [], []
     return table[0], [row for row in table[1:] if len(row) == len(table[0])]
+
+
+def _rows_until(path: Path, column: str, timesteps: int) -> tuple[list[str], list[list[str]]]:
+    """Columns, and complete rows up to a step, of a CSV file; all rows where no column tells the step."""
+    columns, rows = _read(path)
+    if column in columns:
+        index = columns.index(column)
+        rows = [row for row in rows if float(row[index] or "inf") <= timesteps]
+    return columns, rows
 
 
 def _write(path: Path, columns: list[str], rows: Iterable[list[str]]) -> None:

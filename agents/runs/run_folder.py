@@ -236,3 +236,14 @@ def write_atomically(path: Path, text: str) -> None:
             temporary.unlink()
         error.filename, error.filename2 = str(path), None
         raise
+
+
+def flush_folder(path: Path) -> None:
+    """Makes a new name in a folder survive a power failure; on Windows, which cannot be told to, nothing is done."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

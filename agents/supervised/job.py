@@ -71,13 +71,17 @@ def learn(runs: Sequence[Run], go_on: str) -> int:
         0 when all are complete, 130 when it was asked to stop before.
 
     Raises:
-        UserError: Data that are not there, settings that make no learner, or checkpoints that cannot be read.
+        UserError: Data that are not there, settings that make no learner, checkpoints that cannot be read, or logs that have
+            lost rows.
         RunError: Training broke off.
     """
     found = [(run, checkpoint_files.read_newest(run.folder)) for run in runs if run.state != "complete"]
     for run, checkpoint in found:
         if checkpoint is None:
             logs.check_unwritten(run.folder)  # of all, before those of any are cut
+            continue
+        with checkpoint.opened() as state:
+            logs.check_rows(run.folder, checkpoint.path, state["logs"], state["examples"], _EXAMPLES)
 
     def company(each: tuple[Run, Checkpoint | None]) -> str:
         run, checkpoint = each

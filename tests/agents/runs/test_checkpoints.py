@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import hashlib
 import io
@@ -30,6 +31,7 @@ from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from same_runs import assert_same_run, curves, newest
 
 from agents.callbacks import ProgressCallback
+from agents.reporting.results import read_run
 from agents.runs import checkpoint_files
 from agents.runs.checkpoints import load_policy
 from agents.runs.config import Config
@@ -591,6 +593,56 @@ def test_a_cut_off_event_file_and_log_are_continued(command, interrupted, whole,
             file.write(path.read_bytes()[-40:-7])  # begun, and never finished
     assert command("--resume", stopped) == 0
     assert_same_run(whole, stopped)
+
+
+FRAGILE = [*ANT, "--timesteps", 1024, "--env-kwargs", "max_episode_steps=50", *BUSY, *ALWAYS]
+
+
+@pytest.mark.parametrize("name", ["progress.csv", "episodes.csv"])
+def test_a_run_whose_logs_have_lost_rows_does_not_go_on(command, interrupted, tmp_path, capsys, name):
+    folder = tmp_path / "run"
+    interrupted(*FRAGILE, "--run-dir", folder, until=768)
+    log, checkpoint = folder / name, newest(folder)
+    assert checkpoint.name.startswith("000000000512-")
+    column = "time/total_timesteps" if name == "progress.csv" else "step"
+    with log.open(newline="") as file:
+        steps = [int(row[column]) for row in csv.DictReader(file)]
+    lines = log.read_bytes().splitlines(keepends=True)
+    left = sum(step <= 256 for step in steps)
+    log.write_bytes(b"".join(lines[: 1 + left]))
+    had = sum(step <= 512 for step in steps)
+    assert left < had
+    before = contents(folder)
+    capsys.readouterr()
+    assert command("--resume", folder) == 2
+    words = f"{name}' has {left} rows up to step 512, and had {had} when '{checkpoint}' was written; nothing was changed"
+    assert words in told(capsys)[-1]
+    assert contents(folder) == before
+    checkpoint.unlink()  # as the line says
+    assert command("--resume", folder) == 0
+    assert read_run(folder).complete
+
+
+def test_logs_are_on_the_disk_before_each_checkpoint_and_flushed_no_more_often(command, tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def record(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        flushed.append((path.name, path.stat().st_size))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    folder = tmp_path / "run"
+    assert command(*FRAGILE, "--run-dir", folder) == 0
+    names = [name for name, _ in flushed]
+    ends = [index for index, name in enumerate(names) if name == ".new"]
+    assert len(ends) == 5  # at step 0, after each of three rollouts and at the end
+    begins = [0, *(end + 1 for end in ends[:-1])]
+    for begin, end in zip(begins[1:], ends[1:], strict=True):
+        logs = [name for name in names[begin:end] if name in ("progress.csv", "episodes.csv") or name.startswith("events.")]
+        assert sorted(logs) == ["episodes.csv", *(path.name for path in folder.glob("events.*")), "progress.csv"]
+        assert names.index("run", begin, end) > 0  # the folder
+    assert dict(flushed)["episodes.csv"] == (folder / "episodes.csv").stat().st_size  # the last time
 
 
 @pytest.mark.soak

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 
 import pytest
@@ -89,6 +90,8 @@ def check_checkpoint(finished, tmp_path, data):
     # The checksum is right half of the time, as that of a stranger's file would be.
     checksum = hashlib.sha256(content).hexdigest()[:16] if data.draw(st.booleans()) else source.stem[13:]
     (copy.checkpoints / f"000000000256-{checksum}.pt").write_bytes(content)
+    for log in (folder.progress, folder.episodes):
+        shutil.copy(log, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

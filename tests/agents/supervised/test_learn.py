@@ -96,6 +96,22 @@ def test_a_run_is_the_same_alone_and_among_others(learned, tmp_path, capsys):
     assert without_time(tmp_path / place) == without_time(learned / place)[:1]
 
 
+def test_a_run_whose_log_has_lost_rows_does_not_go_on(learned, tmp_path, capsys):
+    place = Path("slowly-changing-regression/cbp")
+    for seed in range(2):
+        folder = shutil.copytree(learned / place / f"seed{seed}", tmp_path / place / f"seed{seed}")
+        (folder / "summary.json").unlink()  # as if it was killed at its end
+    lines = (folder / "progress.csv").read_bytes().splitlines(keepends=True)
+    (folder / "progress.csv").write_bytes(b"".join(lines[:-1]))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    capsys.readouterr()
+    assert run(*REGRESSION, "--method", "cbp", "--seeds", "0,1", "--run-dir", tmp_path) == 2
+    assert "seed1/progress.csv' has 1 rows up to step 20,000, and had 2 when" in one_line(capsys)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"} == before
+    (folder / "progress.csv").write_bytes(b"".join(lines))
+    assert run(*REGRESSION, "--method", "cbp", "--seeds", "0,1", "--run-dir", tmp_path) == 0
+
+
 def test_several_values_of_a_setting_are_several_runs(tmp_path):
     short = [*REGRESSION[:2], "--examples", "10000", "--method", "backprop"]
     options = [*short, "--run-dir", tmp_path]
