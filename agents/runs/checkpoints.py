@@ -88,8 +88,8 @@ class Checkpoints:
     def load(self, config: Config) -> BaseAlgorithm:
         """The model, its environments and its logger as they were at the newest whole checkpoint; random generators too.
 
-        Logs are cut back to it, but for those of a complete run, which stay as they are and have no logger. A run that was
-        stopped before its first checkpoint begins anew.
+        Logs are cut back to it, and a summary that says that the run is complete is removed before. A run that was stopped
+        before its first checkpoint begins anew.
 
         Warns:
             UserWarning: A checkpoint is damaged, and the one before it is taken; or the run had another machine, number of
@@ -119,10 +119,11 @@ class Checkpoints:
             for name, recorder in self._recorders.items():
                 recorder.load_state_dict(to_arrays(state["callbacks"][name]))
             logs.check_rows(folder, found.path, logged, model.num_timesteps)
-            if not (is_complete(folder) and model.num_timesteps >= config.timesteps):
-                logs.cut(folder, model.num_timesteps, logged["sizes"])
-                model.set_logger(logs.make_logger(folder))
-                logs.load_state(model.logger, logged)
+            if is_complete(folder):  # of fewer steps than are asked for now
+                folder.summary.unlink()
+            logs.cut(folder, model.num_timesteps, logged["sizes"])
+            model.set_logger(logs.make_logger(folder))
+            logs.load_state(model.logger, logged)
         return model
 
     def load_model(self, config: Config) -> BaseAlgorithm:

@@ -23,10 +23,21 @@ _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numb
 
 def is_complete(folder: RunFolder) -> bool:
     """Whether the run's summary says so; a summary that is missing or cannot be read does not."""
+    return _summary(folder).get("complete") is True
+
+
+def complete_steps(folder: RunFolder) -> int:
+    """The steps of a run whose summary says that it is complete; 0 of any other."""
+    steps = _summary(folder).get("timesteps")
+    return steps if is_complete(folder) and isinstance(steps, int) else 0
+
+
+def _summary(folder: RunFolder) -> dict[str, Any]:
     try:
-        return json.loads(folder.summary.read_text(encoding="utf-8"))["complete"] is True
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def versions() -> dict[str, str]:

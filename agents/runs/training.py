@@ -22,7 +22,7 @@ from agents.runs.logs import make_logger
 from agents.runs.recording import LogCallback, ProgressCallback, Recorders
 from agents.runs.run_folder import RunFolder, new_file
 from agents.runs.running import Pauses, carry_out, complete, use_threads
-from agents.runs.summary import is_complete, write_summary
+from agents.runs.summary import complete_steps, write_summary
 from agents.sb3 import dashboard
 from agents.sb3.phases import ChangeCallback, FreshNetworkCallback, PhaseCallback
 
@@ -53,7 +53,7 @@ def start(path: Path, config: Config) -> int:
 
 
 def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int:
-    """Goes on with a run from its newest checkpoint; without one, from the beginning.
+    """Goes on with a run from its newest checkpoint; without one, from the beginning. A complete run stays as it is.
 
     Args:
         folder: The run.
@@ -74,17 +74,19 @@ def resume(folder: RunFolder, config: Config, export: Path | None = None) -> int
         checkpoints = Checkpoints(folder, recorders._asdict())
         if export is not None:
             return _export(checkpoints.load_model(replace(config, device="cpu")), export)
-        if is_complete(folder) and checkpoint_files.newest(folder) is None:
-            print(f"The run in {folder.path} is complete; its checkpoints are gone.")
-            return 0
+        if (steps := complete_steps(folder)) >= config.timesteps:  # whatever became of its checkpoints
+            return _say_complete(folder, config, steps)
         model = checkpoints.load(config)
         training = _Training(folder, config, model, recorders, checkpoints)
-        if model.num_timesteps >= config.timesteps:
-            if not is_complete(folder):  # it was killed between its last checkpoint and its summary
-                complete(training)
-            print(f"The run in {folder.path} is complete: {model.num_timesteps:,} of {config.timesteps:,} steps.")
-            return 0
+        if model.num_timesteps >= config.timesteps:  # it was killed between its last checkpoint and its summary
+            complete(training)
+            return _say_complete(folder, config, model.num_timesteps)
         return training.carry_out()
+
+
+def _say_complete(folder: RunFolder, config: Config, steps: int) -> int:
+    print(f"The run in {folder.path} is complete: {steps:,} of {config.timesteps:,} steps.")
+    return 0
 
 
 def _export(model: BaseAlgorithm, path: Path) -> int:

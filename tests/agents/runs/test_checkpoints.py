@@ -251,28 +251,35 @@ def finished(of_three_checkpoints, tmp_path):
     return shutil.copytree(of_three_checkpoints, tmp_path / "run")
 
 
+@pytest.fixture
+def unfinished(finished):
+    """That run as if it was killed between its last checkpoint and its summary."""
+    (finished / "summary.json").unlink()
+    return finished
+
+
 def told(capsys):
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error: ", "warning: "))]
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(command, capsys, finished):
-    content = newest(finished).read_bytes()
-    newest(finished).write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(command, capsys, unfinished):
+    content = newest(unfinished).read_bytes()
+    newest(unfinished).write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
     capsys.readouterr()
-    assert command("--resume", finished) == 0
+    assert command("--resume", unfinished) == 0
     (line,) = [line for line in told(capsys) if "damaged" in line]
     assert "checksum" in line
-    assert json.loads((finished / "summary.json").read_text())["timesteps"] == 768
+    assert json.loads((unfinished / "summary.json").read_text())["timesteps"] == 768
 
 
-def test_where_every_checkpoint_is_damaged_nothing_is_overwritten(command, capsys, finished):
-    for path in (finished / "checkpoints").iterdir():
+def test_where_every_checkpoint_is_damaged_nothing_is_overwritten(command, capsys, unfinished):
+    for path in (unfinished / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:-5])
-    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()}
     capsys.readouterr()
-    assert command("--resume", finished) == 2
+    assert command("--resume", unfinished) == 2
     assert "every checkpoint" in told(capsys)[-1]
-    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in unfinished.rglob("*") if path.is_file()} == before
 
 
 class Malicious:
@@ -284,16 +291,16 @@ class Malicious:
 
 
 @pytest.mark.parametrize("by_torch", [False, True])
-def test_a_checkpoint_from_a_stranger_runs_no_code(command, capsys, finished, tmp_path, by_torch):
+def test_a_checkpoint_from_a_stranger_runs_no_code(command, capsys, unfinished, tmp_path, by_torch):
     stream = io.BytesIO()
     (torch.save if by_torch else pickle.dump)({"model": Malicious(tmp_path / "harm")}, stream)
     content = stream.getvalue()
-    for path in (finished / "checkpoints").iterdir():
+    for path in (unfinished / "checkpoints").iterdir():
         path.unlink()
     name = f"000000000512-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-    (finished / "checkpoints" / name).write_bytes(content)
+    (unfinished / "checkpoints" / name).write_bytes(content)
     capsys.readouterr()
-    assert command("--resume", finished) == 2
+    assert command("--resume", unfinished) == 2
     assert "damaged" in " ".join(told(capsys))
     assert not (tmp_path / "harm").exists()
 
@@ -308,15 +315,15 @@ def test_a_configuration_that_names_code_is_refused(command, capsys, finished, e
     assert "without a module" in line
 
 
-def test_a_checkpoint_of_another_run_is_refused(command, capsys, finished, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(command, capsys, unfinished, tmp_path):
     other = ["--env", "ant-nonstationary", "--method", "ppo", "--set", "net_arch=[9]", "--set", "rollout_steps=256"]
     assert command(*other, "--timesteps", 256, "--n-envs", 2, "--set", "batch_size=64", "--run-dir", tmp_path / "other") == 0
-    for path in (finished / "checkpoints").iterdir():
+    for path in (unfinished / "checkpoints").iterdir():
         path.unlink()
     source = newest(tmp_path / "other")
-    (finished / "checkpoints" / source.name).write_bytes(source.read_bytes())
+    (unfinished / "checkpoints" / source.name).write_bytes(source.read_bytes())
     capsys.readouterr()
-    assert command("--resume", finished) == 2
+    assert command("--resume", unfinished) == 2
     assert "not one of this run" in told(capsys)[-1]
 
 
@@ -366,8 +373,14 @@ def test_a_complete_run_stays_as_it_is_whatever_is_exported_or_resumed(command, 
     before = contents(finished)
     assert command("--resume", finished) == 0
     assert "is complete: 768 of 768 steps." in capsys.readouterr().out
+    assert contents(finished) == before
+    newest(finished).write_bytes(b"damaged")
+    before = contents(finished)
+    assert command("--resume", finished) == 0
+    assert "is complete: 768 of 768 steps." in capsys.readouterr().out
+    assert contents(finished) == before
     assert command("--resume", finished, "--export", tmp_path / "model") == 0  # which Stable-Baselines3 calls model.zip
-    assert f"{tmp_path / 'model.zip'}: the model at 768 steps" in capsys.readouterr().out
+    assert f"{tmp_path / 'model.zip'}: the model at 512 steps" in capsys.readouterr().out
     assert contents(finished) == before
     (tmp_path / "mine.zip").write_text("mine")
     assert command("--resume", finished, "--export", tmp_path / "mine") == 2
@@ -379,6 +392,15 @@ def test_a_complete_run_stays_as_it_is_whatever_is_exported_or_resumed(command, 
     assert "has no checkpoint yet" in told(capsys)[-1]
     assert contents(finished) == before
     assert not (tmp_path / "untrained.zip").exists()
+
+
+def test_a_complete_run_that_is_to_be_longer_goes_on_and_says_no_more_that_it_is_complete(command, interrupted, finished):
+    config = json.loads((finished / "config.json").read_text()) | {"timesteps": 1280}
+    (finished / "config.json").write_text(json.dumps(config))
+    interrupted("--resume", finished, until=1024)
+    assert not (finished / "summary.json").exists()
+    assert command("--resume", finished) == 0
+    assert json.loads((finished / "summary.json").read_text())["timesteps"] == 1280
 
 
 def contents(folder):

@@ -191,6 +191,7 @@ def test_a_checkpoint_whose_transitions_are_not_whole_is_passed_over(command, fi
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1])
+    (finished / "summary.json").unlink()  # as if it was killed before it was complete
     assert command("--resume", finished) == 0
     (line,) = [line for line in told(capsys) if "passed over" in line]
     assert last in line
@@ -215,9 +216,18 @@ def test_transitions_from_a_stranger_run_no_code(command, finished, tmp_path, ca
         path.unlink()
         digits = hashlib.sha256(changed.getvalue()).hexdigest()[:16]
         path.with_name(f"{path.name[:12]}-{digits}.pt").write_bytes(changed.getvalue())
+    (finished / "summary.json").unlink()  # as if it was killed before it was complete
     assert command("--resume", finished) == 2
     assert "is not one of this run" in told(capsys)[-1]
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_complete_run_whose_transitions_are_gone_is_complete(command, finished, capsys):
+    shutil.rmtree(finished / "checkpoints" / "transitions")
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert command("--resume", finished) == 0
+    assert "is complete: 1,152 of" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 
 def test_a_run_that_has_lost_a_row_is_refused(finished):
