@@ -16,7 +16,7 @@ import platform
 import random
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -123,24 +123,33 @@ def _needed_by(path: Path) -> list[str]:
     return list(_state_in(content).get(BESIDE, [])) if _fits_its_name(path, content) else []
 
 
-def keep(folder: RunFolder, path: Path, ended: int) -> None:
-    """Keeps a checkpoint as that of the end of each phase that has none: ``checkpoints/phases/<phase>-<steps>-<checksum>.pt``.
+def keep(folder: RunFolder, path: Path, phases: Iterable[int]) -> None:
+    """Keeps a checkpoint as that of the end of some phases: ``checkpoints/phases/<phase>-<steps>-<checksum>.pt``.
+
+    What is kept of a phase already stays if it is whole.
 
     Args:
         folder: The run.
         path: The checkpoint.
-        ended: How many phases have ended.
+        phases: Those that have ended since the checkpoint before it.
 
     Raises:
         OSError: It cannot be written.
     """
-    for phase in set(range(ended)) - kept(folder).keys():
+    before = kept(folder)
+    for phase in phases:
+        if (old := before.get(phase)) is not None:
+            if _fits_its_name(old, old.read_bytes()):
+                continue
+            old.unlink()
         copy = folder.checkpoints / "phases" / f"{phase:04d}-{path.name}"
         copy.parent.mkdir(exist_ok=True)
         try:
             copy.hardlink_to(path)
         except OSError:  # not every file system has links
             _write_whole(copy, path.read_bytes())
+        else:
+            flush_folder(copy.parent)
 
 
 def kept(folder: RunFolder) -> dict[int, Path]:

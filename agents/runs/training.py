@@ -145,6 +145,8 @@ class _Training:
         self._began = model.num_timesteps
         self._recorders = recorders
         self._checkpoints = checkpoints
+        self._ended = self._phases_ended
+        self._not_kept: set[int] = set()  # of which that was said
 
     def carry_out(self) -> int:
         print(self._first_line(), flush=True)
@@ -176,15 +178,30 @@ class _Training:
         finally:
             progress.close()
 
+    @property
+    def _phases_ended(self) -> int:
+        is_over = self._model.num_timesteps >= self._config.timesteps
+        return max(self._recorders.phases.phases, default=0) + is_over
+
     def save(self) -> Path:
+        before, self._ended = self._ended, self._phases_ended
         path = self._checkpoints.save(self._model)
         if self._config.keep_phases:
-            is_over = self._model.num_timesteps >= self._config.timesteps
-            try:
-                checkpoint_files.keep(self.folder, path, ended=max(self._recorders.phases.phases, default=0) + is_over)
-            except OSError as error:
-                warnings.warn(f"no checkpoint of the phase's end at {self.position} is kept: {error.strerror}", stacklevel=2)
+            self._keep(path, range(before, self._ended))
         return path
+
+    def _keep(self, path: Path, phases: range) -> None:
+        """Keeps a checkpoint of the phases that have ended since the one before it; none is made up for earlier ones."""
+        why = ""
+        try:
+            checkpoint_files.keep(self.folder, path, phases)
+        except OSError as error:
+            why = f": {error.strerror}"
+        missing = set(range(self._ended)) - checkpoint_files.kept(self.folder).keys() - self._not_kept
+        if missing:
+            self._not_kept |= missing
+            names = ", ".join(str(phase) for phase in sorted(missing))
+            warnings.warn(f"no checkpoint is kept of the end of phase {names}{why}", stacklevel=2)
 
     def finish(self, seconds: float) -> bool:
         folder, logger = self.folder, self._model.logger

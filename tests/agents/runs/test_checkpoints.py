@@ -231,11 +231,29 @@ def test_the_end_of_each_phase_is_kept_where_it_is_asked_for(command, interrupte
     newest_one = newest(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Path, "hardlink_to", partial(os.link, tmp_path / "no such file"))  # as on a file system without links
-        checkpoint_files.keep(RunFolder(tmp_path / "run"), newest_one, ended=1)
+        checkpoint_files.keep(RunFolder(tmp_path / "run"), newest_one, [0])
     (copy,) = (tmp_path / "run" / "checkpoints" / "phases").iterdir()
     assert (copy.name, copy.read_bytes()) == (f"0000-{newest_one.name}", newest_one.read_bytes())
     shutil.copy(copy, copy.with_name(f"{copy.stem}_copy.pt"))
     assert checkpoint_files.kept(RunFolder(tmp_path / "run")) == {0: copy}
+    content = newest_one.read_bytes()
+    copy.write_bytes(content[:1000] + b"damaged" + content[1007:])
+    checkpoint_files.keep(RunFolder(tmp_path / "run"), newest_one, [0])  # as where the phase ends once more
+    assert checkpoint_files.kept(RunFolder(tmp_path / "run")) == {0: copy}
+    assert copy.read_bytes() == content
+
+
+def test_no_later_checkpoint_is_kept_as_that_of_a_phase_that_ended_before(command, interrupted, tmp_path, capsys):
+    folder = tmp_path / "run"
+    interrupted(*ANT, "--change-at", "now", "--checkpoint-minutes", 60, "--run-dir", folder, until=1280)
+    config = json.loads((folder / "config.json").read_text()) | {"keep_phases": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert command("--resume", folder) == 0
+    (line,) = [line for line in told(capsys) if "is kept" in line]
+    assert line == "warning: no checkpoint is kept of the end of phase 0"
+    steps = {phase: checkpoint_files.steps_of(path) for phase, path in checkpoint_files.kept(RunFolder(folder)).items()}
+    assert steps == {1: 1280, 2: 2048, 3: 2048}
 
 
 @pytest.fixture(scope="module")
