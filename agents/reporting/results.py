@@ -51,7 +51,7 @@ class RunResult:
         config: Its configuration.
         progress: How far it is, in words.
         complete: Whether that is all.
-        versions: Those of its ``summary.json``.
+        versions: Those of its ``summary.json``; where a package had several, all of them.
         curve: Empty while the run is not complete. Of reinforcement learning, arrays of shape ``(phases, BINS)``: mean
             ``"return"`` of the episodes that ended, and the last value of each measure and of :data:`STD` (under its name in
             TensorBoard), in each part of each phase; NaN where there is none. Of supervised learning, arrays of shape
@@ -187,10 +187,11 @@ def _read_summary(folder: RunFolder, *names: str) -> dict[str, Any]:
 
 
 def _versions(summary: dict[str, Any]) -> dict[str, str]:
-    versions = summary["versions"]
-    if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
-        raise ValueError(f"summary.json has versions that are none: {versions!r}")
-    return versions
+    versions, earlier = summary["versions"], summary.get("earlier_versions", [])
+    for each in (*earlier, versions):
+        if not isinstance(each, dict) or not all(isinstance(version, str) for version in each.values()):
+            raise ValueError(f"summary.json has versions that are none: {each!r}")
+    return {name: ", ".join(dict.fromkeys(each[name] for each in (*earlier, versions) if name in each)) for name in versions}
 
 
 def _cost(time: dict[str, Any]) -> float:

@@ -19,8 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.metadata import version
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,9 +28,13 @@ import torch
 
 from agents.runs.errors import UserError, in_words, message_of
 from agents.runs.run_folder import RunFolder, flush_folder
+from agents.runs.summary import versions
 
 BESIDE = "transitions"
 """The folder, among the checkpoints, of the files beside them; and what a checkpoint calls their names."""
+
+EARLIER = "earlier_versions"
+"""What a checkpoint calls the versions that a part of the run was made with, where they are others than its own."""
 
 _KEPT = 3  # the newest, and those before it, should it be damaged
 _DIGITS = 16  # of the checksum
@@ -238,12 +241,30 @@ class Checkpoint:
         """
         with self.opened() as state:
             now = _made_by()
-            made_by = {"gpu": now["gpu"], **state["made_by"]}  # which the first releases did not name
+            made_by = _of_then(state["made_by"], now)
             differing = [f"{name} {made_by[name]}, not {here}" for name, here in now.items() if made_by[name] != here]
             yield state
             _load_random(state["random"])
         if differing:
             warnings.warn(f"the run goes on, but not to the bit; it was made with {', '.join(differing)}", stacklevel=2)
+
+
+def earlier_versions(checkpoint: Checkpoint) -> list[dict[str, str]]:
+    """The versions that a run was made with up to a checkpoint, where they were others than now: the oldest first.
+
+    Raises:
+        UserError: It does not fit what it is loaded into.
+    """
+    now = versions()
+    with checkpoint.opened() as state:
+        made_by = _of_then(state["made_by"], now)
+        found = [*state.get(EARLIER, []), {name: made_by[name] for name in now}]
+        return [each for number, each in enumerate(found) if each != now and each not in found[:number]]
+
+
+def _of_then(made_by: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint was made by; what earlier releases did not name was as it is now."""
+    return {**{name: now[name] for name in ("gpu", "continual-backprop") if name in now}, **made_by}
 
 
 def read(path: Path) -> Checkpoint:
@@ -338,18 +359,13 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 
-_version = cache(version)  # each time it looks through the folders of all packages
-
-
 def _made_by() -> dict[str, str | int]:
     """What the rounding of a run depends on."""
-    packages = ("torch", "numpy", "scipy", "numba", "mujoco", "gymnasium", "stable-baselines3")
     return {
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "gpu": torch.cuda.get_device_name() if _gpus() else "none",
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in packages},
+        **versions(),
     }
 
 

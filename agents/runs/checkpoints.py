@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 import envs
 from agents.runs import checkpoint_files, logs
 from agents.runs.build import make_env, make_model, make_vec_env
-from agents.runs.checkpoint_files import BESIDE, to_arrays
+from agents.runs.checkpoint_files import BESIDE, EARLIER, to_arrays
 from agents.runs.config import Config
 from agents.runs.errors import UserError, in_words
 from agents.runs.off_policy import OffPolicyHyperparameters
@@ -51,12 +51,16 @@ class Checkpoints:
     Args:
         folder: The run.
         recorders: The callbacks that have a state, by name.
+
+    Attributes:
+        earlier_versions: Those that a part of the run was made with, where they are others than now.
     """
 
     def __init__(self, folder: RunFolder, recorders: Mapping[str, Recorder]) -> None:
         self._folder = folder
         self._recorders = recorders
         self._replay = ReplayFiles()
+        self.earlier_versions: list[dict[str, str]] = []
 
     def save(self, model: BaseAlgorithm) -> Path:
         """Writes a checkpoint, where an algorithm is about to collect steps, and drops the oldest beyond three.
@@ -75,6 +79,7 @@ class Checkpoints:
             "environments": _save_environments(model),
             "callbacks": {name: recorder.state_dict() for name, recorder in self._recorders.items()},
             "logs": logs.save_state(model.logger, self._folder),
+            EARLIER: self.earlier_versions,
         }
         if not isinstance(model, OffPolicyAlgorithm):
             return checkpoint_files.write(self._folder, model.num_timesteps, state)
@@ -108,6 +113,7 @@ class Checkpoints:
             logs.cut(folder, timesteps=0, sizes={})
             model.set_logger(logs.make_logger(folder))
             return model
+        self.earlier_versions = checkpoint_files.earlier_versions(found)
         with found.going_on() as state:
             logged = to_arrays(state["logs"])
             _load_model(model, state["model"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +19,7 @@ from agents.runs.verdict import PhaseEnd, and_list, judge
 from agents.sb3.phases import PhaseCallback
 from agents.sb3.policies import replaced_units
 
+_version = cache(version)  # each time it looks through the folders of all packages
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "stable-baselines3", "numba", "scipy")
 
 
@@ -41,16 +43,27 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What a run was made with."""
+    """What a run is made with."""
     return {
         "python": platform.python_version(),
         "continual-backprop": cbp.__version__,
-        **{name: version(name) for name in _PACKAGES},
+        **{name: _version(name) for name in _PACKAGES},
     }
 
 
+def said_versions(earlier: list[dict[str, str]]) -> dict[str, Any]:
+    """What a summary says of versions: those of now and, where a part of the run was made with others, those."""
+    return {"versions": versions(), **({"earlier_versions": earlier} if earlier else {})}
+
+
 def write_summary(
-    folder: RunFolder, config: Config, model: BaseAlgorithm, phases: PhaseCallback, seconds: float, steps: int
+    folder: RunFolder,
+    config: Config,
+    model: BaseAlgorithm,
+    phases: PhaseCallback,
+    seconds: float,
+    steps: int,
+    earlier: list[dict[str, str]],
 ) -> dict[str, Any]:
     """Writes and returns the summary.
 
@@ -61,6 +74,7 @@ def write_summary(
         phases: What happened in each phase.
         seconds: Wall-clock time since the start or the last resume.
         steps: Environment steps taken in it.
+        earlier: Other versions that a part of the run was made with.
     """
     returns = [value for phase in phases.phases.values() for value in phase.returns]
     begun = len(phases.phases)
@@ -90,7 +104,7 @@ def write_summary(
         "episodes": len(returns),
         "mean_return": float(np.mean(returns)) if returns else None,
         "units_replaced": replaced_units(model.policy),
-        "versions": versions(),
+        **said_versions(earlier),
         "time": {"seconds": round(seconds, 1), "steps": steps},
     }
     write_json(folder.summary, summary)

@@ -210,7 +210,8 @@ class _Training:
         dashboard.write_figure(logger, folder.figure, self._model.num_timesteps)
         logger.close()
         # The last, since with it a run is complete.
-        summary = write_summary(folder, self._config, self._model, self._recorders.phases, seconds, steps)
+        earlier = self._checkpoints.earlier_versions
+        summary = write_summary(folder, self._config, self._model, self._recorders.phases, seconds, steps, earlier)
         if summary["complete"]:
             print(" ".join([summary["verdict"]["words"], *summary["verdict"]["caveats"]]))
             print(f"Done: {folder.figure} and {folder.summary.name} beside it.")

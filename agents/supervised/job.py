@@ -15,14 +15,14 @@ import numpy as np
 from stable_baselines3.common.logger import Logger
 
 from agents.runs import checkpoint_files, logs
-from agents.runs.checkpoint_files import Checkpoint, to_arrays
+from agents.runs.checkpoint_files import EARLIER, Checkpoint, to_arrays
 from agents.runs.commands import progress_bar, show_warning
 from agents.runs.errors import for_a_shell
 from agents.runs.logs import read_columns
 from agents.runs.plan import Run
 from agents.runs.run_folder import RunFolder, write_json
 from agents.runs.running import Pauses, carry_out, use_threads
-from agents.runs.summary import versions
+from agents.runs.summary import said_versions
 from agents.sb3 import dashboard
 from agents.supervised.build import Learner, make_learner, together
 from agents.supervised.config import LearningConfig
@@ -110,6 +110,7 @@ class _Learning:
         self.go_on = go_on
         self._learner: Learner = make_learner(self._configs)
         _warn_if_too_short(config, self._learner.updates)
+        self._earlier = [checkpoint_files.earlier_versions(checkpoint) if checkpoint else [] for _, checkpoint in found]
         self._loggers: list[Logger] = []
         for number, (run, checkpoint) in enumerate(found):
             self._loggers.append(self._restored(number, run, checkpoint))
@@ -175,18 +176,19 @@ class _Learning:
                 "examples": self._learner.examples,
                 "learner": self._learner.state_dict(number),
                 "logs": logs.save_state(logger, run.folder),
+                EARLIER: self._earlier[number],
             }
             paths.append(checkpoint_files.write(run.folder, self._learner.examples, state))
         return paths[0]
 
     def finish(self, seconds: float) -> bool:
         complete = self._learner.done >= self._learner.total
-        for run, config, logger in zip(self._runs, self._configs, self._loggers, strict=True):
+        for run, config, logger, earlier in zip(self._runs, self._configs, self._loggers, self._earlier, strict=True):
             draw_learning(run.folder, config)
             dashboard.write_figure(logger, run.folder.figure, self._learner.examples)
             logger.close()
             summary = _summary(read_columns(run.folder.progress), config, complete)
-            total = {"examples": self._learner.examples, "versions": versions(), "time": {"seconds": round(seconds, 1)}}
+            total = {"examples": self._learner.examples, **said_versions(earlier), "time": {"seconds": round(seconds, 1)}}
             write_json(run.folder.summary, summary | total)
             run.state = "complete" if complete else "stopped"
         return complete

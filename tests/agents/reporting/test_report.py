@@ -478,6 +478,7 @@ def recorded(folder, change):
         ),
         (lambda folder: edit(folder, lambda summary: summary.update(versions=None)), "versions that are none: None"),
         (lambda folder: edit(folder, lambda summary: summary.update(versions={"torch": []})), "versions that are none"),
+        (lambda folder: edit(folder, lambda summary: summary.update(earlier_versions=[3])), "versions that are none: 3"),
         (lambda folder: edit(folder, lambda summary: summary.update(time={"seconds": 10**400, "steps": 1})), "cannot be read"),
         (lambda folder: spoil(folder, final_return=[1]), "a final return of [1]"),
         (lambda folder: spoil(folder, final_return_error="x"), "a final return error of 'x'"),

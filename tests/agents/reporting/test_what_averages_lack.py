@@ -89,6 +89,14 @@ def test_a_version_that_only_a_later_run_tells_is_another(tmp_path):
     assert left_out(comparison_of(tmp_path)) == ["runs were made by different versions of scipy"]
 
 
+def test_a_run_that_went_on_with_another_version_is_of_both(tmp_path):
+    for seed, earlier in enumerate(({}, {"earlier_versions": [{"torch": "1"}]})):
+        path = write(tmp_path / str(seed), config_for(seed=seed), even(FLAT, FLAT)) / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | earlier))
+    assert read_run(tmp_path / "1").versions == {"torch": "1, 2"}
+    assert left_out(comparison_of(tmp_path)) == ["runs were made by different versions of torch"]
+
+
 def test_the_leaderboard_has_no_rows_of_other_worlds_and_names_other_versions(tmp_path, capsys):
     run(tmp_path / "runs", "ppo", 0)
     other = run(tmp_path / "runs", "cbp", 0, "--set", "gamma=0.9")

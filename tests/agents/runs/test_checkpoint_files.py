@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+import cbp
 from agents.runs import checkpoint_files
+from agents.runs.checkpoint_files import EARLIER, earlier_versions, read_newest
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder
+from agents.runs.summary import versions
 
 ROOM = 4.5  # checkpoints that fit on the disk
 
@@ -191,3 +194,19 @@ def test_a_checkpoint_that_holds_something_else_is_passed_over(tmp_path, state):
     (folder.checkpoints / f"000000000001-{checkpoint_files._checksum(stream.getvalue())}.pt").write_bytes(stream.getvalue())
     with pytest.warns(UserWarning, match="passed over"):
         assert "numbers" in checkpoint_files.read_newest(folder, with_files=True).state
+
+
+def test_versions_that_a_run_was_made_with_before_are_known_where_they_were_others(tmp_path, monkeypatch):
+    folder, first, own = RunFolder(tmp_path), versions(), cbp.__version__
+    checkpoint_files.write(folder, 0, {EARLIER: []})
+    assert earlier_versions(read_newest(folder)) == []
+    monkeypatch.setattr(cbp, "__version__", "9.9.9")
+    assert earlier_versions(read_newest(folder)) == [first]
+    checkpoint_files.write(folder, 1, {EARLIER: [first]})
+    assert earlier_versions(read_newest(folder)) == [first]
+    monkeypatch.setattr(cbp, "__version__", own)  # and back again
+    assert earlier_versions(read_newest(folder)) == [{**first, "continual-backprop": "9.9.9"}]
+    made_by = checkpoint_files._made_by()
+    del made_by["continual-backprop"], made_by["gpu"]
+    checkpoint_files.write(folder, 2, {"made_by": made_by})  # as the first releases wrote it
+    assert earlier_versions(read_newest(folder)) == []

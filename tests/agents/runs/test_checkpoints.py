@@ -30,6 +30,7 @@ import torch
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from same_runs import assert_same_run, curves, newest
 
+import cbp
 from agents.callbacks import ProgressCallback
 from agents.reporting.results import read_run
 from agents.runs import checkpoint_files
@@ -37,6 +38,7 @@ from agents.runs.checkpoints import load_policy
 from agents.runs.config import Config
 from agents.runs.figure import draw_run
 from agents.runs.run_folder import RunFolder
+from agents.runs.summary import versions
 
 SMALL = ["--set", "rollout_steps=256", "--set", "batch_size=64", "--set", "n_epochs=2", "--set", "net_arch=[12,10]"]
 BUSY = ["--set", "maturity_threshold=10", "--set", "replacement_rate=0.02"]
@@ -347,13 +349,20 @@ def test_a_checkpoint_of_another_run_is_refused(command, capsys, unfinished, tmp
 
 def test_other_versions_bring_one_warning(command, capsys, interrupted, monkeypatch, tmp_path):
     interrupted(*ANT, "--timesteps", 512, *ALWAYS, "--run-dir", tmp_path / "run", until=512)
-    made_by = checkpoint_files._made_by()
-    monkeypatch.setattr(checkpoint_files, "_made_by", lambda: made_by | {"torch": "9.9", "threads": 64})
+    made_by, before = checkpoint_files._made_by(), versions()
+    monkeypatch.setattr(cbp, "__version__", "9.9.9")
+    monkeypatch.setattr(checkpoint_files, "_made_by", lambda: made_by | {"torch": "9.9", "threads": 64, **OURS})
     capsys.readouterr()
     assert command("--resume", tmp_path / "run") == 0
     (line,) = [line for line in told(capsys) if "not to the bit" in line]
     assert f"torch {made_by['torch']}, not 9.9" in line
     assert f"threads {made_by['threads']}, not 64" in line
+    assert f"continual-backprop {before['continual-backprop']}, not 9.9.9" in line
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["versions"], summary["earlier_versions"]) == ({**before, **OURS}, [before])
+
+
+OURS = {"continual-backprop": "9.9.9"}
 
 
 def test_the_model_can_be_exported_for_sb3(command, finished, tmp_path, capsys):
