@@ -225,6 +225,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         """Whether it does more in a step than to count it."""
         return self._acts_in_steps
 
+    @property
+    def holds(self) -> bool:
+        """Whether it stays in its phase until a state is loaded."""
+        return self._holds
+
     def steps_to_event(self) -> int:
         """Steps up to the first or the last of a phase, which is the last of them; 0 where the next step changes something.
 

@@ -32,9 +32,10 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
     It has the attributes of environment and wrappers, and of the objects that these are made of, as far as they are numbers,
     strings, arrays, random generators, or lists and dictionaries of such; the random generators of their classes, and those of
     modules that their methods name; of the MuJoCo simulation its state with contacts and forces, and what an environment may
-    have written into this model or another that it keeps; and of :class:`NonStationary` what its ``state_dict`` holds; of a
-    :class:`TaskSequence` the same and the state of its task. Functions, networks and renderers are no state, and of spaces only
-    what draws their samples is. An ``MjSpec`` can only be compared.
+    have written into this model or another that it keeps; of :class:`NonStationary` what its ``state_dict`` holds, and whether
+    it is held; of a :class:`TaskSequence` the same, the state of its task and those of all environments that were given to it.
+    Functions, networks and renderers are no state, and of spaces only what draws their samples is. An ``MjSpec`` can only be
+    compared.
 
     Args:
         env: Any environment.
@@ -68,8 +69,8 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
     Raises:
         envs.ParameterError: The state is of an environment of other classes, another size, or other changes, or has attributes
             of an object that came in mid-episode with parts that are no state. Nothing is changed then, but that an environment
-            without such an object was reset, and that where the state of a task is refused, its sequence has gone on to that
-            task.
+            without such an object was reset, and that where the state of a task is refused, its sequence has gone on to the
+            task in force, and what was loaded before it stays.
 
     Warns:
         UserWarning: The environment has an ``MjSpec`` that is another than it was.
@@ -89,9 +90,9 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
     model = _Simulation.of(env).model
     for layer, saved in zip(layers, state, strict=True):
         if isinstance(layer, NonStationary | TaskSequence):
-            layer.load_state_dict(saved["schedule"])
+            layer.load_state_dict(saved["schedule"], hold=saved.get("holds", False))
             if isinstance(layer, TaskSequence):
-                load_state(layer.env, saved["of_task"])
+                _load_tasks(layer, saved)
         else:
             decoder.decode(layer, saved["values"])
     decoder.finish(state[-1].get("generators", []))
@@ -239,21 +240,33 @@ def _load_simulation(
 ) -> None:
     """Loads the simulation; a wrapper that changes it follows it to another model than the one before."""
     simulation, changing = _Simulation.of(env), NonStationary.of(env)
-    schedule: dict[str, Any] = next(
-        (saved["schedule"] for layer, saved in zip(layers, state, strict=True) if layer is changing), {}
-    )
+    of_it: dict[str, Any] = next((saved for layer, saved in zip(layers, state, strict=True) if layer is changing), {})
     if changing and simulation.model is not before:
-        changing.load_state_dict(schedule)  # follows,
-        changing.load_state_dict(schedule)  # and learns what the other model has of its own
+        for _ in range(2):  # follows, and learns what the other model has of its own
+            changing.load_state_dict(of_it["schedule"], hold=of_it.get("holds", False))
     simulation.load(state[-1])
     if changing:
-        changing.take_simulation(schedule)
+        changing.take_simulation(of_it["schedule"])
+
+
+def _load_tasks(sequence: TaskSequence, saved: dict[str, Any]) -> None:
+    """Loads the task in force, and what a release before did not save: the environments that were given and wait."""
+    waiting, given = sequence.waiting, dict(saved.get("waiting", []))
+    if given and given.keys() != waiting.keys():
+        names = " and ".join(sequence.tasks[number] for number in sorted(given.keys() ^ waiting.keys()))
+        raise ParameterError(f"state must be that of the same tasks given as environments, got one that differs in {names}")
+    for number, state in given.items():
+        load_state(waiting[number], state)
+    load_state(sequence.env, saved["of_task"])
 
 
 def _save_layer(layer: gymnasium.Env[Any, Any], encoder: Encoder) -> dict[str, Any]:
     saved: dict[str, Any] = {"class": type(layer).__name__}
+    if isinstance(layer, NonStationary | TaskSequence) and layer.holds:
+        saved["holds"] = True
     if isinstance(layer, NonStationary):
         return saved | {"schedule": layer.whole_state_dict()}
     if isinstance(layer, TaskSequence):
-        return saved | {"schedule": layer.state_dict(), "of_task": save_state(layer.env)}
+        waiting = [[number, save_state(env)] for number, env in layer.waiting.items()]
+        return saved | {"schedule": layer.state_dict(), "of_task": save_state(layer.env), "waiting": waiting}
     return saved | {"values": encoder.encode(layer)}

@@ -136,6 +136,17 @@ class TaskSequence(gymnasium.Env[Any, Any]):
         """Steps taken since the phase began."""
         return self._step - self._clock.began
 
+    @property
+    def holds(self) -> bool:
+        """Whether it stays in its phase until a state is loaded."""
+        return self._holds
+
+    @property
+    def waiting(self) -> dict[int, gymnasium.Env[Any, Any]]:
+        """The environments that were given, but the task in force, each by its first place in ``tasks``."""
+        given = {id(task): (number, task) for number, task in reversed(list(enumerate(self._tasks)))}
+        return {number: env for number, env in given.values() if isinstance(env, gymnasium.Env) and env is not self.env}
+
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Steps the task in force; cuts the episode off where the phase is over and does not wait for its end.
 

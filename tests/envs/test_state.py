@@ -79,6 +79,20 @@ def test_whatever_changes_goes_on_to_the_bit(changes):
     assert_goes_on_alike(make, steps=117)
 
 
+def test_held_values_are_held_afterwards():
+    env, other = (envs.NonStationary(gymnasium.make("Hopper-v5"), period=5, change_at="now", seed=0) for _ in range(2))
+    env.reset(seed=0)
+    free = envs.save_state(env)
+    env.hold({"friction": 0.3})
+    actions = np.zeros((12, 3))
+    play(env, actions[:3])
+    envs.load_state(other, envs.save_state(env))
+    seen = play(env, actions)
+    assert (play(other, actions), {step[-1]["friction"] for step in seen if len(step) > 1}) == (seen, {0.3})
+    envs.load_state(other, free)
+    assert len({step[-1]["friction"] for step in play(other, actions) if len(step) > 1}) == 3
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_delayed_actions_of_either_type_go_on_to_the_bit(kind):
     actions = np.random.default_rng(0).uniform(-1, 1, (40, 3)).astype(kind)

@@ -161,6 +161,65 @@ def test_a_sequence_goes_on_to_the_bit(change_at, steps):
     assert play(elsewhere, 70, action) == expected
 
 
+class CountingResets(Counting):
+    """Pays one more in each episode."""
+
+    def __init__(self, length=4):
+        super().__init__(length)
+        self.resets = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.resets += 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, _, *others = super().step(action)
+        return observation, float(self.resets), *others
+
+
+@pytest.mark.parametrize("steps", [0, 5, 9])
+def test_environments_that_wait_for_their_turn_go_on_too(steps):
+    def make():
+        twice = CountingResets()
+        tasks = [twice, Counting, gymnasium.wrappers.NormalizeObservation(CountingResets()), twice]
+        return envs.TaskSequence(tasks, period=3, change_at="now", seed=0)
+
+    env, other = make(), make()
+    env.reset(seed=0)
+    play(env, steps)
+    envs.load_state(other, envs.save_state(env))
+    assert play(other, 40) == play(env, 40)
+
+
+def test_the_state_of_an_environment_that_was_given_is_refused_where_it_is_made_anew():
+    env = envs.TaskSequence([gymnasium.make(task) for task in TWO], period=3)
+    with pytest.raises(envs.ParameterError, match="the same tasks given as environments, got one that differs in Walker2d-v5"):
+        envs.load_state(envs.TaskSequence(TWO, period=3), envs.save_state(env))
+
+
+def test_a_state_of_the_release_before_has_the_task_in_force_alone():
+    env, other = (envs.TaskSequence([CountingResets(), CountingResets()], period=50) for _ in range(2))
+    env.reset(seed=0)
+    env.reset()
+    (state,) = envs.save_state(env)
+    del state["waiting"]
+    envs.load_state(other, [state])
+    assert (other.env.resets, other.waiting[1].resets) == (2, 0)
+
+
+def test_what_is_held_is_held_afterwards():
+    env, other = (envs.TaskSequence([Counting, Counting], period=3, change_at="now", seed=0) for _ in range(2))
+    env.reset(seed=0)
+    env.load_state_dict(env.state_dict(), hold=True)
+    held = envs.save_state(env)
+    envs.load_state(other, held)
+    seen = play(env, 20)
+    assert (play(other, 20), {entry[4] for entry in steps_of(seen)}) == (seen, {0})
+    held[0].pop("holds")
+    envs.load_state(other, held)
+    assert {entry[4] for entry in steps_of(play(other, 20))} == {0, 1}
+
+
 def test_tasks_may_be_worlds_that_change_and_sequences_themselves():
     def make():
         inner = [lambda: envs.NonStationary(gymnasium.make("Walker2d-v5"), "gravity", period=20, change_at="now"), TWO[1]]
