@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import enum
+import functools
+import pathlib
 import random
 import sys
 import types
+import warnings
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from envs import models
 from envs.encoding import CONTAINERS, Array, parts_of
-from envs.kept import ELSEWHERE, PLAIN, attributes, is_skipped, owner_of, package_of
+from envs.kept import ELSEWHERE, attributes, is_skipped, name_of_fixed, owner_of, package_of
 from envs.tables import Place, Tables
 
 
@@ -30,6 +34,9 @@ class Decoder:
         simulation: Returns the arrays of the simulation, by their names.
         named: Returns what the simulation has of a name: ``data``, ``body`` and a number, for instance.
         is_whole: Whether what was saved says all; releases before wrote no places and memories, and left out some kinds.
+
+    Attributes:
+        misses: Whether :meth:`lacks` has met an attribute that is not there, and was a function that cannot be found.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class Decoder:
         self._known: dict[int, Any] = {}  # what stands in several places, by its number
         self._given: dict[int, Any] = {}  # what has been given its values, by its id
         self._memories: dict[int | Place, Array] = {}  # what several arrays look at
+        self.misses = False
 
     def lacks(self, owner: Any, saved: dict[str, Any]) -> str | None:
         """Where an object has nothing that could become what was saved; None where it has it all. Is asked before decoding."""
@@ -75,7 +83,7 @@ class Decoder:
         if kind == "object":
             if not fits and self._blank(saved) is None:
                 return path
-            parts = [(getattr(now, name, None) if fits else None, value, f"{path}.{name}") for name, value in content.items()]
+            parts = [(_there(now, name) if fits else None, value, f"{path}.{name}") for name, value in content.items()]
         elif not fits and "kind" in saved and self._of_kind(saved) is None:
             return path
         elif kind in models.KINDS:
@@ -89,6 +97,7 @@ class Decoder:
             present = enumerate(zip(_padded(now, len(content)), content, strict=False))
             parts = [(each, value, f"{path}[{i}]") for i, (each, value) in present]
         else:
+            self.misses |= now is None and not self._can_be_found(saved)
             return None
         return next(filter(None, (self._lacks(*part) for part in parts)), None)
 
@@ -111,7 +120,15 @@ class Decoder:
     def _blank(self, saved: dict[str, Any]) -> Any:
         """A new object of the class that was saved; None where the class is not known, or parts were not saved."""
         kind = None if "lacks" in saved or "kind" not in saved else self._of_kind(saved)
-        return None if kind is None else _new(kind)
+        has_all = kind is not None and all(map(self._can_be_found, saved["object"].values()))
+        return _new(kind) if has_all else None
+
+    def _can_be_found(self, saved: Any) -> bool:
+        """Whether a function or class is known by what was saved of it, and what a partial function is made of."""
+        kind, content = next(iter(saved.items())) if isinstance(saved, dict) and saved else ("", None)
+        if kind == "partial":
+            return {"kept": True} not in content and self._can_be_found(content[0])
+        return kind != "code" or self._tables.fixed(content, tuple(saved.get("place", ()))) is not None
 
     def _present(self, saved: dict[str, Any], now: Any) -> tuple[Any, bool]:
         """What a value was taken from in a table, or else what is there; and whether it may be given other values."""
@@ -133,6 +150,8 @@ class Decoder:
         kind, content = next(iter(saved.items()))
         if not self._is_of_kind(value, saved):
             return False
+        if kind == "code":
+            return bool(name_of_fixed(value) == content)
         if kind in ("array", "scalar"):
             return np.array_equal(content, value, equal_nan=content.dtype.kind in "fc")
         if kind == "model":
@@ -153,15 +172,15 @@ class Decoder:
         for name, value in saved.items():
             if value == {"kept": True}:
                 continue
-            now = getattr(owner, name, None)
+            now = _there(owner, name)
             if value is None and package_of(now) in ELSEWHERE:  # a window that was opened since
                 continue
             then = self._decode(value, now)
-            if then is not now or not hasattr(owner, name):
+            if then is not now or (now is None and not _is_missed(value) and name not in dict(attributes(owner))):
                 _set(owner, name, then)
         if self._is_whole:
             for name, now in list(attributes(owner)):
-                if name not in saved and _is_plain(now):  # of a later step
+                if name not in saved and _is_state(now):  # of a later step
                     _delete(owner, name)
 
     def _decode(self, saved: Any, now: Any) -> Any:
@@ -179,17 +198,15 @@ class Decoder:
             self._known[number] = self._given[id(value)] = value
             self._load(value, content)
             return value
-        if kind == "array":
-            value = self._array(saved, now)
-        elif kind == "named":
-            value = self._named_now(content[2], now)
-        elif kind in ("scalar", "enum"):
+        own = {"array": self._array, "named": self._named_now, "elements": self._elements}
+        own |= {"code": self._code, "partial": self._partial}
+        if kind in own:
+            value = own[kind](saved, now)
+        elif kind in ("scalar", "enum", "path"):
             return _READERS[kind](saved, now)
         elif kind in _READERS:
             before, is_free = self._present(saved, now)
             value = _READERS[kind](saved, before if is_free else copy.deepcopy(before))
-        elif kind == "elements":
-            value = self._elements(saved, now)
         else:
             before, is_free = self._present(saved, now)
             decode = self._decode_mapping if kind in ("dict", "pairs", "values") else self._decode_items
@@ -199,9 +216,33 @@ class Decoder:
         self._known[number] = self._given[id(value)] = value
         return value
 
-    def _named_now(self, number: int, now: Any) -> Any:
+    def _named_now(self, saved: dict[str, Any], now: Any) -> Any:
         of, kind, present = models.named_in_simulation(now)
+        number = saved["named"][2]
         return now if present == number else self._named(of, kind, number)
+
+    def _code(self, saved: dict[str, Any], now: Any) -> Any:
+        """The function or class of a name; what is there where it is of that name too, or nothing else is to be found."""
+        name = saved["code"]
+        is_alike = name_of_fixed(now) == name
+        place = tuple(saved.get("place", ()))
+        if is_alike and (not place or self._tables.place(now) == place):
+            return now
+        found = self._tables.fixed(name, place)
+        if found is None and not is_alike:
+            other = name_of_fixed(now) or type(now).__name__
+            warnings.warn(
+                f"the environment had {name} where it has {other} now, which its state cannot bring back: it goes on exactly "
+                "only where it finds or makes that again itself",
+                stacklevel=2,
+            )
+        return now if found is None else found
+
+    def _partial(self, saved: dict[str, Any], now: Any) -> Any:
+        is_partial = isinstance(now, functools.partial)
+        present = [now.func, list(now.args), dict(now.keywords)] if is_partial else [None] * 3
+        function, args, keywords = map(self._decode, saved["partial"], present)
+        return now if None in (function, args, keywords) else functools.partial(function, *args, **keywords)
 
     def _referred(self, saved: dict[str, Any], now: Any) -> Any:
         """What is there, or was met, or is a part of the environment itself, or a method of such."""
@@ -384,6 +425,25 @@ def _twin(value: Any) -> Any:
     return twin
 
 
+def _there(owner: Any, name: str) -> Any:
+    """An attribute; None where it is not there, whatever a class with an answer to any name says."""
+    try:
+        return getattr(owner, name, None)
+    except LookupError:
+        return None
+
+
+def _is_missed(saved: Any) -> bool:
+    """Whether what was saved is a function, of which there is nothing where it was not found."""
+    return isinstance(saved, dict) and not saved.keys().isdisjoint(("code", "partial"))
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a value would have been saved."""
+    is_function = isinstance(value, functools.partial) or name_of_fixed(value) is not None
+    return is_function or not (is_skipped(value) or isinstance(value, gymnasium.Space))
+
+
 def _set(owner: Any, name: str, value: Any) -> None:
     try:
         setattr(owner, name, value)
@@ -410,9 +470,10 @@ def _member(saved: dict[str, Any], now: Any) -> Any:
         kind = sys.modules.get(module)
         for name in qualified.split("."):
             kind = getattr(kind, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, enum.Enum)):
-        return now
-    return kind[member] if member in kind.__members__ else kind(member)
+    members = getattr(kind, "__members__", {})
+    if member in members:
+        return members[member]
+    return kind(member) if isinstance(kind, type) and issubclass(kind, enum.Enum) else now
 
 
 def _generator(saved: dict[str, Any], now: Any) -> np.random.Generator:
@@ -465,6 +526,11 @@ def _model(saved: dict[str, Any], now: Any) -> Any:
     return now
 
 
+def _path(saved: dict[str, Any], now: Any) -> pathlib.PurePath:
+    kind = type(now) if isinstance(now, pathlib.PurePath) else pathlib.Path
+    return kind(saved["path"])
+
+
 def _range(saved: dict[str, Any], _: Any) -> range:
     return range(*saved["range"])
 
@@ -492,9 +558,6 @@ _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "bytes": _bytes,
     "sequence": _sequence,
     "range": _range,
+    "path": _path,
     "model": _model,
 }
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, (*PLAIN, enum.Enum, np.generic, np.ndarray))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import enum
+import functools
+import inspect
+import pathlib
 import random
 import sys
 import types
@@ -16,7 +19,7 @@ import numpy as np
 
 from envs import models
 from envs.checks import ParameterError
-from envs.kept import PLAIN, attributes, has_attributes, is_sequence, is_skipped, owner_of, package_of
+from envs.kept import PLAIN, attributes, has_attributes, is_sequence, is_skipped, name_of_fixed, owner_of, package_of
 from envs.tables import DRAWING, INTERFACE, Tables, samples
 
 Array = np.ndarray[Any, Any]
@@ -25,6 +28,9 @@ CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque, "set
 
 _OF_TORCH = "?bhilqBHILQefdFD"
 """The types of arrays, by NumPy's characters, that have tensors like them: what writes a state to a file may need these."""
+
+_WRITTEN_AGAIN = ("scalar", "enum", "path", "tuple", "frozenset", "range", "layer", "method")
+"""What is written wherever it stands, and is never named by a number."""
 
 _NOTHING = object()
 
@@ -77,8 +83,9 @@ class Encoder:
                 owner = owner_of(value)
                 if owner is not None and (len(alike) > 1 or not (value.flags.c_contiguous or value.flags.f_contiguous)):
                     encoded["memory"] = {"of": number, **_looks_at(value, owner)}
-        generators = [(list(place), _encode_drawing(value)) for place, value in self._tables.generators.items()]
-        return [[place, encoded] for place, encoded in generators if encoded is not _NOTHING]
+        generators = self._tables.generators.items()
+        drawing = [[list(place), _encode_drawing(value, ".".join(map(str, place)))] for place, value in generators]
+        return [each for each in drawing if each[1] is not _NOTHING]
 
     def _write_memory(self, value: Array, encoded: dict[str, Any]) -> bool:
         """Writes what an array looks at, if that is the simulation or an array in a table."""
@@ -91,6 +98,8 @@ class Encoder:
 
     def _encode(self, value: Any, path: str, seen: set[int]) -> Any:
         """What may stand in several places is written at the first, and gets a number there when it is met again."""
+        if value is _NOTHING:
+            return value
         if id(value) in self._met:
             first = self._met[id(value)][1]
             if "number" not in first:
@@ -98,12 +107,12 @@ class Encoder:
                 first["number"] = self._repeated
             return {"same": first["number"]}
         encoded = self._encode_anew(value, path, seen)
-        if isinstance(encoded, dict) and not {"scalar", "enum", "tuple", "frozenset", "layer", "method"} & encoded.keys():
+        if isinstance(encoded, dict) and encoded.keys().isdisjoint(_WRITTEN_AGAIN):
             self._met[id(value)] = value, encoded
         return encoded
 
     def _encode_anew(self, value: Any, path: str, seen: set[int]) -> Any:
-        if (leaf := _encode_leaf(value)) is not _NOTHING:
+        if (leaf := _encode_leaf(value, path)) is not _NOTHING:
             return leaf
         if of_mujoco := models.encode(value, is_own=id(value) in seen):
             return of_mujoco
@@ -115,15 +124,13 @@ class Encoder:
             of = value.__self__
             is_saved = id(of) in self._met or any(of is layer for layer in self._layers)
             return {"method": value.__name__, "of": self._encode(of, path, seen)} if is_saved else _NOTHING
-        if isinstance(value, range):
-            return {"range": [value.start, value.stop, value.step]}
         if isinstance(value, mujoco.MjData):
             raise ParameterError(
                 f"state cannot be saved of {path}, a MuJoCo simulation that is not found as the environment's, or besides it: "
                 "NonStationary(env, …, model=…) says which is its own"
             )
         if is_skipped(value):
-            return _NOTHING
+            return self._encode_partial(value, path, seen) if isinstance(value, functools.partial) else _NOTHING
         is_of_objects = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
         if not is_of_objects and not isinstance(value, (dict, *CONTAINERS.values())):
             return self._encode_object(value, path, seen)
@@ -131,6 +138,11 @@ class Encoder:
         encoded = self._encode_container(value, path, seen)
         seen.remove(id(value))
         return encoded
+
+    def _encode_partial(self, value: functools.partial[Any], path: str, seen: set[int]) -> dict[str, Any]:
+        """A function and what it is bound to, as far as these are numbers and such: it was told the rest when it was made."""
+        parts = (value.func, list(value.args), dict(value.keywords))
+        return {"partial": self._encode_all([part if _is_data(part) else _NOTHING for part in parts], path, seen)}
 
     def _encode_container(self, value: Any, path: str, seen: set[int]) -> dict[str, Any]:
         if isinstance(value, np.ndarray):
@@ -170,12 +182,11 @@ class Encoder:
         is_number = package_of(value) in sys.stdlib_module_names and not hasattr(value, "__dict__")  # such as a fraction
         if not has_attributes(value) or is_number or isinstance(value, np.ndarray) or package_of(value) == "builtins":
             raise ParameterError(f"state cannot be saved of {path}, which is a {type(value).__name__}")
-        if _stands_for_a_simulation(value):
-            return _NOTHING
         self._tables.look_into(type(value))
         encoded: dict[str, Any] = {"object": {}, "kind": self._tables.name_of(type(value))}
         self._met[id(value)] = value, encoded  # its parts may point back to it
-        encoded["object"] = self._encode_attributes(value, path, seen)
+        encode = self._encode_numbers if _stands_for_a_simulation(value) else self._encode_attributes
+        encoded["object"] = encode(value, path, seen)
         if {"kept": True} in encoded["object"].values():
             encoded["lacks"] = True
         return encoded
@@ -186,6 +197,11 @@ class Encoder:
         is_interface = [name for name, item in items if _is_interface(value, name, item)]
         encoded = self._encode_items(items, lambda name: f"{path}.{name}", seen)
         return encoded | {name: {"kept": True} for name in is_interface}
+
+    def _encode_numbers(self, value: Any, path: str, seen: set[int]) -> dict[str, Any]:
+        """The attributes of an object around MuJoCo's that are no such objects themselves, which are saved apart."""
+        items = [(name, item if _is_data(item) else _NOTHING) for name, item in sorted(attributes(value), key=_turn)]
+        return self._encode_items(items, lambda name: f"{path}.{name}", seen)
 
     def _encode_items(self, items: Iterable[tuple[str, Any]], path: Callable[[str], str], seen: set[int]) -> dict[str, Any]:
         encoded = ((name, self._encode(item, path(name), seen)) for name, item in items)
@@ -222,9 +238,18 @@ def _is_interface(owner: Any, name: str, value: Any) -> bool:
     return name in INTERFACE and isinstance(value, gymnasium.Space) and not samples(type(owner), name)
 
 
-def _encode_leaf(value: Any) -> Any:
+def _is_data(value: Any) -> bool:
+    """Whether a value is a number, a generator, a function and such, or a container of these."""
+    if isinstance(value, dict):
+        return all(_is_data(each) for item in value.items() for each in item)
+    if isinstance(value, tuple(CONTAINERS.values())):
+        return all(map(_is_data, value))
+    return isinstance(value, (*DRAWING, functools.partial)) or _encode_leaf(value, "") is not _NOTHING
+
+
+def _encode_leaf(value: Any, path: str) -> Any:
     """What has no parts."""
-    if isinstance(value, enum.Enum):
+    if isinstance(value, enum.Enum) or (package_of(value) == "mujoco" and hasattr(type(value), "__members__")):
         kind = type(value)
         return {"enum": [kind.__module__, kind.__qualname__, value.name if value.name in kind.__members__ else value.value]}
     if isinstance(value, np.generic) and value.dtype.char in _OF_TORCH:
@@ -237,11 +262,19 @@ def _encode_leaf(value: Any) -> Any:
     for plain in PLAIN:  # a subclass becomes what it is one of, NumPy's strings too
         if isinstance(value, plain):
             return plain(value)  # type: ignore[arg-type]
-    return _encode_drawing(value) if isinstance(value, DRAWING) else _NOTHING
+    if isinstance(value, pathlib.PurePath):
+        return {"path": str(value)}
+    if isinstance(value, range):
+        return {"range": [value.start, value.stop, value.step]}
+    if (name := name_of_fixed(value)) is not None:
+        return {"code": name}
+    return _encode_drawing(value, path) if isinstance(value, DRAWING) else _NOTHING
 
 
-def _encode_drawing(value: Any) -> Any:
+def _encode_drawing(value: Any, path: str) -> Any:
     """What draws numbers; spaces do so once they are seeded or were asked for a sample."""
+    if isinstance(value, random.SystemRandom):
+        raise ParameterError(f"state cannot be saved of {path}, which draws from the operating system")
     if isinstance(value, np.random.Generator):
         return {"generator": value.bit_generator.state}
     if isinstance(value, np.random.RandomState):
@@ -249,7 +282,7 @@ def _encode_drawing(value: Any) -> Any:
     if isinstance(value, random.Random):
         _, numbers, spare = value.getstate()
         return {"random": list(numbers), "spare": spare}
-    drawing = [None if each._np_random is None else _encode_drawing(each._np_random) for each in parts_of(value)]
+    drawing = [None if each._np_random is None else _encode_drawing(each._np_random, path) for each in parts_of(value)]
     return {"space": drawing, "kind": str(value)} if any(drawing) else _NOTHING
 
 
@@ -264,4 +297,6 @@ def _address(array: Array) -> int:
 
 def _stands_for_a_simulation(value: Any) -> bool:
     """Whether an object is dm_control's around MuJoCo's, whose own state is saved by itself."""
-    return hasattr(getattr(value, "model", None), "ptr") and hasattr(getattr(value, "data", None), "ptr")
+    names = ("model", "data")
+    has_both = all(inspect.getattr_static(value, name, None) is not None for name in names)
+    return has_both and all(hasattr(getattr(value, name, None), "ptr") for name in names)

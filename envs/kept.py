@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-import pathlib
 import re
 import threading
 import types
@@ -24,7 +24,6 @@ _NO_STATE: tuple[Any, ...] = (
     functools.partial,
     np.ufunc,
     types.ModuleType,
-    pathlib.PurePath,
     logging.Logger,
     re.Pattern,
     np.dtype,
@@ -33,6 +32,9 @@ _NO_STATE: tuple[Any, ...] = (
     type(threading.RLock()),
 )
 """What is no state: what an environment looks things up with, or is told when it is made."""
+
+_FIXED = (type, types.FunctionType, types.BuiltinFunctionType, np.ufunc, re.Pattern, np.dtype)
+"""Of these what they are is told, since an environment may choose among several."""
 
 ELSEWHERE = ("mujoco", "glfw", "OpenGL", "pygame", "PIL")
 """Packages whose objects show or drive a simulation; its own state is saved by itself."""
@@ -45,17 +47,37 @@ _COMPILED = ("torch", "numba", "jax", "jaxlib", "functools")
 
 def attributes(owner: Any) -> Iterator[tuple[str, Any]]:
     """The attributes of an object: those in its dictionary, then those in slots."""
-    yield from getattr(owner, "__dict__", {}).items()
+    yield from (_dictionary(owner) or {}).items()
     for kind in type(owner).__mro__:
         if "__slots__" in vars(kind):
-            for name, value in vars(kind).items():
-                if isinstance(value, types.MemberDescriptorType) and hasattr(owner, name):
-                    yield name, getattr(owner, name)
+            for name, slot in vars(kind).items():
+                if isinstance(slot, types.MemberDescriptorType):
+                    with contextlib.suppress(AttributeError):
+                        yield name, slot.__get__(owner)
 
 
 def has_attributes(value: Any) -> bool:
     """Whether an object may keep something in attributes."""
-    return hasattr(value, "__dict__") or any(vars(kind).get("__slots__") for kind in type(value).__mro__)
+    return _dictionary(value) is not None or any(vars(kind).get("__slots__") for kind in type(value).__mro__)
+
+
+def _dictionary(value: Any) -> dict[str, Any] | None:
+    """Of an object's attributes; asked past the class, which may have an answer to any name."""
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def name_of_fixed(value: Any) -> str | None:
+    """What is told of a function, a class or the like, which has no state but can be chosen; None of anything else."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    if not isinstance(value, _FIXED):
+        return None
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    return f"{getattr(value, '__module__', None) or ''}.{name}" if name else repr(value)
 
 
 def package_of(value: Any) -> str:

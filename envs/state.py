@@ -34,8 +34,10 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
     modules that their methods name; of the MuJoCo simulation its state with contacts and forces, and what an environment may
     have written into this model or another that it keeps; of :class:`NonStationary` what its ``state_dict`` holds, and whether
     it is held; of a :class:`TaskSequence` the same, the state of its task and those of all environments that were given to it.
-    Functions, networks and renderers are no state, and of spaces only what draws their samples is. An ``MjSpec`` can only be
-    compared.
+    Of functions and classes it has the names, of dm_control's ``physics`` the numbers, arrays, generators and containers of
+    these that it keeps itself. Networks and renderers are no state, and of spaces only what draws their samples is. An
+    ``MjSpec`` can only be compared. What lies outside, such as plain variables of a class, closures and the global generators,
+    is not seen.
 
     Args:
         env: Any environment.
@@ -73,7 +75,8 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
             task in force, and what was loaded before it stays.
 
     Warns:
-        UserWarning: The environment has an ``MjSpec`` that is another than it was.
+        UserWarning: The environment has an ``MjSpec`` that is another than it was; or a function or class that is, where the
+            one of then is neither in a table of its own nor defined in its modules.
     """
     layers = _layers(env)
     _check_parts(layers, state)
@@ -82,7 +85,7 @@ def load_state(env: gymnasium.Env[Any, Any], state: list[dict[str, Any]]) -> Non
             layer.check_state_dict(saved["schedule"])
     _Simulation.of(env).check(state[-1])
     decoder, missing = _decoder(env, layers, state)
-    if missing:
+    if missing or decoder.misses:
         env.reset()  # some parts are made by the first reset only
         decoder, missing = _decoder(env, layers, state)
     if missing:
@@ -179,7 +182,10 @@ class _Simulation(NamedTuple):
         if self.data is not None:
             size, received = mujoco.mj_stateSize(self.model, _PHYSICS), np.shape(saved["simulation"]["state"])
             if received != (size,):
-                raise ParameterError(f"state must have a simulation of {size} numbers, got {received}")
+                raise ParameterError(
+                    f"state must have a simulation of {size} numbers, got {received}; that of a model of another structure, as "
+                    "some environments build in a reset, cannot be loaded"
+                )
             if saved["simulation"].get("signature", self._signature) != self._signature:
                 raise ParameterError(
                     "state must be that of the same MuJoCo model, got one of other bodies, joints or actuators"

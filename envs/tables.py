@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import pathlib
 import random
 import sys
 import sysconfig
@@ -17,7 +18,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs.kept import ELSEWHERE, PLAIN, attributes, has_attributes, is_skipped, owner_of, package_of
+from envs.kept import ELSEWHERE, PLAIN, attributes, has_attributes, is_skipped, name_of_fixed, owner_of, package_of
 
 Place = tuple[str | int, ...]
 """Where something stands: module, class (empty: in the module itself) and name; then the steps from there."""
@@ -68,10 +69,9 @@ class Tables:
                 if not name.startswith("__") and (name not in INTERFACE or samples(base, name)):
                     self._enter(value, (base.__module__, self._classes[base], name))
             for place, value in _named_by(base).items():
+                self._enter(value, place)
                 if isinstance(value, type):
                     self.look_into(value)
-                else:
-                    self._enter(value, place)
 
     def place(self, value: Any) -> Place | None:
         """Where a value stands; None where it is in no table."""
@@ -103,18 +103,34 @@ class Tables:
 
     def class_named(self, name: str) -> type | None:
         """The class of a name, if it was looked into, or stands in a module of one that was."""
-        for kind in self._classes:
-            if self.name_of(kind) == name:
-                return kind
+        looked_into = [kind for kind in self._classes if self.name_of(kind) == name]
+        return next((each for each in [*looked_into, *self._in_modules(name)] if isinstance(each, type)), None)
+
+    def fixed(self, name: str, place: Place) -> Any:
+        """The function, class or the like of a name: at its place, or where its module says; None where it is at neither.
+
+        Since a state may come from a stranger, nothing is found but what the environment itself defines or keeps in a table,
+        and what does no harm wherever it is called.
+        """
+        module, _, short = name.rpartition(".")
+        of_library = getattr(sys.modules.get(module), short, None) if module in ("builtins", "numpy") else None
+        there = None if _is_imported(self.at(place), place) else self.at(place)
+        found = [there, *self._in_modules(name), of_library if _is_harmless(of_library) else None]
+        return next((each for each in found if name_of_fixed(each) == name), None)
+
+    def _in_modules(self, name: str) -> Iterator[Any]:
+        """What a name says, in the modules of the classes that were looked into."""
         for module in {kind.__module__ for kind in self._classes if name.startswith(f"{kind.__module__}.")}:
             found: Any = sys.modules.get(module)
             for part in name[len(module) + 1 :].split("."):
                 found = getattr(found, part, None)
-            if isinstance(found, type):
-                return found
-        return None
+            yield found
 
     def _enter(self, value: Any, place: Place) -> None:
+        if name_of_fixed(value) is not None:
+            self._places.setdefault(id(value), place)
+            self._values[place] = value
+            return
         if id(value) in self._places or not _has_parts(value):
             return
         self._places[id(value)] = place
@@ -141,10 +157,19 @@ def samples(kind: type, space: str) -> bool:
     return any({"sample", space} <= _names(function.__code__).attributes for function in methods)
 
 
+def _is_imported(value: Any, place: Place) -> bool:
+    """Whether what a module has under a name of its own is of another package, such as what it has imported to use it."""
+    return len(place) == _ALONE and not place[1] and not _is_near(_module_of(value), str(place[0]).split(".")[0])
+
+
+def _is_harmless(value: Any) -> bool:
+    return isinstance(value, np.ufunc) or (isinstance(value, type) and issubclass(value, (*PLAIN, np.generic)))
+
+
 def _has_parts(value: Any) -> bool:
     if isinstance(value, (dict, list, tuple, deque, set, np.ndarray, mujoco.MjModel, *DRAWING)):
         return True
-    if isinstance(value, (*PLAIN, gymnasium.Env)) or value is None or is_skipped(value):
+    if isinstance(value, (*PLAIN, pathlib.PurePath, gymnasium.Env)) or value is None or is_skipped(value):
         return False
     return has_attributes(value) and package_of(value) not in ("builtins", *ELSEWHERE)
 
@@ -246,8 +271,9 @@ def _functions(value: Any) -> list[types.FunctionType]:
     return [each for each in unwrapped if isinstance(each, types.FunctionType)]
 
 
-def _module_of(kind: type) -> dict[str, Any]:
-    return vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
+def _module_of(value: Any) -> dict[str, Any]:
+    name = getattr(value, "__module__", None)
+    return vars(sys.modules[name]) if name in sys.modules else {}
 
 
 def _is_near(module: dict[str, Any], package: str) -> bool:

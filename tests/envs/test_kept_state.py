@@ -6,6 +6,10 @@ import collections
 import copy
 import enum
 import functools
+import pathlib
+import random
+from copy import deepcopy
+from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
 import boxes
@@ -577,12 +581,175 @@ class ItsOwnActions(Choosing):
         return float(self.theirs.sum())
 
 
+def flat(x):
+    return x
+
+
+def hill(x):
+    return 2 * x
+
+
+class Chosen(Choosing):
+    """Chooses a function, a class or the like at a reset, of those that its methods name."""
+
+    def begin(self):
+        self.chosen = self.of()[0]
+
+    def choose(self):
+        self.chosen = self.of()[self.np_random.integers(2)]
+
+    def shown(self):
+        return self.ask(self.chosen)
+
+    def ask(self, chosen):
+        return chosen(3.0)
+
+
+class OneOfTheFunctions(Chosen):
+    def of(self):
+        return flat, hill
+
+    def doubled(self):
+        return deepcopy(self.chosen)
+
+
+class OneOfTheLambdas(Chosen):
+    RULES = (lambda x: x, lambda x: 2 * x)
+
+    def of(self):
+        return self.RULES
+
+
+class OneOfTheClasses(Chosen):
+    def of(self):
+        return Chase, Patrol
+
+    def ask(self, chosen):
+        return chosen().pace()
+
+
+class OneOfNumPys(Chosen):
+    def of(self):
+        return np.sin, np.cos
+
+
+class OneOfThePaths(Chosen):
+    def of(self):
+        return pathlib.Path("a"), pathlib.Path("b/b")
+
+    def ask(self, chosen):
+        return float(len(chosen.parts))
+
+
+class OneOfMuJoCos(Chosen):
+    def of(self):
+        return mujoco.mjtObj.mjOBJ_BODY, mujoco.mjtObj.mjOBJ_GEOM
+
+    def ask(self, chosen):
+        return float(int(chosen))
+
+
+class SetOfClasses(Chosen):
+    def of(self):
+        return {Chase}, {Chase, Patrol}
+
+    def ask(self, chosen):
+        return sum(kind().pace() for kind in chosen)
+
+
+class Bound(Choosing):
+    """Binds a number to a function at each reset, which the environment has not before."""
+
+    def begin(self):
+        pass
+
+    def choose(self):
+        self.distance = functools.partial(np.subtract, self.np_random.random(), dtype=np.float64)
+
+    def shown(self):
+        return float(self.distance(1.0))
+
+
+class Answers:
+    """Has an answer to any name."""
+
+    __slots__ = ("x",)
+
+    def __init__(self):
+        self.x = 0.0
+
+    def __getattr__(self, name):
+        return np.zeros(3)
+
+
+class Settings:
+    """Looks names up among its entries."""
+
+    def __init__(self):
+        self.entries = {"x": 0.0}
+
+    def __getattr__(self, name):
+        return vars(self)["entries"][name]
+
+
+class WithAnswers(Choosing):
+    def begin(self):
+        self.answers, self.settings = Answers(), Settings()
+
+    def choose(self):
+        self.answers.x = self.settings.entries["x"] = self.np_random.random()
+
+    def shown(self):
+        return self.answers.x + self.settings.x
+
+
+class Physics:
+    """Like dm_control's around MuJoCo's, with a goal of its own."""
+
+    def __init__(self, model, data):
+        self.model, self.data = SimpleNamespace(ptr=model), SimpleNamespace(ptr=data)
+        self.goal, self.walls, self.rule = 0.0, [np.zeros(2)], flat
+
+
+class GoalOfThePhysics(Choosing):
+    def begin(self):
+        self.physics = Physics(self.model, self.data)
+
+    def choose(self):
+        self.physics.goal = self.np_random.random()
+        self.physics.walls[0][:] = self.np_random.random(2)
+        self.physics.later = self.physics.goal
+        self.physics.rule = (flat, hill)[self.np_random.integers(2)]
+
+    def shown(self):
+        return self.physics.rule(self.physics.goal + self.physics.walls[0].sum() + self.physics.later)
+
+
+class MadeInTheEpisode(Choosing):
+    """Makes a list and an object at the first step."""
+
+    def begin(self):
+        pass
+
+    def choose(self):
+        self.__dict__.pop("seen", None)
+        self.__dict__.pop("goal", None)
+
+    def shown(self):
+        if not hasattr(self, "seen"):
+            self.seen, self.goal = [], Goal(1.0)
+        self.seen.append(1)
+        self.goal.x += 1.0
+        return len(self.seen) + self.goal.x
+
+
 KEEPING = [
     ByEnumeration, ByPair, OfANamespace, OfAPart, OfALocalImport, OfADefault, WithKeysThatAreClasses, HoldingATableOfClasses,
     WithKeysThatAreObjects, OneOfTheGenerators, OneOfTheSpaces, GeneratorsByName, TheGeneratorUnderItsOwnName, OwnColumns,
     ReadOnly, InAClosure, CopyOfTheSimulation, Frozen, OnlyOneIsLeft, AnotherMode, MadeByTheFirstReset, CarriesAtTimes,
     ComputedOnce, Tensors, Records, Named, OfThings, Snake, PointingBack, ItsOwnMethods, MadeLater, OutOfATable, Cards, ACamera,
-    ItsOwnActions,
+    ItsOwnActions, OneOfTheFunctions, OneOfTheLambdas, OneOfTheClasses, OneOfNumPys, OneOfThePaths, OneOfMuJoCos, SetOfClasses,
+    Bound, WithAnswers, GoalOfThePhysics, MadeInTheEpisode,
 ]  # fmt: skip
 
 
@@ -597,6 +764,64 @@ def test_what_an_environment_keeps_goes_on_to_the_bit(make, begun):
     before = tables()
     assert_goes_on_in_another(make, begun=begun)
     assert tables() == before
+
+
+def test_what_came_after_a_state_is_gone_when_it_is_loaded():
+    env = MadeInTheEpisode()
+    env.reset(seed=0)
+    state = envs.save_state(env)
+    first = play(env, [None] * 3)
+    envs.load_state(env, state)
+    assert not hasattr(env, "seen")
+    assert play(env, [None] * 3) == first
+
+
+def test_a_function_that_is_not_found_is_said():
+    def make():
+        env = Keeping()
+        env.rule = lambda: 1
+        return env
+
+    def other_rule():
+        return 2
+
+    state = envs.save_state(make())
+    envs.load_state(make(), state)  # has one of the same name
+    env = make()
+    env.rule = other_rule
+    with pytest.warns(
+        UserWarning, match=r"had .*make\.<locals>\.<lambda> where it has .*other_rule now, which its state cannot"
+    ):
+        envs.load_state(env, state)
+    assert env.rule is other_rule
+
+
+def test_no_function_is_found_but_those_of_the_environment():
+    env, other = OneOfTheFunctions(), OneOfTheFunctions()
+    state = envs.save_state(env)
+    for name in ("posix.system", "copy.deepcopy", "builtins.eval"):
+        state[0]["values"]["chosen"] = {"code": name, "place": ["test_kept_state", "", name.rpartition(".")[2]]}
+        with pytest.warns(UserWarning, match=f"the environment had {name} where it has test_kept_state.flat now"):
+            envs.load_state(other, state)
+        assert other.chosen is flat
+
+
+def test_what_was_said_of_functions_before_is_that_they_are_kept():
+    env, other = OneOfTheFunctions(), OneOfTheFunctions()
+    state = envs.save_state(env)
+    state[0]["values"]["chosen"] = {"kept": True}
+    other.chosen = hill
+    envs.load_state(other, state)
+    assert other.chosen is hill
+
+
+def test_numbers_of_the_operating_system_are_refused():
+    env = Keeping()
+    env.dice = random.SystemRandom()
+    with pytest.raises(
+        envs.ParameterError, match=r"state cannot be saved of Keeping\.dice, which draws from the operating system"
+    ):
+        envs.save_state(env)
 
 
 def test_vectors_and_rectangles_of_pygame_go_on():
