@@ -7,8 +7,9 @@ from collections.abc import Collection
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
-from envs.places import Thing, Things, count, names_of, things
+from envs.places import Thing, Things, actuators_of_forces, count, names_of, things
 
 Parts = dict[str, Things]
 
@@ -54,6 +55,24 @@ def movables(model: mujoco.MjModel) -> Parts:
     return {
         name: (thing, *_actuators_on(model, thing)) for name, thing in names_of(model, things(model, "joint", "tendon")).items()
     }
+
+
+def with_rotors(model: mujoco.MjModel) -> Parts:
+    """The same but tendons without a rotor: MuJoCo may have taken the mass matrix of what they move for diagonal."""
+    return _but_tendons(movables(model), model.tendon_armature > 0)
+
+
+def awake_by(model: mujoco.MjModel) -> Parts:
+    """The same but, where bodies may sleep, tendons that are no springs or dampers: MuJoCo lets the bodies on those sleep."""
+    may_sleep = model.opt.enableflags & getattr(mujoco.mjtEnableBit, "mjENBL_SLEEP", 0)
+    keeps = (model.tendon_stiffness > 0) | (model.tendon_damping > 0) | (not may_sleep)
+    return _but_tendons(movables(model), keeps)
+
+
+def _but_tendons(parts: Parts, may_change: NDArray[np.bool_]) -> Parts:
+    """Parts without the tendons that may not change."""
+    without = {Thing("tendon", int(i)) for i in np.flatnonzero(~may_change)}
+    return {name: part for name, part in parts.items() if part[0] not in without}
 
 
 def machine(model: mujoco.MjModel, factor: bool) -> Things:
@@ -163,7 +182,7 @@ def _moved_joints(model: mujoco.MjModel, some: Collection[int] | None = None) ->
     mujoco.mj_fwdPosition(trial, data)
     columns = [
         data.moment_colind[first : first + length][np.abs(data.actuator_moment[first : first + length]) > 0]
-        for number, (first, length) in enumerate(zip(data.moment_rowadr, data.moment_rownnz, strict=True))
+        for number, first, length in zip(actuators_of_forces(model), data.moment_rowadr, data.moment_rownnz, strict=True)
         if some is None or number in some
     ]
     return {int(trial.dof_jntid[dof]) for dof in np.unique(np.concatenate(columns or [np.array([], int)]))}

@@ -150,7 +150,7 @@ class Change:
                 f"{parameter.name} by factor needs a value of the environment's own, which {name} lacks; with "
                 f"factor=False it takes values in {parameter.unit}"
             )
-        if math.isfinite(self.effect.lowest) and not self._factor and (lowest := self.bound(trial).lowest) > self.extremes[0]:
+        if math.isfinite(self.effect.lowest) and (lowest := self._bounds(self.bound(trial))[0]) > self.extremes[0]:
             raise ParameterError(
                 f"{self.name} must be at least {lowest:g} where the other parameters have their greatest values, "
                 f"got {self.extremes[0]:g}"
@@ -258,10 +258,11 @@ class Change:
             raise ParameterError(f"{argument} must be a whole number, got {checks.shown(value)}")
         return number
 
-    def _bounds(self) -> tuple[float, float]:
+    def _bounds(self, effect: Effect | None = None) -> tuple[float, float]:
         """The bounds of values: with factors, those that keep each of the environment's own values within the parameter's."""
-        lowest, highest = max(self.parameter.lowest, self.effect.lowest), min(self.parameter.highest, self.effect.highest)
-        own = [abs(value) for value in self.effect.own() if value]
+        effect = effect or self.effect
+        lowest, highest = max(self.parameter.lowest, effect.lowest), min(self.parameter.highest, effect.highest)
+        own = [abs(value) for value in effect.own() if value]
         if not self._factor or not own:
             return lowest, highest
         return lowest / min(own), highest / max(own)

@@ -88,6 +88,12 @@ def count(model: mujoco.MjModel, kind: str) -> int:
     return int(getattr(model, KINDS[kind].size))
 
 
+def actuators_of_forces(model: mujoco.MjModel) -> Array:
+    """Of each force the number of its actuator; one may have several."""
+    forces = getattr(model, "actuator_outnum", 1)  # MuJoCo has it since 3.17
+    return np.repeat(np.arange(count(model, "actuator")), forces)
+
+
 def names_of(model: mujoco.MjModel, some: Iterable[Thing]) -> dict[str, Thing]:
     """Objects by their names, each by a name of its own.
 

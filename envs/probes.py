@@ -11,7 +11,7 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
-from envs.places import Array
+from envs.places import Array, actuators_of_forces
 
 _OFF = 0.1
 """Metres or radians from the initial configuration, where a pendulum might balance and a spring be at rest."""
@@ -22,6 +22,9 @@ _SPEED = 0.618
 
 def moving(model: mujoco.MjModel, velocity: float = _SPEED) -> mujoco.MjData:
     """A state in which everything moves and every actuator is driven, with all forces but those of constraints."""
+    if np.any(getattr(model, "actuator_delay", 0)):  # what an actuator was told before there was a step is nothing
+        model = copy.copy(model)
+        model.actuator_delay[:] = 0
     data = mujoco.MjData(model)
     mujoco.mj_integratePos(model, data.qpos, np.ones(model.nv), _OFF)
     data.qvel[:] = velocity
@@ -43,7 +46,7 @@ def drive(model: mujoco.MjModel) -> Array:
     """Generalised forces of actuators, and the forces of those that act through contacts, of which there are none yet."""
     data = moving(model)
     adhesive = model.actuator_trntype == mujoco.mjtTrn.mjTRN_BODY
-    return np.concatenate((data.qfrc_actuator, data.actuator_force[adhesive]))
+    return np.concatenate((data.qfrc_actuator, data.actuator_force[adhesive[actuators_of_forces(model)]]))
 
 
 def unlimited_drive(model: mujoco.MjModel) -> Array:

@@ -74,6 +74,7 @@ PARAMETERS: tuple[Parameter, ...] = (
             Field("actuator_damping", "actuator", zero=True),
             Field("actuator_dampingpoly", "actuator", zero=True),
         ),
+        parts_of=anatomy.awake_by,
         probe=probes.force("qfrc_damper"),
     ),
     _of_joints(
@@ -87,6 +88,7 @@ PARAMETERS: tuple[Parameter, ...] = (
             Field("tendon_stiffness", "tendon"),
             Field("tendon_stiffnesspoly", "tendon", zero=True),
         ),
+        parts_of=anatomy.awake_by,
         probe=probes.springs,
     ),
     _of_joints(
@@ -99,6 +101,7 @@ PARAMETERS: tuple[Parameter, ...] = (
             Field("tendon_armature", "tendon"),
             Field("actuator_armature", "actuator", zero=True),
         ),
+        parts_of=anatomy.with_rotors,
         probe=probes.inertia,
         derived=True,
     ),

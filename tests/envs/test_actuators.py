@@ -90,3 +90,40 @@ def test_a_rope_that_is_slack_where_it_is_probed_has_stiffness():
     expected = 3.0 * pull(World(arm(rope)))
     assert expected.any()
     assert np.allclose(pull(constant(World(arm(rope)), "stiffness:rope", 3.0)), expected)
+
+
+ROUND = """<mujoco><option gravity="0 0 0"/><worldbody>
+  <body><joint name="ball" type="ball"/><geom size="0.1" pos="0.1 0 0"/>
+    <body pos="0.2 0 0"><joint name="hinge" {joint}/><geom size="0.1" pos="0.1 0 0"/></body>
+  </body></worldbody>
+  <tendon><fixed name="cord"><joint joint="hinge" coef="1"/></fixed></tendon>
+  <actuator>{actuators}</actuator>
+</mujoco>"""
+"""A servo of an orientation has three forces."""
+
+
+def has_orientations():
+    try:
+        mujoco.MjModel.from_xml_string(ROUND.format(joint="", actuators='<orientation joint="ball" kp="2"/>'))
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_orientations(), reason="this MuJoCo has no servos of orientations")
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_actuator_of_several_forces_hides_none_of_the_others(turned):
+    actuators = ['<orientation name="servo" joint="ball" kp="2"/>', '<motor name="motor" tendon="cord"/>']
+    xml = ROUND.format(joint="", actuators="".join(actuators[::-1] if turned else actuators))
+    own, weak = (constant(World(xml), "strength:motor", value) for value in (1.0, 0.5))
+    controls = np.ones(own.unwrapped.model.nu)
+    np.testing.assert_allclose(driven(weak, controls)[3], driven(own, controls)[3] / 2)
+    limited = ROUND.format(joint='actuatorfrcrange="-1 1" actuatorfrclimited="true"', actuators="".join(actuators))
+    with pytest.raises(envs.ParameterError, match="strength cannot change joint 'hinge', which limits the force"):
+        constant(World(limited), "strength:motor", 0.5)
+
+
+@pytest.mark.skipif(not hasattr(mujoco.MjModel, "actuator_delay"), reason="this MuJoCo delays no actuators")
+def test_an_actuator_that_acts_with_a_delay_has_strength():
+    xml = arm(more='<actuator><motor joint="elbow" delay="0.005" nsample="8"/></actuator>')
+    assert constant(World(xml), "strength", 0.5).unwrapped.model.actuator_gainprm[0, 0] == 0.5

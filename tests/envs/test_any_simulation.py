@@ -635,6 +635,30 @@ def test_what_a_flag_has_switched_off_is_refused(name, flag):
 # Sleep
 
 
+ROPE = """<worldbody><site name="wall" pos="0 0 2"/>
+  <body pos="0 1 0"><freejoint name="free"/><geom size="0.1"/><site name="hook"/></body>"""
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "sleeps"),
+    [("armature", "", False), ("armature", 'stiffness="1"', False), ("stiffness", "", True), ("damping", 'armature="1"', True)],
+)
+def test_a_tendon_is_given_nothing_for_which_mujoco_would_have_compiled_its_bodies_otherwise(name, own, sleeps):
+    def make(own, *, sleeps):
+        tendon = f'<spatial name="rope" {own}><site site="wall"/><site site="hook"/></spatial>'
+        option = '<option><flag sleep="enable"/></option>' if sleeps else ""
+        joint = '<body><joint name="hinge"/><geom size="0.1" pos="1 0 0"/></body>'
+        return World(f"<mujoco>{option}{ROPE}{joint}</worldbody><tendon>{tendon}</tendon></mujoco>")
+
+    if sleeps and not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"):
+        pytest.skip("this MuJoCo does not let bodies sleep")
+    with pytest.raises(envs.ParameterError, match=f"part of {name} must be one of 'free', 'hinge', got 'rope'"):
+        held(make(own, sleeps=sleeps), f"{name}:rope", 3.0, factor=False)
+    for other in (make(f'{name}="0.1"', sleeps=sleeps), *([make(own, sleeps=False)] if sleeps else [])):
+        changed = held(other, f"{name}:rope", 3.0, factor=False).unwrapped.model
+        assert getattr(changed, f"tendon_{name}") == 3.0
+
+
 @pytest.mark.skipif(not hasattr(mujoco.mjtEnableBit, "mjENBL_SLEEP"), reason="this MuJoCo does not let bodies sleep")
 @pytest.mark.parametrize(("name", "value"), [("gravity_tilt", 60.0), ("gravity", 30.0), ("friction", 0.01)])
 def test_what_sleeps_feels_a_change_in_mid_episode(name, value):

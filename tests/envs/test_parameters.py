@@ -960,3 +960,13 @@ def test_a_time_constant_that_the_time_step_beside_it_would_raise_is_refused():
     make(0.025)  # twice 1.25 times the Ant's 0.01 s
     with pytest.raises(envs.ParameterError, match=r"contact_time must be at least 0\.025 where the other parameters have"):
         make(0.02)
+
+
+def test_a_factor_of_a_time_constant_that_the_time_step_beside_it_would_raise_is_refused():
+    def make(least):
+        beside = {"timestep": {"low": 0.5, "high": 1.25}, "contact_time": {"factor": True, "low": least, "high": 2.0}}
+        return envs.NonStationary(gymnasium.make("Ant-v5"), beside)
+
+    make(1.25)  # times 0.02 s, which is twice 1.25 times 0.01 s
+    with pytest.raises(envs.ParameterError, match=r"contact_time must be at least 1\.25 where the other parameters have"):
+        make(1.2)
