@@ -154,7 +154,7 @@ class InForce:
             return False
         release(left, holder)  # it may be a template of the next ones; and attributes of the environment stay its own
         displace(found, self._held, suspend(found))
-        if are_alike(left.model, found.model):
+        if are_alike(left.model, found.model) and self._held.is_mostly_in(found):
             self._held.give_back(found)  # a copy has what was written into the one that is left
         self.subject = found
         self._bind(sequence, holder, _REBUILT)

@@ -77,6 +77,16 @@ class Held:
         """Whether the subject has, to the bit, what was written last."""
         return all(place.read(subject).tobytes() == written for place, written in zip(self._all, self._written, strict=True))
 
+    def is_mostly_in(self, subject: Subject) -> bool:
+        """Whether a subject has more than half of the numbers that were written last and are not its own: a copy has."""
+        written, found = 0, 0
+        for place, own, last in zip(self._places, self._own, self._written, strict=False):
+            numbers = np.frombuffer(last).reshape(own.shape)
+            differs = numbers != own
+            written += np.count_nonzero(differs)
+            found += np.count_nonzero(differs & (place.read(subject) == numbers))
+        return 2 * found > written
+
     def follows(self, subject: Subject) -> bool:
         """Whether the constants that were written last follow from what the subject has now."""
         return self._followed is None or self._followed == self._given_now(subject)

@@ -54,7 +54,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
     After each reset the wrapper compares the simulation, to the bit, with what it wrote. Where the environment has rewritten or
     rebuilt it, that is the environment's own from then on, and the values are put back into force. A number that happens to be
-    the one in force, as all are in a copy of the simulation, is taken for it.
+    the one in force is taken for it; in another simulation only where more than half of them are, as in a copy.
 
     Values come from random generators of the wrapper's own. They depend on the seed alone, not on actions, episodes, the
     environment's randomness or any global state. A constructor ``seed`` fixes their sequence. ``reset(seed=s)`` restarts clock,
@@ -343,24 +343,31 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             envs.ParameterError: A seed that is neither None nor an integer of at least 0.
             envs.EffectError: The environment has rebuilt its simulation and has no place for a parameter any more.
         """
-        self._warn_of_writes()
-        away = self._force.make_way()
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)
-            if not self._holds:
-                self._warn_of_seeds()
-                self._restart(seed if self._seed is None else self._seed, write=not away)
-            self._acting.restart(seed)
-        elif not self._holds and self._sequence.begin_episode(self._step, ended=self._step > self._episode_began):
-            self._put_into_force(began=self._step, write=not away)
-        self._episode_began = self._step
-        self._acting.begin_episode()
-        observation, own = self.env.reset(seed=seed, options=options)
-        self._force.write_again(self._sequence, self, always=away)
+        self._warn_of_writes()
+        away = self._force.make_way()
+        try:
+            self._begin_episode(seed, write=not away)
+            observation, own = self.env.reset(seed=seed, options=options)
+        finally:  # an environment that cannot be reset goes on in the world of before
+            self._force.write_again(self._sequence, self, always=away)
         info = self._copied(own)
         self._keep(info)
         info |= {**self._values, "phase": self._phase, "changed": False}
         return self._arriving(observation), info
+
+    def _begin_episode(self, seed: int | None, *, write: bool) -> None:
+        """Goes on to the phase of the next episode; begins anew with a seed."""
+        if seed is not None:
+            if not self._holds:
+                self._warn_of_seeds()
+                self._restart(seed if self._seed is None else self._seed, write=write)
+            self._acting.restart(seed)
+        elif not self._holds and self._sequence.begin_episode(self._step, ended=self._step > self._episode_began):
+            self._put_into_force(began=self._step, write=write)
+        self._episode_began = self._step
+        self._acting.begin_episode()
 
     def close(self) -> None:
         """Gives the environment back what it had itself, and closes it."""
@@ -445,12 +452,12 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         steps, restarts = self._lost if sequence.phase == 0 else (0, 0)
         self._lost = steps + sequence.elapsed(self._step), restarts + 1
         if sequence.changes_at_all and self._lost[0] > sequence.length and restarts >= MANY_RESTARTS:
-            self._say_once(f"the world never changes ({', '.join(self._values)}): each reset(seed=…) {RESTARTED}")
+            self._say_once(f"the world never changes ({', '.join(self._values)}): each reset(seed=…) {RESTARTED}", 5)
 
-    def _say_once(self, text: str) -> None:
+    def _say_once(self, text: str, stacklevel: int = 4) -> None:
         if text not in self._said:
             self._said.add(text)
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=stacklevel)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the wrapper is in its sequence, as JSON can hold it: values, phase, clock and generators."""

@@ -95,6 +95,32 @@ def test_what_follows_from_masses_is_what_mujoco_computes_from_them():
     assert changed_by_set_const(heavier) | changed_by_set_const(rotors) <= set(FOLLOWING)
 
 
+def test_a_model_of_ones_own_is_no_copy_where_a_number_is_the_one_in_force():
+    def rough(*frictions):
+        geoms = "".join(
+            f'<geom type="plane" size="5 5 1" friction="{friction}" pos="0 0 -{friction}"/>' for friction in frictions
+        )
+        return f'<mujoco><worldbody>{geoms}<body><freejoint/><geom size="0.1" friction="0.3"/></body></worldbody></mujoco>'
+
+    class Turning(World):
+        def __init__(self):
+            super().__init__(rough(0.5, 0.5))
+            self.models = [self.model, mujoco.MjModel.from_xml_string(rough(1.0, 0.7))]
+
+        def reset(self, *, seed=None, options=None):
+            self.models.reverse()
+            self.model = self.models[0]
+            self.data = mujoco.MjData(self.model)
+            return super().reset(seed=seed)
+
+    env = held(Turning(), "friction", 1.0)
+    for _ in range(3):
+        env.reset()
+        np.testing.assert_array_equal(env.unwrapped.model.geom_friction[:, 0], 1.0)
+    env.close()
+    assert [model.geom_friction[:, 0].tolist() for model in env.unwrapped.models] == [[1.0, 0.7, 0.3], [0.5, 0.5, 0.3]]
+
+
 MADE = """<mujoco><compiler autolimits="true"/><option timestep="0.002" gravity="0 0 -10" density="1" viscosity="0.1"/>
 <default><geom density="1000" friction="0.8" solref="0.02 1"/></default>
 <worldbody>

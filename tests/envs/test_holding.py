@@ -331,6 +331,29 @@ def test_a_reset_that_leaves_a_change_without_effect_is_said_and_the_next_one_go
         assert env.unwrapped.model.opt.gravity[2] == -5.0
 
 
+def test_a_reset_that_fails_leaves_the_change_in_force():
+    class Draws(World):
+        def reset(self, *, seed=None, options=None):
+            made = super().reset(seed=seed)
+            self.model.geom_friction[:, 0] = self.np_random.uniform(0.5, 1.5)
+            if options is not None:
+                raise ValueError("options")
+            return made
+
+    env = listed(Draws(BOX), "friction", 3.0, period=100, factor=True)
+    env.reset(seed=0)
+    env.reset()
+    before = env.unwrapped.model.geom_friction.copy()
+    with pytest.raises(envs.ParameterError, match="seed must be an integer of at least 0, got -1"):
+        env.reset(seed=-1)
+    np.testing.assert_array_equal(env.unwrapped.model.geom_friction, before)
+    with pytest.raises(ValueError, match="options"):
+        env.reset(options={})
+    assert env.unwrapped.model.geom_friction[0, 0] > 1.5  # three times what it has drawn
+    env.close()
+    assert env.unwrapped.model.geom_friction[0, 0] <= 1.5
+
+
 def test_an_environment_may_have_no_simulation_between_two_episodes():
     env = envs.NonStationary(Falls(BOX), "gravity", {"name": "list", "values": [5.0, 2.0]}, period=2)
     env.unwrapped.resets = 2
