@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from envs.checks import ParameterError, env_name
+from envs.checks import EffectError, ParameterError, env_name
 from envs.effects import Effect, Parameter
 from envs.places import Place, Subject
+
+_ROUNDED = 1e-6
+"""How much of a number its environment may round off, as one that keeps it with 32 bits does."""
 
 
 @dataclass(frozen=True)
 class Attribute(Parameter):
     """A number that an environment keeps in an attribute and uses in each step.
 
-    Once it is in :data:`envs.PARAMETERS` under its name, it changes like those there, with schedules, clocks and states.
+    Once it is in :data:`envs.PARAMETERS` under its name, it changes like those there, with schedules, clocks and states. Where
+    the environment makes another number of a value, as a property that clips does, :class:`envs.EffectError` is raised.
 
     Attributes:
         attribute: Its name in the environment without its wrappers.
@@ -83,7 +87,11 @@ class _AttributeEffect(Effect):
     def apply(self, subject: Subject, value: float) -> None:
         """Puts a value into force from the next step on, and what follows from it."""
         number, *following = self.places
-        number.write(subject, number.read(subject) * value if self._factor else np.array(value))
+        wanted = number.read(subject) * value if self._factor else np.array(value)
+        number.write(subject, wanted)
+        if not np.isclose(kept := float(number.read(subject)), wanted, rtol=_ROUNDED, atol=0.0):
+            name = number.field.removeprefix("env.")
+            raise EffectError(f"{env_name(subject.env)} makes {kept:g} of {name!r} where it is to be {float(wanted):g}")
         computed = {} if self._follow is None else self._follow(subject.env.unwrapped)
         for place, other in zip(following, computed.values(), strict=True):
             place.write(subject, np.array(other))

@@ -119,7 +119,7 @@ def env_name(env: object) -> str:
     """The registered id of an environment, its class when it has none yet, or what it is when it is none."""
     if not isinstance(env, gymnasium.Env):
         return shown(env)
-    return type(env.unwrapped).__name__ if env.unwrapped.spec is None else env.unwrapped.spec.id
+    return getattr(env.unwrapped.spec, "id", None) or type(env.unwrapped).__name__  # some keep a specification of MuJoCo there
 
 
 def shown(value: object) -> str:

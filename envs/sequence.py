@@ -78,8 +78,8 @@ class Sequence:
             others = [other for other in self.changes if other is not change]
             trial = subject._replace(model=copy.copy(subject.model))
             held = Held([other.effect for other in others], trial)
-            held.write(trial, [other.extremes[1] for other in others])
             try:
+                held.write(trial, [other.extremes[1] for other in others])
                 change.check(trial)
             finally:
                 held.restore(trial)  # attributes of the environment are not copied

@@ -181,6 +181,29 @@ def test_a_number_keeps_its_type(monkeypatch, attribute, factor, value, changed)
     assert type(getattr(base, attribute)) is type(before)
 
 
+def test_a_value_of_which_the_environment_makes_another_is_an_error(monkeypatch):
+    class Clips(World):
+        _speed = 0.5
+
+        @property
+        def speed(self):
+            return self._speed
+
+        @speed.setter
+        def speed(self, value):
+            self._speed = float(np.float32(min(value, 1.0)))
+
+    options = {"meaning": "speed", "unit": "m/s", "lowest": 0.0, "highest": 9.0, "low": 0.1, "high": 5.0}
+    speed = envs.Attribute(name="speed", schedule="uniform", needs="a speed", attribute="speed", **options)
+    monkeypatch.setitem(envs.PARAMETERS, "speed", speed)
+    env = envs.NonStationary(Clips(box()), "speed", {"name": "list", "values": [0.3, 4.0]}, period=2, change_at="now")
+    env.reset()
+    env.step(None)
+    env.step(None)
+    with pytest.raises(envs.EffectError, match="Clips makes 1 of 'speed' where it is to be 4"):
+        env.step(None)
+
+
 def test_what_an_environment_does_not_have_is_refused():
     with pytest.raises(envs.ParameterError, match="pole_length needs a pole on a cart, which World lacks"):
         envs.NonStationary(World(box()), "pole_length")

@@ -4,6 +4,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from worlds import World, box
 
 import envs
 
@@ -177,3 +178,14 @@ def test_an_environment_that_resets_itself_is_refused():
     for wrap in (lambda env: envs.NonStationary(env, "gravity"), lambda env: envs.TaskSequence([lambda: env])):
         with pytest.raises(envs.ParameterError, match=r"env must not reset itself, got .* with an Autoreset inside"):
             wrap(autoreset(gymnasium.make("Hopper-v5")))
+
+
+def test_an_environment_may_keep_a_specification_of_mujoco_under_the_name_of_gymnasiums():
+    class Built(World):
+        def __init__(self):
+            super().__init__(box())
+            self.spec = mujoco.MjSpec.from_string(box())
+
+    assert envs.NonStationary(Built(), "friction", seed=0).reset()[1]["phase"] == 0
+    with pytest.raises(envs.ParameterError, match="which Built lacks"):
+        envs.NonStationary(Built(), "stiffness", seed=0)
