@@ -45,7 +45,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
     Every ``info`` carries these keys:
 
     - each parameter's name, such as ``info["friction"]`` (float): the value under which the step was simulated;
-    - ``info["phase"]`` (int): 0, 1, 2, …;
+    - ``info["phase"]`` (int): 0, 1, 2, …; with several clocks a number may be left out, of a phase without a step;
     - ``info["changed"]`` (bool): True at exactly the first step of each phase, phase 0 included. The ``info`` of ``reset()``
       has the value and the phase in force, and False here.
 
@@ -486,7 +486,7 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         except (KeyError, TypeError, AttributeError) as error:
             raise ParameterError(f"state must be one of NonStationary's, got one without {error}") from error
         if not fits:
-            raise ParameterError(f"state must be that of {' and '.join(self._values)}, got one of another environment")
+            raise ParameterError(f"state must be that of {' and '.join(self._values)}, got one of another environment or model")
 
     def load_state_dict(self, state: Mapping[str, Any], *, hold: bool = False) -> None:
         """Goes on from where :meth:`state_dict` was called; the simulation itself stays as it is.
