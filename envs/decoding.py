@@ -125,7 +125,9 @@ class Decoder:
 
     def _can_be_found(self, saved: Any) -> bool:
         """Whether a function or class is known by what was saved of it, and what a partial function is made of."""
-        kind, content = next(iter(saved.items())) if isinstance(saved, dict) and saved else ("", None)
+        if not isinstance(saved, dict):
+            return True
+        kind, content = next(iter(saved.items()))
         if kind == "partial":
             return {"kept": True} not in content and self._can_be_found(content[0])
         return kind != "code" or self._tables.fixed(content, tuple(saved.get("place", ()))) is not None
@@ -338,7 +340,8 @@ class Decoder:
             keys, items = list(content), list(content.values())
         pairs = [(key, item) for key, item in zip(keys, items, strict=True) if key in before or item != {"kept": True}]
         found = {key: self._decode(item, before.get(key)) for key, item in pairs}
-        found |= {key: item for key, item in before.items() if key not in found and is_skipped(item)}
+        others = ((key, item) for key, item in before.items() if key not in found and is_skipped(item))
+        found |= {key: item for key, item in others if name_of_fixed(item) is None}
         if not isinstance(now, dict) or not self._is_of_kind(now, saved):
             kind_of = self._of_kind(saved) if "kind" in saved else None
             return found if kind_of is None else _filled(dict.__new__(kind_of), found)

@@ -242,7 +242,7 @@ def _is_data(value: Any) -> bool:
     """Whether a value is a number, a generator, a function and such, or a container of these."""
     if isinstance(value, dict):
         return all(_is_data(each) for item in value.items() for each in item)
-    if isinstance(value, tuple(CONTAINERS.values())):
+    if isinstance(value, list | tuple | deque | set | frozenset):
         return all(map(_is_data, value))
     return isinstance(value, (*DRAWING, functools.partial)) or _encode_leaf(value, "") is not _NOTHING
 

@@ -83,8 +83,8 @@ class Held:
         for place, own, last in zip(self._places, self._own, self._written, strict=False):
             numbers = np.frombuffer(last).reshape(own.shape)
             differs = numbers != own
-            written += np.count_nonzero(differs)
-            found += np.count_nonzero(differs & (place.read(subject) == numbers))
+            written += int(np.count_nonzero(differs))
+            found += int(np.count_nonzero(differs & (place.read(subject) == numbers)))
         return 2 * found > written
 
     def follows(self, subject: Subject) -> bool:

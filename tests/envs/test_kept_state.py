@@ -729,7 +729,7 @@ class MadeInTheEpisode(Choosing):
     """Makes a list and an object at the first step."""
 
     def begin(self):
-        pass
+        self.rules = {}
 
     def choose(self):
         self.__dict__.pop("seen", None)
@@ -740,7 +740,8 @@ class MadeInTheEpisode(Choosing):
             self.seen, self.goal = [], Goal(1.0)
         self.seen.append(1)
         self.goal.x += 1.0
-        return len(self.seen) + self.goal.x
+        self.rules[len(self.rules)] = flat
+        return len(self.seen) + self.goal.x + len(self.rules)
 
 
 KEEPING = [
