@@ -207,14 +207,18 @@ class ChangeCallback(BaseCallback):
     An environment's phase is its whole number ``phase``, as ``envs.NonStationary`` and ``envs.TaskSequence`` have it; one that
     changes by itself may have it, too.
 
-    For methods that need such a signal, such as ``cbp.Fire``. Acts between two rollouts. Target networks become the networks
-    that have changed.
+    For methods that need such a signal, such as ``cbp.Fire``. Acts between two rollouts: a change in the last one of a call of
+    ``learn`` is told at the beginning of the next call with the same callback. Target networks become the networks that have
+    changed.
     """
 
     every_step = False
+    _at_work: tuple[BaseAlgorithm, VecEnv] | None = None
 
     def _on_training_start(self) -> None:
-        self._phase = _first_phase(self.training_env)
+        if self._at_work != (self.model, self.training_env):
+            self._at_work = self.model, self.training_env
+            self._phase = _first_phase(self.training_env)
         if isinstance(self.model.policy, Plastic):
             self.model.policy.is_told_of_changes = True
 

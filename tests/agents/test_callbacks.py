@@ -232,6 +232,27 @@ def test_the_method_is_told_of_each_phase_of_the_first_environment():
     assert [length == pytest.approx(1, abs=1e-3) for length in seen] == [False, False, True, False, True]
 
 
+class Counting(ChangeCallback):
+    """Counts what it tells."""
+
+    told = 0
+
+    def _change(self):
+        self.told += 1
+
+
+@pytest.mark.parametrize(("calls", "rollouts"), [(1, 6), (3, 2), (6, 1)])
+def test_changes_are_told_however_the_training_is_cut(calls, rollouts):
+    model, _ = learn(None, 0, env=make_vec_env(lambda: Phases(4), n_envs=1))  # phases of one rollout
+    callback = Counting()
+    for _ in range(calls):
+        model.learn(rollouts * 24, callback, reset_num_timesteps=False)
+    assert callback.told == 5
+    model.set_env(make_vec_env(lambda: Phases(4), n_envs=1))  # which are in a phase of their own
+    model.learn(24, callback, reset_num_timesteps=False)
+    assert callback.told == 5
+
+
 @pytest.mark.parametrize("name", ["PPO", "SAC"])
 def test_a_method_that_nobody_tells_of_changes_says_so_at_the_start(name):
     def make():
