@@ -153,6 +153,11 @@ class Carried:
         self._take_options(other._options(), other._given)
         self.method.take_over(other.method)
 
+    def begin_anew(self) -> None:
+        """Takes weights that were loaded for those that the method began with, unless its own state came with them."""
+        if not self._was_loaded:
+            self.method.begin_anew()
+
     def before_update(self, *_: Any) -> None:
         """What the method does before the optimizer's step."""
         self._rests = False
@@ -209,8 +214,7 @@ class Carried:
     def _take_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:  # noqa: ARG002
         saved = self._saved(state.get(_KEY, {}))
         if saved is None:  # it is that of an optimizer without a method
-            if not self._was_loaded:
-                self.method.begin_anew()
+            self.begin_anew()
             self._was_loaded = False
             return
         try:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.policies import BasePolicy
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -49,6 +50,9 @@ class Following(_Policy):
         self._others = weakref.WeakSet()  # optimizers that have been looked at
         if self._carried:
             _alive.add(self)
+            for module in {self, *owners(self).values()}:
+                if _after_loading not in module._load_state_dict_post_hooks.values():
+                    module.register_load_state_dict_post_hook(_after_loading)
 
     def _signature(self) -> tuple[Any, ...]:
         """What tells whether other optimizers, other modules or other parameters are trained."""
@@ -110,6 +114,12 @@ class Following(_Policy):
                 stacklevel=3,
             )
 
+    def _take_loaded_weights(self, module: nn.Module) -> None:
+        """Lets methods begin anew with weights that this module was given; their own states are loaded after these."""
+        for carried in self._carried:
+            if module is self or getattr(module, "optimizer", None) is carried.optimizer:
+                carried.begin_anew()
+
     def set_training_mode(self, mode: bool) -> None:
         """As in SB3, which calls this before updates."""
         if mode:
@@ -123,6 +133,11 @@ class Following(_Policy):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if self._trained is not None:
             self._begin_to_follow()
+
+
+def _after_loading(module: nn.Module, _: Any) -> None:
+    for policy in list(_alive):
+        policy._take_loaded_weights(module)
 
 
 def _after_any_step(optimizer: Optimizer, *_: Any) -> None:

@@ -145,18 +145,47 @@ def test_a_model_that_was_saved_with_a_frozen_layer_is_loaded(method, tmp_path):
     assert not same(loaded.policy.state_dict(), model.policy.state_dict())
 
 
+def load_all(model, parameters):
+    model.set_parameters(parameters)
+
+
+def load_the_weights(model, parameters):
+    model.policy.load_state_dict(parameters["policy"])
+
+
+def load_the_weights_of_a_copy(model, parameters):
+    model.policy = copy.deepcopy(model.policy)
+    model.policy.load_state_dict(parameters["policy"])
+
+
+@pytest.mark.parametrize("load", [load_all, load_the_weights, load_the_weights_of_a_copy])
 @pytest.mark.parametrize("method", ["trac", "hare-tortoise", "l2-init", "nap"])
-def test_what_a_stock_model_learned_is_not_taken_back(method, tmp_path):
+def test_what_a_stock_model_learned_is_not_taken_back(method, load):
     stock = ppo(None, seed=9)
     stock.learn(64)
     options = {"l2-init": {"strength": 100.0}, "hare-tortoise": {"period": 2}, "trac": {"first_scale": 1e-8}}.get(method, {})
     model = ppo(method, **options)
     model.learn(64)
-    model.set_parameters(stock.get_parameters())
+    load(model, stock.get_parameters())
     loaded = {name: parameter.detach().clone() for name, parameter in model.policy.named_parameters()}
     model.learn(32)
     # Two updates with a step size of 3e-4 go no farther.
     assert max((parameter - loaded[name]).abs().max() for name, parameter in model.policy.named_parameters()) < 0.01
+
+
+@pytest.mark.parametrize(("method", "kept"), [("trac", "first"), ("l2-init", "initial")])
+def test_what_an_actor_learned_elsewhere_is_not_taken_back_and_the_critic_goes_on(method, kept):
+    model, other = sac(method), sac(method)
+    for each in (model, other):
+        each.learn(30)
+    critics = states(model)[1]
+    with torch.no_grad():
+        for parameter in other.actor.parameters():
+            parameter.mul_(2)
+    model.actor.load_state_dict(other.actor.state_dict())
+    first = model.policy.methods["actor"].state_dict()[kept]
+    assert all(any(torch.equal(weights, own) for own in first) for weights in model.actor.parameters())
+    assert same(states(model)[1], critics)
 
 
 @NEEDS_CONTRIB
