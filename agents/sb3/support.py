@@ -123,7 +123,8 @@ def about_optimizer(optimizer: Optimizer, parameters: Iterable[nn.Parameter], *,
     for option in ("amsgrad", "maximize", "decoupled_weight_decay"):
         if optimizer.param_groups[0].get(option):
             return f"the optimizer is Adam with {option}"
-    if len({float(state["step"]) for state in optimizer.state.values()}) > 1:
+    states = [optimizer.state.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    if len({float(state["step"]) if state else 0.0 for state in states}) > 1:  # without a state none was made
         return "the optimizer has made more steps for some parameters than for others"
     return None
 

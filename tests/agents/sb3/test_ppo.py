@@ -659,6 +659,33 @@ def test_what_has_no_fast_path_takes_sb3s_and_says_so_once(settings, change, rea
     assert model.slow_because in told[1][0]
 
 
+def forget_the_head(state, head):
+    for parameter in head.parameters():
+        del state[parameter]
+
+
+def read_of_nothing(state, head):
+    state.clear()
+    state[head.weight].get("exp_avg")  # which leaves an empty entry there
+
+
+@pytest.mark.parametrize("change", [forget_the_head, read_of_nothing])
+def test_what_an_optimizer_forgot_begins_anew_as_under_sb3(change):
+    found = []
+    for algorithm in BOTH:
+        model = make(algorithm, tapes(2)).learn(256)
+        change(model.policy.optimizer.state, model.policy.value_net)
+        model.set_random_seed(0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found.append(model.learn(128, reset_num_timesteps=False))
+    theirs, ours = (nn.utils.parameters_to_vector(model.policy.parameters()) for model in found)
+    torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
+    assert ["more steps for some parameters" in str(warning.message) for warning in caught] == [True] * (
+        change is forget_the_head
+    )
+
+
 def test_a_schedule_of_torch_that_counts_the_steps_of_an_optimizer_takes_nothing_from_the_fast_path():
     model = make(agents.PPO, tapes(2))
     torch.optim.lr_scheduler.ExponentialLR(model.policy.optimizer, 0.9)

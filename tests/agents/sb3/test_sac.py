@@ -288,6 +288,11 @@ def change_options(model):
     model.critic.optimizer.param_groups[0]["weight_decay"] = 0.1
 
 
+def read_of_nothing(model):
+    model.critic.optimizer.state.clear()
+    model.critic.optimizer.state[model.critic.qf0[0].weight].get("exp_avg")  # which leaves an empty entry there
+
+
 def exchange_the_replay_buffer(model):
     model.replay_buffer = make(type(model), seed=6).learn(50).replay_buffer
 
@@ -306,6 +311,7 @@ CHANGES = [
     exchange_a_module,
     exchange_memory,
     change_options,
+    read_of_nothing,
     exchange_the_replay_buffer,
     exchange_what_is_stored,
 ]
