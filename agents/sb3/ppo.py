@@ -121,14 +121,14 @@ class PPO(stable_baselines3.PPO):
                 )
             if cut_off is None:
                 return False
-            self._evaluate(rollout_buffer, Forward(modules["value/"]), steps.means, std, cut_off)
+            self._evaluate(rollout_buffer, Forward(modules["value/"]), steps, std, cut_off)
         n_steps, new_obs, dones = n_rollout_steps, self._last_obs, self._last_episode_starts
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
     def _evaluate(
-        self, rollout_buffer: RolloutBuffer, critic: Forward, means: np.ndarray, std: np.ndarray, cut_off: CutOff
+        self, rollout_buffer: RolloutBuffer, critic: Forward, steps: Steps, std: np.ndarray, cut_off: CutOff
     ) -> None:
         """Completes a rollout: its values, log-probabilities and advantages."""
         rollout_buffer.full = True
@@ -143,8 +143,8 @@ class PPO(stable_baselines3.PPO):
         dones = self._last_episode_starts
         assert dones is not None  # noqa: S101
         last_values = torch.from_numpy(critic(self._last_obs))
-        distribution = torch.distributions.Normal(torch.from_numpy(means), torch.from_numpy(std))
-        log_probs = distribution.log_prob(torch.from_numpy(rollout_buffer.actions).float())  # type: ignore[no-untyped-call]
+        distribution = torch.distributions.Normal(torch.from_numpy(steps.means), torch.from_numpy(std))
+        log_probs = distribution.log_prob(torch.from_numpy(steps.actions))  # type: ignore[no-untyped-call]
         rollout_buffer.log_probs[:] = log_probs.sum(dim=2).numpy()
         if type(rollout_buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage:
             compute_advantages(rollout_buffer, last_values, dones)

@@ -750,6 +750,19 @@ def test_actions_in_float64_stay_within_their_space():
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.float16])
+def test_probabilities_are_those_of_the_actions_that_were_drawn_whatever_the_buffer_keeps_of_them(dtype):
+    class Coarse(Tape):
+        action_space = spaces.Box(-5, 5, (3,), dtype)
+
+    found = []
+    for algorithm in BOTH:
+        model = make(algorithm, DummyVecEnv([lambda: Monitor(Coarse(0))]), policy_kwargs={"log_std_init": 1.0}).learn(128)
+        found.append(nn.utils.parameters_to_vector(model.policy.parameters()))
+    assert model.slow_because is None
+    torch.testing.assert_close(*reversed(found), rtol=2e-4, atol=1e-5)
+
+
 def test_why_training_was_slow_is_not_saved(tmp_path):
     model = make(agents.PPO, tapes(1), net_arch=())
     with pytest.warns(UserWarning, match="no hidden layer"):
