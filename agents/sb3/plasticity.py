@@ -60,6 +60,8 @@ class PlasticityCallback(BaseCallback):
     ``plasticity/<network>/probe_ntk_effective_rank`` the effective rank of the network's tangent kernel on 64 states of it, as
     rare as the other ranks.
 
+    Layers are found anew where modules of the policy were exchanged; the updates between are then not measured.
+
     Where TensorBoard is written, it lays out a dashboard of these curves there, under *Custom scalars*.
 
     With a method that replaces units also ``cbp/<network>/<layer>/utility`` and ``…/age`` (histograms, TensorBoard only),
@@ -83,7 +85,8 @@ class PlasticityCallback(BaseCallback):
             them, and ``"actions"`` for the critics of SAC and TD3, else None. None before the first record.
 
     Raises:
-        ValueError: A number of steps below 1; at the start of training, a policy without hidden layers.
+        ValueError: A number of steps below 1; at the start of training, or once its modules were exchanged, a policy without
+            hidden layers.
         NotImplementedError: At the start of training, a recurrent policy, or one without an optimizer.
         cbp.LayerError: At the start of training, networks whose forward pass cannot be followed.
 
@@ -156,17 +159,7 @@ class PlasticityCallback(BaseCallback):
             self._window.clear()
             self.recorded_at = self._ranked_at = None
         self._policy = policy
-        modules = list(policy.modules())
-        if modules != self._modules:  # else an earlier training has found its layers
-            self._before = None if self._modules else self._before  # that of other layers
-            self._layers, self._modules = hidden_layers(policy), modules
-        if not self._layers:
-            raise ValueError(f"the networks of this {type(policy).__name__} have no hidden layers to measure")
-        for layer in self._layers:
-            weight = layer.fresh[0].tensor.detach()
-            known = self._initial.get(layer.name)
-            if known is None or known.shape != weight.shape:  # of a layer that was exchanged
-                self._initial[layer.name] = weight.clone()
+        self._find_layers()
         self._window = deque(self._window, maxlen=-(-SAMPLES // model.n_envs))
         self._judges_actions = "critic" in network_names(policy)
         self._in_buffer = isinstance(model, OnPolicyAlgorithm) and isinstance(model.observation_space, spaces.Box)
@@ -175,11 +168,28 @@ class PlasticityCallback(BaseCallback):
             self._watch_gradients()
         names = dict.fromkeys(network_of(layer.name) for layer in self._layers)
         replaces = any(method.layers for method in methods_of(policy))
+        write_layout(self.logger, layout(names, changes=has_phases(self.training_env), replaces=replaces))
+
+    def _find_layers(self) -> None:
+        """Finds the hidden layers, where modules are others than those that they were found in."""
+        policy = self.model.policy
+        modules = list(policy.modules())
+        if modules != self._modules:
+            if self._modules:  # what was kept is of other layers
+                self._before = None
+                self._stop_watching()
+            self._layers, self._modules = hidden_layers(policy), modules
+        if not self._layers:
+            raise ValueError(f"the networks of this {type(policy).__name__} have no hidden layers to measure")
+        for layer in self._layers:
+            weight = layer.fresh[0].tensor.detach()
+            known = self._initial.get(layer.name)
+            if known is None or known.shape != weight.shape:  # of a layer that was exchanged
+                self._initial[layer.name] = weight.clone()
         longest = max(len(layer.name) for layer in self._layers) + _LONGEST
         for output in self.logger.output_formats:
             if isinstance(output, HumanOutputFormat):  # which ends a run where two keys begin alike
                 output.max_length = max(output.max_length, longest)
-        write_layout(self.logger, layout(names, changes=has_phases(self.training_env), replaces=replaces))
 
     def _watch_gradients(self) -> None:
         """Sees the gradients in the next updates of an off-policy algorithm."""
@@ -221,6 +231,8 @@ class PlasticityCallback(BaseCallback):
         return last is None or not last < self.num_timesteps < last + every
 
     def _on_rollout_start(self) -> None:
+        if self._before is not None:
+            self._find_layers()
         if self._before is None:
             return
         if isinstance(self.model, OnPolicyAlgorithm):
@@ -258,6 +270,7 @@ class PlasticityCallback(BaseCallback):
                     )
 
     def _record(self, with_ranks: bool) -> None:
+        self._find_layers()
         self.latest, self._gradients = {}, {}
         if self.probe is None:
             self.probe = self._last_steps()

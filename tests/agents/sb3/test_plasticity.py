@@ -610,6 +610,45 @@ def test_layers_that_were_exchanged_between_two_trainings_are_found_anew():
     assert callback.latest["plasticity/policy/hidden1/distance_from_init"] == 0  # the optimizer holds the old ones
 
 
+def exchange_a_hidden_layer(policy):
+    policy.mlp_extractor.policy_net[0] = nn.Linear(3, 9)
+
+
+def exchange_a_head(policy):
+    policy.value_net = nn.Linear(7, 1)
+
+
+@few
+@pytest.mark.parametrize("when", ["_on_rollout_start", "_on_step", "_on_rollout_end"])
+@pytest.mark.parametrize("exchange", [exchange_a_hidden_layer, exchange_a_head])
+def test_layers_that_were_exchanged_while_training_are_found_anew(exchange, when):
+    class Exchange(BaseCallback):
+        def _on_step(self):
+            return True
+
+    class Look(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            weight = self.model.policy.mlp_extractor.policy_net[0].weight
+            seen.append((callback.latest["plasticity/policy/hidden1/weight_magnitude"], weight.abs().mean().item()))
+
+    def act(self):
+        if self.num_timesteps >= 512 and not done:
+            done.append(exchange(self.model.policy))
+            self.model.policy.optimizer = torch.optim.Adam(self.model.policy.parameters(), lr=1e-2)
+        return True
+
+    done, seen = [], []
+    setattr(Exchange, when, act)
+    callback = PlasticityCallback(every=1)
+    logged = learn(make("PPO", n_steps=256), 4 * 256, [Exchange(), callback, Look()])
+    assert done
+    assert [recorded for recorded, _ in seen] == [own for _, own in seen]
+    assert logged[-1]["plasticity/policy/hidden1/weight_change"] > 0
+
+
 @few
 @pytest.mark.parametrize("given_state", [False, True])
 def test_a_callback_that_is_given_to_another_model_begins_anew(given_state):
