@@ -127,9 +127,7 @@ class PPO(stable_baselines3.PPO):
         callback.on_rollout_end()
         return True
 
-    def _evaluate(
-        self, rollout_buffer: RolloutBuffer, critic: Forward, steps: Steps, std: np.ndarray, cut_off: CutOff
-    ) -> None:
+    def _evaluate(self, rollout_buffer: RolloutBuffer, critic: Forward, steps: Steps, std: np.ndarray, cut_off: CutOff) -> None:
         """Completes a rollout: its values, log-probabilities and advantages."""
         rollout_buffer.full = True
 

@@ -23,7 +23,7 @@ from agents.sb3.meeting import Party, meet_in_parties
 from agents.sb3.plastic import carried_by
 from agents.sb3.sac_arrays import ActorArrays, CriticArrays, Networks
 from agents.sb3.sac_kernels import add, draw, gather, step_adam
-from agents.sb3.sac_support import acting_marks, marks, unsupported
+from agents.sb3.sac_support import acting_marks, acts_by_its_policy, marks, unsupported
 from agents.sb3.sac_update import Losses, find_actors_gradients, find_critics_gradients, total
 from agents.sb3.threads import one_thread_each, second_thread
 
@@ -56,7 +56,7 @@ class SAC(stable_baselines3.SAC):
     """
 
     slow_because: str | None = None
-    _marks: list[int] | None = None
+    _marks: list[float] | None = None
     _networks: Networks | None = None
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -168,7 +168,8 @@ class SAC(stable_baselines3.SAC):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """The actions of a step, and as they are kept in the replay buffer."""
-        networks = None if self.num_timesteps < learning_starts else self._look_up(self.batch_size, acting=True)
+        is_ours = self.num_timesteps >= learning_starts and acts_by_its_policy(self)
+        networks = self._look_up(self.batch_size, acting=True) if is_ours else None
         if networks is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         drawn = networks.steps

@@ -5,19 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac import policies
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.optim import Optimizer
 
 from agents.sb3.networks import in_turn, networks
 from agents.sb3.plastic import methods_of
 from agents.sb3.policies import SACPlasticMlpPolicy
 from agents.sb3.sac_arrays import Stored
-from agents.sb3.support import about_hooks, about_networks, about_optimizer, about_parameters, about_patches, about_spaces
+from agents.sb3.support import (
+    about_hooks,
+    about_networks,
+    about_numbers,
+    about_optimizer,
+    about_parameters,
+    about_patches,
+    about_spaces,
+)
 
 _BETWEEN = [[nn.Linear, nn.ReLU], [nn.Linear, nn.Tanh]]
+_EPSILON, _BOUNDS = 1e-6, (-20, 2)
+"""Within log(1 − a²), and of log σ: compiled code has those of Stable-Baselines3."""
 
 
 def unsupported(model: SAC) -> str | None:
@@ -25,9 +39,11 @@ def unsupported(model: SAC) -> str | None:
     policy = model.policy
     return (
         about_spaces(model.observation_space)
+        or about_numbers(model.action_space)
         or _about_policy(policy)
+        or _about_actions(policy)
         or about_networks([*networks(policy).values(), *map(in_turn, policy.critic_target.q_networks)], _BETWEEN)
-        or about_parameters(policy)
+        or about_parameters(policy.named_parameters(remove_duplicate=False))
         or about_optimizer(policy.actor.optimizer, policy.actor.parameters())
         or about_optimizer(policy.critic.optimizer, policy.critic.parameters())
         or _about_entropy(model)
@@ -52,35 +68,56 @@ def _about_policy(policy: SACPolicy) -> str | None:
     return None
 
 
+def _about_actions(policy: SACPolicy) -> str | None:
+    distribution: Any = policy.actor.action_dist
+    if type(distribution) is not SquashedDiagGaussianDistribution or distribution.epsilon != _EPSILON:
+        epsilon = getattr(distribution, "epsilon", None)
+        return f"actions come from a {type(distribution).__name__} with epsilon {epsilon}, not from SB3's own with {_EPSILON}"
+    bounds = policies.LOG_STD_MIN, policies.LOG_STD_MAX
+    return None if bounds == _BOUNDS else f"log σ lies within {bounds}, not within {_BOUNDS}"
+
+
+def acts_by_its_policy(model: SAC) -> bool:
+    """Whether ``predict`` is Stable-Baselines3's own, which its loop acts by."""
+    return type(model).predict is BaseAlgorithm.predict and "predict" not in vars(model)
+
+
 def _about_entropy(model: SAC) -> str | None:
     if model.ent_coef_optimizer is None or model.log_ent_coef is None:
         return None
     optimizer = model.ent_coef_optimizer
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "the optimizer of the entropy coefficient has hooks, which compiled code would not call"
-    return about_optimizer(optimizer, [model.log_ent_coef])  # type: ignore[list-item]
+    coefficient: Any = model.log_ent_coef
+    return about_parameters([("log_ent_coef", coefficient)]) or about_optimizer(optimizer, [coefficient])
 
 
-def acting_marks(model: SAC) -> list[int]:
+def acting_marks(model: SAC) -> list[float]:
     """The first ones of :func:`marks`: numbers that change where the model no longer acts by the same arrays."""
-    actor = model.policy.actor
-    return [id(model.policy), model.n_envs, id(actor.action_dist), len(vars(actor.action_dist)), *_marks_of(actor)]
+    policy: Any = model.policy
+    actor = policy.actor
+    distribution = actor.action_dist
+    of_actions = id(distribution), len(vars(distribution)), getattr(distribution, "epsilon", 0)
+    bounds = policies.LOG_STD_MIN, policies.LOG_STD_MAX
+    return [id(policy), len(vars(policy)), model.n_envs, *of_actions, *bounds, bool(_has_any_global_hook()), *_marks_of(actor)]
 
 
-def marks(model: SAC) -> list[int]:
+def marks(model: SAC) -> list[float]:
     """Numbers that change where a model must be looked at anew: other modules, tensors, hooks, optimizers or methods."""
     policy = model.policy
     found = [*acting_marks(model), *map(id, methods_of(policy)), _hooks(policy), len(policy._modules), len(policy._parameters)]
-    found += len(vars(policy)), len(vars(model.replay_buffer))
-    found += [*_marks_of(policy.critic), *_marks_of(policy.critic_target), id(model.replay_buffer)]
+    found += [*_marks_of(policy.critic), *_marks_of(policy.critic_target)]
+    found += id(model.replay_buffer), len(vars(model.replay_buffer))
     if model.log_ent_coef is not None:
-        found += id(model.log_ent_coef), model.log_ent_coef.data_ptr(), id(model.log_ent_coef.grad)
+        found += id(model.log_ent_coef), *_marks_of_tensor(model.log_ent_coef)
     found += [id(getattr(model.replay_buffer, name, None)) for name in Stored._fields]
     for optimizer in _optimizers(model):
         hooks = len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
         found += id(optimizer), len(vars(optimizer)), hooks
-        for group in optimizer.param_groups:
-            found += len(group["params"]), bool(group.get("amsgrad")), bool(group.get("maximize"))
+        first, *others = optimizer.param_groups
+        found += [len(group["params"]) for group in optimizer.param_groups]
+        found += bool(first.get("amsgrad")), bool(first.get("maximize")), bool(first.get("decoupled_weight_decay"))
+        found += [group.get(name) == first[name] for group in others for name in first if name not in ("params", "lr")]
         for state in optimizer.state.values():
             found += [value.data_ptr() for value in state.values()]
     return found
@@ -99,8 +136,13 @@ def _marks_of(network: nn.Module) -> list[int]:
         found += id(module), len(vars(module)), _hooks(module)
         for parameter in module._parameters.values():
             if parameter is not None:
-                found += parameter.data_ptr(), parameter.requires_grad, id(parameter.grad), id(parameter._backward_hooks)
+                found += _marks_of_tensor(parameter)
     return found
+
+
+def _marks_of_tensor(tensor: Any) -> tuple[int, ...]:
+    hooks = id(tensor._backward_hooks), id(tensor._post_accumulate_grad_hooks)
+    return tensor.data_ptr(), tensor.requires_grad, id(tensor.grad), *hooks
 
 
 def _hooks(module: Any) -> int:

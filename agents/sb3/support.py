@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterable, Sequence
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
@@ -35,7 +36,7 @@ def unsupported(model: PPO) -> str | None:
         or _about_policy(policy)
         or _about_extractors(policy)
         or about_networks(networks(policy).values(), _BETWEEN)
-        or about_parameters(policy)
+        or about_parameters(policy.named_parameters(remove_duplicate=False))
         or about_optimizer(policy.optimizer, policy.parameters(), decays_differ=True)
         or about_hooks(policy, [policy.optimizer])
         or _about_buffer(model.rollout_buffer)
@@ -47,6 +48,13 @@ def about_spaces(observation_space: spaces.Space[object]) -> str | None:
     """What compiled code cannot do with observations."""
     if not isinstance(observation_space, spaces.Box) or is_image_space(observation_space):
         return f"the observation space is {observation_space}, not a Box of numbers"
+    return about_numbers(observation_space)
+
+
+def about_numbers(space: spaces.Space[object]) -> str | None:
+    """What compiled code cannot do with the numbers of a space."""
+    if space.dtype is not None and space.dtype.kind == "f" and space.dtype not in (np.float32, np.float64):
+        return f"a space has numbers in {space.dtype}, not in float32 or float64: {space}"
     return None
 
 
@@ -59,7 +67,9 @@ def _about_policy(policy: ActorCriticPolicy) -> str | None:
 
 
 def _about_extractors(policy: ActorCriticPolicy) -> str | None:
-    for module, supported in ((policy.features_extractor, FlattenExtractor), (policy.mlp_extractor, MlpExtractor)):
+    extractors = policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor
+    kinds: list[tuple[nn.Module, type[nn.Module]]] = [(extractor, FlattenExtractor) for extractor in extractors]
+    for module, supported in (*kinds, (policy.mlp_extractor, MlpExtractor)):
         if type(module) is not supported:
             return f"observations pass a {type(module).__name__}, not a {supported.__name__}"
     return None
@@ -91,10 +101,13 @@ def about_networks(chains: Collection[Sequence[nn.Module]], between: Sequence[Se
     return None
 
 
-def about_parameters(policy: BasePolicy) -> str | None:
-    """What compiled code cannot do with parameters."""
-    for name, parameter in policy.named_parameters():
-        if not parameter.requires_grad:
+def about_parameters(named: Iterable[tuple[str, nn.Parameter]]) -> str | None:
+    """What compiled code cannot do with parameters, given with their names."""
+    names: dict[int, str] = {}
+    for name, parameter in named:
+        if (other := names.setdefault(parameter.data_ptr(), name)) != name:
+            return f"{name} is {other}, too: compiled code trains each by itself"
+        if not parameter.requires_grad and not name.startswith("critic_target."):  # which no gradient trains
             return f"{name} is frozen"
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu" or not parameter.is_contiguous():
             return f"{name} is {parameter.dtype} on {parameter.device}, not contiguous torch.float32 on cpu"
@@ -134,6 +147,8 @@ def about_hooks(policy: BasePolicy, optimizers: Sequence[Optimizer]) -> str | No
     methods = len(methods_of(policy))
     if methods > len(optimizers):
         return f"the networks have {methods} methods, not {'one' if len(optimizers) == 1 else len(optimizers)}"
+    if torch.nn.modules.module._has_any_global_hook():
+        return "all modules have hooks, which compiled code would not call"
     for module in policy.modules():
         before = list(module._forward_pre_hooks.values())
         if methods and len(before) == 1 and isinstance(before[0], ReceivedTap):

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tape import Tape, tapes
 from torch import nn
@@ -594,6 +594,20 @@ def hook_a_gradient(model):
     model.policy.action_net.weight.register_hook(lambda gradient: 0 * gradient)
 
 
+def exchange_an_extractor(model):
+    class Half(FlattenExtractor):
+        def forward(self, observations):
+            return 0.5 * super().forward(observations)
+
+    model.policy.vf_features_extractor = Half(model.observation_space)
+
+
+def tie_two_layers(model):
+    policy = model.policy
+    policy.mlp_extractor.value_net[0].weight = policy.mlp_extractor.policy_net[0].weight
+    policy.optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+
+
 def normalise_without_weights(model):
     extractor = model.policy.mlp_extractor
     extractor.policy_net.insert(1, nn.LayerNorm(16, elementwise_affine=False))
@@ -623,6 +637,8 @@ UNSUPPORTED = {
     "a buffer's own minibatches": ({}, replace_minibatches, "RolloutBuffer.get() was replaced"),
     "a distribution's own entropy": ({"ent_coef": 0.1}, replace_the_entropy, "DiagGaussianDistribution.entropy() was replaced"),
     "networks that share": ({}, share_a_network, "share a module"),
+    "an extractor of the value network": ({}, exchange_an_extractor, "pass a Half"),
+    "layers that are tied": ({}, tie_two_layers, "policy_net.0.weight, too"),
     "hooked gradient": ({}, hook_a_gradient, "action_net.weight has hooks"),
     "shared layers": ({"policy_kwargs": {"features_extractor_class": Trunk}}, None, "pass a Trunk"),
     "ELU": ({"activation_fn": nn.ELU}, None, "ReLU or Tanh"),
@@ -686,6 +702,18 @@ def test_what_an_optimizer_forgot_begins_anew_as_under_sb3(change):
     )
 
 
+def test_hooks_of_all_modules_are_called():
+    model = make(agents.PPO, tapes(2))
+    seen = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        with pytest.warns(UserWarning, match="all modules have hooks"):
+            model.learn(128)
+    finally:
+        handle.remove()
+    assert model.policy.value_net in seen
+
+
 def test_a_schedule_of_torch_that_counts_the_steps_of_an_optimizer_takes_nothing_from_the_fast_path():
     model = make(agents.PPO, tapes(2))
     torch.optim.lr_scheduler.ExponentialLR(model.policy.optimizer, 0.9)
@@ -695,6 +723,7 @@ def test_a_schedule_of_torch_that_counts_the_steps_of_an_optimizer_takes_nothing
 
 PARTS = spaces.Dict({"position": spaces.Box(-1, 1, (2,)), "speed": spaces.Box(-1, 1, (3,))})
 IMAGE = spaces.Box(0, 255, (1, 8, 8), np.uint8)
+HALF = spaces.Box(-5, 5, (3,), np.float16)
 TINY = {"policy_kwargs": {"features_extractor_class": Trunk}}
 
 
@@ -705,8 +734,9 @@ TINY = {"policy_kwargs": {"features_extractor_class": Trunk}}
         (Tape.observation_space, spaces.MultiBinary(2), {}, "not from a Gaussian"),
         (PARTS, Tape.action_space, {"policy": "MultiInputPolicy"}, "observation space is Dict"),
         (IMAGE, Tape.action_space, {"policy": "CnnPolicy", **TINY}, "not a Box of numbers"),
+        (HALF, Tape.action_space, {}, "numbers in float16"),
     ],
-    ids=["discrete actions", "binary actions", "dictionaries", "images"],
+    ids=["discrete actions", "binary actions", "dictionaries", "images", "float16"],
 )
 def test_other_spaces_take_sb3s_loop_and_it_is_said_once(observations, actions, settings, reason):
     class Other(Tape):

@@ -15,11 +15,14 @@ import stable_baselines3
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.sac import policies
 from tape import Tape, tapes
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 import agents
 import cbp
@@ -319,15 +322,10 @@ CHANGES = [
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_changed_between_updates_is_noticed(change):
-    models = []
-    for algorithm in BOTH:
-        model = make(algorithm).learn(40)
-        change(model)
-        torch.manual_seed(0)
-        np.random.seed(0)  # noqa: NPY002
-        models.append(model.learn(30, reset_num_timesteps=False))
-    assert models[1].slow_because is None
-    assert_close(models[1], models[0])
+    (theirs, ours), told = learn_on(change)
+    assert told == []
+    assert ours.slow_because is None
+    assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"])  # noqa: S301
@@ -442,6 +440,163 @@ def test_methods_that_are_replaced_on_an_object_are_called(change, steps):
     assert "was replaced on an object" in model.slow_because
     assert len(caught) == 1
     assert_close(*found)
+
+
+def forget_a_layer(model):
+    for parameter in model.critic.qf0[0].parameters():
+        del model.critic.optimizer.state[parameter]
+
+
+class Halved(SquashedDiagGaussianDistribution):
+    def log_prob(self, actions, gaussian_actions=None):
+        return 0.5 * super().log_prob(actions, gaussian_actions)
+
+
+def exchange_the_distribution(model):
+    model.actor.action_dist = Halved(3)
+
+
+def exchange_epsilon(model):
+    model.actor.action_dist.epsilon = 1e-2
+
+
+def hook_what_a_gradient_becomes(model):
+    def zero(parameter):
+        parameter.grad.zero_()
+
+    model.actor.mu.weight.register_post_accumulate_grad_hook(zero)
+
+
+def hook_the_coefficients_gradient(model):
+    model.log_ent_coef.register_hook(lambda gradient: 0 * gradient)
+
+
+def hook_all_modules(model):
+    mean = model.actor.mu
+    return nn.modules.module.register_module_forward_hook(lambda module, _, out: 0.9 * out if module is mean else None)
+
+
+def tie_two_critics(model):
+    for critic in (model.critic, model.critic_target):
+        critic.qf1[0].weight = critic.qf0[0].weight
+    model.critic.optimizer = torch.optim.Adam(model.critic.parameters(), lr=1e-3)
+
+
+LATE = {
+    forget_a_layer: "more steps for some parameters",
+    exchange_the_distribution: "come from a Halved",
+    exchange_epsilon: "epsilon 0.01",
+    hook_what_a_gradient_becomes: "actor.mu.weight has hooks",
+    hook_the_coefficients_gradient: "log_ent_coef has hooks",
+    hook_all_modules: "all modules have hooks",
+    tie_two_critics: "critic.qf0.0.weight, too",
+}
+
+
+def learn_on(change):
+    """Both classes, with a change after the first updates, which may be taken back; the models, and what was told since."""
+    models = []
+    for algorithm in BOTH:
+        model = make(algorithm).learn(40)
+        handle = change(model)
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            models.append(model.learn(30, reset_num_timesteps=False))
+        if isinstance(handle, RemovableHandle):
+            handle.remove()
+    return models, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(("change", "reason"), LATE.items())
+def test_what_has_no_fast_path_since_the_first_updates_takes_sb3s_loop(change, reason):
+    (theirs, ours), (line,) = learn_on(change)
+    assert reason in line
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("option", "value"), [("weight_decay", 1.0), ("betas", (0.5, 0.9))])
+def test_options_of_a_second_group_of_parameters_are_noticed(option, value):
+    class Set(BaseCallback):
+        def _on_step(self):
+            if self.n_calls == 40:
+                self.model.critic.optimizer.param_groups[1][option] = value
+            return True
+
+    models = []
+    for algorithm in BOTH:
+        model = make(algorithm)
+        held = [*model.critic.parameters()]
+        model.critic.optimizer = torch.optim.Adam([{"params": held[:4]}, {"params": held[4:]}], lr=1e-3)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            models.append(model.learn(60, Set()))
+    assert [f"another {option}" in str(warning.message) for warning in caught] == [True]
+    assert_close(*reversed(models))
+
+
+def test_bounds_of_the_standard_deviation_are_those_of_sb3_or_it_has_no_fast_path(monkeypatch):
+    monkeypatch.setattr(policies, "LOG_STD_MAX", -1.0)
+    theirs = make(stable_baselines3.SAC).learn(60)
+    with pytest.warns(UserWarning, match="log σ lies within"):
+        ours = make(agents.SAC).learn(60)
+    assert_close(ours, theirs)
+
+
+def halve_what_the_policy_predicts(model):
+    whole = model.policy.predict
+    model.policy.predict = lambda *args, **kwargs: (0.5 * whole(*args, **kwargs)[0], None)
+
+
+def halve_what_the_model_predicts(model):
+    whole = model.predict
+    model.predict = lambda *args, **kwargs: (0.5 * whole(*args, **kwargs)[0], None)
+
+
+def halve_what_its_class_predicts(model):
+    whole = type(model).predict
+    halved = {"predict": lambda self, *args, **kwargs: (0.5 * whole(self, *args, **kwargs)[0], None)}
+    model.__class__ = type("Halving", (type(model),), halved)
+
+
+@pytest.mark.parametrize(
+    "change", [halve_what_the_policy_predicts, halve_what_the_model_predicts, halve_what_its_class_predicts]
+)
+def test_actions_are_those_that_predict_gives(change):
+    class Change(BaseCallback):
+        def _on_step(self):
+            if self.n_calls == 45:  # between two updates
+                change(self.model)
+            return True
+
+    models = []
+    for algorithm in BOTH:
+        model = make(algorithm, train_freq=30)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the policy
+            models.append(model.learn(100, Change()))
+    theirs, ours = models
+    np.testing.assert_allclose(ours.replay_buffer.actions, theirs.replay_buffer.actions, atol=1e-4)
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["observation_space", "action_space"])
+def test_float16_takes_sb3s_loop(name):
+    class Coarse(Tape):
+        def observe(self):
+            return super().observe().astype(self.observation_space.dtype)
+
+    setattr(Coarse, name, spaces.Box(-5, 5, (2, 3), np.float16))
+    model = make(agents.SAC, DummyVecEnv([lambda: Coarse(0)]))
+    with pytest.warns(UserWarning, match="numbers in float16"):
+        model.learn(40)
+
+
+def test_targets_that_are_frozen_take_nothing_from_the_fast_path():
+    models, told = learn_on(lambda model: model.critic_target.requires_grad_(False))
+    assert told == []
+    assert_close(*reversed(models))
 
 
 UNSUPPORTED = {
