@@ -29,13 +29,17 @@ def norms_of(modules: Sequence[nn.Module]) -> list[nn.LayerNorm]:
 
 
 class Forward:
-    """A network's forward pass by the bare operations of its modules, whose own calls would take as long again."""
+    """A network's forward pass by the bare operations of its modules, whose own calls would take as long again.
+
+    The weights are copied.
+    """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         linears = [module for module in modules if isinstance(module, nn.Linear)]
-        self._parameters = [(linear.weight.detach(), linear.bias.detach()) for linear in linears]
+        self._parameters = [(linear.weight.detach().clone(), linear.bias.detach().clone()) for linear in linears]
         self._norms = [
-            (list(norm.normalized_shape), norm.weight.detach(), norm.bias.detach(), norm.eps) for norm in norms_of(modules)
+            (list(norm.normalized_shape), norm.weight.detach().clone(), norm.bias.detach().clone(), norm.eps)
+            for norm in norms_of(modules)
         ]
         self._activate = torch.tanh_ if isinstance(modules[-2], nn.Tanh) else torch.relu_
 

@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 import cbp
+from agents.sb3.acting import Acting
 from agents.sb3.arrays import Forward, Losses, NetworkArrays, Samples, Settings
 from agents.sb3.buffers import compute_advantages
 from agents.sb3.kernels import (
@@ -35,7 +36,7 @@ from agents.sb3.kernels import (
     compute_gradients,
     make_updates,
 )
-from agents.sb3.native import NativeEnvs, Policy, Steps, act_all
+from agents.sb3.native import NativeEnvs, Steps, act_all
 from agents.sb3.networks import networks
 from agents.sb3.rollout import CompiledRollout, natives_of, sees_every_step, simulates
 from agents.sb3.support import unsupported
@@ -51,7 +52,8 @@ class PPO(stable_baselines3.PPO):
     The fast path is for Gaussian policies made of Linear layers with ReLU or Tanh, with or without LayerNorm (``MlpPolicy``,
     ``PlasticMlpPolicy``, ``CBPMlpPolicy``), trained by Adam in float32. Any other configuration takes Stable-Baselines3's own
     loop, with a warning that says why. Random numbers come from the same generators in the same order, and results equal those
-    of Stable-Baselines3 up to float rounding. What either class saved, the other loads.
+    of Stable-Baselines3 up to float rounding. What either class saved, the other loads, but for ``clip_each_network``, which is
+    unknown there: Stable-Baselines3's clips both gradients to one norm.
 
     Differences to know of:
 
@@ -59,6 +61,8 @@ class PPO(stable_baselines3.PPO):
       ``torch.get_num_threads()`` threads, unless a callback has to see every step: any that does not say
       ``every_step = False``. Callbacks that say so are called after the rollout, for the steps in which something happened.
       What is learned is the same to the bit.
+    - What a callback changes of the policy in ``_on_step`` acts from the next rollout on where it is written through ``.data``
+      (but for σ), or has no fast path, with a warning; everything else at once, if environments are stepped one step at a time.
     - Callbacks find no ``values``, ``log_probs`` and ``obs_tensor`` in ``self.locals``: the first two are computed for the
       whole rollout at once, before ``on_rollout_end``.
     - Up to two threads train, never more than ``torch.get_num_threads()``: ``torch.set_num_threads(1)`` or the environment
@@ -107,58 +111,59 @@ class PPO(stable_baselines3.PPO):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        modules = networks(self.policy)
-        std = self.policy.log_std.detach().exp().numpy()
-        policy = Policy.of(modules["policy/"], std, self.action_space)  # type: ignore[arg-type]
+        if self._is_slow():
+            return self._go_on_slowly(env, callback, rollout_buffer, n_rollout_steps)
+        acting = Acting(self.policy)
         steps = Steps.of(rollout_buffer, n_rollout_steps)
         natives = self._natives(env)
         with one_thread_each() as threads:
             if natives is None or sees_every_step(callback):
-                cut_off = self._step_through(env, callback, rollout_buffer, policy, steps)
+                critic = self._step_through(env, callback, rollout_buffer, acting, steps)
             else:
-                cut_off = self._run_through(
-                    env, callback, rollout_buffer, CompiledRollout(natives, self._last_obs, policy, steps, threads)
-                )
-            if cut_off is None:
+                rollout = CompiledRollout(natives, self._last_obs, acting.actor, steps, threads)
+                critic = self._run_through(env, callback, rollout_buffer, acting, rollout)
+            if critic is None:
                 return False
-            self._evaluate(rollout_buffer, Forward(modules["value/"]), steps, std, cut_off)
+            self._complete(rollout_buffer, critic)
         n_steps, new_obs, dones = n_rollout_steps, self._last_obs, self._last_episode_starts
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _evaluate(self, rollout_buffer: RolloutBuffer, critic: Forward, steps: Steps, std: np.ndarray, cut_off: CutOff) -> None:
-        """Completes a rollout: its values, log-probabilities and advantages."""
-        rollout_buffer.full = True
+    def _go_on_slowly(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
+        """Collects a rollout by Stable-Baselines3's own loop, where callbacks know that it begins."""
+        callback.on_rollout_start = lambda: None  # type: ignore[method-assign]
+        try:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        finally:
+            del callback.on_rollout_start
 
-        # The values of the whole rollout in one pass.
-        observations = rollout_buffer.observations.reshape(-1, *rollout_buffer.obs_shape)
-        rollout_buffer.values[:] = critic(observations).reshape(rollout_buffer.values.shape)
-        if cut_off:  # the episode would have gone on: r + γ·V(its last observation)
-            of_cut_off = critic(np.stack([observation for _, _, observation in cut_off]))
-            for (step, i, _), value in zip(cut_off, of_cut_off, strict=True):
-                rollout_buffer.rewards[step, i] += self.gamma * value[0]
+    def _complete(self, rollout_buffer: RolloutBuffer, critic: Forward) -> None:
+        """Completes a rollout that was judged: its advantages."""
+        rollout_buffer.full = True
         dones = self._last_episode_starts
         assert dones is not None  # noqa: S101
         last_values = torch.from_numpy(critic(self._last_obs))
-        distribution = torch.distributions.Normal(torch.from_numpy(steps.means), torch.from_numpy(std))
-        log_probs = distribution.log_prob(torch.from_numpy(steps.actions))  # type: ignore[no-untyped-call]
-        rollout_buffer.log_probs[:] = log_probs.sum(dim=2).numpy()
         if type(rollout_buffer).compute_returns_and_advantage is RolloutBuffer.compute_returns_and_advantage:
             compute_advantages(rollout_buffer, last_values, dones)
         else:
             rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
 
     def _step_through(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, policy: Policy, steps: Steps
-    ) -> CutOff | None:
-        """Steps all environments together and calls the callbacks at each step; None where one of them stops training."""
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, acting: Acting, steps: Steps
+    ) -> Forward | None:
+        """Steps all environments together, calls the callbacks at each step, and judges the steps.
+
+        Returns:
+            The critic as it is at the end; None where a callback stops training.
+        """
         cut_off: CutOff = []
+        begun = 0  # the step from which on this policy acts
         clipped = np.empty_like(steps.actions[0])
         for n_steps in range(len(steps.rewards)):
             steps.observations[n_steps] = self._last_obs.reshape(steps.observations[n_steps].shape)  # type: ignore[union-attr]
             torch.from_numpy(steps.noise[n_steps]).normal_()
-            if not act_all(n_steps, policy, steps, clipped):
+            if not act_all(n_steps, acting.actor, steps, clipped):
                 raise ValueError(
                     f"the policy's actions are not numbers, nan in {steps.means[n_steps]}: check observations and weights"
                 )
@@ -173,6 +178,10 @@ class PPO(stable_baselines3.PPO):
             callback.update_locals(locals())
             if not callback.on_step():
                 return None
+            if acting.is_other(self.policy):
+                acting.judge(rollout_buffer, steps, slice(begun, n_steps + 1))
+                acting.bootstrap(rollout_buffer, cut_off, self.gamma)
+                acting, begun, cut_off = self._acting_now(acting), n_steps + 1, []
             self._note(n_steps, infos, dones, cut_off)
             rollout_buffer.actions[n_steps] = steps.actions[n_steps].reshape(rollout_buffer.actions[n_steps].shape)
             rollout_buffer.rewards[n_steps] = rewards
@@ -180,11 +189,23 @@ class PPO(stable_baselines3.PPO):
             rollout_buffer.pos = n_steps + 1
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-        return cut_off
+        acting.judge(rollout_buffer, steps, slice(begun, None))
+        acting.bootstrap(rollout_buffer, cut_off, self.gamma)
+        return acting.critic
+
+    def _acting_now(self, before: Acting) -> Acting:
+        """What acts where a callback has changed the policy within a rollout."""
+        reason = unsupported(self)
+        if reason is None:
+            return Acting(self.policy)
+        warnings.warn(
+            f"a change of the policy by a callback acts from the next rollout on, not at once: {reason}", stacklevel=5
+        )
+        return before
 
     def _run_through(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, rollout: CompiledRollout
-    ) -> CutOff | None:
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, acting: Acting, rollout: CompiledRollout
+    ) -> Forward | None:
         """Runs the rollout in compiled code and tells the callbacks what happened; returns what :meth:`_step_through` does."""
         cut_off: CutOff = []
         before, steps = self.num_timesteps, rollout.steps
@@ -206,7 +227,9 @@ class PPO(stable_baselines3.PPO):
                 self.num_timesteps = before + happened.size
                 return None
             self._note(n_steps, infos, dones, cut_off)
-        return cut_off
+        acting.judge(rollout_buffer, steps, slice(None))
+        acting.bootstrap(rollout_buffer, cut_off, self.gamma)
+        return acting.critic
 
     def _note(self, n_steps: int, infos: list[dict[str, Any]], dones: np.ndarray, cut_off: CutOff) -> None:
         """Keeps the statistics of a step's episodes, and where a time limit cut one off."""

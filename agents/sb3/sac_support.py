@@ -12,7 +12,6 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac import policies
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 from torch.optim import Optimizer
 
 from agents.sb3.networks import in_turn, networks
@@ -27,6 +26,10 @@ from agents.sb3.support import (
     about_parameters,
     about_patches,
     about_spaces,
+    all_modules_have_hooks,
+    hooks_of,
+    marks_of,
+    marks_of_tensor,
 )
 
 _BETWEEN = [[nn.Linear, nn.ReLU], [nn.Linear, nn.Tanh]]
@@ -99,17 +102,23 @@ def acting_marks(model: SAC) -> list[float]:
     distribution = actor.action_dist
     of_actions = id(distribution), len(vars(distribution)), getattr(distribution, "epsilon", 0)
     bounds = policies.LOG_STD_MIN, policies.LOG_STD_MAX
-    return [id(policy), len(vars(policy)), model.n_envs, *of_actions, *bounds, bool(_has_any_global_hook()), *_marks_of(actor)]
+    return [id(policy), len(vars(policy)), model.n_envs, *of_actions, *bounds, all_modules_have_hooks(), *marks_of(actor)]
 
 
 def marks(model: SAC) -> list[float]:
     """Numbers that change where a model must be looked at anew: other modules, tensors, hooks, optimizers or methods."""
     policy = model.policy
-    found = [*acting_marks(model), *map(id, methods_of(policy)), _hooks(policy), len(policy._modules), len(policy._parameters)]
-    found += [*_marks_of(policy.critic), *_marks_of(policy.critic_target)]
+    found = [
+        *acting_marks(model),
+        *map(id, methods_of(policy)),
+        hooks_of(policy),
+        len(policy._modules),
+        len(policy._parameters),
+    ]
+    found += [*marks_of(policy.critic), *marks_of(policy.critic_target)]
     found += id(model.replay_buffer), len(vars(model.replay_buffer))
     if model.log_ent_coef is not None:
-        found += id(model.log_ent_coef), *_marks_of_tensor(model.log_ent_coef)
+        found += id(model.log_ent_coef), *marks_of_tensor(model.log_ent_coef)
     found += [id(getattr(model.replay_buffer, name, None)) for name in Stored._fields]
     for optimizer in _optimizers(model):
         hooks = len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
@@ -126,25 +135,3 @@ def marks(model: SAC) -> list[float]:
 def _optimizers(model: SAC) -> list[Optimizer]:
     found = [model.policy.actor.optimizer, model.policy.critic.optimizer, model.ent_coef_optimizer]
     return [optimizer for optimizer in found if optimizer is not None]
-
-
-def _marks_of(network: nn.Module) -> list[int]:
-    found: list[int] = []
-    modules: list[Any] = [network]
-    for module in modules:  # which its children are added to: network.modules() takes twice as long
-        modules += filter(None, module._modules.values())
-        found += id(module), len(vars(module)), _hooks(module)
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                found += _marks_of_tensor(parameter)
-    return found
-
-
-def _marks_of_tensor(tensor: Any) -> tuple[int, ...]:
-    hooks = id(tensor._backward_hooks), id(tensor._post_accumulate_grad_hooks)
-    return tensor.data_ptr(), tensor.requires_grad, id(tensor.grad), *hooks
-
-
-def _hooks(module: Any) -> int:
-    forward = len(module._forward_pre_hooks) + len(module._forward_hooks)
-    return forward + len(module._backward_hooks) + len(module._backward_pre_hooks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.optim import Optimizer
 
 from agents.sb3.arrays import norms_of
@@ -68,8 +70,9 @@ def _about_policy(policy: ActorCriticPolicy) -> str | None:
 
 def _about_extractors(policy: ActorCriticPolicy) -> str | None:
     extractors = policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor
-    kinds: list[tuple[nn.Module, type[nn.Module]]] = [(extractor, FlattenExtractor) for extractor in extractors]
-    for module, supported in (*kinds, (policy.mlp_extractor, MlpExtractor)):
+    parts: list[tuple[nn.Module, type[nn.Module]]] = [(extractor, FlattenExtractor) for extractor in extractors]
+    parts.append((policy.mlp_extractor, MlpExtractor))
+    for module, supported in parts:
         if type(module) is not supported:
             return f"observations pass a {type(module).__name__}, not a {supported.__name__}"
     return None
@@ -147,7 +150,7 @@ def about_hooks(policy: BasePolicy, optimizers: Sequence[Optimizer]) -> str | No
     methods = len(methods_of(policy))
     if methods > len(optimizers):
         return f"the networks have {methods} methods, not {'one' if len(optimizers) == 1 else len(optimizers)}"
-    if torch.nn.modules.module._has_any_global_hook():
+    if all_modules_have_hooks():
         return "all modules have hooks, which compiled code would not call"
     for module in policy.modules():
         before = list(module._forward_pre_hooks.values())
@@ -179,3 +182,33 @@ def _about_buffer(buffer: RolloutBuffer) -> str | None:
         if getattr(type(buffer), name) is not getattr(RolloutBuffer, name):
             return f"{type(buffer).__name__} has a method {name}() of its own"
     return None
+
+
+def marks_of(network: nn.Module) -> list[int]:
+    """Numbers that change where modules, tensors or hooks of a network are others."""
+    found: list[int] = []
+    modules: list[Any] = [network]
+    for module in modules:  # which its children are added to: network.modules() takes twice as long
+        modules += filter(None, module._modules.values())
+        found += id(module), len(vars(module)), hooks_of(module)
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                found += marks_of_tensor(parameter)
+    return found
+
+
+def marks_of_tensor(tensor: Any) -> tuple[int, ...]:
+    """Numbers that change where a tensor's memory, gradient or hooks are others."""
+    hooks = id(tensor._backward_hooks), id(tensor._post_accumulate_grad_hooks)
+    return tensor.data_ptr(), tensor.requires_grad, id(tensor.grad), *hooks
+
+
+def all_modules_have_hooks() -> bool:
+    """Whether torch calls something for the modules of every model."""
+    return bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
+
+
+def hooks_of(module: Any) -> int:
+    """How many hooks a module has."""
+    forward = len(module._forward_pre_hooks) + len(module._forward_hooks)
+    return forward + len(module._backward_hooks) + len(module._backward_pre_hooks)

@@ -499,6 +499,87 @@ def test_callbacks_see_what_they_see_under_sb3(stop_at):
     assert sum(entry[0] == "rollout ends" for entry in ours.seen) == (2 if stop_at is None else 1)
 
 
+def anneal(policy, step):
+    if step % 10 == 0:
+        policy.log_std.data.sub_(0.05)
+
+
+def shrink_the_critic(policy, step):
+    if step % 32 == 0:  # the last step of a rollout, too
+        with torch.no_grad():
+            policy.value_net.weight.mul_(0.5)
+
+
+def load_others(policy, step):
+    if step == 40:
+        policy.load_state_dict({name: 1.1 * weights for name, weights in policy.state_dict().items()})
+
+
+def exchange_the_head(policy, step):
+    if step == 50:
+        policy.action_net = nn.Linear(12, 3)
+        policy.optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+
+
+class Changing(BaseCallback):
+    """Changes the policy at some steps; counts rollouts."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change, self.begun = change, 0
+
+    def _on_rollout_start(self):
+        self.begun += 1
+
+    def _on_step(self):
+        torch.manual_seed(self.n_calls)
+        self.change(self.model.policy, self.n_calls)
+        return True
+
+
+@pytest.mark.parametrize("change", [anneal, shrink_the_critic, load_others, exchange_the_head])
+def test_what_a_callback_changes_within_a_rollout_acts_at_once_as_under_sb3(change):
+    recorders, models = [], []
+    for algorithm in BOTH:
+        recorders.append(Recorder())
+        models.append(make(algorithm, tapes(2)).learn(256, [Changing(change), recorders[-1]]))
+    theirs, ours = models
+    assert ours.slow_because is None
+    assert_seen_alike(*recorders)
+    for (name, parameter), other in zip(theirs.policy.named_parameters(), ours.policy.parameters(), strict=True):
+        torch.testing.assert_close(other, parameter, rtol=2e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def bend(policy):
+    policy.mlp_extractor.policy_net[1] = nn.GELU()
+
+
+def test_what_has_no_fast_path_from_the_start_of_a_rollout_takes_sb3s_loop_at_once():
+    class Bending(Changing):
+        def _on_rollout_start(self):
+            super()._on_rollout_start()
+            bend(self.model.policy)
+
+    parameters = []
+    for algorithm in BOTH:
+        callback = Bending(lambda *_: None)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = make(algorithm, tapes(2)).learn(256, callback)
+        assert callback.begun == 2
+        parameters.append(nn.utils.parameters_to_vector(model.policy.parameters()))
+    assert torch.equal(*parameters)
+    assert ["GELU" in str(warning.message) for warning in caught] == [True]
+
+
+def test_what_has_no_fast_path_from_within_a_rollout_waits_for_its_end_and_it_is_said():
+    with pytest.warns(UserWarning, match="next rollout|slower loop") as told:
+        make(agents.PPO, tapes(2)).learn(256, Changing(lambda policy, step: bend(policy) if step == 20 else None))
+    first, second = (str(warning.message) for warning in told)
+    assert "acts from the next rollout on, not at once: a network is not made of Linear layers" in first
+    assert "slower loop" in second
+
+
 @pytest.mark.parametrize("policy", ["MlpPolicy", "CBPMlpPolicy"])
 @pytest.mark.parametrize(("saver", "loader"), [BOTH, BOTH[::-1]], ids=["from SB3", "to SB3"])
 def test_what_one_class_saved_the_other_goes_on_with(saver, loader, policy, tmp_path):
