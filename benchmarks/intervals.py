@@ -47,7 +47,7 @@ def main() -> None:
     samples = np.random.default_rng(0).normal(size=(10, 10 * SAMPLES))
     for looks in ((10,), (8, 10), (5, 8, 10)):
         ends = [interval(samples[:seeds], "mean") for seeds in looks]
-        held_each = np.all([(low <= 0) & (0 <= high) for low, high in ends], axis=0)
+        held_each = np.all([(low <= 0) & (high >= 0) for low, high in ends], axis=0)
         print(f"| {' and '.join(map(str, looks))} seeds | {100 * np.mean(held_each):.1f} |")
 
 
