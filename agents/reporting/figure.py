@@ -37,6 +37,7 @@ from agents.runs.drawing import MEASURES, Span, from_zero, shade, short_number
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
 _STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 4)), (0, (8, 2, 3, 2)))
 _LABEL = 32  # characters of a line of the legend
+_TITLE = 90  # of a line of the title
 _SIGMA = "σ of actions"
 _POINTS = 60  # of a curve of tasks; where there are more, some in a row are averaged
 
@@ -113,7 +114,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         axes[-1].set_xlabel(("examples" if config.examples else "task") + each)
         axes[-1].set_xlim(first, config.tasks * length + first)
         title = f"{config.problem} ({config.dataset})   {_what_is_drawn(comparison, statistic, ends)}"
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(textwrap.fill(title, _TITLE), x=0.01, ha="left", fontsize=11)  # the legend is right of it
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         for path in paths:
             figure.savefig(path, dpi=130)

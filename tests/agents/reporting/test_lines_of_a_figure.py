@@ -62,7 +62,7 @@ def test_a_seed_that_diverged_ends_at_a_mark_and_the_others_go_on(tmp_path, monk
     assert line.get_ydata()[-1] == pytest.approx(np.mean(others))
     assert mark.get_marker() == "x"
     assert mark.get_ydata() == pytest.approx(lost.curve["task/error"][5:10].mean())
-    assert "× where a seed has its last value" in axis.figure.get_suptitle()
+    assert "× where a seed has its last value" in axis.figure.get_suptitle().replace("\n", " ")
 
 
 def test_a_phase_without_an_episode_in_one_seed_is_drawn_over_the_others(tmp_path, monkeypatch):
@@ -79,7 +79,9 @@ def test_methods_with_too_few_seeds_for_an_interval_are_told_in_the_title(tmp_pa
         for seed in range(number):
             write(tmp_path / f"{method}{seed}", config_for(method, seed), even(FLAT, FLAT))
     figure = drawn(compare([read_run(path) for path in sorted(tmp_path.iterdir())]), tmp_path, monkeypatch)
-    assert "mean over 2 to 6 seeds, 95 % interval from 5 on, below it single runs (thin)" in figure.get_suptitle()
+    assert "mean over 2 to 6 seeds, 95 % interval from 5 on, below it single runs (thin)" in figure.get_suptitle().replace(
+        "\n", " "
+    )
 
 
 def test_a_long_legend_has_room(tmp_path, monkeypatch):
@@ -93,3 +95,14 @@ def test_a_long_legend_has_room(tmp_path, monkeypatch):
     assert 0 <= box.y0 < box.y1 <= figure.bbox.height
     assert box.x1 <= figure.bbox.width
     assert box.width < figure.bbox.width / 3
+
+
+def test_a_long_title_leaves_the_legend_alone(tmp_path, monkeypatch):
+    folder = ROOT / "runs" / "supervised" / "continual-imagenet"
+    names = ("backprop,learning_rate=0.03", "cbp,learning_rate=0.03")
+    found = compare([read_run(path) for name in names for path in find_runs([folder / name])])
+    figure = drawn(found, tmp_path, monkeypatch)
+    assert "× where a seed has its last value" in figure.get_suptitle().replace("\n", " ")
+    figure.draw_without_rendering()
+    title, legend = figure._suptitle.get_window_extent(), figure.legends[0].get_window_extent()
+    assert 0 <= title.x0 < title.x1 < legend.x0
