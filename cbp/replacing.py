@@ -288,8 +288,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
 
     def _say_once_what_is_asleep(self, unseen: list[LayerType]) -> None:
         asleep = tuple(layer.name for layer in unseen if _feeds_evaluation(layer.hidden))
-        if asleep and self._watch is not None and self._model.training and not self._recorded[asleep]:
-            self._recorded[asleep] = _RECORDED
+        if asleep and self._watch is not None and self._model.training and not self._recorded["asleep", *asleep]:
+            self._recorded["asleep", *asleep] = _RECORDED
             warnings.warn(
                 f"units of {', '.join(asleep)} are not judged: what receives them is in evaluation mode, and the model in "
                 "training mode",

@@ -82,11 +82,19 @@ class Watch:
 
     def knows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A call with such arguments was recorded."""
-        self._known.add(_signature((args, kwargs)))
+        self._known.add(self._kind((args, kwargs)))
 
     def _is_known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call with such arguments was recorded; after many kinds of calls no further ones are told apart."""
-        return len(self._known) >= _KINDS or _signature((args, kwargs)) in self._known
+        """Whether a call with such arguments was recorded."""
+        return self._kind((args, kwargs)) in self._known
+
+    def _kind(self, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> object:
+        """What is told apart of arguments; after many kinds their types alone."""
+        kind = _signature(arguments)
+        if kind in self._known or len(self._known) < _KINDS:
+            return kind
+        args, kwargs = arguments
+        return (*map(type, args), *((name, type(kwargs[name])) for name in sorted(kwargs)))
 
     def exchanged(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> bool:
         """Whether the model has other modules than when it was recorded, or its weights are others.

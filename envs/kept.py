@@ -90,6 +90,8 @@ def is_skipped(value: Any) -> bool:
     module = getattr(type(value), "__module__", "builtins")
     shows = module.split(".")[0] in ELSEWHERE and module != "pygame.sprite"
     draws = module == "gymnasium.envs.mujoco.mujoco_rendering"
+    if type(value) in weakref.ProxyTypes:  # through which isinstance sees
+        return True
     return isinstance(value, _NO_STATE) or _is_function(value) or draws or (shows and not is_sequence(value))
 
 

@@ -258,7 +258,7 @@ def _load_simulation(
 def _load_tasks(sequence: TaskSequence, saved: dict[str, Any]) -> None:
     """Loads the task in force, and what a release before did not save: the environments that were given and wait."""
     waiting, given = sequence.waiting, dict(saved.get("waiting", []))
-    if given and given.keys() != waiting.keys():
+    if "waiting" in saved and given.keys() != waiting.keys():
         names = " and ".join(sequence.tasks[number] for number in sorted(given.keys() ^ waiting.keys()))
         raise ParameterError(f"state must be that of the same tasks given as environments, got one that differs in {names}")
     for number, state in given.items():

@@ -104,7 +104,8 @@ class Tables:
     def class_named(self, name: str) -> type | None:
         """The class of a name, if it was looked into, or stands in a module of one that was."""
         looked_into = [kind for kind in self._classes if self.name_of(kind) == name]
-        return next((each for each in [*looked_into, *self._in_modules(name)] if isinstance(each, type)), None)
+        in_modules = (each for each in self._in_modules(name) if isinstance(each, type) and self.name_of(each) == name)
+        return next(iter(looked_into), None) or next(in_modules, None)  # none that a module has imported under another name
 
     def fixed(self, name: str, place: Place) -> Any:
         """The function, class or the like of a name: at its place, or where its module says; None where it is at neither.

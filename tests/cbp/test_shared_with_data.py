@@ -240,7 +240,9 @@ def test_a_number_that_counts_on_is_recorded_a_few_times_only(monkeypatch):
     for step in range(2, 52):
         model(x, step)
         method.step()
-    assert len(recorded) == 31  # and the example: 32 kinds of calls
+    assert len(recorded) == 32  # and the example: 32 kinds of calls; then the types alone
+    assert trained_layers(model, method, x, 52.0) == ["a", "b"]
+    assert len(recorded) == 33  # another type is noticed as ever
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["example", "none"])

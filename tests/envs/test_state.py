@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -543,3 +545,13 @@ def test_what_is_no_state_is_refused_in_words(make, broken, words):
     env.reset(seed=0)
     with pytest.raises(envs.ParameterError, match=words):
         envs.load_state(env, broken(envs.save_state(env)))
+
+
+def test_a_weak_proxy_is_no_state():
+    env = gymnasium.make("CartPole-v1")
+    env.unwrapped.proxy = weakref.proxy(env)
+    env.reset(seed=0)
+    state = envs.save_state(env)
+    expected = env.step(0)[0]
+    envs.load_state(env, state)
+    assert env.step(0)[0].tolist() == expected.tolist()

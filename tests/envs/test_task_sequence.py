@@ -197,6 +197,16 @@ def test_the_state_of_an_environment_that_was_given_is_refused_where_it_is_made_
         envs.load_state(envs.TaskSequence(TWO, period=3), envs.save_state(env))
 
 
+def test_the_state_of_an_environment_that_is_made_anew_is_refused_where_one_was_given():
+    env = envs.TaskSequence(TWO, period=3)
+    env.reset(seed=0)
+    state = envs.save_state(env)
+    other = envs.TaskSequence([gymnasium.make(task) for task in TWO], period=3)
+    other.reset(seed=0)
+    with pytest.raises(envs.ParameterError, match="the same tasks given as environments"):
+        envs.load_state(other, state)
+
+
 def test_a_state_of_the_release_before_has_the_task_in_force_alone():
     env, other = (envs.TaskSequence([CountingResets(), CountingResets()], period=50) for _ in range(2))
     env.reset(seed=0)
