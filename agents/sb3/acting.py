@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from agents.sb3.arrays import Forward
 from agents.sb3.native import Policy, Steps
 from agents.sb3.networks import networks
-from agents.sb3.support import marks_of
+from agents.sb3.support import all_modules_have_hooks, marks_of
 
 
 class Acting:
@@ -35,7 +35,8 @@ class Acting:
 
     def _look(self) -> list[float]:
         versions = [parameter._version for parameter in self._parameters]
-        return [*marks_of(self._policy), *versions, *self._policy.log_std.tolist()]
+        others = id(self._policy.action_dist), all_modules_have_hooks()
+        return [*others, *marks_of(self._policy), *versions, *self._policy.log_std.tolist()]
 
     def is_other(self, policy: ActorCriticPolicy) -> bool:
         """Whether a policy is another than at the last look.

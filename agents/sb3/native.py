@@ -106,7 +106,7 @@ class Policy(NamedTuple):
         norms = norms_of(modules)
         affine = tuple(np.stack([norm.weight.detach().numpy(), norm.bias.detach().numpy()]) for norm in norms)
         return cls(
-            weights=tuple(np.ascontiguousarray(linear.weight.detach().numpy().T) for linear in linears),
+            weights=tuple(np.array(linear.weight.detach().numpy().T, order="C") for linear in linears),
             biases=tuple(linear.bias.detach().numpy().copy() for linear in linears),
             norms=affine or (np.empty((2, 0), np.float32),) * (len(linears) - 1),
             eps=norms[0].eps if norms else 0.0,

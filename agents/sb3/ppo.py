@@ -132,11 +132,14 @@ class PPO(stable_baselines3.PPO):
 
     def _go_on_slowly(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         """Collects a rollout by Stable-Baselines3's own loop, where callbacks know that it begins."""
+        before = vars(callback).get("on_rollout_start")
         callback.on_rollout_start = lambda: None  # type: ignore[method-assign]
         try:
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         finally:
             del callback.on_rollout_start
+            if before is not None:
+                callback.on_rollout_start = before  # type: ignore[method-assign]
 
     def _complete(self, rollout_buffer: RolloutBuffer, critic: Forward) -> None:
         """Completes a rollout that was judged: its advantages."""
