@@ -12,8 +12,8 @@ from envs.checks import EffectError, ParameterError, env_name
 from envs.effects import Effect, Parameter
 from envs.places import Place, Subject
 
-_ROUNDED = 1e-6
-"""How much of a number its environment may round off, as one that keeps it with 32 bits does."""
+_ROUNDED = 1e-3
+"""How much of a number its environment may round off, as one that keeps it with 16 bits does."""
 
 
 @dataclass(frozen=True)

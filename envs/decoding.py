@@ -11,7 +11,7 @@ import sys
 import types
 import warnings
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
@@ -20,7 +20,7 @@ import numpy as np
 from envs import models
 from envs.encoding import CONTAINERS, Array, parts_of
 from envs.kept import ELSEWHERE, attributes, is_skipped, name_of_fixed, owner_of, package_of
-from envs.tables import Place, Tables
+from envs.tables import Place, Tables, is_harmless
 
 
 class Decoder:
@@ -99,7 +99,15 @@ class Decoder:
         else:
             self.misses |= now is None and not self._can_be_found(saved)
             return None
-        return next(filter(None, (self._lacks(*part) for part in parts)), None)
+        return self._lacks_any(parts, in_container=kind != "object")
+
+    def _lacks_any(self, parts: Iterable[tuple[Any, Any, str]], *, in_container: bool) -> str | None:
+        """The same of several, each with its path; functions that are not found may still come as attributes, not as items."""
+        for now, saved, path in parts:
+            is_lost = in_container and now is None and not self._can_be_found(saved)
+            if (where := path if is_lost else self._lacks(now, saved, path)) is not None:
+                return where
+        return None
 
     def _is_of_kind(self, value: Any, saved: dict[str, Any]) -> bool:
         """Whether a value is of the class that was saved, as far as one was written."""
@@ -241,10 +249,12 @@ class Decoder:
         return now if found is None else found
 
     def _partial(self, saved: dict[str, Any], now: Any) -> Any:
+        """A function bound anew: the one that is bound there, or one that a stranger could do no harm with."""
         is_partial = isinstance(now, functools.partial)
         present = [now.func, list(now.args), dict(now.keywords)] if is_partial else [None] * 3
         function, args, keywords = map(self._decode, saved["partial"], present)
-        return now if None in (function, args, keywords) else functools.partial(function, *args, **keywords)
+        is_known = is_harmless(function) or (is_partial and function is now.func)
+        return functools.partial(function, *args, **keywords) if is_known and None not in (args, keywords) else now
 
     def _referred(self, saved: dict[str, Any], now: Any) -> Any:
         """What is there, or was met, or is a part of the environment itself, or a method of such."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn, SupportsFloat, TypeVar
@@ -350,8 +351,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         try:
             self._begin_episode(seed, write=not away)
             observation, own = self.env.reset(seed=seed, options=options)
-        finally:  # an environment that cannot be reset goes on in the world of before
-            self._force.write_again(self._sequence, self, always=away)
+        except BaseException:  # an environment that cannot be reset goes on in the world of before, if it has one
+            with contextlib.suppress(Exception):
+                self._force.write_again(self._sequence, self, always=away)
+            raise
+        self._force.write_again(self._sequence, self, always=away)
         info = self._copied(own)
         self._keep(info)
         info |= {**self._values, "phase": self._phase, "changed": False}

@@ -116,7 +116,7 @@ class Tables:
         module, _, short = name.rpartition(".")
         of_library = getattr(sys.modules.get(module), short, None) if module in ("builtins", "numpy") else None
         there = None if _is_imported(self.at(place), place) else self.at(place)
-        found = [there, *self._in_modules(name), of_library if _is_harmless(of_library) else None]
+        found = [there, *self._in_modules(name), of_library if is_harmless(of_library) else None]
         return next((each for each in found if name_of_fixed(each) == name), None)
 
     def _in_modules(self, name: str) -> Iterator[Any]:
@@ -163,7 +163,8 @@ def _is_imported(value: Any, place: Place) -> bool:
     return len(place) == _ALONE and not place[1] and not _is_near(_module_of(value), str(place[0]).split(".")[0])
 
 
-def _is_harmless(value: Any) -> bool:
+def is_harmless(value: Any) -> bool:
+    """Whether a function or class does nothing but compute, whatever it is called with."""
     return isinstance(value, np.ufunc) or (isinstance(value, type) and issubclass(value, (*PLAIN, np.generic)))
 
 

@@ -156,7 +156,7 @@ def _own_period(period: int, n_envs: int, times: dict[str, Any] | None) -> Any:
         return period // n_envs
     if times["name"] not in BY_PERIOD:
         raise unknown("times", times["name"], BY_PERIOD)
-    spread = {"gap": times["gap"] // n_envs} if isinstance(times.get("gap"), int) else {}
+    spread = {"gap": max(1, times["gap"] // n_envs)} if isinstance(times.get("gap"), int) else {}
     return {**times, **spread, BY_PERIOD[times["name"]]: period / n_envs if times["name"] != "bursts" else period // n_envs}
 
 

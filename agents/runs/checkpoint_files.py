@@ -263,8 +263,8 @@ def earlier_versions(checkpoint: Checkpoint) -> list[dict[str, str]]:
 
 
 def _of_then(made_by: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint was made by; what earlier releases did not name was as it is now."""
-    return {**{name: now[name] for name in ("gpu", "continual-backprop") if name in now}, **made_by}
+    """What a checkpoint was made by; earlier releases named neither themselves nor the GPU, which counts as the present one."""
+    return {"continual-backprop": "unknown", **{name: now[name] for name in ("gpu",) if name in now}, **made_by}
 
 
 def read(path: Path) -> Checkpoint:

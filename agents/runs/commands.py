@@ -185,7 +185,7 @@ def parse_override(text: str, of: str = "--set") -> tuple[str, Any]:
     if not equals:
         raise UserError(f"{of} takes key=value, got '{text}'")
     if value in ("True", "False"):
-        raise UserError(f"{name} must be true or false, got '{value}'")
+        raise UserError(f"{name} must be JSON, which has true and false, got '{value}'")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

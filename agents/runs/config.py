@@ -224,7 +224,12 @@ class Config(RunConfig):
         if strangers := [name for name in self.varied if name not in self.method_kwargs and name not in hyperparameters]:
             raise unknown("setting that varied", strangers[0], [*self.method_kwargs, *hyperparameters])
 
-    def _check_shared_by_environments(self, name: str, steps: object) -> None:
+    def check_shared(self, name: str, steps: object) -> None:
+        """Refuses steps of which each environment has less than one.
+
+        Raises:
+            UserError: It has.
+        """
         if isinstance(steps, int) and steps < self.n_envs:
             each = f"each of the {self.n_envs} environments" if self.n_envs > 1 else "the environment"
             raise UserError(f"{name} must be at least one step for {each}, got {steps}")
@@ -240,9 +245,7 @@ class Config(RunConfig):
             raise UserError(f"times must be a dictionary with a name, got {times!r}")
         if self.period is not None:
             check_whole("period", self.period, least=1, most=_LONGEST)
-            self._check_shared_by_environments("period", self.period)
-        if isinstance(times, dict):
-            self._check_shared_by_environments("gap", times.get("gap"))
+            self.check_shared("period", self.period)
         if self.param is None and self.preset.needs_signal:
             raise UserError(f"method '{self.method}' acts where a phase begins and needs an env that changes, got '{self.env}'")
 

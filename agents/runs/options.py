@@ -241,7 +241,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int, settings: Mapp
     settings = by_key(map(parse_override, args.set or [])) if settings is None else settings
     overrides = {**changes_in(spec.id, preset, algo, settings.get("weight_init")), **settings}.items()
     hyperparameters, method_kwargs = with_overrides(method, overrides, algo)
-    return Config(
+    config = Config(
         env=spec.id,
         method=method,
         timesteps=given(args.timesteps, preset.stationary.get(spec.id, preset.timesteps)),
@@ -262,6 +262,9 @@ def make_config(args: argparse.Namespace, method: str, seed: int, settings: Mapp
         algo=algo,
         protocol=args.protocol,
     )
+    if isinstance(times := change.get("times"), dict):  # of runs made before, which had it made larger, it may be less
+        config.check_shared("gap", times.get("gap"))
+    return config
 
 
 def _find_protocol(args: argparse.Namespace) -> Protocol | None:

@@ -53,6 +53,7 @@ class Carried:
         self._targets = dict(targets or {})
         self._has_warned = False
         self._was_loaded = False  # from the policy's state, where the first releases had the method's
+        self._weights_came = self._state_came = False  # since the last update, a state without weights before it
         self._rests = False  # in this step, which has gradients of other networks alone
         self._handles: list[RemovableHandle] = []
         self._given = self._options()
@@ -154,13 +155,17 @@ class Carried:
         self.method.take_over(other.method)
 
     def begin_anew(self) -> None:
-        """Takes weights that were loaded for those that the method began with, unless its own state came with them."""
-        if not self._was_loaded:
+        """Takes weights that were loaded for those that the method began with, unless its own state came with them.
+
+        A state comes after its weights, or before them with no update between.
+        """
+        if not self._was_loaded and not self._state_came:
+            self._weights_came = True
             self.method.begin_anew()
 
     def before_update(self, *_: Any) -> None:
         """What the method does before the optimizer's step."""
-        self._rests = False
+        self._rests = self._weights_came = self._state_came = False
         try:
             self._before_update()
         except NoGradientsError:
@@ -224,6 +229,7 @@ class Carried:
             raise RuntimeError(
                 f"what the optimizer's state has of a method ({methods}) cannot be loaded into that of {self.name}: {error}"
             ) from error
+        self._state_came, self._weights_came = not self._weights_came, False
 
     def _saved(self, states: Mapping[str, Any]) -> Any:
         """What there is of this method among the saved states of the optimizer's methods; None if there is nothing.

@@ -50,9 +50,9 @@ class Following(_Policy):
         self._others = weakref.WeakSet()  # optimizers that have been looked at
         if self._carried:
             _alive.add(self)
-            for module in {self, *owners(self).values()}:
+            for module in self.modules():
                 if _after_loading not in module._load_state_dict_post_hooks.values():
-                    module.register_load_state_dict_post_hook(_after_loading)
+                    module.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
     def _signature(self) -> tuple[Any, ...]:
         """What tells whether other optimizers, other modules or other parameters are trained."""
@@ -115,9 +115,10 @@ class Following(_Policy):
             )
 
     def _take_loaded_weights(self, module: nn.Module) -> None:
-        """Lets methods begin anew with weights that this module was given; their own states are loaded after these."""
+        """Lets methods begin anew with weights that this module was given."""
+        given = set(module.parameters())
         for carried in self._carried:
-            if module is self or getattr(module, "optimizer", None) is carried.optimizer:
+            if not given.isdisjoint(held_by([carried.optimizer])):
                 carried.begin_anew()
 
     def set_training_mode(self, mode: bool) -> None:

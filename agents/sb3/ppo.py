@@ -61,8 +61,9 @@ class PPO(stable_baselines3.PPO):
       ``torch.get_num_threads()`` threads, unless a callback has to see every step: any that does not say
       ``every_step = False``. Callbacks that say so are called after the rollout, for the steps in which something happened.
       What is learned is the same to the bit.
-    - What a callback changes of the policy in ``_on_step`` acts from the next rollout on where it is written through ``.data``
-      (but for σ), or has no fast path, with a warning; everything else at once, if environments are stepped one step at a time.
+    - Where environments are stepped together, what a callback changes of the policy in ``_on_step`` acts from the next step on.
+      Two changes act from the next rollout on: weights other than σ that are written through ``.data``, and, with a warning,
+      whatever has no fast path.
     - Callbacks find no ``values``, ``log_probs`` and ``obs_tensor`` in ``self.locals``: the first two are computed for the
       whole rollout at once, before ``on_rollout_end``.
     - Up to two threads train, never more than ``torch.get_num_threads()``: ``torch.set_num_threads(1)`` or the environment

@@ -191,7 +191,7 @@ def test_a_value_of_which_the_environment_makes_another_is_an_error(monkeypatch)
 
         @speed.setter
         def speed(self, value):
-            self._speed = float(np.float32(min(value, 1.0)))
+            self._speed = float(np.float16(min(value, 1.0)))
 
     options = {"meaning": "speed", "unit": "m/s", "lowest": 0.0, "highest": 9.0, "low": 0.1, "high": 5.0}
     speed = envs.Attribute(name="speed", schedule="uniform", needs="a speed", attribute="speed", **options)

@@ -331,6 +331,20 @@ def test_a_reset_that_leaves_a_change_without_effect_is_said_and_the_next_one_go
         assert env.unwrapped.model.opt.gravity[2] == -5.0
 
 
+def test_a_reset_that_fails_without_a_model_tells_its_own_error():
+    class Breaks(World):
+        def reset(self, *, seed=None, options=None):
+            if options:
+                self.model = None
+                raise ValueError("no ground today")
+            return super().reset(seed=seed)
+
+    env = listed(Breaks(BOX), "gravity", 5.0, period=100)
+    env.reset()
+    with pytest.raises(ValueError, match="no ground today"):
+        env.reset(options={"breaks": True})
+
+
 def test_a_reset_that_fails_leaves_the_change_in_force():
     class Draws(World):
         def reset(self, *, seed=None, options=None):

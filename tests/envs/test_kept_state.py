@@ -807,6 +807,29 @@ def test_no_function_is_found_but_those_of_the_environment():
         assert other.chosen is flat
 
 
+def test_a_state_binds_no_function_to_what_it_likes():
+    env, other = OneOfTheFunctions(), OneOfTheFunctions()
+    state = envs.save_state(env)
+    state[0]["values"]["chosen"] = {"partial": [{"code": "test_kept_state.hill"}, {"list": ["a file"]}, {"dict": {}}]}
+    envs.load_state(other, state)
+    assert other.chosen is flat
+
+
+def test_functions_that_are_not_found_are_not_lost_from_a_list():
+    class Keeps(Keeping):
+        def begin(self):
+            self.rules, self.named = [], {}
+
+    env, other = Keeps(), Keeps()
+    env.rules.append(lambda: 1)
+    with pytest.raises(envs.ParameterError, match=r"rules\[0\]"):
+        envs.load_state(other, envs.save_state(env))
+    env.rules.clear()
+    env.named["a"] = lambda: 1
+    with pytest.raises(envs.ParameterError, match=r"named\['a'\]"):
+        envs.load_state(other, envs.save_state(env))
+
+
 def test_what_was_said_of_functions_before_is_that_they_are_kept():
     env, other = OneOfTheFunctions(), OneOfTheFunctions()
     state = envs.save_state(env)

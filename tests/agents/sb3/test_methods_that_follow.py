@@ -173,6 +173,29 @@ def test_what_a_stock_model_learned_is_not_taken_back(method, load):
     assert max((parameter - loaded[name]).abs().max() for name, parameter in model.policy.named_parameters()) < 0.01
 
 
+def test_a_state_that_is_loaded_before_its_weights_stays():
+    model, other = ppo("l2-init", strength=1e-3), ppo("l2-init", seed=9, strength=1e-3)
+    model.learn(64)
+    before = copy.deepcopy(states(model))
+    parameters = model.get_parameters()
+    other.policy.optimizer.load_state_dict(parameters["policy.optimizer"])
+    other.policy.load_state_dict(parameters["policy"])
+    assert same(states(other), before)
+    other.learn(32)  # from then on other weights are others
+    other.policy.load_state_dict(parameters["policy"])
+    kept = other.policy.method._initial.now()
+    assert all(torch.equal(kept[parameter], parameter) for parameter in other.policy.parameters())
+
+
+def test_weights_of_one_network_alone_are_not_taken_back():
+    model = ppo("l2-init", strength=1e-3)
+    model.learn(64)
+    head = model.policy.value_net
+    head.load_state_dict({"weight": torch.ones_like(head.weight), "bias": torch.zeros_like(head.bias)})
+    kept = model.policy.method._initial.now()
+    assert torch.equal(kept[head.weight], torch.ones_like(head.weight))
+
+
 @pytest.mark.parametrize(("method", "kept"), [("trac", "first"), ("l2-init", "initial")])
 def test_what_an_actor_learned_elsewhere_is_not_taken_back_and_the_critic_goes_on(method, kept):
     model, other = sac(method), sac(method)

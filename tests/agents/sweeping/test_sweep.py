@@ -382,6 +382,15 @@ def test_a_configuration_says_which_settings_were_varied(tmp_path):
         Config.from_json(json.dumps({**values, "varied": ["gama"]}))
 
 
+def test_a_configuration_of_before_with_bursts_closer_than_the_environments_is_read(tmp_path):
+    options = ["--methods", "cbp", "--n-envs", "4", "--times"]
+    values = json.loads(planned(tmp_path, *options, "bursts,changes=3,gap=4")[0].config.to_json())
+    values["change"]["times"]["gap"] = 1
+    assert Config.from_json(json.dumps(values)).change["times"]["gap"] == 1
+    with pytest.raises(UserError, match="gap must be at least one step for each of the 4 environments, got 1"):
+        planned(tmp_path, *options, "bursts,changes=3,gap=1")
+
+
 # Bad input
 
 
