@@ -77,8 +77,8 @@ class Trainability:
     A network whose head has large weights learns faster, since the same change of its units does more to its outputs: called
     with ``head`` this is left out.
 
-    Random targets are those of Lyle et al., "Understanding plasticity in neural networks" (ICML 2023), section 3; the area
-    under the curve and its ratio are ours.
+    Random targets are after Lyle et al., "Understanding plasticity in neural networks" (ICML 2023), section 3. The network that
+    draws them, the area under the curve and its ratio are ours.
 
     Args:
         fresh: Makes a network of the same kind with fresh weights, drawn from torch's global generator. Its output for a batch

@@ -89,12 +89,12 @@ def _array(space: spaces.Space[Any], sample: bool) -> np.ndarray:
 
 @torch.no_grad()
 def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, actions: Tensor | None = None) -> list[Tensor]:
-    """What the layers behind each hidden layer receive: a list of ``(samples, units)``. Nothing is sampled.
+    """What the layers behind each hidden layer receive: a list of ``(samples, positions, units)``. Nothing is sampled.
 
     Args:
         policy: The policy.
-        layers: Hidden layers of the policy, see :func:`agents.sb3.networks.hidden_layers`. Of a channel of images it is the
-            mean over its positions.
+        layers: Hidden layers of the policy, see :func:`agents.sb3.networks.hidden_layers`. Channels of images have several
+            positions, other units one.
         observations: A tensor ``(samples, …)``, or a dictionary of such.
         actions: What the critics of SAC and TD3 judge, in [−1, 1]: ``(samples, …)``.
     """
@@ -105,9 +105,9 @@ def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, 
     finally:
         for hook in hooks:
             hook.remove()
-    # Of a map with one position alone there is nothing to average over.
+    # A map with one position alone has no dimension for it.
     of_maps = [layer.fresh[0].tensor.ndim > 2 and received[i].ndim > 2 for i, layer in enumerate(layers)]
-    return [received[i].mean(dim=1) if of_map else received[i].flatten(1) for i, of_map in enumerate(of_maps)]
+    return [received[i] if of_map else received[i].flatten(1).unsqueeze(1) for i, of_map in enumerate(of_maps)]
 
 
 def _watch(place: Any, received: dict[int, Tensor], i: int) -> Any:

@@ -283,8 +283,8 @@ class PlasticityCallback(BaseCallback):
         activations: dict[str, Tensor] = {}
         for prefix, batch in (("", self._last_steps()), ("probe_", probe)):
             for layer, h in zip(self._layers, self._activations(batch), strict=True):
-                activations[f"plasticity/{layer.name}/{prefix}"] = h
-                self._record_activations(f"plasticity/{layer.name}/{prefix}", layer.activation, h)
+                activations[f"plasticity/{layer.name}/{prefix}"] = h.mean(dim=1)
+                self._record_activations(f"plasticity/{layer.name}/{prefix}", layer.activation, h.flatten(0, 1))
         if with_ranks:
             with ThreadPoolExecutor(min(2, threads), initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 for prefix, ranks in zip(activations, pool.map(metrics.ranks, activations.values()), strict=True):

@@ -20,11 +20,11 @@ ENVS = 25  # so that 1,000 steps take few updates
 
 
 def of_channels(extractor, images):
-    """What the layers behind two convolutions receive, as means over positions, and the features of the images."""
+    """What the layers behind two convolutions receive, ``(samples, channels, positions)``, and the features of the images."""
     conv1, relu1, conv2, relu2, pool, flatten = extractor.net
     first = relu1(conv1(torch.as_tensor(images).float() / 255))
     second = pool(relu2(conv2(first)))
-    return [first.mean(dim=(2, 3)), second.mean(dim=(2, 3))], flatten(second)
+    return [first.flatten(2), second.flatten(2)], flatten(second)
 
 
 def of_units(chain, h):
@@ -149,6 +149,31 @@ def test_channels_with_one_position_are_measured_as_units():
     model = PPO("CnnPolicy", Small(), n_steps=1024, n_epochs=1, batch_size=256, device="cpu", seed=0)
     model.learn(2048, callback)
     assert 0 <= callback.latest["plasticity/features/hidden3/probe_dormant_fraction"] <= 1  # the last convolution's
+
+
+class Brightest(BaseFeaturesExtractor):
+    """A channel that is active where a pixel is white, 1 in 256 of them, and one that is active everywhere."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 8)
+        of_pixels = nn.Conv2d(1, 2, 1)
+        nn.init.ones_(of_pixels.weight)
+        of_pixels.bias.data = torch.tensor([-254.5 / 255, 1.0])
+        self.layers = nn.Sequential(of_pixels, nn.ReLU(), nn.Conv2d(2, 8, 36), nn.ReLU(), nn.Flatten())
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def test_a_channel_is_as_active_as_its_positions_and_not_as_its_images():
+    callback = PlasticityCallback()
+    kwargs = {"features_extractor_class": Brightest, "net_arch": [], "ortho_init": False}
+    settings = {"n_steps": 1024, "n_epochs": 1, "batch_size": 1024, "seed": 0, "device": "cpu", "learning_rate": 0.0}
+    PPO("CnnPolicy", Small(), policy_kwargs=kwargs, **settings).learn(2048, callback)
+    # An image of 36 × 36 has five white pixels: the first channel is active on all but 1 in 150, and at 0.4 % of the positions.
+    assert callback.latest["plasticity/features/hidden1/dormant_fraction"] == 0.5
+    assert callback.latest["plasticity/features/hidden1/dead_fraction"] == 0
+    assert callback.latest["plasticity/features/hidden1/tau_dormant_fraction"] == 0.5
 
 
 class Normed(BaseFeaturesExtractor):
