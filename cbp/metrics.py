@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 DORMANT_FRACTION_ACTIVE = 0.01  # Dohare: a unit active on at most 1 % of the samples is dormant
 TAU = 0.1  # the threshold of units to be recycled, as in cbp.ReDo
-GRADIENT_TAU = 0.25  # the same, as in cbp.ReGraMa
+GRADIENT_TAU = 0.25  # the same: what LucMc/continual-learning found for ReGraMa on a slippery Ant
 SATURATED_BEYOND = 0.9  # ours: beyond it a tanh unit's slope is below a fifth
 STABLE_RANK_SHARE = 0.99  # Dohare: of the sum of the singular values
 FEATURE_RANK_THRESHOLD = 0.01  # Lyle, section 3.2
@@ -101,7 +101,7 @@ def gradient_dormant_fraction(gradient: Tensor, tau: float = GRADIENT_TAU) -> fl
 
     Args:
         gradient: Of a layer's weight: ``(units, …)``.
-        tau: τ ≥ 0. The default is that of ``cbp.ReGraMa``.
+        tau: τ ≥ 0. The default is what LucMc/continual-learning found for ReGraMa on a slippery Ant.
 
     Returns:
         A number in [0, 1].

@@ -35,9 +35,11 @@ class ReGraMa(ReDo, name="regrama"):
     Args:
         model: As for :class:`cbp.ReplacingMethod`.
         optimizer: As there.
-        threshold: τ, at least 0. Default: the value that LucMc/continual-learning found for a slippery Ant.
-        period: Updates from one check to the next. Default: as there.
-        reset_optimizer: As there. Default: as there and in :class:`cbp.ReDo`.
+        threshold: τ, at least 0. Default: that of the implementation in LucMc/continual-learning. A unit behind which weights are
+            small gets small gradients, and a replaced one begins with zeros there: where τ is large and the period short, the
+            same units are replaced at each check.
+        period: Updates from one check to the next. Default: as ``threshold``.
+        reset_optimizer: As there. Default: as ``threshold``, and in :class:`cbp.ReDo`.
         init: As there.
         seed: As there.
         layers: As there.
@@ -68,8 +70,8 @@ class ReGraMa(ReDo, name="regrama"):
         self,
         model: nn.Module,
         optimizer: Optimizer | Sequence[Optimizer],
-        threshold: float = 0.25,
-        period: int = 100,
+        threshold: float = 0.01,
+        period: int = 1000,
         reset_optimizer: ResetOptimizer = "moments",
         init: Init = "auto",
         seed: int = 0,

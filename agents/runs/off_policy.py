@@ -185,8 +185,8 @@ def _with(method: str, **changes: Any) -> MethodPreset:
 # One update a step, where the paper's PPO makes 160 in 2,048: ρ for as many replaced units a step.
 ACTOR_CRITIC_METHODS = _methods(
     replacement_rate=8e-6,  # ours
-    threshold=0.0,  # the authors' code of ReDo for SAC
-    period=200_000,  # the authors' code of ReDo for SAC
+    threshold=0.0,  # the authors' configuration of ReDo for SAC
+    period=1000,  # the authors' configuration of ReDo for SAC
 )
 # One update in four steps.
 DQN_METHODS = _methods(

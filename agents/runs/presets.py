@@ -152,8 +152,8 @@ METHODS: dict[str, MethodPreset] = {
     "regrama": MethodPreset(
         method="regrama",
         method_kwargs={
-            "threshold": 0.25,  # of the values that LucMc/continual-learning tried, the one it found for a slippery Ant
-            "period": 100,  # as the threshold
+            "threshold": 0.01,  # the default of the implementation in LucMc/continual-learning
+            "period": 1000,  # as the threshold
             "reset_optimizer": "moments",  # as there
             "init": "lecun",  # as the first weights
         },
@@ -180,10 +180,10 @@ METHODS: dict[str, MethodPreset] = {
     "swr": MethodPreset(
         method="swr",
         method_kwargs={
-            "factor": 1e-4,  # ours: renews as many weights as cbp
-            "period": 1,  # ours
-            "utility": "gradient",  # the authors' code
-            "selection": "proportional",  # the authors' code
+            "factor": 1e-5,  # the authors' best for a large network
+            "period": 2048,  # as the factor
+            "utility": "gradient",  # as the factor
+            "selection": "threshold",  # as the factor
             "decay_rate": 0.0,  # the authors' code
         },
         changes={**_TUNED, "weight_decay": 1e-4},  # ours: as cbp

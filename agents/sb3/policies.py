@@ -34,7 +34,7 @@ KINDS = ("Mlp", "Cnn", "MultiInput")
 # One update a step, of the 160 a 2,048 steps that the paper's ρ is for: as many replacements a step.
 ACTOR_CRITIC_OPTIONS: dict[str, dict[str, Any]] = {
     "cbp": {"replacement_rate": 8e-6},  # ours; published is none for SAC or TD3
-    "redo": {"threshold": 0.0, "period": 200_000},  # the authors' code for SAC
+    "redo": {"threshold": 0.0, "period": 1000},  # the authors' configuration for SAC
 }
 # One update every four steps.
 Q_OPTIONS: dict[str, dict[str, Any]] = {

@@ -252,7 +252,7 @@ def test_the_spread_of_small_weights_in_half_precision_is_not_zero(name):
 def test_what_was_frozen_when_the_method_was_made_is_treated_once_it_is_trained(name):
     model = chain(3, 8, 6, 2)
     model[0].requires_grad_(False)
-    options = {"hare-tortoise": {"period": 1}, "swr": {"utility": "magnitude", "factor": 0.5}}.get(name, {})
+    options = {"hare-tortoise": {"period": 1}, "swr": {"utility": "magnitude", "factor": 1.0, "period": 1}}.get(name, {})
     method = cbp.METHODS[name](model, torch.optim.SGD(model.parameters(), lr=0.0), **options)
     assert not hasattr(method, "touched") or "0.weight" not in method.touched
     for trained_now in (False, True):

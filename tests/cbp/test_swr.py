@@ -52,10 +52,14 @@ class Oracle:
         count, rest = math.floor(self.factor * n), self.factor * n - math.floor(self.factor * n)
         if rest > 0 and torch.rand((), generator=self.generator).item() < rest:
             count += 1
-        chosen = sorted(range(n), key=lambda i: (utility[i], i))[:count]
-        # Those below the last of them first, in their order, then those that equal it.
-        last = max((utility[i] for i in chosen), default=0.0)
-        return sorted(chosen, key=lambda i: (utility[i] == last, i))
+        if count == 0:
+            return []
+        last = sorted(utility)[count - 1]
+        below, equal = [i for i in range(n) if utility[i] < last], [i for i in range(n) if utility[i] == last]
+        if len(below) + len(equal) > count:
+            order = torch.randperm(len(equal), generator=self.generator).tolist()
+            equal = [equal[k] for k in order[: count - len(below)]]
+        return below + equal
 
 
 @pytest.mark.parametrize(
@@ -90,21 +94,40 @@ def test_it_agrees_with_the_oracle_step_by_step(kind, options):
     assert method.drawn >= 10
 
 
-def test_of_equal_utilities_the_first_are_drawn():
+def test_of_equal_utilities_each_is_drawn_as_often_as_the_others():
     model = nn.Linear(4, 1, bias=False)
-    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=0.75)
+    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=0.25, period=1, selection="proportional")
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[5.0, 7.0, 6.0, 5.0]]))
-    model(torch.tensor([[0.0, 0.0, 0.0, 1.0]])).sum().backward()  # utilities 0, 0, 0, 5
-    method.step()
-    assert (model.weight[0, :3].abs() < 1).all()
-    assert model.weight[0, 3] == 5
-    assert method.drawn == 3
+    model(torch.tensor([[0.0, 0.0, 0.0, 1.0]])).sum().backward()  # utilities 0, 0, 0, 5, whatever is drawn
+    drawn = torch.zeros(4)
+    for _ in range(300):
+        before = model.weight[0].clone()
+        method.step()
+        drawn += model.weight[0] != before
+    assert method.drawn == drawn.sum() == 300
+    assert drawn[3] == 0
+    # By chance 100 each, with a standard deviation of √(300·1/3·2/3) = 8.2.
+    assert (drawn[:3] - 100).abs().max() < 40
+
+
+def test_dead_units_come_back_by_default():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method = cbp.SelectiveWeightReinitialization(model, optimizer, period=10)
+    with torch.no_grad():
+        model[0].bias[:20] = -100.0
+    x = torch.rand(64, 8)
+    for _ in range(40):
+        learn(model, optimizer, x, x.sum(dim=1, keepdim=True))
+        method.step()
+    assert int((model[1](model[0](x))[:, :20] > 0).any(dim=0).sum()) >= 15
 
 
 def test_norms_and_parameters_without_a_gradient_are_left():
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
-    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=1.0)
+    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=1.0, period=1, selection="proportional")
     assert method.touched == ["0.weight", "0.bias", "2.weight", "2.bias"]
     before = copy.deepcopy(model)
     model[2](torch.ones(1, 3)).sum().backward()
@@ -120,7 +143,7 @@ def test_norms_and_parameters_without_a_gradient_are_left():
 def test_weights_that_do_not_lie_in_one_piece_are_drawn_where_they_are():
     model = nn.Linear(3, 2, bias=False)
     model.weight = nn.Parameter(torch.tensor([[9.0, 8.0], [7.0, 1.0], [6.0, 5.0]]).T)
-    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=1 / 6, utility="magnitude")
+    method = cbp.SelectiveWeightReinitialization(model, still(model), 1 / 6, 1, "magnitude", "proportional")
     before = model.weight.detach().clone()
     method.step()
     assert (model.weight != before).nonzero().tolist() == [[1, 1]]
@@ -131,7 +154,7 @@ def test_a_stopped_method_goes_on_exactly(decay_rate):
     def trained(interrupted_after):
         model = chain(3, 6, 2, seed=3)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-        problem, options = Problem(3, 2), {"factor": 0.02, "period": 3, "decay_rate": decay_rate}
+        problem, options = Problem(3, 2), {"factor": 0.02, "period": 3, "selection": "proportional", "decay_rate": decay_rate}
         method = cbp.SelectiveWeightReinitialization(model, optimizer, **options)
         for step in range(20):
             if step == interrupted_after:
@@ -158,8 +181,8 @@ def test_the_state_of_another_model_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"factor": 1.5}, r"factor must be a finite number in \[0, 1\], got 1.5"),
-        ({"factor": -1, "selection": "threshold"}, "factor must be a finite number >= 0, got -1"),
+        ({"factor": 1.5, "selection": "proportional"}, r"factor must be a finite number in \[0, 1\], got 1.5"),
+        ({"factor": -1}, "factor must be a finite number >= 0, got -1"),
         ({"period": 0}, "period must be a whole number >= 1, got 0"),
         ({"utility": "gradiant"}, r"utility must be one of gradient, magnitude; got 'gradiant' \(did you mean 'gradient'\?\)"),
         ({"selection": "all"}, "selection must be one of proportional, threshold; got 'all'"),
@@ -174,10 +197,12 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-@pytest.mark.parametrize("options", [{"selection": "threshold"}, {"decay_rate": 0.9}], ids=["threshold", "average"])
+@pytest.mark.parametrize(
+    "options", [{}, {"selection": "proportional", "decay_rate": 0.9}], ids=["threshold", "average"]
+)
 def test_a_gradient_that_overflowed_tells_nothing_and_spoils_nothing(value, options):
     model = chain(3, 20, 2)
-    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=0.1, **options)
+    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=0.1, period=1, **options)
     drawn = []
     for update in range(3):
         for parameter in model.parameters():
@@ -197,7 +222,7 @@ def test_a_gradient_that_overflowed_tells_nothing_and_spoils_nothing(value, opti
 @pytest.mark.parametrize("selection", ["threshold", "proportional"])
 def test_an_update_without_any_gradient_draws_nothing_and_a_dead_layer_is_drawn_anew(selection):
     model = chain(3, 20, 2)
-    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=0.1, selection=selection)
+    method = cbp.SelectiveWeightReinitialization(model, still(model), factor=0.1, period=1, selection=selection)
     (0.0 * model(torch.ones(4, 3, dtype=torch.float64))).sum().backward()
     method.step()
     assert method.drawn == 0

@@ -74,7 +74,7 @@ STOPPED_IN_EVERY_WAY = {
     "layer-norm": ["--method", "layer-norm"],
     "spectral": ["--method", "spectral"],
     "upgd": ["--method", "upgd"],
-    "swr": ["--method", "swr", "--set", "factor=1e-2"],
+    "swr": ["--method", "swr", "--set", "period=5"],
     "fire": ["--method", "fire"],
     "nap": ["--method", "nap"],
     "crelu": ["--method", "crelu"],

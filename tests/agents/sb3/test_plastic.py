@@ -442,7 +442,7 @@ SOON = {
     "redo": {"period": 3, "threshold": 0.5},
     "regrama": {"period": 3, "threshold": 0.5},
     "hare-tortoise": {"period": 3},
-    "swr": {"factor": 0.1},
+    "swr": {"factor": 0.1, "period": 3},
     "c-chain": {"measure_every": 3, "warm_up": 1},
 }
 

@@ -323,7 +323,7 @@ def test_without_a_method_training_equals_that_of_mlp_policy():
     [*((PPO, method) for method in cbp.METHODS), *((A2C, method) for method in ("cbp", "shrink-perturb", "trac", "upgd"))],
 )
 def test_every_method_trains_by_its_name_and_is_saved_and_loaded_with_its_state(method, algorithm, tmp_path):
-    kwargs = {"period": 5} if method in ("redo", "regrama", "hare-tortoise") else {}
+    kwargs = {"period": 5} if method in ("redo", "regrama", "hare-tortoise", "swr") else {}
     if method == "c-chain":
         kwargs = {"measure_every": 3, "warm_up": 1}
     model = learn_quietly(make(algorithm, "PlasticMlpPolicy", method=method, method_kwargs=kwargs, activation_fn=nn.ReLU), 192)

@@ -116,7 +116,7 @@ class Loop:
         ("parseval", {"strength": 1e-4}, 120),
         ("spectral", {"strength": 1e-2}, 120),
         ("upgd", {"sigma": 0.1}, 120),
-        ("swr", {"factor": 0.05, "decay_rate": 0.9}, 120),
+        ("swr", {"factor": 0.05, "period": 1, "selection": "proportional", "decay_rate": 0.9}, 120),
         ("snr", {"max_silence": 30}, 120),
         ("hare-tortoise", {"period": 25, "momentum": 0.9}, 120),
         ("trac", {}, 120),
