@@ -35,9 +35,9 @@ class ReGraMa(ReDo, name="regrama"):
     Args:
         model: As for :class:`cbp.ReplacingMethod`.
         optimizer: As there.
-        threshold: τ, at least 0. Default: that of the implementation in LucMc/continual-learning. A unit behind which weights are
-            small gets small gradients, and a replaced one begins with zeros there: where τ is large and the period short, the
-            same units are replaced at each check.
+        threshold: τ, at least 0. Default: that of the implementation in LucMc/continual-learning. A unit behind which weights
+            are small gets small gradients, and a replaced one begins with zeros there: where τ is large and the period short,
+            the same units are replaced at each check.
         period: Updates from one check to the next. Default: as ``threshold``.
         reset_optimizer: As there. Default: as ``threshold``, and in :class:`cbp.ReDo`.
         init: As there.

@@ -41,7 +41,8 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     The utility of a weight w with gradient g is |g·w| (``"gradient"``) or |w| (``"magnitude"``). Of the N weights of a tensor
     those are drawn anew that are
 
-    - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest, of equal ones by chance;
+    - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest; of equal ones by chance
+      which;
     - ``"threshold"``: of a utility of at most ρ times the tensor's mean.
 
     Nothing is drawn anew by an update in which all gradients are zeros, as of a hinge loss of 0.
@@ -71,7 +72,8 @@ class SelectiveWeightReinitialization(Method, name="swr"):
 
     Example:
         >>> model = nn.Linear(100, 1, bias=False)
-        >>> method = SelectiveWeightReinitialization(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.03, 1, selection="proportional")
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> method = SelectiveWeightReinitialization(model, optimizer, 0.03, period=1, selection="proportional")
         >>> least = model.weight.abs().flatten().argsort()[:3]  # under an input of ones all gradients are 1
         >>> before = model.weight.detach().clone()
         >>> model(torch.ones(1, 100)).sum().backward()

@@ -197,9 +197,7 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-@pytest.mark.parametrize(
-    "options", [{}, {"selection": "proportional", "decay_rate": 0.9}], ids=["threshold", "average"]
-)
+@pytest.mark.parametrize("options", [{}, {"selection": "proportional", "decay_rate": 0.9}], ids=["threshold", "average"])
 def test_a_gradient_that_overflowed_tells_nothing_and_spoils_nothing(value, options):
     model = chain(3, 20, 2)
     method = cbp.SelectiveWeightReinitialization(model, still(model), factor=0.1, period=1, **options)

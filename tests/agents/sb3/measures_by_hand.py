@@ -9,7 +9,7 @@ from torch import nn
 
 
 def measured_by_hand(h, activation):
-    """By their names, of ``h`` with samples in its rows; of maps ``(samples, channels, positions)`` ranks are those of means."""
+    """By their names, of ``h`` ``(samples, units)``; of ``(samples, channels, positions)`` ranks are those of means."""
     averaged = h.reshape(*h.shape[:2], -1).mean(axis=2)
     h = h.reshape(*h.shape[:2], -1).swapaxes(1, 2).reshape(-1, h.shape[1])
     samples, units = h.shape

@@ -248,7 +248,7 @@ METHODS = {
     "parseval": {"method": "parseval", "method_kwargs": {"strength": 1.0, "scale": 0.2}},
     "spectral": {"method": "spectral", "method_kwargs": {"strength": 1.0}},
     "upgd": {"method": "upgd", "method_kwargs": {"sigma": 1.0}},
-    "swr": {"method": "swr", "method_kwargs": {"factor": 0.01, "period": 3, "utility": "magnitude", "selection": "proportional"}},
+    "swr": {"method": "swr", "method_kwargs": {"factor": 0.01, "period": 3, "utility": "magnitude"}},
     "nap": {"method": "nap"},
     "hare and tortoise": {"method": "hare-tortoise", "method_kwargs": {"momentum": 0.9, "period": 5}},
     "trac": {"method": "trac", "method_kwargs": {"decay_rates": (0.9, 0.99), "first_scale": 0.1}},
