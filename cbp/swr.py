@@ -41,8 +41,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     The utility of a weight w with gradient g is |g·w| (``"gradient"``) or |w| (``"magnitude"``). Of the N weights of a tensor
     those are drawn anew that are
 
-    - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest; of equal ones by chance
-      which;
+    - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest; equal ones by chance;
     - ``"threshold"``: of a utility of at most ρ times the tensor's mean.
 
     Nothing is drawn anew by an update in which all gradients are zeros, as of a hinge loss of 0.
