@@ -24,11 +24,11 @@ class InterfaceEffect(Acting):
 
     Args:
         space: Of the observations or actions: a Box.
+        acts_on: ``"observation"`` or ``"action"``.
     """
 
-    acts_on = "observation"
-
-    def __init__(self, space: Any) -> None:
+    def __init__(self, space: Any, acts_on: str) -> None:
+        self.acts_on = acts_on
         self.arriving(space)
         super().__init__()
 
@@ -56,12 +56,6 @@ class Noise(InterfaceEffect):
         return self._inside(array + self._value * self._generator.standard_normal(np.shape(array)))
 
 
-class ActionNoise(Noise):
-    """The same of actions."""
-
-    acts_on = "action"
-
-
 class Bias(InterfaceEffect):
     """Adds a constant."""
 
@@ -73,10 +67,8 @@ class Bias(InterfaceEffect):
 class Delay(InterfaceEffect):
     """Hands on what came some steps ago; before an episode's first action has arrived, the action nearest to zero."""
 
-    acts_on = "action"
-
-    def __init__(self, space: Any) -> None:
-        super().__init__(space)
+    def __init__(self, space: Any, acts_on: str) -> None:
+        super().__init__(space, acts_on)
         self._past: list[Array] = []
         self._sent = np.empty(0)
 
@@ -116,17 +108,11 @@ class Dropout(InterfaceEffect):
         return self._inside(np.where(kept, array, 0))
 
 
-class ActionDropout(Dropout):
-    """The same of actions."""
-
-    acts_on = "action"
-
-
 class Dead(InterfaceEffect):
     """Is 0 in one entry; entries count from 1, and 0 is none of them."""
 
-    def __init__(self, space: Any) -> None:
-        super().__init__(space)
+    def __init__(self, space: Any, acts_on: str) -> None:
+        super().__init__(space, acts_on)
         self.highest = float(np.prod(space.shape))
 
     def change(self, array: Array) -> Array:
@@ -138,25 +124,19 @@ class Dead(InterfaceEffect):
         return self._inside(changed)
 
 
-class DeadAction(Dead):
-    """The same of actions."""
-
-    acts_on = "action"
-
-
 class Permutation(InterfaceEffect):
     """Hands on the entries in another order, which follows from the value: 0 is their own, and no other number is."""
 
-    def __init__(self, space: Any) -> None:
-        super().__init__(space)
+    def __init__(self, space: Any, acts_on: str) -> None:
+        super().__init__(space, acts_on)
         self._order = own = np.arange(int(np.prod(space.shape)))
         if len(own) < 2:
             self.highest = 0.0
 
     def arriving(self, space: Any) -> Any:
-        """With the same bounds for all entries, as each may come from any place."""
+        """Observations get the same bounds for all entries, as each may come from any place; actions keep theirs."""
         low, high = space.low.min(), space.high.max()
-        if (space.low != low).any() or (space.high != high).any():
+        if self.acts_on == "observation" and ((space.low != low).any() or (space.high != high).any()):
             space = Box(low, high, space.shape, space.dtype)
         return super().arriving(space)
 
@@ -174,34 +154,26 @@ class Permutation(InterfaceEffect):
         return self._inside(np.reshape(np.ravel(array)[self._order], np.shape(array))) if self._value else array
 
 
-class ActionPermutation(Permutation):
-    """The same of actions; what is beyond the bounds of its new place is clipped, as the environment knows no others."""
-
-    acts_on = "action"
-
-    def arriving(self, space: Any) -> Any:
-        """The environment's own."""
-        return InterfaceEffect.arriving(self, space)
-
-
 @dataclass(frozen=True)
 class Interface(Parameter):
     """A quantity of the interface.
 
     Attributes:
         effect: What it does.
+        acts_on: ``"observation"`` or ``"action"``.
     """
 
     effect: type[InterfaceEffect] = InterfaceEffect
+    acts_on: str = "observation"
 
     def bind(self, subject: Subject, part: str | None, *, factor: bool) -> Effect:  # noqa: ARG002
         """The parameter of one environment; changes nothing yet."""
         if part is not None:
             raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
-        space = subject.env.observation_space if self.effect.acts_on == "observation" else subject.env.action_space
+        space = subject.env.observation_space if self.acts_on == "observation" else subject.env.action_space
         if not (isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)):
             raise ParameterError(f"{self.name} needs {self.needs}, got {space} of {env_name(subject.env)}")
-        effect = self.effect(space)
+        effect = self.effect(space, self.acts_on)
         if effect.highest == 0:
             raise ParameterError(f"{self.name} needs two entries or more, got {space} of {env_name(subject.env)}")
         return effect

@@ -6,20 +6,7 @@ import math
 from functools import partial
 
 from envs.effects import Parameter
-from envs.interface import (
-    MOST_DELAY,
-    ActionDropout,
-    ActionNoise,
-    ActionPermutation,
-    Bias,
-    Dead,
-    DeadAction,
-    Delay,
-    Dropout,
-    Interface,
-    Noise,
-    Permutation,
-)
+from envs.interface import MOST_DELAY, Bias, Dead, Delay, Dropout, Interface, Noise, Permutation
 
 _observed = partial(
     Interface,
@@ -32,12 +19,14 @@ _observed = partial(
 )
 _done = partial(
     Interface,
+    acts_on="action",
     lowest=0.0,
     low=0.0,
     schedule="uniform",
     needs="actions that are a Box of real numbers",
     where="deviation of actions",
 )
+_BOTH = ((_observed, "observation"), (_done, "action"))
 
 PARAMETERS: tuple[Parameter, ...] = (
     _observed(
@@ -62,7 +51,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         unit="units of the action",
         highest=math.inf,
         high=0.3,  # ours
-        effect=ActionNoise,
+        effect=Noise,
     ),
     _done(
         name="action_delay",
@@ -80,9 +69,9 @@ PARAMETERS: tuple[Parameter, ...] = (
             unit="1",
             highest=1.0,
             high=0.5,  # ours
-            effect=effect,
+            effect=Dropout,
         )
-        for make, what, effect in ((_observed, "observation", Dropout), (_done, "action", ActionDropout))
+        for make, what in _BOTH
     ),
     *(
         make(
@@ -92,9 +81,9 @@ PARAMETERS: tuple[Parameter, ...] = (
             highest=math.inf,
             high=math.inf,  # all that there are
             whole=True,
-            effect=effect,
+            effect=Dead,
         )
-        for make, what, effect in ((_observed, "observation", Dead), (_done, "action", DeadAction))
+        for make, what in _BOTH
     ),
     *(
         make(
@@ -104,9 +93,9 @@ PARAMETERS: tuple[Parameter, ...] = (
             highest=1e6,  # ours
             high=100.0,  # ours
             whole=True,
-            effect=effect,
+            effect=Permutation,
         )
-        for make, what, effect in ((_observed, "observation", Permutation), (_done, "action", ActionPermutation))
+        for make, what in _BOTH
     ),
 )
 """The parameters of the interface."""
