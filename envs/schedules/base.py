@@ -97,13 +97,14 @@ class Schedule(ABC):
         """The values that do not come from a range, for a check of the parameter's bounds."""
         return ()
 
-    def check_range(self, low: float) -> None:  # noqa: ARG002
+    def check_range(self, low: float) -> None:
         """Refuses a least value that this schedule cannot use.
 
         Raises:
             ParameterError: Such a value.
         """
-        return
+        if self.logarithmic and low <= 0:
+            raise ParameterError(f"schedule {self.name!r} draws logarithms and needs low above 0, got {low}")
 
     def describe(self) -> str | dict[str, Any]:
         """The schedule as JSON can hold it: its name, with the options that are not the defaults."""
@@ -172,25 +173,6 @@ def _check_options(name: str, options: Mapping[str, Any], allowed: Sequence[str]
             raise ParameterError(f"schedule {name!r} {words}; got {option!r}")
     if missing := [option for option in needed if option not in options]:
         raise ParameterError(f"schedule {name!r} needs {', '.join(missing)}")
-
-
-def check_scale(scale: object) -> None:
-    """Refuses what is no :data:`Scale`.
-
-    Raises:
-        ParameterError: Another value.
-    """
-    checks.choice("scale", scale, ("linear", "log"))
-
-
-def check_positive(name: str, low: float, scale: Scale = "log") -> None:
-    """Refuses a least value whose logarithm a schedule cannot take.
-
-    Raises:
-        ParameterError: Such a value.
-    """
-    if scale == "log" and low <= 0:
-        raise ParameterError(f"schedule {name!r} draws logarithms and needs low above 0, got {low}")
 
 
 def _plain(value: Any) -> Any:

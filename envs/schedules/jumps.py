@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from envs import checks
-from envs.schedules.base import At, Schedule, State, check_positive
+from envs.schedules.base import At, Schedule, State
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,6 @@ class LogUniform(Schedule, name="log_uniform"):
     def logarithmic(self) -> bool:
         """True."""
         return True
-
-    def check_range(self, low: float) -> None:
-        """The range must be above 0."""
-        check_positive(self.name, low)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import get_args
 
 from envs import checks
-from envs.schedules.base import At, Scale, Schedule, State, check_positive, check_scale
+from envs.schedules.base import At, Scale, Schedule, State
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,11 @@ class _Regular(Schedule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "length", checks.integer("length", self.length, 2))
-        check_scale(self.scale)
+        checks.choice("scale", self.scale, get_args(Scale))
 
     def draw(self, at: At) -> tuple[float, State]:
         """The value at the phase's share of the range."""
         return at.share(self._share(at.phase), self.scale), None
-
-    def check_range(self, low: float) -> None:
-        """With logarithms the range must be above 0."""
-        check_positive(self.name, low, self.scale)
 
     @abstractmethod
     def _share(self, phase: int) -> float:

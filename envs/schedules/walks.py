@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from envs import checks
-from envs.schedules.base import At, Scale, Schedule, State, check_positive, check_scale
+from envs.schedules.base import At, Scale, Schedule, State
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class RandomWalk(Schedule, name="random_walk"):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", checks.finite("step", self.step, 0))
-        check_scale(self.scale)
+        checks.choice("scale", self.scale, get_args(Scale))
 
     def draw(self, at: At) -> tuple[float, State]:
         """The share u of the range: u ← u + step·N(0, 1), reflected into [0, 1]."""
@@ -32,10 +33,6 @@ class RandomWalk(Schedule, name="random_walk"):
             share = (at.state + self.step * at.generator.standard_normal()) % 2
             share = min(share, 2 - share)
         return at.share(share, self.scale), share
-
-    def check_range(self, low: float) -> None:
-        """With logarithms the range must be above 0."""
-        check_positive(self.name, low, self.scale)
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class OrnsteinUhlenbeck(Schedule, name="ornstein_uhlenbeck"):
     def __post_init__(self) -> None:
         object.__setattr__(self, "pull", checks.finite("pull", self.pull, 0, 1))
         object.__setattr__(self, "sigma", checks.finite("sigma", self.sigma, 0))
-        check_scale(self.scale)
+        checks.choice("scale", self.scale, get_args(Scale))
 
     def draw(self, at: At) -> tuple[float, State]:
         """The share u of the range: u ← u + pull·(½ − u) + sigma·N(0, 1), kept in [0, 1]."""
@@ -64,7 +61,3 @@ class OrnsteinUhlenbeck(Schedule, name="ornstein_uhlenbeck"):
             share = at.state + self.pull * (0.5 - at.state) + self.sigma * at.generator.standard_normal()
             share = min(max(share, 0.0), 1.0)
         return at.share(share, self.scale), share
-
-    def check_range(self, low: float) -> None:
-        """With logarithms the range must be above 0."""
-        check_positive(self.name, low, self.scale)
