@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from tqdm import tqdm
@@ -18,6 +16,7 @@ from tqdm import tqdm
 from agents.runs.checkpoints import Trained
 from agents.runs.commands import progress_bar
 from agents.runs.errors import RunError, in_words
+from agents.sb3.threads import one_thread_each
 from agents.sb3.vec_env import MOST_THREADS, ThreadedVecEnv
 
 MODES = ("deterministic", "stochastic")
@@ -76,12 +75,12 @@ def play(
     seeds = episode_seeds(seed, episodes)
     played: list[Episode] = []
     set_random_seed(seeds[0])
-    with _single_thread() as n_threads, progress_bar(len(modes) * len(values) * episodes, unit=" episodes") as bar:
+    with one_thread_each() as threads, progress_bar(len(modes) * len(values) * episodes, unit=" episodes") as bar:
         for mode in modes:
             tasks = [(value, number) for value in values for number in range(episodes)]
             for start in range(0, len(tasks), _TOGETHER):
                 some = tasks[start : start + _TOGETHER]
-                vec_env = _OneEpisodeEach([partial(make_env, value) for value, _ in some], n_threads)
+                vec_env = _OneEpisodeEach([partial(make_env, value) for value, _ in some], min(threads, MOST_THREADS))
                 vec_env._seeds = [seeds[number] for _, number in some]
                 try:
                     totals, lengths = _play_all(trained, vec_env, mode, bar)
@@ -145,14 +144,3 @@ def _play_all(
             bar.update(ended)
         playing = ~dones
     return totals, lengths
-
-
-@contextmanager
-def _single_thread() -> Iterator[int]:
-    """Lets torch compute in one thread, so that rounding is always the same; gives the number it had, for environments."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield min(threads, MOST_THREADS)
-    finally:
-        torch.set_num_threads(threads)
