@@ -69,15 +69,15 @@ class Hyperparameters:
 
 @dataclass(frozen=True)
 class MethodPreset:
-    """A name for ``--method``: what it changes in the standard PPO.
+    """A name for ``--method``: what it changes in the standard PPO, or in a supervised problem.
 
     Attributes:
         method: The method that acts around each update, one of :data:`cbp.METHODS`; None for none.
         method_kwargs: Its keyword arguments.
-        changes: Values of :class:`Hyperparameters` that differ from the standard PPO.
-        policy_kwargs: Further keyword arguments of :class:`agents.PlasticMlpPolicy`.
-        needs_signal: Whether it is told when a phase begins: the method, or where there is none, networks and optimizer begin
-            anew then.
+        changes: Values of :class:`Hyperparameters`, or of :class:`agents.supervised.presets.Settings`, that differ from those.
+        policy_kwargs: Further keyword arguments of :class:`agents.PlasticMlpPolicy`, in reinforcement learning.
+        needs_signal: Whether it is told when a phase or task begins: the method, or where there is none, networks and optimizer
+            begin anew then.
     """
 
     method: str | None = None

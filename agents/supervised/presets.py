@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from agents.runs.presets import MethodPreset
+
 AtTask = Literal["keep", "zero_head", "fresh_head", "fresh_network"]
 
 
@@ -53,23 +55,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A name for ``--method``.
-
-    Attributes:
-        method: The method that acts around each update, one of :data:`cbp.METHODS`; None for none.
-        method_kwargs: Its keyword arguments.
-        changes: Values of :class:`Settings` that differ from the problem's.
-        needs_signal: Whether it is told when a task begins, though the problem's other methods are not.
-    """
-
-    method: str | None = None
-    method_kwargs: dict[str, Any] = field(default_factory=dict)
-    changes: dict[str, Any] = field(default_factory=dict)
-    needs_signal: bool = False
-
-
-@dataclass(frozen=True)
 class Preset:
     """A problem with its data.
 
@@ -84,11 +69,11 @@ class Preset:
     tasks: int
     examples: int | None
     settings: Settings
-    methods: Mapping[str, Method]
+    methods: Mapping[str, MethodPreset]
     stream: dict[str, Any] = field(default_factory=dict)
 
 
-def _cbp(rate: float, maturity: int, utility: str, init: str, rounding: str) -> Method:
+def _cbp(rate: float, maturity: int, utility: str, init: str, rounding: str) -> MethodPreset:
     kwargs = {
         "replacement_rate": rate,
         "maturity_threshold": maturity,
@@ -98,30 +83,30 @@ def _cbp(rate: float, maturity: int, utility: str, init: str, rounding: str) -> 
         "reset_optimizer": "none",  # published code
         "init": init,
     }
-    return Method("cbp", kwargs)
+    return MethodPreset("cbp", kwargs)
 
 
-def _perturb(sigma: float, changes: dict[str, Any]) -> Method:
+def _perturb(sigma: float, changes: dict[str, Any]) -> MethodPreset:
     # paper: at every update; the weight decay shrinks
-    return Method("shrink-perturb", {"shrink": 1.0, "perturb": sigma, "period": 1, "noise": "normal"}, changes)
+    return MethodPreset("shrink-perturb", {"shrink": 1.0, "perturb": sigma, "period": 1, "noise": "normal"}, changes)
 
 
-def _redo(period: int) -> Method:
+def _redo(period: int) -> MethodPreset:
     # ours: no published setting for these problems; the threshold is that of PPO on Ant in the published code
-    return Method("redo", {"threshold": 0.1, "period": period, "reset_optimizer": "moments", "init": "auto"})
+    return MethodPreset("redo", {"threshold": 0.1, "period": period, "reset_optimizer": "moments", "init": "auto"})
 
 
-def _l2_init(strength: float, changes: dict[str, Any] | None = None) -> Method:
+def _l2_init(strength: float, changes: dict[str, Any] | None = None) -> MethodPreset:
     # ours, but for Continual ImageNet: half the weight decay of l2, which pulls as strongly
-    return Method("l2-init", {"strength": strength}, changes or {})
+    return MethodPreset("l2-init", {"strength": strength}, changes or {})
 
 
-def _soft(period: int) -> Method:
+def _soft(period: int) -> MethodPreset:
     # ours: a tenth of the way to a fresh network, once a task, and more often in tasks that have grown
-    return Method("shrink-perturb", {"shrink": 0.9, "perturb": 0.1, "period": period, "noise": "fresh"})
+    return MethodPreset("shrink-perturb", {"shrink": 0.9, "perturb": 0.1, "period": period, "noise": "fresh"})
 
 
-def _snr(max_silence: int) -> Method:
+def _snr(max_silence: int) -> MethodPreset:
     kwargs = {
         "rejection": 0.01,  # authors' code
         "max_silence": max_silence,  # ours: the examples of a task
@@ -129,19 +114,19 @@ def _snr(max_silence: int) -> Method:
         "reset_optimizer": "moments",  # authors' code
         "init": "auto",  # ours: as the first weights
     }
-    return Method("snr", kwargs)
+    return MethodPreset("snr", kwargs)
 
 
-def _regrama(period: int) -> Method:
+def _regrama(period: int) -> MethodPreset:
     # the threshold of the implementation in LucMc/continual-learning; the period ours, near that of redo
-    return Method("regrama", {"threshold": 0.01, "period": period, "reset_optimizer": "moments", "init": "auto"})
+    return MethodPreset("regrama", {"threshold": 0.01, "period": period, "reset_optimizer": "moments", "init": "auto"})
 
 
-def _upgd(decay_rate: float, sigma: float, weight_decay: float) -> Method:
-    return Method("upgd", {"decay_rate": decay_rate, "sigma": sigma, "weight_decay": weight_decay})
+def _upgd(decay_rate: float, sigma: float, weight_decay: float) -> MethodPreset:
+    return MethodPreset("upgd", {"decay_rate": decay_rate, "sigma": sigma, "weight_decay": weight_decay})
 
 
-def _swr(decay_rate: float) -> Method:
+def _swr(decay_rate: float) -> MethodPreset:
     kwargs = {
         "factor": 1e-5,  # authors' code, for permuted MNIST
         "period": 2048,  # authors' code
@@ -149,26 +134,27 @@ def _swr(decay_rate: float) -> Method:
         "selection": "threshold",  # authors' code
         "decay_rate": decay_rate,
     }
-    return Method("swr", kwargs)
+    return MethodPreset("swr", kwargs)
 
 
-def _hare_tortoise(period: int) -> Method:
-    return Method("hare-tortoise", {"momentum": 0.999, "period": period})  # authors' code; the period ours
+def _hare_tortoise(period: int) -> MethodPreset:
+    return MethodPreset("hare-tortoise", {"momentum": 0.999, "period": period})  # authors' code; the period ours
 
 
-def _hare_tortoise_of_tasks(updates: int) -> Method:
+def _hare_tortoise_of_tasks(updates: int) -> MethodPreset:
     # ours: once in five tasks of so many updates, an update later each time, so that no test comes right after it; more
     # often where tasks grow
     return _hare_tortoise(5 * updates + 1)
 
 
-def _spectral(strength: float) -> Method:
-    return Method("spectral", {"strength": strength, "exponent": 2})  # ours: the weight decay of l2, at least 10⁻⁴; authors
+def _spectral(strength: float) -> MethodPreset:
+    # the strength ours: the weight decay of l2, at least 10⁻⁴; the exponent the authors'
+    return MethodPreset("spectral", {"strength": strength, "exponent": 2})
 
 
-_PARSEVAL = Method("parseval", {"strength": 1e-3, "scale": 2.0})  # authors' code
-_FIRE = Method("fire", {"iterations": 10}, needs_signal=True)  # authors' code
-_TRAC = Method(
+_PARSEVAL = MethodPreset("parseval", {"strength": 1e-3, "scale": 2.0})  # authors' code
+_FIRE = MethodPreset("fire", {"iterations": 10}, needs_signal=True)  # authors' code
+_TRAC = MethodPreset(
     "trac",
     {
         "decay_rates": [0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999],  # authors
@@ -176,12 +162,12 @@ _TRAC = Method(
         "eps": 1e-8,  # authors' code
     },
 )
-_RESET_ALL = Method(changes={"at_task": "fresh_network"}, needs_signal=True)  # ours: the control
+_RESET_ALL = MethodPreset(changes={"at_task": "fresh_network"}, needs_signal=True)  # ours: the control
 
 
 def _online(
-    l2: float, examples: int, shrink_perturb: Method, cbp: Method, crelu: dict[str, Any] | None = None
-) -> dict[str, Method]:
+    l2: float, examples: int, shrink_perturb: MethodPreset, cbp: MethodPreset, crelu: dict[str, Any] | None = None
+) -> dict[str, MethodPreset]:
     """Methods that learn example by example.
 
     Args:
@@ -192,9 +178,9 @@ def _online(
         crelu: What ``crelu`` changes beside the activation.
     """
     return {
-        "backprop": Method(),
-        "l2": Method(changes={"weight_decay": l2}),  # published code, grid
-        "layer-norm": Method(changes={"layer_norm": True}),  # ours
+        "backprop": MethodPreset(),
+        "l2": MethodPreset(changes={"weight_decay": l2}),  # published code, grid
+        "layer-norm": MethodPreset(changes={"layer_norm": True}),  # ours
         "shrink-perturb": shrink_perturb,
         "shrink-perturb-soft": _soft(examples),
         "l2-init": _l2_init(l2 / 2),
@@ -207,10 +193,10 @@ def _online(
         "upgd": _upgd(0.9999, 0.1, 0.01),
         "swr": _swr(decay_rate=0.99),  # ours: an average, for one example has no gradient in many weights
         "fire": _FIRE,
-        "nap": Method("nap", changes={"layer_norm": True}),  # authors
+        "nap": MethodPreset("nap", changes={"layer_norm": True}),  # authors
         "hare-tortoise": _hare_tortoise(1000),
         "trac": _TRAC,
-        "crelu": Method(changes={"activation": "crelu", **(crelu or {})}),  # authors
+        "crelu": MethodPreset(changes={"activation": "crelu", **(crelu or {})}),  # authors
         "cbp": cbp,
         "reset-all": _RESET_ALL,
     }
@@ -256,7 +242,7 @@ _PERMUTED_DIGITS = replace(
 )
 
 
-def _of_minibatches(spectral: float, updates: int, regrama: int) -> dict[str, Method]:
+def _of_minibatches(spectral: float, updates: int, regrama: int) -> dict[str, MethodPreset]:
     """Methods that learn by minibatches in any network.
 
     Args:
@@ -290,8 +276,8 @@ _IMAGENET = Preset(
         at_task="zero_head",  # paper
     ),
     methods={
-        "backprop": Method(),
-        "l2": Method(changes={"learning_rate": 0.03, "weight_decay": 3e-6}),  # published code
+        "backprop": MethodPreset(),
+        "l2": MethodPreset(changes={"learning_rate": 0.03, "weight_decay": 3e-6}),  # published code
         "shrink-perturb": _perturb(1e-5, {"weight_decay": 1e-5}),  # published code
         "cbp": _cbp(3e-4, 100, "adaptable_contribution", "default", "counter"),  # published code
         "redo": _redo(100),
@@ -299,7 +285,7 @@ _IMAGENET = Preset(
         **_of_minibatches(1e-4, updates=3_000, regrama=97),  # 250 epochs of twelve minibatches
         "snr": _snr(20_000),
         "reset-all": _RESET_ALL,
-        "linear": Method(changes={"network": "linear", "net_arch": ()}),  # paper
+        "linear": MethodPreset(changes={"network": "linear", "net_arch": ()}),  # paper
     },
     stream={"train": 600, "test": 100},  # paper
 )
@@ -339,17 +325,17 @@ _CIFAR = Preset(
         augment=True,  # paper
     ),
     methods={
-        "backprop": Method(),  # paper: the base system, which has weight decay
+        "backprop": MethodPreset(),  # paper: the base system, which has weight decay
         "shrink-perturb": _perturb(1e-5, {}),  # paper
         "cbp": _cbp(1e-5, 1000, "contribution", "kaiming", "counter"),  # paper
         "redo": _redo(1000),
         "l2-init": _l2_init(2.5e-4, {"weight_decay": 0.0}),
         **_of_minibatches(5e-4, updates=5_000, regrama=997),  # 200 epochs of 25 minibatches while there are five classes
         "upgd": _upgd(0.999, 1e-3, 0.0),  # authors' code; all methods here have weight decay
-        "nap": Method("nap"),  # ours: the norms are those that the network has
-        "head-reset": Method(changes={"at_task": "fresh_head"}, needs_signal=True),  # paper
-        "retrained": Method(changes={"at_task": "fresh_network"}, needs_signal=True),  # paper
-        "linear": Method(changes={"network": "linear", "net_arch": ()}),  # ours: as for Continual ImageNet
+        "nap": MethodPreset("nap"),  # ours: the norms are those that the network has
+        "head-reset": MethodPreset(changes={"at_task": "fresh_head"}, needs_signal=True),  # paper
+        "retrained": MethodPreset(changes={"at_task": "fresh_network"}, needs_signal=True),  # paper
+        "linear": MethodPreset(changes={"network": "linear", "net_arch": ()}),  # ours: as for Continual ImageNet
     },
     stream={"classes_per_task": 5, "validation": 50},  # paper
 )
