@@ -1,4 +1,4 @@
-"""Which units are replaced, and what replacing them is.
+"""Which units are replaced.
 
 Pure functions, as those of :mod:`cbp.utility`, and with the same leading dimensions, written ``…``: none for one network, one
 for a batch of runs that learn together.
@@ -37,24 +37,3 @@ def least_useful_first(utility: Tensor, age: Tensor, maturity_threshold: int) ->
     # NaN sorts last.
     rank = utility.nan_to_num(nan=-math.inf).masked_fill(age <= maturity_threshold, math.nan)
     return rank.argsort(dim=-1, stable=True)
-
-
-def renew(units: tuple[Tensor, ...], w_in: Tensor, fresh: Tensor) -> None:
-    """Gives units fresh incoming weights, in place.
-
-    Args:
-        units: Indices of the units, one tensor ``(replaced,)`` for each leading dimension and one for the unit itself.
-        w_in: ``(…, units, inputs)``; of a convolution ``(units, channels, height, width)``.
-        fresh: ``(replaced, inputs)``, or as a convolution's.
-    """
-    w_in[units] = fresh
-
-
-def silence(columns: tuple[Tensor, ...], w_out: Tensor) -> None:
-    """Zeroes the outgoing weights of units, in place.
-
-    Args:
-        columns: Indices of the columns that the units feed, mostly those of the units; as ``units`` in :func:`renew`.
-        w_out: ``(…, outputs, units)``; of a convolution ``(outputs, units, height, width)``, without leading dimensions.
-    """
-    (w_out.mT if w_out.ndim == len(columns) + 1 else w_out.transpose(0, 1))[columns] = 0

@@ -270,8 +270,8 @@ class Replacing:
             bound, last = self._bounds[run], first + int(counts[run])
             fresh[first:last].uniform_(-bound, bound, generator=self._uniform.generator(int(run)))
             first = last
-        selection.renew(index, self._w_in, fresh.to(device))
-        selection.silence(index, self._w_out)
+        self._w_in[index] = fresh.to(device)
+        self._w_out.mT[index] = 0
         for of_units in (self._bias, self._utility, self._mean):
             of_units[index] = 0
         self._born[index] = self._clock
