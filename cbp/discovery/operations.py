@@ -55,39 +55,17 @@ def follow(follower: Follower, call: Call) -> list[Value]:
 _OF_THE_FIRST = {positions, pad, along_axis, over_axes, glu, batch_norm, layer_norm, group_norm}
 
 
+_ACTIVATION_NAMES = """
+    relu relu6 leaky_relu tanh sigmoid gelu silu mish softplus hardswish hardsigmoid threshold softshrink hardshrink sin cos
+    abs square exp clamp clamp_min clamp_max
+"""
 _ACTIVATIONS = {
     "_prelu_kernel": "prelu",
     "prelu": "prelu",
     "rrelu_with_noise": "rrelu",
     "rrelu_with_noise_functional": "rrelu",
     "log_sigmoid_forward": "logsigmoid",
-    **{
-        name: name
-        for name in [
-            "relu",
-            "relu6",
-            "leaky_relu",
-            "tanh",
-            "sigmoid",
-            "gelu",
-            "silu",
-            "mish",
-            "softplus",
-            "hardswish",
-            "hardsigmoid",
-            "threshold",
-            "softshrink",
-            "hardshrink",
-            "sin",
-            "cos",
-            "abs",
-            "square",
-            "exp",
-            "clamp",
-            "clamp_min",
-            "clamp_max",
-        ]
-    },
+    **{name: name for name in _ACTIVATION_NAMES.split()},
 }
 _OF_ONE = """
     neg expm1 exp2 log log1p log2 log10 sqrt rsqrt erf erfc sign sgn floor ceil round trunc frac reciprocal logit sinc isnan
