@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -267,19 +267,14 @@ def neural_tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
         received[module] = a.detach().clone(), output
         return output.clone()  # what follows may change it in place
 
-    handles = [
-        module.register_forward_hook(keep, with_kwargs=True) for module in network.modules() if isinstance(module, nn.Linear)
-    ]
-    try:
-        with _evaluating(network):
-            outputs = network(x.detach().clone())
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    with ExitStack() as hooks, _evaluating(network):
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(keep, with_kwargs=True))
+        outputs = network(x.detach().clone())
     if not received or not isinstance(outputs, Tensor) or outputs.ndim != 2:
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ValueError(f"the network must have Linear layers and give a tensor (samples, outputs), got {got}")
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if len(received) < len(layers) or len({id(layer.weight) for layer in layers}) < len(layers):
         raise ValueError(
             "each Linear layer must be called, with a weight of its own: attention, for one, calls only a part of its"

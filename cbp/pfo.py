@@ -7,6 +7,7 @@ issues in PPO*, NeurIPS 2024 (arXiv 2405.00662).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -91,15 +92,11 @@ class ProximalFeatures(Replaying, name="pfo"):
     def _units(self, batch: Batch, weights: dict[str, Tensor] | None = None) -> dict[nn.Module, Tensor]:
         """What the layers that are called compute before their activations."""
         computed: dict[nn.Module, Any] = {}
-        hooks = [
-            module.register_forward_hook(lambda module, _, output: computed.__setitem__(module, _kept(output)))
-            for module in self._modules
-        ]
-        try:
+        with ExitStack() as hooks:
+            for module in self._modules:
+                hook = module.register_forward_hook(lambda module, _, output: computed.__setitem__(module, _kept(output)))
+                hooks.enter_context(hook)
             self._replay(batch, weights)
-        finally:
-            for hook in hooks:
-                hook.remove()
         for module, output in computed.items():
             if not isinstance(output, Tensor):
                 raise LayerError(f"a {type(module).__name__} does not return what its units compute, which PFO compares")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -232,12 +232,10 @@ def _received(args: Any, kwargs: Any, returned: Any) -> Tensor | None:
 
 @contextmanager
 def _hooked(modules: Sequence[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 # Gradients

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 import cbp
 from agents.sb3.passes import example_pass, is_on_policy, run, sample_pass
@@ -178,24 +178,21 @@ def _received(policy: BasePolicy, chains: dict[str, nn.Sequential], make_pass: C
     received: dict[str, Any] = {}
     given: dict[str, Any] = {}
     modes = [(module, module.training) for module in policy.modules()]
-    hooks: list[RemovableHandle] = []
-    for prefix, chain in chains.items():
-        hooks += [
-            chain[0].register_forward_pre_hook(lambda _, args, prefix=prefix: received.update({prefix: args})),
-            chain[-1].register_forward_hook(lambda _, __, output, prefix=prefix: given.update({prefix: output})),
-        ]
     try:
         policy.train(False)
-        make_pass()
-        for hook in hooks:
-            hook.remove()
+        with ExitStack() as hooks:
+            for prefix, chain in chains.items():
+                first, last = chain[0], chain[-1]
+                receive = first.register_forward_pre_hook(lambda _, args, prefix=prefix: received.update({prefix: args}))
+                give = last.register_forward_hook(lambda _, __, output, prefix=prefix: given.update({prefix: output}))
+                hooks.enter_context(receive)
+                hooks.enter_context(give)
+            make_pass()
         for prefix, chain in chains.items():
             if not _are_alike(chain, received.get(prefix), given.get(prefix)):
                 path = prefix.rstrip("/_")
                 raise cbp.LayerError(f"network '{path}' of this {type(policy).__name__} is no chain of its modules alone")
     finally:
-        for hook in hooks:
-            hook.remove()
         for module, mode in modes:
             module.training = mode
     return {prefix: args[0] for prefix, args in received.items()}

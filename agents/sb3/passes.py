@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,12 +100,10 @@ def activations(policy: BasePolicy, layers: list[cbp.Group], observations: Any, 
         actions: What the critics of SAC and TD3 judge, in [−1, 1]: ``(samples, …)``.
     """
     received: dict[int, Tensor] = {}
-    hooks = [_watch(layer.edges[0].place, received, i) for i, layer in enumerate(layers)]
-    try:
+    with ExitStack() as hooks:
+        for i, layer in enumerate(layers):
+            hooks.enter_context(_watch(layer.edges[0].place, received, i))
         run(policy, observations, actions)
-    finally:
-        for hook in hooks:
-            hook.remove()
     # A map with one position alone has no dimension for it.
     of_maps = [layer.fresh[0].tensor.ndim > 2 and received[i].ndim > 2 for i, layer in enumerate(layers)]
     return [received[i] if of_map else received[i].flatten(1).unsqueeze(1) for i, of_map in enumerate(of_maps)]

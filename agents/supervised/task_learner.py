@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -230,16 +231,14 @@ class TaskLearner:
         def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             return lambda _, args: received.__setitem__(name, args[0])
 
-        hooks = [layer.outgoing[0].register_forward_pre_hook(hook(layer.name)) for layer in self.layers]
-        hooks.append(head_of(self.network).register_forward_pre_hook(hook("features")))
-        try:
-            images, labels = self._task.test_inputs, self._task.test_labels
-            number = min(len(images), _EVALUATED)
-            chosen = np.arange(number) * len(images) // number  # evenly spread: they may lie class by class
+        images, labels = self._task.test_inputs, self._task.test_labels
+        number = min(len(images), _EVALUATED)
+        chosen = np.arange(number) * len(images) // number  # evenly spread: they may lie class by class
+        with ExitStack() as hooks:
+            for layer in self.layers:
+                hooks.enter_context(layer.outgoing[0].register_forward_pre_hook(hook(layer.name)))
+            hooks.enter_context(head_of(self.network).register_forward_pre_hook(hook("features")))
             self._accuracy(images[chosen], labels[chosen])
-        finally:
-            for handle in hooks:
-                handle.remove()
         row: dict[str, float] = {}
         for layer in self.layers:
             h = received[layer.name]

@@ -305,12 +305,10 @@ def must_be_called(model: nn.Module) -> Iterator[None]:
     """
     called: set[nn.Module] = set()
     modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    handles = [module.register_forward_pre_hook(lambda module, *_: called.add(module)) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(lambda module, *_: called.add(module)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     if not called:
         raise LayerError(
             f"the example calls no module of the {type(model).__name__} that it is given: it must make its pass with that, as "
@@ -321,10 +319,9 @@ def must_be_called(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
     """Tells the follower of each call of a module."""
-    handles = []
     stack: list[tuple[str, bool, bool]] = []
 
-    def hook(name: str, module: nn.Module) -> None:
+    def hook(name: str, module: nn.Module, hooks: ExitStack) -> None:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             stack.append((follower.module, follower.recurrent, follower.overridden))
             given: dict[Any, Tensor] = {key: value for key, value in (*enumerate(args), *kwargs.items()) if _is_followed(value)}
@@ -347,17 +344,14 @@ def _watched(model: nn.Module, follower: Follower) -> Iterator[None]:
             with _disable_current_modes():
                 follower.leave(module, name, returned, _ACTIVATION_MODULES.get(type(module)))
 
-        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(module.register_forward_hook(leave))
+        hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.enter_context(module.register_forward_hook(leave))
 
-    for name, module in model.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            hook(name, module)
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                hook(name, module, hooks)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _runs_torchs_recurrence() -> bool:
