@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,32 +25,6 @@ _TEST_SHARE = 0.25  # ours: of the digits
 _OF_MINIBATCHES = (
     "network", "momentum", "batch_size", "epochs", "lr_drops", "lr_drop_factor", "restore_best", "augment",
 )  # fmt: skip
-
-
-class Learner(Protocol):
-    """One run, or several that learn together; :class:`agents.supervised.task_learner.TaskLearner` says what the names mean."""
-
-    unit: str
-    total: int
-    examples: int
-    updates: list[tuple[int, int]]
-
-    @property
-    def tasks(self) -> int:
-        """Tasks that are over."""
-
-    @property
-    def done(self) -> int:
-        """How much of ``total`` is done, in ``unit``."""
-
-    def advance(self) -> list[dict[str, float]] | None:
-        """Learns a little; at the end of a task, tells what was measured in each run."""
-
-    def state_dict(self, run: int) -> dict[str, Any]:
-        """Everything of a run that changes with time."""
-
-    def load_state_dict(self, run: int, state: dict[str, Any]) -> None:
-        """Goes on from a state of a run; all runs must be equally far."""
 
 
 class OnlineTasks:
@@ -113,6 +87,10 @@ class OnlineTasks:
         self.examples = state["examples"]
         self._sum[run] = state["sum"]
         self._learner.load_state_dict(run, state["learner"])
+
+
+Learner = OnlineTasks | TaskLearner
+"""One run, or several that learn together; ``done`` of ``total`` is done, in ``unit``."""
 
 
 def together(config: LearningConfig) -> Any:
