@@ -25,11 +25,6 @@ def bodies(model: mujoco.MjModel) -> Parts:
     return _one_each(model, [Thing("body", i) for i in moving])
 
 
-def all_bodies(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
-    """All of them."""
-    return tuple(thing for part in bodies(model).values() for thing in part)
-
-
 def jointed_bodies(model: mujoco.MjModel) -> Parts:
     """Bodies but those that float or slide alone with their centre in their origin: MuJoCo takes their inertia for diagonal."""
     return {name: part for name, part in bodies(model).items() if not model.body_simple[part[0].number]}

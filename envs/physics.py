@@ -28,7 +28,8 @@ class Physics(Parameter):
         probe: Measures in a model what it decides, where it acts.
         shows: What a step of the simulation shows of the value itself.
         parts_of: The parts of a model that it can be changed of, by name; None where it has none.
-        all_of: What it reaches where no part is named: of a model, with factors or without.
+        all_of: What it reaches where no part is named: of a model, with factors or without. None for all parts, or for the
+            model's options where it has no parts.
         size: What of a model is equal to the value where it scales its fields; None where they have the value itself.
         refuse: Why some objects cannot be changed, in words; None where they can.
         derived: Whether constants follow from it that MuJoCo must compute anew.
@@ -39,7 +40,7 @@ class Physics(Parameter):
     probe: Callable[[mujoco.MjModel], Array] = lambda _: np.empty(0)
     shows: Callable[[mujoco.MjData], list[float]] = lambda _: []
     parts_of: Callable[[mujoco.MjModel], Parts] | None = None
-    all_of: Callable[[mujoco.MjModel, bool], Things] = lambda _, __: _OF_MODEL
+    all_of: Callable[[mujoco.MjModel, bool], Things] | None = None
     size: Callable[[mujoco.MjModel, Things], float] | None = None
     refuse: Callable[[mujoco.MjModel, Things], str | None] = lambda _, __: None
     derived: bool = False
@@ -56,8 +57,10 @@ class Physics(Parameter):
             envs.ParameterError: The model has no such part, or one that cannot be changed.
         """
         model, parts = subject.physics, self.parts(subject.physics)
-        if part is None:
+        if part is None and self.all_of is not None:
             found = self.all_of(model, factor)
+        elif part is None:
+            found = _OF_MODEL if self.parts_of is None else tuple(thing for each in parts.values() for thing in each)
         elif not parts:
             raise ParameterError(f"{self.name} has no parts that change by themselves, got {part!r}")
         else:

@@ -70,14 +70,9 @@ def _of_centre(name: str, axis: str) -> Centre:
         where="mass matrix and generalised forces of gravity",
         fields=(Field("body_ipos", "body", ("xyz".index(axis),)),),
         parts_of=anatomy.jointed_bodies,
-        all_of=_all_jointed_bodies,
         probe=probes.balance,
         derived=True,
     )
-
-
-def _all_jointed_bodies(model: mujoco.MjModel, factor: bool) -> Things:  # noqa: ARG001
-    return tuple(thing for part in anatomy.jointed_bodies(model).values() for thing in part)
 
 
 PARAMETERS: tuple[Parameter, ...] = (
@@ -122,7 +117,6 @@ PARAMETERS: tuple[Parameter, ...] = (
         needs="a moving body with mass",
         fields=(Field("body_mass", "body"), Field("body_inertia", "body")),
         parts_of=anatomy.bodies,
-        all_of=anatomy.all_bodies,
         size=_total_mass,
         probe=probes.inertia,
         derived=True,
