@@ -90,11 +90,7 @@ def make_nonstationary(
     Source:
         Dohare et al., Loss of plasticity in deep continual learning, Nature 632 (2024), and the code published with it.
     """
-    env = _make(base, base_kwargs)
-    if healthy_reward_on_fall and pays_health(env):
-        env = HealthyRewardOnFall(env)
-    if unclipped_actions:
-        env = UnclippedActions(env)
+    env = _make(base, base_kwargs, unclipped_actions, healthy_reward_on_fall)
     env = NonStationary(env, parameter, schedule, low, high, period, change_at, seed, factor, count, observe)
     return env if terminate_after is None else TerminateAfter(env, terminate_after)
 
@@ -129,11 +125,7 @@ def make_stationary(
     Source:
         Dohare et al., Loss of plasticity in deep continual learning, Nature 632 (2024), and the code published with it.
     """
-    env = _make(base, base_kwargs)
-    if healthy_reward_on_fall and pays_health(env):
-        env = HealthyRewardOnFall(env)
-    if unclipped_actions:
-        env = UnclippedActions(env)
+    env = _make(base, base_kwargs, unclipped_actions, healthy_reward_on_fall)
     return env if terminate_after is None else TerminateAfter(env, terminate_after)
 
 
@@ -147,9 +139,12 @@ def make_sequence(*, tasks: Sequence[Task] = (), **kwargs: Any) -> TaskSequence:
     return TaskSequence(tasks or [], **kwargs)
 
 
-def _make(base: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+def _make(base: str, kwargs: dict[str, Any], unclipped_actions: bool, healthy_reward_on_fall: bool) -> gymnasium.Env[Any, Any]:
     kind, defaults = _BASES[base]
-    return kind(**(defaults | kwargs))
+    env = kind(**(defaults | kwargs))
+    if healthy_reward_on_fall and pays_health(env):
+        env = HealthyRewardOnFall(env)
+    return UnclippedActions(env) if unclipped_actions else env
 
 
 def register() -> None:
