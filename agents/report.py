@@ -113,7 +113,7 @@ def _write_leaderboard(args: argparse.Namespace) -> int:
 
 def _places(comparison: Comparison, folder: Path, folders: Sequence[Path]) -> list[tuple[RunResult, Path]]:
     """Where each run is to be recorded, none of them where another one is, nor in the folders that are read."""
-    results: list[RunResult] = [result for by_seed in comparison.runs.values() for result in by_seed.values()]
+    results: list[RunResult] = comparison.all_runs
     places = [(result, RunFolder.below(folder, result.config, f"seed{result.config.seed}").path) for result in results]
     for result, place in places:
         # Each run would be there twice when these folders are read the next time.

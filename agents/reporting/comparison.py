@@ -88,6 +88,11 @@ class Comparison:
         return config
 
     @property
+    def all_runs(self) -> list[Any]:
+        """The runs of all methods, one method after the other."""
+        return [run for by_seed in self.runs.values() for run in by_seed.values()]
+
+    @property
     def measures(self) -> dict[str, str]:
         """The measures of a run, and what they are called in words."""
         config = self.config

@@ -75,7 +75,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         *((f"{words}{parts}", partial(curves_of, network=network, measure=name), scale) for name, words, scale in MEASURES),
         (_SIGMA, lambda result: [result.curve[STD]] if STD in result.curve else [], 1.0),
     ]
-    rows = [row for row in possible if any(row[1](result) for result in _all(comparison))]
+    rows = [row for row in possible if any(row[1](result) for result in comparison.all_runs)]
     in_legend = sum(1 + _words(label).count("\n") for label in comparison.runs)
     figure = Figure(figsize=(11, max(4.2 + 1.7 * len(rows), 0.5 + 0.2 * in_legend)), layout="constrained")
     axes = figure.subplots(1 + len(rows), 1, sharex=True, height_ratios=[2.6, *[1.0] * len(rows)], squeeze=False)[:, 0]
@@ -129,10 +129,6 @@ def _what_is_drawn(comparison: Comparison, statistic: Statistic, ends: bool) -> 
         return f"{seeds}, single runs (thin) and their {name}; too few for an interval{marks}"
     few = f" from {LEAST_SEEDS} on, below it single runs (thin)" if numbers[0] < LEAST_SEEDS else ""
     return f"{name} over {seeds}, {100 * CONFIDENCE:.0f} % interval{few}{marks}"
-
-
-def _all(comparison: Comparison) -> list[Any]:
-    return [result for by_seed in comparison.runs.values() for result in by_seed.values()]
 
 
 def _draw_methods(
@@ -227,7 +223,7 @@ def _in_a_row(curve: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _spans(comparison: Comparison, length: int) -> list[Span]:
     """The phases that every run has, with their value where it is the same for all seeds."""
-    of_runs = [[single(of_phase) for of_phase in values(result)] for result in _all(comparison)]
+    of_runs = [[single(of_phase) for of_phase in values(result)] for result in comparison.all_runs]
     number = min(map(len, of_runs))
     shared = all(of_run[:number] == of_runs[0][:number] for of_run in of_runs)
     return [Span(phase * length, (phase + 1) * length, of_runs[0][phase] if shared else None) for phase in range(number)]

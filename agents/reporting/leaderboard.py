@@ -102,7 +102,7 @@ def _table(name: str, comparisons: Sequence[Comparison], statistic: Statistic) -
     rows, partly = [], []
     if not phases:
         raise UserError(f"no phase is whole in every run of {name}")
-    all_runs = [run for comparison in comparisons for by_seed in comparison.runs.values() for run in by_seed.values()]
+    all_runs = [run for comparison in comparisons for run in comparison.all_runs]
     measured = [run for run in all_runs if math.isfinite(run.trainability)]
     usual = Counter(run.learned_for for run in measured).most_common(1)[0][0] if measured else None
     for label, runs in _by_label(name, comparisons).items():

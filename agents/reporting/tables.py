@@ -40,7 +40,7 @@ def left_out(comparison: Comparison) -> list[str]:
     lines = [f"left out, not complete: {run.path}, {run.progress}" for run in comparison.unfinished]
     lines += missing_seeds(comparison)
     lines += _not_of_presets(departures_of(comparison))
-    lines += left_out_of_runs(_runs(comparison), comparison.phases)
+    lines += left_out_of_runs(comparison.all_runs, comparison.phases)
     return [*lines, *partly_measured(comparison)]
 
 
@@ -123,16 +123,12 @@ def told_of_changes(comparison: Comparison) -> list[str]:
     told = [method for method, by_seed in comparison.runs.items() if any(_is_told(run.config) for run in by_seed.values())]
     if not told or len(told) == len(comparison.runs):
         return []
-    what = "task" if isinstance(_runs(comparison)[0].config, LearningConfig) else "phase"
+    what = "task" if isinstance(comparison.all_runs[0].config, LearningConfig) else "phase"
     return [f"told when a {what} begins, which the other methods are not: {', '.join(told)}"]
 
 
 def _is_told(config: Config | LearningConfig) -> bool:
     return config.needs_signal if isinstance(config, LearningConfig) else config.preset.needs_signal
-
-
-def _runs(comparison: Comparison) -> list[Any]:
-    return [run for by_seed in comparison.runs.values() for run in by_seed.values()]
 
 
 def csv_table(comparison: Comparison) -> str:
@@ -142,9 +138,9 @@ def csv_table(comparison: Comparison) -> str:
     config = comparison.config
     parameters = config.params if isinstance(config, Config) else ()
     unit = "phase" if isinstance(config, Config) else "task"
-    names = list(phase_measures(_runs(comparison)[0], comparison.phases[0]))
+    names = list(phase_measures(comparison.all_runs[0], comparison.phases[0]))
     table.writerow(["method", "seed", unit, *parameters, *names])
-    for run in _runs(comparison):
+    for run in comparison.all_runs:
         for phase in whole_phases(run):
             of_world = values(run)[phase].values() if isinstance(run, AgentResult) else ()
             numbers = phase_measures(run, phase).values()
