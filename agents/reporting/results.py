@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from agents.runs.config import Config
 from agents.runs.errors import UserError, message_of
-from agents.runs.logs import read_columns
+from agents.runs.logs import read_columns, write_csv
 from agents.runs.recording import steps_between_rows
 from agents.runs.run_folder import RunFolder, write_atomically
 from agents.supervised.config import LearningConfig
@@ -228,14 +227,12 @@ def _read_learning(folder: RunFolder, config: LearningConfig) -> LearningResult:
 
 
 def _record_learning(result: LearningResult, folder: Path) -> None:
-    text = io.StringIO()
-    table = csv.writer(text)
     names = ["task/number", *sorted(name for name in result.curve if name != "task/number")]
-    table.writerow(names)
+    rows = []
     for task in range(len(result.curve["task/number"])):
         values = [result.curve[name][task, 0] for name in names]
-        table.writerow(["" if np.isnan(value) else f"{value:.{_DIGITS}g}" for value in values])
-    write_atomically(folder / "curve.csv", text.getvalue())
+        rows.append(["" if np.isnan(value) else f"{value:.{_DIGITS}g}" for value in values])
+    write_csv(folder / "curve.csv", names, rows)
 
 
 def check_place(result: RunResult, folder: Path) -> None:
@@ -290,15 +287,12 @@ def record(result: RunResult, folder: Path) -> None:
 
 
 def _record_agent(result: AgentResult, folder: Path) -> None:
-    text = io.StringIO()
-    table = csv.writer(text)
-    names = sorted(result.curve)
-    table.writerow(["phase", "bin", *names])
+    names, rows = sorted(result.curve), []
     for phase in range(len(result.phases)):
         for part in range(BINS):
             values = [result.curve[name][phase, part] for name in names]
-            table.writerow([phase, part, *("" if np.isnan(value) else repr(float(value)) for value in values)])
-    write_atomically(folder / "curve.csv", text.getvalue())
+            rows.append([phase, part, *("" if np.isnan(value) else repr(float(value)) for value in values)])
+    write_csv(folder / "curve.csv", ["phase", "bin", *names], rows)
 
 
 def time_in_phase(steps: Array, envs: Array, phases: Array) -> Array:

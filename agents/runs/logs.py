@@ -39,7 +39,7 @@ class ProgressCsv(KVWriter):
         if new:
             _, rows = _read(self._path)
             self._columns += new
-            _write(self._path, self._columns, [[*row, *[""] * len(new)] for row in rows])
+            write_csv(self._path, self._columns, [[*row, *[""] * len(new)] for row in rows])
         with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow([values.get(column, "") for column in self._columns])
 
@@ -121,7 +121,7 @@ def cut(folder: RunFolder, timesteps: int, sizes: dict[str, int], column: str = 
     for path, steps in ((folder.progress, column), (folder.episodes, "step")):
         columns, rows = _rows_until(path, steps, timesteps)
         if steps in columns:
-            _write(path, columns, rows)
+            write_csv(path, columns, rows)
     for path in folder.events:
         if path.name not in sizes:
             path.unlink()
@@ -194,7 +194,8 @@ def _rows_until(path: Path, column: str, timesteps: int) -> tuple[list[str], lis
     return columns, rows
 
 
-def _write(path: Path, columns: list[str], rows: Iterable[list[str]]) -> None:
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a table, whole or not at all."""
     text = io.StringIO()
     csv.writer(text).writerows([columns, *rows])
     write_atomically(path, text.getvalue())

@@ -9,9 +9,9 @@ import pytest
 from test_report import BINS, FLAT, config_for, edit, even, write
 
 from agents import report
-from agents.reporting import results
 from agents.reporting.comparison import compare
 from agents.reporting.results import read_run, record
+from agents.runs import logs
 from agents.runs.commands import INTERRUPTED
 from agents.runs.errors import UserError
 
@@ -88,7 +88,7 @@ def test_a_measure_that_was_no_number_is_none(tmp_path):
 
 def test_a_record_that_broke_off_is_no_complete_run(tmp_path, monkeypatch):
     result = read_run(write(tmp_path / "run", config_for(), even(FLAT, FLAT)))
-    whole = results.write_atomically
+    whole = logs.write_atomically
 
     def full(path, text):
         if path.name == "curve.csv":
@@ -96,7 +96,7 @@ def test_a_record_that_broke_off_is_no_complete_run(tmp_path, monkeypatch):
         whole(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "write_atomically", full)
+        patch.setattr(logs, "write_atomically", full)
         with pytest.raises(OSError, match="No space left"):
             record(result, tmp_path / "record")
     assert not read_run(tmp_path / "record").complete
