@@ -97,6 +97,17 @@ def in_reals(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+def for_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """The generator itself, which is on the CPU; one on the device, seeded from it, where weights are on a GPU.
+
+    The CPU's generator is what a method saves, so that its state is the same wherever the weights are.
+    """
+    if device.type not in ("cuda", "mps", "xpu"):
+        return generator
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
+
+
 def check_choice(option: str, value: object, choices: Any) -> None:
     """Refuses what is none of the values of a ``Literal``."""
     allowed = get_args(choices)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
-from cbp.generators import for_device
-from cbp.method import Method, check_choice, check_number, check_state, check_whole
+from cbp.method import Method, check_choice, check_number, check_state, check_whole, for_device
 from cbp.weighted import Weights, root_mean_square, trained_names
 
 Noise = Literal["normal", "fresh"]

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cbp.exchanges import PerParameter
-from cbp.generators import for_device
-from cbp.method import Method, averaging_dtype, check_number, check_state, check_whole, in_reals
+from cbp.method import Method, averaging_dtype, check_number, check_state, check_whole, for_device, in_reals
 from cbp.optimizers import check_gradients, checked, held_of, refuse_maximizing
 
 
