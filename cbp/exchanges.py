@@ -64,7 +64,8 @@ class PerParameter(Generic[Kept]):
 
     Args:
         model: The method's.
-        find: The parameters that it treats. A bound method, so that a copy of the method finds those of its own model.
+        find: The parameters that it treats. A bound method, or a partial, so that a copy of the method finds those of its own
+            model.
         begin: What is kept of one at first; a bound method, or a function of a module.
         optimizers: Where those that they hold are treated alone.
     """

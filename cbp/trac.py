@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -101,8 +102,7 @@ class Trac(Method, name="trac"):
         self.scale = 0.0
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "Trac")
-        self._model = model
-        self._ways = PerParameter(model, self._held, _Way.of, self._optimizers)
+        self._ways = PerParameter(model, partial(held_of, model, self._optimizers), _Way.of, self._optimizers)
         self._variances, self._sums = self._nothing_yet()
         self._before: dict[nn.Parameter, Tensor] | None = None
         self._product = 0.0
@@ -110,9 +110,6 @@ class Trac(Method, name="trac"):
     def _nothing_yet(self) -> tuple[list[float], list[float]]:
         """The first variances and sums."""
         return [0.0] * len(self.decay_rates), [_FIRST_SIGMA] * len(self.decay_rates)
-
-    def _held(self) -> list[nn.Parameter]:
-        return held_of(self._model, self._optimizers)
 
     @torch.no_grad()
     def before_update(self) -> None:

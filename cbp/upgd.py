@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -93,12 +94,8 @@ class UPGD(Method, name="upgd"):
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "UPGD")
-        self._model = model
-        self._averages = PerParameter(model, self._held, _Average.of, self._optimizers)
+        self._averages = PerParameter(model, partial(held_of, model, self._optimizers), _Average.of, self._optimizers)
         self._before: dict[nn.Parameter, Tensor] | None = None
-
-    def _held(self) -> list[nn.Parameter]:
-        return held_of(self._model, self._optimizers)
 
     @torch.no_grad()
     def before_update(self) -> None:
