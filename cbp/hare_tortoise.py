@@ -58,8 +58,7 @@ class HareTortoise(Method, name="hare-tortoise"):
         momentum: float = 0.999,
         period: int = 1000,
     ) -> None:
-        check_number("momentum", momentum, 0, below=1)
-        self.momentum = float(momentum)
+        self.momentum = check_number("momentum", momentum, 0, below=1)
         self.period = check_whole("period", period, least=1)
         self._updates = 0
         self._model = unwrapped(model)

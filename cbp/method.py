@@ -117,8 +117,16 @@ def check_choice(option: str, value: object, choices: Any) -> None:
         raise ValueError(f"{option} must be one of {', '.join(allowed)}; got {value!r}{hint}")
 
 
-def check_number(option: str, value: object, least: float, greatest: float = math.inf, *, below: float = math.inf) -> float:
-    """Returns a finite number, of NumPy too, that is at least ``least``, at most ``greatest`` and under ``below``.
+def check_number(
+    option: str,
+    value: object,
+    least: float,
+    greatest: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """Returns a finite number, of NumPy too, from ``least`` to ``greatest``, greater than ``above`` and less than ``below``.
 
     Raises:
         ValueError: It is none.
@@ -129,6 +137,8 @@ def check_number(option: str, value: object, least: float, greatest: float = mat
         if min(greatest, below) < math.inf:
             words = f"in [{least:g}, {greatest:g}]" if greatest < below else f"in [{least:g}, {below:g})"
         raise ValueError(f"{option} must be a finite number {words}, got {value!r}")
+    if number <= above:
+        raise ValueError(f"{option} must be above {above:g}, got {value!r}")
     return number
 
 

@@ -76,12 +76,8 @@ class Parseval(Regularizer, name="parseval"):
         example: Example | None = None,
     ) -> None:
         super().__init__(optimizer)
-        check_number("strength", strength, 0)
-        check_number("scale", scale, 0)
-        if scale == 0:
-            raise ValueError(f"scale must be above 0, got {scale!r}")
-        self.strength = float(strength)
-        self.scale = float(scale)
+        self.strength = check_number("strength", strength, 0)
+        self.scale = check_number("scale", scale, 0, above=0)
         self._model = unwrapped(model)
         self._example = example
         self._are_given = layers is not None

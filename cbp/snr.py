@@ -98,9 +98,7 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         example: Example | None = None,
         strict: bool = False,
     ) -> None:
-        self.rejection = check_number("rejection", rejection, 0, 1)
-        if rejection == 0:
-            raise ValueError(f"rejection must be above 0, got {rejection!r}")
+        self.rejection = check_number("rejection", rejection, 0, 1, above=0)
         self.max_silence = check_whole("max_silence", max_silence, least=1)
         self.min_silence = check_whole("min_silence", min_silence, least=0)
         super().__init__(model, optimizer, reset_optimizer, init, seed, layers, example, strict)

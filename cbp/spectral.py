@@ -52,8 +52,7 @@ class Spectral(Regularizer, name="spectral"):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-4, exponent: int = 2) -> None:
         super().__init__(optimizer)
-        check_number("strength", strength, 0)
-        self.strength = float(strength)
+        self.strength = check_number("strength", strength, 0)
         self.exponent = check_whole("exponent", exponent, least=1)
         self._weights = Weights(model, kinds=("matrix", "bias"))
         self._vectors = PerParameter(model, self._matrices, self._begin)

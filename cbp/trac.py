@@ -90,15 +90,9 @@ class Trac(Method, name="trac"):
     ) -> None:
         if not isinstance(decay_rates, list | tuple) or not decay_rates:
             raise ValueError(f"decay_rates must be a list of numbers in [0, 1], got {decay_rates!r}")
-        for decay_rate in decay_rates:
-            check_number("decay_rates", decay_rate, 0, 1)
-        for name, value in (("first_scale", first_scale), ("eps", eps)):
-            check_number(name, value, 0)
-            if value == 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}")
-        self.decay_rates = [float(decay_rate) for decay_rate in decay_rates]
-        self.first_scale = float(first_scale)
-        self.eps = float(eps)
+        self.decay_rates = [check_number("decay_rates", decay_rate, 0, 1) for decay_rate in decay_rates]
+        self.first_scale = check_number("first_scale", first_scale, 0, above=0)
+        self.eps = check_number("eps", eps, 0, above=0)
         self.scale = 0.0
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "Trac")

@@ -85,12 +85,9 @@ class UPGD(Method, name="upgd"):
         weight_decay: float = 0.001,
         seed: int = 0,
     ) -> None:
-        check_number("decay_rate", decay_rate, 0, below=1)
-        check_number("sigma", sigma, 0)
-        check_number("weight_decay", weight_decay, 0)
-        self.decay_rate = float(decay_rate)
-        self.sigma = float(sigma)
-        self.weight_decay = float(weight_decay)
+        self.decay_rate = check_number("decay_rate", decay_rate, 0, below=1)
+        self.sigma = check_number("sigma", sigma, 0)
+        self.weight_decay = check_number("weight_decay", weight_decay, 0)
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "UPGD")
