@@ -369,12 +369,19 @@ class Decoder:
             of_kind = type(now) if fits else self._of_kind(saved) if "kind" in saved else usual
             if of_kind is None or of_kind is usual:
                 return deque(items, saved.get("longest")) if kind == "deque" else usual(items)
-            made = usual.__new__(of_kind, items)
+            made = _maker(of_kind, usual)(of_kind, items)
             return made if kind in ("tuple", "frozenset") else _filled(made, items)
         if not is_free:
             now = copy.copy(now)
         now.clear()  # others may hold it too
         return _filled(now, items)
+
+
+def _maker(kind: type, usual: type) -> Callable[..., Any]:
+    """What makes a container of a class that derives from a usual one, without code of its own: the usual, or another in C."""
+    bases = (base for base in kind.__mro__ if issubclass(base, usual))
+    in_c = (base.__new__ for base in bases if isinstance(vars(base).get("__new__"), types.BuiltinFunctionType))
+    return next(in_c, usual.__new__)
 
 
 def _filled(container: Any, items: Any) -> Any:
@@ -460,15 +467,21 @@ def _is_state(value: Any) -> bool:
 def _set(owner: Any, name: str, value: Any) -> None:
     try:
         setattr(owner, name, value)
-    except AttributeError:  # of an object that is frozen
-        object.__setattr__(owner, name, value)
+    except AttributeError:
+        try:
+            object.__setattr__(owner, name, value)  # of an object that is frozen
+        except AttributeError:  # of a property that keeps its value under its own name
+            object.__getattribute__(owner, "__dict__")[name] = value
 
 
 def _delete(owner: Any, name: str) -> None:
     try:
         delattr(owner, name)
     except AttributeError:
-        object.__delattr__(owner, name)
+        try:
+            object.__delattr__(owner, name)
+        except AttributeError:
+            del object.__getattribute__(owner, "__dict__")[name]
 
 
 def _scalar(saved: dict[str, Any], _: Any) -> Any:

@@ -148,7 +148,7 @@ class Checkpoints:
 
 
 def check_environment(config: Config) -> None:
-    """Refuses a run whose environment cannot be stepped or saved, before it has trained up to its first checkpoint.
+    """Refuses a run whose environment cannot be stepped, saved or loaded, before it has trained up to its first checkpoint.
 
     Raises:
         UserError: Such a run; the message names the part that cannot be saved.
@@ -163,9 +163,16 @@ def check_environment(config: Config) -> None:
     except Exception as error:  # whatever an environment of others raises
         raise UserError(f"environment '{config.env}' cannot be stepped: {in_words(error)}") from error
     try:
-        envs.save_state(env)
+        state = envs.save_state(env)
     except envs.ParameterError as error:
+        env.close()
         raise UserError(f"environment '{config.env}' cannot be trained in, as no checkpoint can hold it: {error}") from error
+    try:
+        envs.load_state(env, state)
+    except Exception as error:  # whatever attributes of others raise when they are set
+        raise UserError(
+            f"environment '{config.env}' cannot be trained in, as its state cannot be loaded again: {in_words(error)}"
+        ) from error
     finally:
         env.close()
 

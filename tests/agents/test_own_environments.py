@@ -36,6 +36,17 @@ class Unsaved(HopperEnv):
         self.wind = (number for number in range(10**6))
         return super().reset(**kwargs)
 
+class Unloaded(HopperEnv):
+    def __setattr__(self, name, value):
+        if name == "gait" and hasattr(self, "gait"):
+            raise ValueError("gait is set once")
+        super().__setattr__(name, value)
+
+    def reset(self, **kwargs):
+        if not hasattr(self, "gait"):
+            self.gait = (1, 2)
+        return super().reset(**kwargs)
+
 class Walking(HopperEnv):
     def step(self, action):
         *transition, info = super().step(action)
@@ -87,6 +98,7 @@ for name, at in {"Unmade-v0": "making", "Unreset-v0": "reset", "Failing-v0": "st
 gymnasium.register("Parted-v0", "own_world:Parted", max_episode_steps=100)
 gymnasium.register("Walking-v0", "own_world:Walking", max_episode_steps=100)
 gymnasium.register("Unsaved-v0", "own_world:Unsaved", max_episode_steps=100)
+gymnasium.register("Unloaded-v0", "own_world:Unloaded", max_episode_steps=100)
 """
 SHORT = ["--timesteps", "512", "--n-envs", "2", "--method", "ppo", "--set", "rollout_steps=512", "--set", "batch_size=128"]
 SHORT += ["--set", "n_epochs=1", "--set", "net_arch=[8]"]
@@ -198,6 +210,15 @@ def test_an_environment_that_no_checkpoint_can_hold_is_refused_before_training(c
     )
     assert "Unsaved.wind, which is a generator" in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_no_state_can_be_loaded_into_is_refused_before_training(capsys, tmp_path):
+    assert train.main(["--env", "own_world:Unloaded-v0", *SHORT, "--run-dir", "run"]) == 2
+    assert capsys.readouterr().err == (
+        "error: environment 'Unloaded-v0' cannot be trained in, as its state cannot be loaded again: "
+        "ValueError: gait is set once\n"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -8,6 +8,7 @@ import enum
 import functools
 import pathlib
 import random
+import time
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
@@ -1010,3 +1011,76 @@ def test_a_space_with_other_bounds_is_refused_in_one_line():
     env.goals = spaces.Box(-2, 2, (1,), seed=0)
     with pytest.raises(envs.ParameterError, match=r"attributes of Widening\.goals, an object that the environment lacks"):
         envs.load_state(other, envs.save_state(env))
+
+
+class OfASize(Keeping):
+    def begin(self):
+        self.shape = torch.Size([0])
+
+    def shown(self):
+        self.shape = torch.zeros(len(self.shape) + 1, self.shape.numel() + 1).shape
+        return float(self.shape.numel())
+
+
+class OfADate(Keeping):
+    def begin(self):
+        self.date = time.gmtime(0)
+
+    def shown(self):
+        self.date = time.gmtime(86400 * self.date.tm_yday)
+        return float(self.date.tm_yday)
+
+
+class Caching(property):
+    """Keeps what was computed under the property's own name."""
+
+    def __get__(self, owner, kind=None):
+        return vars(owner).setdefault(self.fget.__name__, self.fget(owner))
+
+
+class OfACache(Keeping):
+    @Caching
+    def joints(self):
+        return (0.0, "z")
+
+    def shown(self):
+        vars(self)["joints"] = (self.joints[0] + 1, "z")
+        return self.joints[0]
+
+
+class OfACacheThatIsDropped(OfACache):
+    def shown(self):
+        shown = super().shown()
+        if shown == 2:
+            del vars(self)["joints"]
+        return shown
+
+
+@pytest.mark.parametrize("kind", [OfASize, OfADate, OfACache, OfACacheThatIsDropped])
+@pytest.mark.parametrize("steps", [0, 2, 3])
+def test_what_its_class_alone_makes_or_lets_nobody_set_goes_on(kind, steps):
+    env, other = kind(), kind()
+    play(env, [None] * steps)
+    play(other, [None])
+    envs.load_state(other, envs.save_state(env))
+    assert play(other, [None] * 3) == play(env, [None] * 3)
+
+
+def test_a_state_of_a_stranger_calls_no_class_for_its_containers():
+    class Loud(tuple):
+        __slots__ = ()
+        calls: ClassVar = []
+
+        def __new__(cls, items):
+            cls.calls.append(items)
+            return super().__new__(cls, items)
+
+    class Speaking(Keeping):
+        def begin(self):
+            self.pair = Loud((1, 2))
+
+    env, other = Speaking(), Speaking()
+    state = envs.save_state(env)
+    Loud.calls.clear()
+    envs.load_state(other, state)
+    assert (type(other.pair), other.pair, Loud.calls) == (Loud, (1, 2), [])
