@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import enum
 import functools
 import pathlib
@@ -12,13 +13,15 @@ import types
 import warnings
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from envs import models
-from envs.encoding import CONTAINERS, Array, parts_of
+from envs.encoding import BY_VALUE, CONTAINERS, Array, parts_of
 from envs.kept import ELSEWHERE, attributes, is_skipped, name_of_fixed, owner_of, package_of
 from envs.tables import Place, Tables, is_harmless
 
@@ -164,6 +167,8 @@ class Decoder:
             return bool(name_of_fixed(value) == content)
         if kind in ("array", "scalar"):
             return np.array_equal(content, value, equal_nan=content.dtype.kind in "fc")
+        if kind in BY_VALUE:
+            return type(read := _READERS[kind](saved, None)) is type(value) and bool(read == value)
         if kind == "model":
             return models.is_alike(value, saved)
         if kind == "object":
@@ -198,7 +203,7 @@ class Decoder:
         if not isinstance(saved, dict):
             return saved
         kind = next(iter(saved))
-        if kind in ("kept", "same", "layer", "method", "spec"):
+        if kind in ("kept", "same", "layer", "method", "view", "spec"):
             return self._referred(saved, now)
         content = saved[kind]
         number = int(saved.get("number", -1))
@@ -212,7 +217,7 @@ class Decoder:
         own |= {"code": self._code, "partial": self._partial}
         if kind in own:
             value = own[kind](saved, now)
-        elif kind in ("scalar", "enum", "path"):
+        elif kind in ("scalar", "enum", "path", *BY_VALUE):
             return _READERS[kind](saved, now)
         elif kind in _READERS:
             before, is_free = self._present(saved, now)
@@ -257,7 +262,7 @@ class Decoder:
         return functools.partial(function, *args, **keywords) if is_known and None not in (args, keywords) else now
 
     def _referred(self, saved: dict[str, Any], now: Any) -> Any:
-        """What is there, or was met, or is a part of the environment itself, or a method of such."""
+        """What is there, or was met, or is a part of the environment itself, or a method or view of such."""
         kind, content = next(iter(saved.items()))
         if kind == "same":
             return self._known.get(int(content), now)
@@ -266,6 +271,10 @@ class Decoder:
         if kind == "method":
             method = getattr(self._decode(saved["of"], getattr(now, "__self__", None)), content, None)
             return method if isinstance(method, types.MethodType) else now
+        if kind == "view":
+            mapping = self._decode(saved["of"], None)
+            of_kind = {"keys": dict.keys, "values": dict.values, "items": dict.items, "proxy": types.MappingProxyType}[content]
+            return of_kind(mapping) if isinstance(mapping, dict) else now
         if kind == "spec":
             models.compare(now, content)
         return now
@@ -557,8 +566,17 @@ def _path(saved: dict[str, Any], now: Any) -> pathlib.PurePath:
     return kind(saved["path"])
 
 
-def _range(saved: dict[str, Any], _: Any) -> range:
-    return range(*saved["range"])
+def _bytearray(saved: dict[str, Any], now: Any) -> bytearray:
+    if not isinstance(now, bytearray):
+        return bytearray(saved["bytearray"])
+    now[:] = saved["bytearray"]
+    return now
+
+
+def _date(saved: dict[str, Any], _: Any) -> Any:
+    kind, text = saved["date"]
+    kinds: dict[str, Any] = {each.__name__: each for each in (dt.date, dt.time, dt.datetime)}
+    return kinds[kind].fromisoformat(text)
 
 
 def _sequence(saved: dict[str, Any], now: Any) -> Any:
@@ -583,7 +601,14 @@ _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "tensor": _tensor,
     "bytes": _bytes,
     "sequence": _sequence,
-    "range": _range,
+    "range": lambda saved, _: range(*saved["range"]),
+    "slice": lambda saved, _: slice(*saved["slice"]),
+    "ellipsis": lambda _, __: ...,
+    "bytearray": _bytearray,
+    "fraction": lambda saved, _: Fraction(*saved["fraction"]),
+    "decimal": lambda saved, _: Decimal(saved["decimal"]),
+    "timedelta": lambda saved, _: dt.timedelta(*saved["timedelta"]),
+    "date": _date,
     "path": _path,
     "model": _model,
 }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import functools
+import gc
 import inspect
 import pathlib
 import random
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import gymnasium
@@ -29,7 +33,13 @@ CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque, "set
 _OF_TORCH = "?bhilqBHILQefdFD"
 """The types of arrays, by NumPy's characters, that have tensors like them: what writes a state to a file may need these."""
 
-_WRITTEN_AGAIN = ("scalar", "enum", "path", "tuple", "frozenset", "range", "layer", "method")
+BY_VALUE = ("range", "slice", "ellipsis", "fraction", "decimal", "date", "timedelta")
+"""What of Python's own is neither a plain value nor can be changed."""
+
+_VIEWS = {"keys": KeysView, "values": ValuesView, "items": ItemsView, "proxy": types.MappingProxyType}
+"""What looks at a dictionary."""
+
+_WRITTEN_AGAIN = ("scalar", "enum", "path", "tuple", "frozenset", "layer", "method", "view", *BY_VALUE)
 """What is written wherever it stands, and is never named by a number."""
 
 _NOTHING = object()
@@ -129,6 +139,8 @@ class Encoder:
                 f"state cannot be saved of {path}, a MuJoCo simulation that is not found as the environment's, or besides it: "
                 "NonStationary(env, …, model=…) says which is its own"
             )
+        if view := self._encode_view(value):
+            return view
         if is_skipped(value):
             return self._encode_partial(value, path, seen) if isinstance(value, functools.partial) else _NOTHING
         is_of_objects = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
@@ -138,6 +150,14 @@ class Encoder:
         encoded = self._encode_container(value, path, seen)
         seen.remove(id(value))
         return encoded
+
+    def _encode_view(self, value: Any) -> dict[str, Any] | None:
+        """What looks at a dictionary that was saved; None of anything else."""
+        name = next((name for name, kind in _VIEWS.items() if isinstance(value, kind)), None)
+        if name is None or package_of(value) not in ("builtins", "collections"):
+            return None
+        mapping = next(iter(gc.get_referents(value)), None)
+        return {"view": name, "of": self._encode(mapping, "", set())} if id(mapping) in self._met else None
 
     def _encode_partial(self, value: functools.partial[Any], path: str, seen: set[int]) -> dict[str, Any]:
         """A function and what it is bound to, as far as these are numbers and such: it was told the rest when it was made."""
@@ -179,7 +199,9 @@ class Encoder:
             return {"tensor": value.detach().cpu().numpy().copy()}
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:  # records, and numbers in another order of bytes
             return {"bytes": value.tobytes(), "shape": list(value.shape), "kind": str(value.dtype)}
-        is_number = package_of(value) in sys.stdlib_module_names and not hasattr(value, "__dict__")  # such as a fraction
+        is_number = package_of(value) in sys.stdlib_module_names and not hasattr(
+            value, "__dict__"
+        )  # such as a date with a time zone
         if not has_attributes(value) or is_number or isinstance(value, np.ndarray) or package_of(value) == "builtins":
             raise ParameterError(f"state cannot be saved of {path}, which is a {type(value).__name__}")
         self._tables.look_into(type(value))
@@ -229,7 +251,9 @@ def parts_of(space: gymnasium.Space[Any]) -> Iterator[gymnasium.Space[Any]]:
 
 def _turn(attribute: tuple[str, Any]) -> int:
     value = attribute[1]
-    return 0 if isinstance(value, (dict, np.ndarray, *CONTAINERS.values())) else 2 if isinstance(value, types.MethodType) else 1
+    if isinstance(value, (types.MethodType, *_VIEWS.values())):  # which are saved by what they belong to
+        return 2
+    return 0 if isinstance(value, (dict, np.ndarray, *CONTAINERS.values())) else 1
 
 
 def _is_interface(owner: Any, name: str, value: Any) -> bool:
@@ -264,11 +288,33 @@ def _encode_leaf(value: Any, path: str) -> Any:
             return plain(value)  # type: ignore[arg-type]
     if isinstance(value, pathlib.PurePath):
         return {"path": str(value)}
-    if isinstance(value, range):
-        return {"range": [value.start, value.stop, value.step]}
+    if (of_python := _encode_of_python(value)) is not None:
+        return of_python
     if (name := name_of_fixed(value)) is not None:
         return {"code": name}
     return _encode_drawing(value, path) if isinstance(value, DRAWING) else _NOTHING
+
+
+def _encode_of_python(value: Any) -> dict[str, Any] | None:
+    """What of Python's own is known by a few numbers or a text; None of anything else."""
+    if isinstance(value, range | slice):
+        bounds = [value.start, value.stop, value.step]
+        if all(each is None or isinstance(each, int | np.integer) for each in bounds):
+            return {type(value).__name__: [None if each is None else int(each) for each in bounds]}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if type(value) is bytearray:
+        return {"bytearray": bytes(value)}
+    if type(value) is Fraction:
+        return {"fraction": [value.numerator, value.denominator]}
+    if type(value) is Decimal:
+        return {"decimal": str(value)}
+    if type(value) is dt.timedelta:
+        return {"timedelta": [value.days, value.seconds, value.microseconds]}
+    if type(value) in (dt.date, dt.time, dt.datetime):
+        kind, text = type(value), value.isoformat()
+        return {"date": [kind.__name__, text]} if repr(kind.fromisoformat(text)) == repr(value) else None
+    return None
 
 
 def _encode_drawing(value: Any, path: str) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import collections
 import copy
+import datetime as dt
 import enum
 import functools
 import pathlib
 import random
 import time
 from copy import deepcopy
-from types import SimpleNamespace
+from decimal import Decimal
+from fractions import Fraction
+from types import MappingProxyType, SimpleNamespace
 from typing import ClassVar, NamedTuple
 
 import boxes
@@ -1084,3 +1087,64 @@ def test_a_state_of_a_stranger_calls_no_class_for_its_containers():
     Loud.calls.clear()
     envs.load_state(other, state)
     assert (type(other.pair), other.pair, Loud.calls) == (Loud, (1, 2), [])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (slice(0, 2), slice(1, None, 2)),
+        (np.s_[..., 0:2], np.s_[1:2, ...]),
+        (Fraction(1, 3), Fraction(5)),
+        (Decimal("0.10"), Decimal("NaN")),
+        (dt.timedelta(1, 2, 3), dt.timedelta(-1)),
+        (dt.datetime(2024, 2, 29, 1, tzinfo=dt.UTC), dt.datetime(2024, 1, 1)),
+        (dt.date(2024, 1, 1), dt.time(1, 2, 3, 4)),
+        (bytearray(b"ab"), bytearray(b"")),
+    ],
+)
+def test_values_of_pythons_own_go_on_by_value(values):
+    env, other = Keeping(), Keeping()
+    other.one = other.two = other.three = None
+    env.one, env.two, env.three = *values, [values[0]]
+    envs.load_state(other, envs.save_state(env))
+    assert repr((other.one, other.two, other.three)) == repr((values[0], values[1], [values[0]]))
+    assert list(map(type, (other.one, other.two))) == list(map(type, values))
+
+
+def test_bytes_that_change_are_those_that_others_hold():
+    env, other = Keeping(), Keeping()
+    env.buffer, other.buffer = bytearray(b"ab"), bytearray(b"cde")
+    env.also, other.also = env.buffer, other.buffer
+    held = other.buffer
+    envs.load_state(other, envs.save_state(env))
+    assert other.buffer is other.also is held
+    assert held == b"ab"
+
+
+@pytest.mark.parametrize("kind", [dict, collections.OrderedDict])
+def test_views_look_at_the_dictionary_that_they_looked_at(kind):
+    class Viewing(Keeping):
+        def begin(self):
+            self.one, self.two = kind(a=1.0), kind(b=2.0)
+            self.choose(self.one)
+
+        def choose(self, mapping):
+            self.a_keys, self.a_values, self.an_items = mapping.keys(), mapping.values(), mapping.items()
+            self.a_proxy = MappingProxyType(mapping)
+
+    env, other = Viewing(), Viewing()
+    env.choose(env.two)
+    envs.load_state(other, envs.save_state(env))
+    other.two["c"] = 3.0
+    assert list(other.a_keys) == ["b", "c"]
+    assert list(other.a_values) == [2.0, 3.0]
+    assert list(other.an_items) == [("b", 2.0), ("c", 3.0)]
+    assert other.a_proxy == {"b": 2.0, "c": 3.0}
+
+
+@pytest.mark.parametrize("value", [{"a": 1}.values(), MappingProxyType({"a": 1}), slice("a"), vars(Goal)])
+def test_views_of_what_is_not_saved_are_refused(value):
+    env = Keeping()
+    env.view = value
+    with pytest.raises(envs.ParameterError, match=r"state cannot be saved of Keeping\.view, which is a"):
+        envs.save_state(env)
