@@ -45,6 +45,8 @@ class ActingEffects:
 
     def observation(self, observation: Any) -> Any:
         """The observation that arrives."""
+        if self._on_observations:
+            observation = np.asarray(observation)  # some give lists
         for effect in self._on_observations:
             observation = effect.change(observation)
         return observation

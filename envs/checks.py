@@ -11,6 +11,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+RESET = ("observation", "info")
+"""What ``reset`` returns."""
+
+STEP = ("observation", "reward", "terminated", "truncated", "info")
+"""What ``step`` returns."""
+
 
 class ParameterError(ValueError):
     """An argument that this package cannot use; the message says on one line what is allowed and what was received."""
@@ -18,6 +24,27 @@ class ParameterError(ValueError):
 
 class EffectError(RuntimeError):
     """A change has no effect on an environment, or has lost it, so that what ``info`` says would not be true."""
+
+
+def parts(owner: str, call: str, given: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """Returns what an environment's ``reset`` or ``step`` has returned, if these are as many parts as Gymnasium's are.
+
+    Args:
+        owner: The environment's name, for the message.
+        call: ``"reset"`` or ``"step"``, likewise.
+        given: What it has returned.
+        names: Of the parts.
+
+    Returns:
+        The parts.
+
+    Raises:
+        EffectError: Something else.
+    """
+    if isinstance(given, tuple | list) and len(given) == len(names):
+        return tuple(given)
+    received = f"{len(given)} values" if isinstance(given, tuple | list) else shown(given)
+    raise EffectError(f"{call} of {owner} must return {', '.join(names)}, as Gymnasium's API has it; got {received:.80}")
 
 
 def choice(argument: str, value: object, allowed: Collection[str]) -> str:

@@ -306,6 +306,9 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
         Returns:
             What the environment returned, with the keys above added to ``info``.
+
+        Raises:
+            envs.EffectError: The environment does not return five parts, the last a mapping.
         """
         if self._step >= self._end:
             self._check_episode()
@@ -313,7 +316,10 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             self._put_into_force(began=self._step)
         if self._acts_in_steps:
             action = self._acting.begin_step(self._force.subject, action)
-        observation, reward, terminated, truncated, own = self.env.step(action)
+        made: Any = self.env.step(action)
+        if type(made) is not tuple or len(made) != len(checks.STEP):
+            made = checks.parts(checks.env_name(self.env), "step", made, checks.STEP)
+        observation, reward, terminated, truncated, own = made
         info = self._copied(own)
         if not self._keys.isdisjoint(info):
             self._keep(info)
@@ -342,7 +348,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
         Raises:
             envs.ParameterError: A seed that is neither None nor an integer of at least 0.
-            envs.EffectError: The environment has rebuilt its simulation and has no place for a parameter any more.
+            envs.EffectError: The environment has rebuilt its simulation and has no place for a parameter any more; or it does not
+                return observation and ``info``.
         """
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)
@@ -350,7 +357,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
         away = self._force.make_way()
         try:
             self._begin_episode(seed, write=not away)
-            observation, own = self.env.reset(seed=seed, options=options)
+            made = self.env.reset(seed=seed, options=options)
+            observation, own = checks.parts(checks.env_name(self.env), "reset", made, checks.RESET)
         except BaseException:  # an environment that cannot be reset goes on in the world of before, if it has one
             with contextlib.suppress(Exception):
                 self._force.write_again(self._sequence, self, always=away)

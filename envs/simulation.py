@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -13,6 +14,10 @@ from envs.checks import ParameterError, env_name, shown
 
 ModelSource = Callable[[gymnasium.Env[Any, Any]], Any]
 """Returns an environment's ``MjModel``, or a tuple of it and its ``MjData``."""
+
+_OF_MODELS = ("model", "mj_model")
+
+_NOWHERE = object()
 
 _Kind = TypeVar("_Kind", mujoco.MjModel, mujoco.MjData)
 
@@ -32,6 +37,8 @@ def find_model(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) 
     """
     check_env(env)
     model = look_for_model(env, source)
+    if model is None and any(_lacks_yet(holder, name) for holder in _holders(env.unwrapped) for name in _OF_MODELS):
+        raise ParameterError(f"env must have its MjModel, got {env_name(env)}, which has none yet: reset it first")
     if model is None:
         raise ParameterError(
             f"env must be a MuJoCo environment, got {env_name(env)}; model=, a function of the environment, says where its "
@@ -62,7 +69,7 @@ def look_for_model(env: gymnasium.Env[Any, Any], source: ModelSource | None = No
     """The MuJoCo model that an environment simulates, as :func:`find_model` finds it; None where there is none."""
     if source is not None:
         return _given(env, source)[0]
-    return next(_found(env, mujoco.MjModel, ("model", "mj_model")), None)
+    return next(_found(env, mujoco.MjModel, _OF_MODELS), None)
 
 
 def find_data(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> mujoco.MjData | None:
@@ -142,17 +149,30 @@ def _found(env: gymnasium.Env[Any, Any], kind: type[_Kind], names: tuple[str, st
     """What of a kind the places that are known have."""
     for holder in _holders(env.unwrapped):
         for name in names:
-            candidate = getattr(holder, name, None)
+            candidate = _part(holder, name)
             # dm_control, and robosuite, have an object of their own around MuJoCo's.
-            for each in (candidate, getattr(candidate, "ptr", None), getattr(candidate, f"_{name}", None)):
+            for each in (candidate, _part(candidate, "ptr"), _part(candidate, f"_{name}")):
                 if isinstance(each, kind):
                     yield each
+
+
+def _lacks_yet(holder: Any, name: str) -> bool:
+    """Whether there is a place for a model, but nothing in it."""
+    return inspect.getattr_static(holder, name, _NOWHERE) is not _NOWHERE and _part(holder, name) is None
 
 
 def _holders(env: Any) -> Iterator[Any]:
     yield env
     for name in ("sim", "physics"):
-        if (holder := getattr(env, name, None)) is not None:
+        if (holder := _part(env, name)) is not None:
             yield holder
-    if (holder := getattr(getattr(env, "_env", None), "physics", None)) is not None:
+    if (holder := _part(_part(env, "_env"), "physics")) is not None:
         yield holder
+
+
+def _part(owner: Any, name: str) -> Any:
+    """An attribute; None where there is none, or none yet: whatever a property of others raises then."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:
+        return None

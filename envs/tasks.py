@@ -155,8 +155,12 @@ class TaskSequence(gymnasium.Env[Any, Any]):
 
         Returns:
             What the task returned, with the keys above added to ``info``.
+
+        Raises:
+            envs.EffectError: The task does not return five parts.
         """
-        observation, reward, terminated, truncated, own = self.env.step(action)
+        made = checks.parts(self.tasks[self.task], "step", self.env.step(action), checks.STEP)
+        observation, reward, terminated, truncated, own = made
         info = self._told(own, changed=self._step == self._clock.began)
         self._step += 1
         is_over = self._step >= self._clock.end and not self._holds
@@ -174,6 +178,7 @@ class TaskSequence(gymnasium.Env[Any, Any]):
 
         Raises:
             envs.ParameterError: A seed that is neither None nor an integer of at least 0.
+            envs.EffectError: The task does not return observation and ``info``.
         """
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)
@@ -189,7 +194,8 @@ class TaskSequence(gymnasium.Env[Any, Any]):
                 spawned = np.random.SeedSequence(self._entropy, spawn_key=(*SPAWN_KEY, self._clock.phase))
                 seed = int(spawned.generate_state(1)[0])
         self._episode_began = self._step
-        observation, own = self.env.reset(seed=seed, options=options)
+        made = self.env.reset(seed=seed, options=options)
+        observation, own = checks.parts(self.tasks[self.task], "reset", made, checks.RESET)
         return observation, self._told(own, changed=False)
 
     def render(self) -> Any:

@@ -190,7 +190,7 @@ def _play_steps(wrapped: NonStationary[Any, Any], tap: _Tap, change: Change, ste
         before = None if data is None else data.qvel.copy()
         observation, reward, terminated, truncated, _ = wrapped.step(action)
         simulated = () if data is None else (data.qpos, data.qvel)
-        played.seen.append(b"".join(_bytes((*simulated, observation, float(reward)))))
+        played.seen.append(b"".join(_bytes((*simulated, observation, reward))))
         shown += change.parameter.seen(data) if data is not None else []
         if isinstance(change.effect, Acting):
             deviations.append(tap.deviation(change.effect.acts_on, before, action, observation, reward))

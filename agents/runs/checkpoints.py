@@ -157,7 +157,7 @@ def check_environment(config: Config) -> None:
     try:
         env.reset(seed=config.seed)
         env.action_space.seed(config.seed)
-        env.step(env.action_space.sample())
+        _check_reward(env.step(env.action_space.sample())[1])
         if isinstance(env.unwrapped, MujocoEnv) and env.unwrapped.frame_skip < 1:  # MuJoCo makes no step, and says nothing
             raise ValueError(f"frame_skip must be >= 1, got {env.unwrapped.frame_skip}")
     except Exception as error:  # whatever an environment of others raises
@@ -175,6 +175,13 @@ def check_environment(config: Config) -> None:
         ) from error
     finally:
         env.close()
+
+
+def _check_reward(reward: Any) -> None:
+    try:
+        float(reward)
+    except (TypeError, ValueError):
+        raise ValueError(f"reward must be one number, got {' '.join(repr(reward).split()):.80}") from None
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,16 @@ class Other(gymnasium.Env):
         observation = np.full(2, (self.steps % 7) / 7, np.float32)
         return observation, np.nan if self.steps == self.bad else 1.0, False, self.steps % 20 == 0, {}
 
+class TwoRewards(Other):
+    def step(self, action):
+        observation, reward, *others = super().step(action)
+        return observation, np.array([reward, 0.5]), *others
+
 class Said(Other):
     observation_space = spaces.Text(5)
 
 gymnasium.register("Said-v0", "own_world:Said")
+gymnasium.register("TwoRewards-v0", "own_world:TwoRewards")
 gymnasium.register("Switches-v0", "own_world:Other", kwargs={"action_space": spaces.MultiBinary(3)})
 gymnasium.register("Dials-v0", "own_world:Other", kwargs={"action_space": spaces.MultiDiscrete([2, 3])})
 gymnasium.register("Broken-v0", "own_world:Other", kwargs={"bad": 200})
@@ -219,6 +225,15 @@ def test_an_environment_that_no_state_can_be_loaded_into_is_refused_before_train
         "error: environment 'Unloaded-v0' cannot be trained in, as its state cannot be loaded again: "
         "ValueError: gait is set once\n"
     )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # Gymnasium's of such a reward
+def test_rewards_of_several_numbers_are_refused_before_training(capsys, tmp_path):
+    assert train.main(["--env", "own_world:TwoRewards-v0", *SHORT, "--run-dir", "run"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: environment 'TwoRewards-v0' cannot be stepped: ")
+    assert error.endswith("reward must be one number, got array([1. , 0.5])")
     assert not (tmp_path / "run").exists()
 
 

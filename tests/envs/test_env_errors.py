@@ -189,3 +189,77 @@ def test_an_environment_may_keep_a_specification_of_mujoco_under_the_name_of_gym
     assert envs.NonStationary(Built(), "friction", seed=0).reset()[1]["phase"] == 0
     with pytest.raises(envs.ParameterError, match="which Built lacks"):
         envs.NonStationary(Built(), "stiffness", seed=0)
+
+
+class Returning(World):
+    """Returns other parts than Gymnasium's environments do."""
+
+    def __init__(self, of_reset=slice(2), of_step=(0, 1, 2, 3, 4)):
+        super().__init__(box())
+        self.of_reset, self.of_step = of_reset, of_step
+
+    def reset(self, **kwargs):
+        parts = super().reset(**kwargs)[self.of_reset]
+        return parts if len(parts) == 2 else parts[0]
+
+    def step(self, action):
+        made = super().step(None)
+        return tuple(made[number] for number in self.of_step)
+
+
+def in_a_sequence(env):
+    return envs.TaskSequence([env])
+
+
+@pytest.mark.parametrize("around", [envs.NonStationary, in_a_sequence])
+@pytest.mark.parametrize(("number", "of_step"), [(4, (0, 1, 2, 4)), (6, (0, 1, 1, 2, 3, 4))])
+def test_a_step_of_another_api_is_told_in_one_line(around, number, of_step):
+    env = around(Returning(of_step=of_step))
+    env.reset()
+    words = "step of Returning must return observation, reward, terminated, truncated, info, as Gymnasium's API has it; got "
+    with pytest.raises(envs.EffectError, match=f"^{words}{number} values$"):
+        env.step(env.action_space.sample())
+
+
+@pytest.mark.parametrize("around", [envs.NonStationary, in_a_sequence])
+def test_a_reset_of_another_api_is_told_in_one_line(around):
+    env = around(Returning(of_reset=slice(1)))
+    with pytest.raises(
+        envs.EffectError, match=r"^reset of Returning must return observation, info, as Gymnasium's API has it; got arr"
+    ):
+        env.reset()
+
+
+def test_a_property_that_raises_before_the_first_reset_is_no_simulation_yet():
+    class Raising(World):
+        @property
+        def physics(self):
+            raise RuntimeError("no physics before the first reset")
+
+    assert envs.NonStationary(Raising(box()), "mass", low=3.0, high=3.0).reset()[1]["mass"] == 3.0
+
+
+def test_an_environment_without_its_model_before_the_first_reset_is_told_to_reset():
+    env = World(box())
+    env.model = env.data = None
+    with pytest.raises(envs.ParameterError, match="must have its MjModel, got World, which has none yet: reset it first"):
+        envs.NonStationary(env, "mass")
+
+
+def test_observations_may_be_lists():
+    class Listing(World):
+        def step(self, action):
+            return [0.5], *super().step(None)[1:]
+
+    env = envs.NonStationary(Listing(box()), "observation_bias", low=0.25, high=0.25)
+    env.reset()
+    np.testing.assert_array_equal(env.step(None)[0], np.array([0.75], np.float32))
+
+
+def test_rewards_of_several_numbers_are_compared_by_verify():
+    class Several(World):
+        def step(self, action):
+            observation, _, *others = super().step(None)
+            return observation, np.array([1.0, self.data.qpos[2]]), *others
+
+    assert envs.verify(Several(box()), "gravity", low=1.0, high=9.0, steps=5)[0].parted
