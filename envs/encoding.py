@@ -199,9 +199,8 @@ class Encoder:
             return {"tensor": value.detach().cpu().numpy().copy()}
         if isinstance(value, np.ndarray) and not value.dtype.hasobject:  # records, and numbers in another order of bytes
             return {"bytes": value.tobytes(), "shape": list(value.shape), "kind": str(value.dtype)}
-        is_number = package_of(value) in sys.stdlib_module_names and not hasattr(
-            value, "__dict__"
-        )  # such as a date with a time zone
+        # Such as a date with a time zone.
+        is_number = package_of(value) in sys.stdlib_module_names and not hasattr(value, "__dict__")
         if not has_attributes(value) or is_number or isinstance(value, np.ndarray) or package_of(value) == "builtins":
             raise ParameterError(f"state cannot be saved of {path}, which is a {type(value).__name__}")
         self._tables.look_into(type(value))
