@@ -348,8 +348,8 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
 
         Raises:
             envs.ParameterError: A seed that is neither None nor an integer of at least 0.
-            envs.EffectError: The environment has rebuilt its simulation and has no place for a parameter any more; or it does not
-                return observation and ``info``.
+            envs.EffectError: The environment has rebuilt its simulation and has no place for a parameter any more; or it
+                does not return observation and ``info``.
         """
         if seed is not None:
             seed = checks.integer("seed", seed, lowest=0)

@@ -32,6 +32,8 @@ class Verified:
             pushes add. NaN where nothing could be measured.
         parted: The step at which simulation, observation or reward became another one, counted from 1.
         strayed: The step, not after that, at which they did so without any change; 0 for none.
+        at_resets_only: Whether a change that came after the reset was without effect for the rest of the episode, unlike one
+            before it. ``change_at="now"`` and ``set_value`` do nothing there until the next reset.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Verified:
     measured: tuple[float, float]
     parted: int
     strayed: int = 0
+    at_resets_only: bool = False
 
     def __str__(self) -> str:
         values, measured = (f"{low:.4g} and {high:.4g}" for low, high in (self.values, self.measured))
@@ -49,6 +52,8 @@ class Verified:
         trajectory = f"another trajectory from step {self.parted} on" if self.parted else "the same trajectory"
         if self.strayed:
             trajectory += f", but so it is without a change from step {self.strayed} on, so that it tells nothing"
+        if self.at_resets_only:
+            trajectory += "; in mid-episode a change has no effect until the next reset"
         return f"{self.name} {values}{unit}: {seen if self.where else 'nothing measured'}; {trajectory}"
 
 
@@ -111,7 +116,12 @@ def _verify(
     parted = _parted(first, second)
     after = _play(env, change, parameter, low, parted or 1, seed, source)
     strayed = min((step for step in (_parted(first, again), _parted(first, after)) if 0 < step <= parted), default=0)
-    verified = Verified(change.name, change.two_values, change.unit, change.parameter.where, measured, parted, strayed)
+    at_resets_only = False
+    if 0 < parted <= first.first_episode:
+        changed = _play(env, change, parameter, low, parted, seed, source, then=high[change.name])
+        at_resets_only = not _parted(first, changed)
+    where = change.parameter.where
+    verified = Verified(change.name, change.two_values, change.unit, where, measured, parted, strayed, at_resets_only)
     if not parted:
         raise EffectError(f"{change.name} has no effect on {env_name(env)}: in {steps} steps {verified}")
     return verified
@@ -129,6 +139,8 @@ class _Played:
 
     seen: list[bytes] = field(default_factory=list)
     measured: float = math.nan
+    first_episode: int = 0  # its steps
+    has_ended: bool = False
 
 
 class _Tap(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -168,35 +180,43 @@ def _play(
     steps: int,
     seed: int,
     source: ModelSource | None,
+    then: float | None = None,
 ) -> _Played:
+    """Plays some steps at values that are in force from before the first reset on; the change at another one after it."""
     tap = _Tap(env)
     tap.source = source
     wrapped = NonStationary(tap, parameter, seed=seed, model=source)
     try:
         wrapped.hold(values)
-        return _play_steps(wrapped, tap, change, steps, seed)
+        return _play_steps(wrapped, tap, change, steps, seed, then)
     finally:
         wrapped.give_back()
 
 
-def _play_steps(wrapped: NonStationary[Any, Any], tap: _Tap, change: Change, steps: int, seed: int) -> _Played:
+def _play_steps(
+    wrapped: NonStationary[Any, Any], tap: _Tap, change: Change, steps: int, seed: int, then: float | None
+) -> _Played:
     space = copy.deepcopy(tap.action_space)
     space.seed(seed)
     played, deviations, shown = _Played(), [], []
     wrapped.reset(seed=seed)
-    data = find_data(wrapped, wrapped.source)
+    if then is not None:
+        wrapped.set_value(change.name, then)
     for _ in range(steps):
         action = space.sample()
+        data = find_data(wrapped, wrapped.source)
         before = None if data is None else data.qvel.copy()
         observation, reward, terminated, truncated, _ = wrapped.step(action)
+        data = find_data(wrapped, wrapped.source)  # some replace it in a step
         simulated = () if data is None else (data.qpos, data.qvel)
         played.seen.append(b"".join(_bytes((*simulated, observation, reward))))
         shown += change.parameter.seen(data) if data is not None else []
         if isinstance(change.effect, Acting):
             deviations.append(tap.deviation(change.effect.acts_on, before, action, observation, reward))
+        played.first_episode += not played.has_ended
         if terminated or truncated:
+            played.has_ended = True
             wrapped.reset()
-            data = find_data(wrapped, wrapped.source)
     model = look_for_model(wrapped, wrapped.source)
     decided = None if model is None else change.parameter.measure(model)
     if isinstance(change.effect, Acting):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from worlds import World, arm, box
@@ -49,6 +52,7 @@ def test_every_parameter_is_seen_to_act_or_refused(name, env_id):
         assert name in LACKING["all"] or name in LACKING.get(env_id, [])
         return
     assert 1 <= seen.parted <= 30
+    assert not seen.at_resets_only
     low, high = seen.measured
     assert low != high
     assert str(seen).startswith(f"{name} ")
@@ -139,3 +143,35 @@ def test_a_trajectory_that_is_another_one_each_time_tells_nothing():
 def test_bad_arguments_are_refused(arguments, words):
     with pytest.raises(envs.ParameterError, match=words):
         envs.verify(World(box()), **arguments)
+
+
+class HandingOn(World):
+    """Simulates a copy that it takes of its model in each reset, as one with its physics on a GPU does."""
+
+    def reset(self, *, seed=None, options=None):
+        self.used = copy.copy(self.model)
+        self.of_used = mujoco.MjData(self.used)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        mujoco.mj_step(self.used, self.of_used)
+        return self.of_used.qvel.copy(), 0.0, False, False, {}
+
+
+def test_a_change_that_waits_for_a_reset_is_found_out():
+    (verified,) = envs.verify(HandingOn(box()), "gravity", steps=10)
+    assert verified.at_resets_only
+    assert str(verified).endswith("; in mid-episode a change has no effect until the next reset")
+    (verified,) = envs.verify(World(box()), "gravity", steps=10)
+    assert not verified.at_resets_only
+
+
+def test_a_simulation_that_is_replaced_in_each_step_is_measured_as_it_is():
+    class Replacing(World):
+        def step(self, action):
+            before, self.data = self.data, mujoco.MjData(self.model)
+            self.data.qpos[:], self.data.qvel[:] = before.qpos, before.qvel
+            return super().step(None)
+
+    seen = [envs.verify(kind(box()), "friction", low=0.5, high=1.5, steps=10)[0] for kind in (Replacing, World)]
+    assert seen[0].measured == pytest.approx(seen[1].measured, nan_ok=False)
