@@ -22,7 +22,7 @@ from cbp.discovery.arranging import (
 )
 from cbp.discovery.calls import Call, Operation, unknown, without_units
 from cbp.discovery.following import Follower
-from cbp.discovery.labels import has_units
+from cbp.discovery.labels import has_units, varying
 from cbp.discovery.memory import UNCHANGED, Value
 from cbp.discovery.multiplying import convolution, matmul
 from cbp.discovery.norms import batch_norm, group_norm, layer_norm
@@ -49,9 +49,24 @@ def follow(follower: Follower, call: Call) -> list[Value]:
         return operation(follower, call)
     if call.name in ("cat", "stack"):
         return concatenate(follower, call)
+    if _keeps_elements_apart(call, values):
+        return OPERATIONS[call.name](follower, call)
     return without_units(call, values)
 
 
+def _keeps_elements_apart(call: Call, values: list[Value]) -> bool:
+    """Whether a call arranges or maps one by one elements of which some depend on inputs and others do not.
+
+    As of inputs beside a state of zeros, where units stand at the next step.
+    """
+    operation = OPERATIONS.get(call.name)
+    operation = getattr(operation, "func", operation)
+    looked_at = values[:1] if operation in _ARRANGE else values if operation in _MAP else []
+    return any(varying(value.labels) for value in looked_at)
+
+
+_ARRANGE = {rearrange, view, at_strides}
+_MAP = {pointwise, elu, hardtanh, copy}
 _OF_THE_FIRST = {positions, pad, along_axis, over_axes, glu, batch_norm, layer_norm, group_norm}
 
 

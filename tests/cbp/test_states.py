@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from small_networks import still
 from torch import Tensor, nn
 
@@ -127,6 +131,72 @@ class Loop(nn.Module):
         for step in x.unbind(1):
             h = torch.tanh(self.cell(torch.cat([step, h], dim=1)))
         return self.head(h)
+
+
+class Handled(Loop):
+    """The same with something done to the inputs and the state that stand side by side."""
+
+    def __init__(self, done: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.done = done
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 4)
+        for step in x.unbind(1):
+            h = torch.tanh(self.cell(self.done(torch.cat([step, h], dim=1))))
+        return self.head(h)
+
+
+def written(u: Tensor) -> Tensor:
+    out = torch.empty_like(u)
+    out[:] = u
+    return out
+
+
+def seen_only(u: Tensor) -> Tensor:
+    u.detach()
+    u.view(-1, 2)
+    return u
+
+
+HANDLED = {
+    "detached aside": seen_only,
+    "clone": torch.clone,
+    "cast": lambda u: u.double().float(),
+    "view": lambda u: u.view(-1, 5, 2).view(-1, 10),
+    "axes": lambda u: u[:, None].expand(-1, 3, -1)[:, 1],
+    "transposed": lambda u: u.t().contiguous().t(),
+    "taken apart": lambda u: torch.cat(u.split([3, 7], dim=1), dim=1),
+    "strides": lambda u: u.as_strided(u.shape, u.stride()),
+    "written": written,
+    "scaled": lambda u: u * 1.5,
+    "scaled one by one": lambda u: u * torch.linspace(1, 2, 10),
+    "tanh": torch.tanh,
+    "in place": lambda u: u.clone().mul_(2),
+    "clamped": lambda u: F.hardtanh(u),
+    "dropout": lambda u: F.dropout(u, 0.3),
+    "elu": F.elu,
+}
+
+
+@pytest.mark.parametrize("name", HANDLED)
+def test_what_is_done_to_inputs_beside_a_state_of_zeros_keeps_them_apart(name):
+    model = Handled(HANDLED[name])
+    (layer,) = cbp.find_layers(model, (batch(3, 4, 6),))
+    plain = Loop()
+    assert slices([layer]) == slices(cbp.find_layers(plain, (batch(3, 4, 6),)))
+    assert cbp.verify(model, (batch(3, 4, 6),)) < 1e-5
+
+
+def test_a_recurrence_by_hand_is_found_where_a_method_watches_it():
+    model = Loop()
+    optimizer, example = still(model), (batch(3, 4, 6),)
+    method = cbp.ContinualBackprop(model, optimizer, example=example)
+    assert cbp.verify(model, example) < 1e-5
+    assert [layer.name for layer in cbp.ReDo(model, optimizer, example=example).layers] == ["cell"]
+    twin, _, of_twin = copy.deepcopy((model, optimizer, method))
+    twin(*example)  # which finds the layers anew
+    assert [layer.name for layer in of_twin.layers] == ["cell"]
 
 
 class ConvLoop(nn.Module):
