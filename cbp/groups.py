@@ -216,7 +216,8 @@ class Group:
         name: What messages and logs call it: the path of the layer that computes the units.
         units: How many.
         fresh: What is drawn anew when a unit is replaced: its incoming weights.
-        fixed: What is set to a value then: biases to 0, a norm's weight to 1, a batch norm's statistics to 0 and 1.
+        fixed: What is set to a value then: biases to 0, a norm's weight to 1, a batch norm's statistics to 0 and 1,
+            any other weight of its own, such as a slope, to the mean at the moment the units were found.
         edges: Its outgoing weights, which are zeroed, each with where its activation is seen.
         norms: The modules of the norms between, in which the units have weights or which couple them.
         coupled: Whether a norm's statistics are over several units, so that replacing one of them changes the others.

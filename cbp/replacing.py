@@ -350,7 +350,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         hidden = layer.hidden
         for slices, bound in zip(hidden.fresh, layer.fresh_bounds, strict=True):
             fresh.draw(slices, units, bound, layer.generator)
-        for slices, value in hidden.fixed:
+        for (slices, _), value in zip(hidden.fixed, layer.fixed, strict=True):
             slices.fill(units, value)
         for edge in hidden.edges:
             edge.weights.fill(units, 0.0)
@@ -434,7 +434,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         if theirs != ours:
             raise ValueError(f"the state is of hidden layers with {theirs}, this model has {ours}")
         for layer, of_layer, mine in zip(self.layers, saved, own, strict=True):
-            missing = mine.keys() - of_layer.keys() - {"name"}
+            missing = mine.keys() - of_layer.keys() - {"name", "fixed"}
             if missing or len(of_layer["fresh_bounds"]) != len(mine["fresh_bounds"]):
                 raise ValueError(f"the state of layer '{layer.name}' lacks {sorted(missing) or 'a bound of its fresh weights'}")
         for layer, of_layer in zip(self.layers, saved, strict=True):

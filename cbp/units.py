@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbp.groups import Edge, Group, Place
+from cbp.groups import Edge, Group, Place, Slices
 from cbp.taps import Tap
 
 
@@ -20,6 +20,7 @@ class TrackedLayer:
         clock: Updates so far.
         replaced: Number of units replaced so far.
         fresh_bounds: Fresh incoming weights are uniform on ± these, one for each of ``hidden.fresh``.
+        fixed: What a new unit has where a weight is its own, such as a gain: one value for each of ``hidden.fixed``.
         generator: Random numbers of this layer.
         nothing: No units: int64, of shape ``(0,)``.
         in_half: Whether any of the last values came in half precision, which may overflow.
@@ -35,6 +36,7 @@ class TrackedLayer:
         weight = hidden.fresh[0].tensor
         self.hidden = hidden
         self.fresh_bounds = fresh_bounds
+        self.fixed = [value for _, value in hidden.fixed]
         self.generator = torch.Generator().manual_seed(seed)
         self.utility = torch.zeros(hidden.units, dtype=_at_least_single(weight), device=weight.device)
         self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
@@ -146,6 +148,10 @@ class TrackedLayer:
             setattr(self, name, theirs if theirs.shape == own.shape else theirs.mean(dim=0).expand(own.shape).clone())
         for name in ("generator", "clock", "replaced", "fresh_bounds", "_born"):
             setattr(self, name, getattr(other, name))
+        of_own = {_part(slices): value for (slices, _), value in zip(other.hidden.fixed, other.fixed, strict=True)}
+        self.fixed = [
+            of_own.get(_part(slices), value) for (slices, _), value in zip(self.hidden.fixed, self.fixed, strict=True)
+        ]
         before = {_where(edge.place): tap for edge, tap in zip(other.hidden.edges, other._taps, strict=True)}
         for edge, tap in zip(self.hidden.edges, self._taps, strict=True):
             if _where(edge.place) in before:
@@ -160,22 +166,29 @@ class TrackedLayer:
             "clock": self.clock,
             "replaced": self.replaced,
             "fresh_bounds": list(self.fresh_bounds),
+            "fixed": list(self.fixed),
             "generator": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state made by :meth:`state_dict`."""
+        """Goes on from a state made by :meth:`state_dict`; one of earlier releases may be without ``fixed``."""
         for name in self._per_unit:
             getattr(self, name).copy_(state[name])
         self.clock = int(state["clock"])
         self._born.copy_(self.clock - state["age"])
         self.replaced = int(state["replaced"])
         self.fresh_bounds = [float(bound) for bound in state["fresh_bounds"]]
+        fixed = [float(value) for value in state.get("fixed", ())]
+        self.fixed = fixed if len(fixed) == len(self.fixed) else self.fixed
         self.generator.set_state(state["generator"].cpu())
 
 
 def _where(place: Place) -> tuple[object, ...]:
     return id(place.module), place.returned, place.key
+
+
+def _part(slices: Slices) -> tuple[object, ...]:
+    return id(slices.module), slices.attribute, slices.dim, slices.within
 
 
 def _at_least_single(weight: Tensor) -> torch.dtype:

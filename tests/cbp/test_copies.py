@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from small_networks import Problem, chain, update
+from torch import Tensor
 
 import cbp
 
@@ -134,3 +135,69 @@ def test_new_method_can_be_made_on_a_copied_model(copied):
     problem = Problem(3, 2)
     assert [len(units) for units in update(target, optimizer, theirs, *problem())] == [3, 2]
     assert method.layers[0].age.tolist() == [0] * 6
+
+
+class OwnWeights(torch.nn.Module):
+    """A slope and a gain for each unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.slope, self.second = torch.nn.Linear(3, 6), torch.nn.PReLU(6), torch.nn.Linear(6, 2)
+        self.gain = torch.nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.slope(self.first(x)) * self.gain)
+
+
+def with_own_weights():
+    model = OwnWeights().double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    method = cbp.ContinualBackprop(
+        model,
+        optimizer,
+        replacement_rate=0.1,
+        maturity_threshold=2,
+        utility="zero_contribution",
+        example=(torch.ones(2, 3, dtype=torch.float64),),
+    )
+    return model, optimizer, method
+
+
+@pytest.mark.parametrize("how", ["copied", "resumed", "resumed with the weights first"])
+def test_a_new_units_own_weights_are_those_of_before(how):
+    model, optimizer, method = with_own_weights()
+    problem = Problem(3, 2, batch=16)
+    for _ in range(10):
+        update(model, optimizer, method, *problem())
+    if how == "copied":
+        others = copy.deepcopy((model, optimizer, method))
+    else:
+        states = copy.deepcopy((model.state_dict(), optimizer.state_dict(), method.state_dict()))
+        other = OwnWeights().double()
+        if how != "resumed":
+            other.load_state_dict(states[0])
+        of_other = torch.optim.Adam(other.parameters(), lr=0.05)
+        options = {"replacement_rate": 0.1, "maturity_threshold": 2, "utility": "zero_contribution"}
+        others = (
+            other,
+            of_other,
+            cbp.ContinualBackprop(other, of_other, example=(torch.ones(2, 3, dtype=torch.float64),), **options),
+        )
+        for each, state in zip(others, states, strict=True):
+            each.load_state_dict(state)
+    for _ in range(10):
+        inputs, targets = problem()
+        for trained in ((model, optimizer, method), others):
+            update(*trained, inputs, targets)
+    assert method.layers[0].replaced > 6
+    for own, of_copy in zip(model.parameters(), others[0].parameters(), strict=True):
+        assert torch.equal(own, of_copy)
+
+
+def test_a_state_from_before_new_units_own_weights_were_kept_is_taken():
+    _, _, method = with_own_weights()
+    state = method.state_dict()
+    assert state["layers"][0].pop("fixed") == [0.0, 0.25, 1.0]
+    method.load_state_dict(state)
+    assert method.layers[0].fixed == [0.0, 0.25, 1.0]
