@@ -255,7 +255,7 @@ def tensors_of(value: Any) -> list[Tensor]:
             if isinstance(value, dict):
                 waiting += value.values()
             elif isinstance(value, list | tuple | set | deque):
-                waiting += value
+                waiting += iter(value)  # a subclass may have no length
             else:
                 waiting += getattr(value, "__dict__", {}).values()
                 slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]

@@ -279,6 +279,18 @@ def test_a_hidden_layer_within_an_output_object_without_a_dictionary_or_that_is_
             cbp.find_layers(Model(kind), (batch(5, 6),))
 
 
+def test_tuples_without_a_length_in_a_model_hold_nothing_up():
+    class Irreps(tuple):
+        __slots__ = ()
+
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    model = Between(lambda _, h: torch.relu(h))
+    model.irreps = Irreps((1, 2))
+    assert [layer.name for layer in cbp.find_layers(model, (batch(5, 6),))] == ["first", "second"]
+
+
 def test_what_another_method_keeps_of_a_pass_is_no_state_of_the_model():
     passes = []
 
