@@ -22,6 +22,7 @@ from cbp.discovery.uniting import Units
 from cbp.discovery.weights import Geometry, Storages, Weights
 
 MIXED = "reach units of others through a sum or mean over units"
+CARRYING = "scale inputs or a residual stream, which their columns carry too"
 SPREAD = "scale several numbers that are not theirs"
 OUTPUT = "reach the model's output besides the layers behind them"
 
@@ -209,7 +210,7 @@ class Follower:
         key = Key(weights.name, geometry.dim, geometry.within, geometry.blocks)
         columns = weights.shape[geometry.dim] * geometry.blocks
         use = self.uses.setdefault(key, Use(key, torch.zeros(columns, dtype=torch.int64)))
-        if self.recurrent:  # the state of the past is the same units'
+        if self.recurrent and not value.paths:  # a state that is given is the same units' past
             labels = torch.where(labels == DATA, CONSTANT, labels)
         before = self.units.roots(use.columns[geometry.indices])
         clash = (before != CONSTANT) & (labels != CONSTANT) & (before != labels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cbp.discovery.calls import Call, aligned, normed
-from cbp.discovery.following import MIXED, Follower
+from cbp.discovery.following import CARRYING, MIXED, Follower
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform, varying
 from cbp.discovery.memory import UNCHANGED, Value, merged
 from cbp.discovery.uniting import ADDED
@@ -29,9 +29,13 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
     values = [follower.memory.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in call.tensors))  # type: ignore[no-untyped-call]
     labels = uniform(CONSTANT, len(shape))
-    _note_spread(follower, [tensor for tensor, of in zip(call.tensors, weights, strict=True) if of is None], values, shape)
+    met = [tensor for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
+    _note_spread(follower, met, values, shape)
+    of_others = not follower.recurrent or any(value.paths for value in values if bool((value.labels == DATA).any()))
+    if of_others and not added:
+        _leave_out_scaling(follower, met, values, shape)
     for value in values:
-        labels = combine(follower, labels, aligned(value.labels, len(shape)), added=added)
+        labels = combine(follower, labels, aligned(value.labels, len(shape)), added=added, of_others=of_others)
     statistics = labels[labels <= FIRST_STATISTIC]
     if call.name not in _OF_NORMS and len(statistics):
         follower.units.leave_out(statistics, f"are combined before they meet '{call.name}'")
@@ -53,14 +57,32 @@ def _note_spread(follower: Follower, tensors: Sequence[Tensor], values: Sequence
     """Notes units of which one number meets many of the data, as a gate of one unit for all inputs."""
     for tensor, value in zip(tensors, values, strict=True):
         labels = aligned(value.labels, len(shape))
-        once = {
-            axis for axis in range(-len(shape), 0) if -axis > tensor.ndim or tensor.shape[axis] == 1 or tensor.stride(axis) == 0
-        }
+        once = {axis for axis in range(-len(shape), 0) if not _has_numbers_along(tensor, axis)}
         for other, of_other in zip(tensors, values, strict=True):
-            several = {axis for axis in once if -axis <= other.ndim and other.shape[axis] > 1 and other.stride(axis) != 0}
+            several = any(_has_numbers_along(other, axis) for axis in once)
             if several and bool((of_other.labels == DATA).any()):
                 both = torch.broadcast_tensors(labels, aligned(of_other.labels, len(shape)))  # type: ignore[no-untyped-call]
                 follower.spread.append(torch.unique(both[0][(both[0] > 0) & (both[1] == DATA)]))
+
+
+def _leave_out_scaling(follower: Follower, tensors: Sequence[Tensor], values: Sequence[Value], shape: Sequence[int]) -> None:
+    """Leaves out units each of which meets numbers for itself that are not its own, as a gate for each input does.
+
+    Its column carries these, too. A mask for all units, or dropout's, carries nothing.
+    """
+    for value in values:
+        labels = aligned(value.labels, len(shape))
+        own = [axis - len(shape) for axis in varying(labels)]
+        for other, of_other in zip(tensors, values, strict=True):
+            is_mask = other.dtype == torch.bool or of_other.mask
+            if own and not is_mask and all(_has_numbers_along(other, axis) for axis in own):
+                both = torch.broadcast_tensors(labels, aligned(of_other.labels, len(shape)))  # type: ignore[no-untyped-call]
+                follower.units.leave_out(both[0][(both[0] > 0) & (both[1] == DATA)], CARRYING)
+
+
+def _has_numbers_along(tensor: Tensor, axis: int) -> bool:
+    """Whether a tensor has several numbers along an axis, which is counted from the last, and not one for all."""
+    return -axis <= tensor.ndim and tensor.shape[axis] > 1 and tensor.stride(axis) != 0
 
 
 def _of_parameters(
@@ -80,18 +102,16 @@ def _of_parameters(
     return [Value(uniform(CONSTANT, tensor.ndim), computed=frozenset(names)) for tensor in call.returned]
 
 
-def combine(follower: Follower, a: Tensor, b: Tensor, *, added: bool) -> Tensor:
-    """The labels of a function of two elements."""
+def combine(follower: Follower, a: Tensor, b: Tensor, *, added: bool, of_others: bool = True) -> Tensor:
+    """The labels of a function of two elements. Data beside units are others', or the past of a recurrent module."""
     a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
     both = (a > 0) & (b > 0) & (a != b)
     if bool(both.any()):
         _unite(follower, torch.stack([a[both], b[both]]), added=added)
     _meet_statistics(follower, a, b)
     _meet_statistics(follower, b, a)
-    if added:
-        follower.units.leave_out(
-            torch.cat([a[(b == DATA) & (a > 0)], b[(a == DATA) & (b > 0)]]) if not follower.recurrent else a[:0], ADDED
-        )
+    if added and of_others:
+        follower.units.leave_out(torch.cat([a[(b == DATA) & (a > 0)], b[(a == DATA) & (b > 0)]]), ADDED)
     a, b = follower.units.roots(a), follower.units.roots(b)
     statistics = (a <= FIRST_STATISTIC) | (b <= FIRST_STATISTIC)
     merged = torch.where((a > 0) | (b == CONSTANT), a, torch.where((b > 0) | (a == CONSTANT), b, DATA))

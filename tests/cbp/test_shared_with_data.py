@@ -110,13 +110,100 @@ def test_a_gate_for_several_inputs_is_left_out(gates, expand):
     model = Gated(gates, expand=expand)
     method = cbp.ContinualBackprop(model, still(model), example=(torch.randn(4, 6),))
     assert [layer.name for layer in method.layers] == ["a"]
-    assert method.left_out == ["the units of 'gate' scale several numbers that are not theirs"]
+    why = "several numbers that are not theirs" if gates == 1 else "inputs or a residual stream, which their columns carry too"
+    assert method.left_out == [f"the units of 'gate' scale {why}"]
 
 
-def test_a_gate_for_each_input_is_treated():
-    model = Gated(6, expand=False)
+class Modulated(nn.Module):
+    """Inputs, or a residual stream, or a layer's own units, that are scaled by what another layer computes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.embed, self.gate, self.inner = nn.Linear(6, 5), nn.Linear(5, 6), nn.Linear(6, 6)
+        self.a, self.head, self.what = nn.Linear(6, 4), nn.Linear(4, 2), what
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = self.gate(torch.relu(self.embed(x)))
+        if self.what == "films":
+            x = x * (1 + gates)
+        elif self.what == "gates":
+            x = torch.sigmoid(gates) * x
+        elif self.what == "highways":
+            x = (1 - torch.sigmoid(gates)) * x + torch.sigmoid(gates) * torch.relu(self.inner(x))
+        elif self.what == "maps":
+            maps = x[:, :, None, None].repeat(1, 1, 2, 2)
+            x = (maps * torch.sigmoid(gates)[..., None, None]).mean(dim=(2, 3))
+        else:
+            x = x + self.inner(x)
+            x = x * (1 + gates)
+        return self.head(torch.relu(self.a(x)))
+
+
+@pytest.mark.parametrize("what", ["films", "gates", "highways", "maps", "stream"])
+def test_units_that_scale_each_a_number_that_is_not_theirs_are_left_out(what):
+    model = Modulated(what)
     method = cbp.ContinualBackprop(model, still(model), example=(torch.randn(4, 6),))
-    assert [layer.name for layer in method.layers] == ["gate", "a"]
+    assert [layer.name for layer in method.layers] == ["embed", "a"]
+    assert "'gate'" in method.left_out[0]
+    assert any("scale inputs or a residual stream, which their columns carry too" in reason for reason in method.left_out)
+
+
+class Masked(nn.Module):
+    def __init__(self, mask) -> None:
+        super().__init__()
+        self.a, self.head, self.mask = nn.Linear(6, 6), nn.Linear(6, 2), mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mask(torch.relu(self.a(x)), x))
+
+
+MASKS = {
+    "one for all": lambda h, x: h * x[:, :1],
+    "expanded": lambda h, x: h * x[:, :1].expand_as(h),
+    "booleans": lambda h, x: h * (x > 0),
+    "filled": lambda h, x: h.masked_fill(x > 0, 0),
+    "chosen": lambda h, x: torch.where(x > 0, h, 0),
+    "dropout": lambda h, x: F.dropout(h, 0.3),
+    "dropout by hand": lambda h, x: h * torch.bernoulli(torch.full_like(x, 0.7)),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_leaves_nothing_out(name):
+    model = Masked(MASKS[name])
+    method = cbp.ContinualBackprop(model, still(model), example=(torch.randn(4, 6),), strict=True)
+    assert [layer.name for layer in method.layers] == ["a"]
+
+
+class AtTheGate(nn.Module):
+    """A recurrent cell whose state is a residual stream, or comes in as an argument."""
+
+    def __init__(self, kind: type[nn.RNNCellBase]) -> None:
+        super().__init__()
+        self.embed, self.inner = nn.Linear(6, 4), nn.Linear(4, 4)
+        self.cell, self.head = kind(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor:
+        y = torch.relu(self.inner(self.embed(x)))
+        stream = self.embed(x)
+        stream = stream + self.inner(stream) if past is None else past
+        state = self.cell(y, (stream, stream) if isinstance(self.cell, nn.LSTMCell) else stream)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.LSTMCell])
+def test_a_cell_whose_state_is_a_residual_stream_is_left_out(kind):
+    model = AtTheGate(kind)
+    with pytest.raises(cbp.LayerError, match=r"'cell.weight_ih', 'cell.weight_hh'|'cell.weight_hh', 'cell.weight_ih'"):
+        cbp.find_layers(model, (torch.randn(4, 6),))
+    layers = cbp.find_layers(model, (torch.randn(4, 6), torch.randn(4, 4)))
+    assert [layer.name for layer in layers] == ["embed", "inner", "cell.weight_ih"]
+
+
+def test_the_column_of_a_residual_stream_in_a_cell_is_not_its_units():
+    model = AtTheGate(nn.RNNCell)  # which takes the stream by its recurrent weight alone
+    (layer,) = cbp.find_layers(model, (torch.randn(4, 6),))
+    assert [(layer.name, [edge.weights.module for edge in layer.edges])] == [("cell.weight_ih", [model.head])]
 
 
 def test_attention_over_positions_that_scales_all_channels_is_left_out():
