@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from cbp.discovery.calls import Call, aligned, mix, unknown
+from cbp.discovery.calls import Call, aligned, mix, unknown, with_weights
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, compress, concatenated, has_units, reshaped, uniform
 from cbp.discovery.memory import Value, merged, signed
@@ -21,6 +21,8 @@ COPIES = {"clone", "_to_copy", "contiguous", "detach", "alias", "lift_fresh"}
 _PERMUTING = {"permute", "transpose", "t", "movedim"}
 _REORDERING = {"flip", "roll", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"}
 _CHOOSING = {"index", "index_select", "gather", "tril", "triu", "unfold", "repeat", "repeat_interleave"}  # or set to zero
+
+_OF_A_TABLE = 2  # dimensions, as of embeddings
 
 
 def rearrange(follower: Follower, call: Call) -> list[Value]:
@@ -122,6 +124,8 @@ def _rearrange_parameter(follower: Follower, call: Call, weights: Weights) -> li
     if call.name in COPIES and out.shape == call.tensors[0].shape:
         follower.storages.add_copy(out, weights)
         return [Value(uniform(CONSTANT, out.ndim))]
+    if sum(size > 1 for size in weights.shape) > _OF_A_TABLE:  # weights of experts, say, of which data choose
+        return with_weights(follower, call)
     return unknown(follower, call)
 
 

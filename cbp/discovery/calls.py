@@ -65,6 +65,20 @@ def unknown(follower: Follower, call: Call) -> list[Value]:
     return mix(follower, call, f"reach '{call.name}', which does not act on each unit by itself")
 
 
+def with_weights(follower: Follower, call: Call, reason: str = "") -> list[Value]:
+    """As :func:`unknown`, or as :func:`mix` for a reason, where what weights make of data may be units: they are left out."""
+    names = {weights.name for weights in map(follower.storages.find, call.tensors) if weights}
+    for tensor in call.tensors:
+        if follower.storages.find(tensor) is None:
+            names |= follower.memory.value(tensor).computed
+    values = mix(follower, call, reason) if reason else unknown(follower, call)
+    for value in values if names else ():
+        if bool((value.labels == DATA).any()):
+            for name in sorted(names):
+                value.paths |= follower.produce_nothing(name, f"have weights in '{call.name}', which is not followed")
+    return values
+
+
 def mix(follower: Follower, call: Call, reason: str) -> list[Value]:
     """Leaves out all units that a call receives, for this reason; what it returns is data."""
     values, computed = [], set()

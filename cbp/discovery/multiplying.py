@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cbp.discovery.calls import Call, aligned, mix, zeros_along
+from cbp.discovery.calls import Call, aligned, mix, with_weights, zeros_along
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, has_units, uniform, varying, without_constants
 from cbp.discovery.memory import Path, Value, merged
@@ -143,7 +143,7 @@ def _times_each(
     value = follower.memory.value(tensor)
     size = len(weights.steps[0])
     if len(weights.steps) != 3 or labels.shape[-2 if inner[0] == -1 else -1] > 1:
-        return mix(follower, call, f"meet the weights '{weights.name}' along two axes")[0]
+        return with_weights(follower, call, f"meet the weights '{weights.name}' along two axes")[0]
     parts: list[Tensor] = []
     paths: dict[int, Path] = {}
     for i in range(size):

@@ -20,7 +20,7 @@ from cbp.discovery.arranging import (
     rearrange,
     view,
 )
-from cbp.discovery.calls import Call, Operation, unknown, without_units
+from cbp.discovery.calls import Call, Operation, with_weights, without_units
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import has_units, varying
 from cbp.discovery.memory import UNCHANGED, Value
@@ -36,10 +36,11 @@ def follow(follower: Follower, call: Call) -> list[Value]:
         return constants(follower, call)
     weights = [follower.storages.find(tensor) for tensor in call.tensors]
     values = [follower.memory.value(tensor) for tensor, of in zip(call.tensors, weights, strict=True) if of is None]
-    times_computed = call.name in _MULTIPLYING and any(value.computed for value in values)
+    may_multiply = call.name in _MULTIPLYING or call.name not in OPERATIONS
+    times_computed = may_multiply and any(value.computed for value in values)
     if any(weights) or times_computed or any(has_units(value.labels) for value in values):
         if call.name not in OPERATIONS:
-            return unknown(follower, call)
+            return with_weights(follower, call)
         operation = OPERATIONS[call.name]
         if getattr(operation, "func", operation) in _OF_THE_FIRST:
             for other in call.tensors[1:]:

@@ -124,6 +124,98 @@ def test_weights_that_are_put_together_before_they_are_used_have_a_reason(put):
     assert line == "the units of 'key' have weights that are computed from 'key.weight, query.weight' before they are used"
 
 
+class Standardised(nn.Conv2d):
+    """A convolution whose weight goes through a norm, as those of networks without norms do."""
+
+    def __init__(self, inputs: int, outputs: int, how: str) -> None:
+        super().__init__(inputs, outputs, 3)
+        self.how, self.gain = how, nn.Parameter(torch.ones(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if self.how == "batch norm":
+            rows = weight.reshape(1, len(weight), -1)
+            weight = F.batch_norm(rows, None, None, weight=self.gain * 0.3, training=True).reshape_as(weight)
+        elif self.how == "layer norm":
+            weight = F.layer_norm(weight, weight.shape[1:])
+        elif self.how == "of what is computed":
+            weight = F.layer_norm(weight.exp(), weight.shape[1:])
+        else:
+            weight = F.group_norm(weight, 1)
+        return F.conv2d(x, weight, self.bias)
+
+
+@pytest.mark.parametrize("how", ["batch norm", "layer norm", "group norm", "of what is computed"])
+def test_weights_that_go_through_a_norm_have_a_reason(how):
+    behind = [nn.ReLU(), nn.Flatten(), nn.Linear(5 * 4, 7), nn.ReLU(), nn.Linear(7, 2)]
+    model = nn.Sequential(Standardised(3, 4, how), nn.ReLU(), Standardised(4, 5, how), *behind)
+    lines = left_out(model, torch.randn(2, 3, 6, 6))
+    for k in (0, 2):
+        assert any(f"are computed from '{k}." in line and f"{k}.weight'" in line for line in lines)
+    with pytest.raises(cbp.LayerError, match="are computed from"):
+        cbp.ContinualBackprop(model, torch.optim.SGD(model.parameters()), example=(torch.randn(2, 3, 6, 6),), strict=True)
+
+
+def test_a_norm_of_a_learned_token_leaves_nothing_out():
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.norm = nn.Parameter(torch.randn(1, 6)), nn.LayerNorm(6)
+            self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            both = torch.cat([x, self.norm(self.token).expand_as(x)])
+            return self.head(torch.relu(self.first(both)))
+
+    assert left_out(Token(), torch.randn(4, 6)) == []
+
+
+class Experts(nn.Module):
+    """Experts whose weights lie in one parameter, before a layer that is treated."""
+
+    def __init__(self, multiply) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.randn(3, 8, 16)), nn.Parameter(torch.randn(3, 16, 8))
+        self.mlp, self.multiply = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2)), multiply
+
+    def forward(self, x: Tensor, expert: Tensor) -> Tensor:
+        return self.mlp(self.multiply(torch.relu(self.multiply(x, self.up, expert)), self.down, expert))
+
+
+def chosen(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    return torch.bmm(x[:, None], weight[expert])[:, 0]
+
+
+def distances(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    return torch.cdist(x, weight[0].t())
+
+
+def grouped(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    ends = torch.bincount(expert, minlength=3).cumsum(0).int()
+    return torch._grouped_mm(x.bfloat16(), weight.bfloat16(), offs=ends).float()
+
+
+@pytest.mark.parametrize("multiply", [chosen, distances, grouped])
+def test_weights_that_meet_data_in_what_is_not_followed_have_a_reason(multiply):
+    model = Experts(multiply)
+    lines = left_out(model, torch.randn(6, 8), torch.tensor([0, 0, 1, 1, 2, 2]))
+    for name in ("up", "down"):
+        assert any(f"'{name}'" in line and "which is not followed" in line for line in lines), lines
+
+
+def test_rows_of_a_table_leave_nothing_out():
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.embed = nn.Parameter(torch.randn(5, 6)), nn.Embedding(5, 6)
+            self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, numbers: Tensor) -> Tensor:
+            return self.head(torch.relu(self.first(self.table[numbers] + self.embed(numbers))))
+
+    assert left_out(Positions(), torch.tensor([1, 3, 4])) == []
+
+
 class BareHead(nn.Module):
     """A layer and an activation, whose output meets bare weights in another arrangement."""
 
