@@ -24,10 +24,12 @@ class Path:
     Attributes:
         activation: The last one's name.
         norms: The modules of norms.
+        passes: Whether they are not zero where their weights are, as sigmoids and ``1 + h``: what they scale passes then.
     """
 
     activation: str | None = None
     norms: frozenset[str] = frozenset()
+    passes: bool = False
 
 
 @dataclass
@@ -58,7 +60,8 @@ def merged(values: Sequence[Value], activation: str | None = UNCHANGED) -> dict[
         for number, path in value.paths.items():
             known = paths.get(number, path)
             same = known.activation == path.activation
-            paths[number] = Path(path.activation if same else None, known.norms | path.norms)
+            activation_of_all = path.activation if same else None
+            paths[number] = Path(activation_of_all, known.norms | path.norms, known.passes or path.passes)
     if activation != UNCHANGED:
         paths = {number: replace(path, activation=activation) for number, path in paths.items()}
     return paths

@@ -16,8 +16,6 @@ from cbp.discovery.pointwise import own
 
 def batch_norm(follower: Follower, call: Call) -> list[Value]:
     """Each channel is normalised by itself."""
-    if _is_of_weights(follower, call):
-        return unknown(follower, call)
     value = follower.memory.value(call["input"])
     if any(axis != 1 for axis in varying(value.labels)):
         return unknown(follower, call)
@@ -29,8 +27,6 @@ def batch_norm(follower: Follower, call: Call) -> list[Value]:
 
 def layer_norm(follower: Follower, call: Call) -> list[Value]:
     """Units are normalised together, unless the norm goes over positions alone."""
-    if _is_of_weights(follower, call):
-        return unknown(follower, call)
     value = follower.memory.value(call["input"])
     labels, axes = value.labels, len(call["normalized_shape"])
     for name, fresh in (("weight", 1.0), ("bias", 0.0)):
@@ -42,8 +38,6 @@ def layer_norm(follower: Follower, call: Call) -> list[Value]:
 
 def group_norm(follower: Follower, call: Call) -> list[Value]:
     """The units of each group are normalised together; of groups of one, each by itself."""
-    if _is_of_weights(follower, call):
-        return unknown(follower, call)
     value = follower.memory.value(call["input"])
     labels = value.labels
     if any(axis != 1 for axis in varying(labels)):
@@ -53,11 +47,6 @@ def group_norm(follower: Follower, call: Call) -> list[Value]:
     if call["group"] < call["C"]:
         follower.couple(labels, follower.module)
     return [normed(follower, value, labels), *[Value(uniform(DATA, t.ndim)) for t in call.returned[1:]]]
-
-
-def _is_of_weights(follower: Follower, call: Call) -> bool:
-    """Whether what is normalised is a parameter or computed from such, as a layer's standardised weight."""
-    return follower.storages.find(call["input"]) is not None or bool(follower.memory.value(call["input"]).computed)
 
 
 def _own_of_norm(follower: Follower, tensor: Tensor | None, labels: Tensor, fresh: float, axis: int | None = None) -> None:

@@ -20,7 +20,7 @@ from cbp.discovery.arranging import (
     rearrange,
     view,
 )
-from cbp.discovery.calls import Call, Operation, with_weights, without_units
+from cbp.discovery.calls import Call, Operation, unknown, with_weights, without_units
 from cbp.discovery.following import Follower
 from cbp.discovery.labels import has_units, varying
 from cbp.discovery.memory import UNCHANGED, Value
@@ -42,6 +42,8 @@ def follow(follower: Follower, call: Call) -> list[Value]:
         if call.name not in OPERATIONS:
             return with_weights(follower, call)
         operation = OPERATIONS[call.name]
+        if operation in _NORMS and (weights[0] or values[0].computed):  # a layer's standardised weight
+            return unknown(follower, call)
         if getattr(operation, "func", operation) in _OF_THE_FIRST:
             for other in call.tensors[1:]:
                 if follower.storages.find(other) is None:
@@ -68,7 +70,8 @@ def _keeps_elements_apart(call: Call, values: list[Value]) -> bool:
 
 _ARRANGE = {rearrange, view, at_strides}
 _MAP = {pointwise, elu, hardtanh, copy}
-_OF_THE_FIRST = {positions, pad, along_axis, over_axes, glu, batch_norm, layer_norm, group_norm}
+_NORMS = {batch_norm, layer_norm, group_norm}
+_OF_THE_FIRST = {positions, pad, along_axis, over_axes, glu, *_NORMS}
 
 
 _ACTIVATION_NAMES = """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cbp.discovery.calls import Call, aligned, normed
 from cbp.discovery.following import CARRYING, MIXED, Follower
-from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, uniform, varying
+from cbp.discovery.labels import CONSTANT, DATA, FIRST_STATISTIC, compress, has_units, uniform, varying
 from cbp.discovery.memory import UNCHANGED, Value, merged
 from cbp.discovery.uniting import ADDED
 from cbp.discovery.weights import Geometry, Weights
@@ -33,7 +33,7 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
     _note_spread(follower, met, values, shape)
     of_others = not follower.recurrent or any(value.paths for value in values if bool((value.labels == DATA).any()))
     if of_others and not added:
-        _leave_out_scaling(follower, met, values, shape)
+        _leave_out_scaling(follower, call, met, values)
     for value in values:
         labels = combine(follower, labels, aligned(value.labels, len(shape)), added=added, of_others=of_others)
     statistics = labels[labels <= FIRST_STATISTIC]
@@ -49,7 +49,10 @@ def pointwise(follower: Follower, call: Call, *, activation: str | None, added: 
         own(follower, of, labels, fresh)
     if activation is None and (in_norm or (any(value.mask for value in values) and call.name in ("mul", "div"))):
         activation = UNCHANGED
-    value = Value(labels, merged(values, activation))
+    paths = merged(values, activation)
+    if has_units(labels) and _passes_at_zero(follower, call):
+        paths = {number: replace(path, passes=True) for number, path in paths.items()}
+    value = Value(labels, paths)
     return [normed(follower, value, labels) if in_norm else replace(value) for _ in call.returned]
 
 
@@ -65,19 +68,38 @@ def _note_spread(follower: Follower, tensors: Sequence[Tensor], values: Sequence
                 follower.spread.append(torch.unique(both[0][(both[0] > 0) & (both[1] == DATA)]))
 
 
-def _leave_out_scaling(follower: Follower, tensors: Sequence[Tensor], values: Sequence[Value], shape: Sequence[int]) -> None:
-    """Leaves out units each of which meets numbers for itself that are not its own, as a gate for each input does.
+def _leave_out_scaling(follower: Follower, call: Call, tensors: Sequence[Tensor], values: Sequence[Value]) -> None:
+    """Leaves out units each of which scales a number that is not its own and passes where the unit's weights are zero.
 
-    Its column carries these, too. A mask for all units, or dropout's, carries nothing.
+    Their columns carry these, too. A mask, one number for all units, or dropout's carries nothing.
     """
+    ndim = max(tensor.ndim for tensor in call.tensors)
     for value in values:
-        labels = aligned(value.labels, len(shape))
-        own = [axis - len(shape) for axis in varying(labels)]
+        labels = aligned(value.labels, ndim)
+        numbers = follower.units.producers_of(labels)
+        passes = any(path.passes for number, path in value.paths.items() if number in numbers)
+        if not numbers or not (passes or _passes_at_zero(follower, call)):
+            continue
+        own = [axis - ndim for axis in varying(labels)]
         for other, of_other in zip(tensors, values, strict=True):
             is_mask = other.dtype == torch.bool or of_other.mask
             if own and not is_mask and all(_has_numbers_along(other, axis) for axis in own):
-                both = torch.broadcast_tensors(labels, aligned(of_other.labels, len(shape)))  # type: ignore[no-untyped-call]
+                both = torch.broadcast_tensors(labels, aligned(of_other.labels, ndim))  # type: ignore[no-untyped-call]
                 follower.units.leave_out(both[0][(both[0] > 0) & (both[1] == DATA)], CARRYING)
+
+
+def _passes_at_zero(follower: Follower, call: Call) -> bool:
+    """Whether a call gives another number than zero where units, their statistics and parameters are, and all else is one."""
+    given = {}
+    for name, argument in call.arguments.items():
+        if isinstance(argument, Tensor):
+            is_zero = follower.storages.find(argument) or has_units(follower.memory.value(argument).labels)
+            given[name] = (torch.zeros if is_zero else torch.ones)((), dtype=argument.dtype)
+        else:
+            given[name] = argument
+    out = call.function(**given)
+    out = out if isinstance(out, Tensor) else out[0]
+    return bool((out != 0) & ~out.isnan())
 
 
 def _has_numbers_along(tensor: Tensor, axis: int) -> bool:

@@ -128,6 +128,10 @@ class Modulated(nn.Module):
             x = x * (1 + gates)
         elif self.what == "gates":
             x = torch.sigmoid(gates) * x
+        elif self.what == "exponents":
+            x = x * torch.exp(gates)
+        elif self.what == "divisors":
+            x = x / gates
         elif self.what == "highways":
             x = (1 - torch.sigmoid(gates)) * x + torch.sigmoid(gates) * torch.relu(self.inner(x))
         elif self.what == "maps":
@@ -139,13 +143,45 @@ class Modulated(nn.Module):
         return self.head(torch.relu(self.a(x)))
 
 
-@pytest.mark.parametrize("what", ["films", "gates", "highways", "maps", "stream"])
+@pytest.mark.parametrize("what", ["films", "gates", "exponents", "divisors", "highways", "maps", "stream"])
 def test_units_that_scale_each_a_number_that_is_not_theirs_are_left_out(what):
     model = Modulated(what)
     method = cbp.ContinualBackprop(model, still(model), example=(torch.randn(4, 6),))
     assert [layer.name for layer in method.layers] == ["embed", "a"]
     assert "'gate'" in method.left_out[0]
     assert any("scale inputs or a residual stream, which their columns carry too" in reason for reason in method.left_out)
+
+
+class Scaling(nn.Module):
+    """Units that scale inputs, and let nothing of them pass where their weights are zero."""
+
+    def __init__(self, scale) -> None:
+        super().__init__()
+        self.a, self.head, self.scale = nn.Linear(6, 6), nn.Linear(6, 2), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.scale(self.a(x), x))
+
+
+SCALES = {
+    "themselves": lambda a, x: a * x,
+    "tanh": lambda a, x: torch.tanh(a) * x,
+    "relu": lambda a, x: x * torch.relu(a),
+    "divided": lambda a, x: a / (1 + x.abs()),
+    "angles": lambda a, x: a * torch.cos(x),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_units_that_scale_inputs_are_treated_if_nothing_passes_at_zero(name):
+    model, x = Scaling(SCALES[name]), torch.randn(4, 6)
+    method = cbp.ContinualBackprop(model, still(model), example=(x,), strict=True)
+    assert [layer.name for layer in method.layers] == ["a"]
+    with torch.no_grad():
+        model.a.weight[2] = 0
+        model.a.bias[2] = 0
+    (gradient,) = torch.autograd.grad(model(x).square().sum(), [model.head.weight])
+    assert not gradient[:, 2].any()
 
 
 class Masked(nn.Module):
