@@ -104,6 +104,10 @@ def _without_elements(follower: Follower, call: Call, value: Value) -> list[Valu
         kept = 0
         while kept < min(len(shape), part.ndim) and shape[-1 - kept] == part.shape[-1 - kept]:
             kept += 1
+        varies = [size for size, of in zip(part.shape, value.labels.shape, strict=False) if of > 1]
+        if len(part.shape) == len(shape) and 0 in varies:  # none of the units
+            out.append(Value(uniform(CONSTANT, part.ndim)))
+            continue
         if any(size > 1 for size in value.labels.shape[: len(shape) - kept]):
             return mix(follower, call, f"are in a tensor without elements that '{call.name}' arranges")
         labels = value.labels.reshape(value.labels.shape[len(shape) - kept :])
@@ -143,15 +147,54 @@ def _selected_axes(call: Call) -> list[int]:
     return axes
 
 
-def add_at(follower: Follower, call: Call) -> list[Value]:
-    """Sums into positions by number, such as those over the edges of a graph."""
-    into, index, source = call["self"], call["index"], call["source" if "source" in call.arguments else "src"]
-    if any(follower.storages.find(tensor) for tensor in (into, source)) or has_units(follower.memory.value(index).labels):
+def write_at(follower: Follower, call: Call) -> list[Value]:
+    """Elements at positions by number are replaced, or reduced with others, as over the edges of a graph."""
+    into, axis = call["self"], call["dim"]
+    source = call.arguments.get("src", call.arguments.get("source"))
+    by_number = [tensor for tensor in call.tensors if tensor is not into and tensor is not source]
+    if not into.ndim:
         return unknown(follower, call)
-    values = [follower.memory.value(into), follower.memory.value(source)]
-    if any(value.labels.shape[call["dim"]] > 1 for value in values):
+    value = _written(follower, call, source)
+    apart = [size for i, size in enumerate(value.labels.shape) if i - axis not in (0, into.ndim)]
+    beside = [size for i, size in enumerate(into.shape) if i - axis not in (0, into.ndim)]
+    if any(size not in (1, other) for size, other in zip(apart, beside, strict=True)):
         return unknown(follower, call)
-    return [Value(combine(follower, *(value.labels for value in values), added=True), merged(values, None))]
+    return _write(follower, call, value, [axis], by_number)
+
+
+def put(follower: Follower, call: Call) -> list[Value]:
+    """Elements at positions by number, or where a mask is true, are replaced."""
+    into, axes = call["self"], _selected_axes(call)
+    indices = [index for index in call["indices"] if index is not None]
+    by_number = max(1 if index.dtype == torch.bool else index.ndim for index in indices)
+    first, selected = axes[0], axes[-1] + 1 - axes[0]
+    value = _written(follower, call, call["values"])
+    labels = aligned(value.labels, into.ndim - selected + by_number)
+    chosen = labels.shape[first : first + by_number]
+    if len(axes) < selected or any(size > 1 for size in chosen):
+        return unknown(follower, call)
+    labels = labels.reshape(*labels.shape[:first], *[1] * selected, *labels.shape[first + by_number :])
+    return _write(follower, call, replace(value, labels=labels), axes, indices)
+
+
+def _written(follower: Follower, call: Call, source: Tensor | None) -> Value:
+    """What is written: a number, a parameter, such as a token for what is masked, or a tensor of the pass."""
+    weights = None if source is None else follower.storages.find(source)
+    if weights is not None:
+        follower.otherwise.setdefault(weights.name, call.name)
+        return Value(uniform(CONSTANT, len(weights.steps)), computed=frozenset({weights.name}))
+    return Value(uniform(CONSTANT, call["self"].ndim)) if source is None else follower.memory.value(source)
+
+
+def _write(follower: Follower, call: Call, value: Value, axes: list[int], indices: list[Tensor]) -> list[Value]:
+    if follower.storages.find(call["self"]) is not None or any(has_units(follower.memory.value(of).labels) for of in indices):
+        return unknown(follower, call)
+    values = [follower.memory.value(call["self"]), value]
+    if any(of.labels.shape[axis] > 1 for of in values for axis in axes):
+        return unknown(follower, call)
+    labels = combine(follower, *(of.labels for of in values), added=True)
+    computed = frozenset() if bool((labels != CONSTANT).any()) else values[0].computed | value.computed
+    return [Value(labels, merged(values, None), computed=computed)]
 
 
 def copy(follower: Follower, call: Call) -> list[Value]:

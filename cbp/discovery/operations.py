@@ -11,14 +11,15 @@ from functools import partial
 from cbp.discovery.arranging import (
     COPIES,
     VIEWS,
-    add_at,
     at_strides,
     concatenate,
     constants,
     copy,
     look_up,
+    put,
     rearrange,
     view,
+    write_at,
 )
 from cbp.discovery.calls import Call, Operation, unknown, with_weights, without_units
 from cbp.discovery.following import Follower
@@ -154,7 +155,8 @@ OPERATIONS: dict[str, Operation] = {
     **dict.fromkeys(VIEWS, view),
     "as_strided": at_strides,
     "copy": copy,
-    **_each("index_add scatter_add", add_at),
+    **_each("index_add index_copy index_fill index_reduce scatter scatter_add scatter_reduce", write_at),
+    "index_put": put,
     "cat": concatenate,
     "stack": concatenate,
     "embedding": look_up,

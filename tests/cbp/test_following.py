@@ -55,6 +55,90 @@ def test_a_number_that_only_decides_a_branch_is_no_obstacle():
     assert left_out(Two(lambda h: torch.relu(h) if h.isfinite().all() else h), torch.randn(4, 3)) == []
 
 
+ROWS = torch.tensor([1, 0, 3, 2])
+CHOSEN = torch.tensor([True, False, True, True])
+
+
+WRITTEN = {
+    "greatest at numbers": lambda h: torch.zeros(5, 8).scatter_reduce(0, ROWS[:, None].expand_as(h), h, "amax"),
+    "means at numbers": lambda h: h.new_zeros(5, 8).scatter_reduce(
+        -2, ROWS[:, None].expand_as(h), h, "mean", include_self=False
+    ),
+    "reduced at numbers": lambda h: torch.zeros(4, 8).index_reduce(0, ROWS, h, "mean"),
+    "written at numbers": lambda h: torch.zeros(4, 8).scatter(0, ROWS[:, None].expand_as(h), h),
+    "copied to numbers": lambda h: torch.zeros_like(h).index_copy(0, ROWS, h),
+    "filled at numbers": lambda h: h.index_fill(0, ROWS[:2], 0.0),
+    "set at numbers": lambda h: h.scatter(0, ROWS[:1, None].expand(1, 8), 0.0),
+    "put where a mask is true": lambda h: torch.zeros(4, 8).index_put((CHOSEN,), h[CHOSEN]),
+    "put in place": lambda h: _put(torch.zeros_like(h), ROWS, h),
+    "put at a list": lambda h: _put(torch.zeros(6, 8), [1, 2, 3, 5], h),
+    "put among maps": lambda h: _put(torch.zeros(4, 8, 3, 3), (..., [0, 2, 1], [1, 1, 0]), h[..., None]).sum((2, 3)),
+    "put at two axes": lambda h: _put(torch.zeros(2, 3, 8), ([0, 1, 1, 0], [0, 2, 1, 1]), h).flatten(0, 1),
+    "all and none": lambda h: torch.cat([h[:, :8], h[:, 8:]], -1),
+}
+
+
+def _put(into: Tensor, where: object, what: Tensor) -> Tensor:
+    into[where] = what
+    return into
+
+
+@pytest.mark.filterwarnings("ignore:index_reduce")  # which is in beta
+@pytest.mark.parametrize("name", WRITTEN)
+def test_units_that_are_written_into_positions_by_number_are_followed(name):
+    model, x = Two(WRITTEN[name]), torch.randn(4, 3)
+    layers = cbp.find_layers(model, (x,))
+    assert [(layer.name, layer.edges[0].weights.module) for layer in layers] == [
+        ("first", model.second),
+        ("second", model.third),
+    ]
+    assert left_out(model, x) == []
+    assert cbp.verify(model, (x,)) == 0
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda h, x: torch.zeros(4, 8).scatter_reduce(1, torch.randperm(8).expand_as(h), h, "amax"),
+        lambda h, x: _put(torch.zeros(4, 8), (slice(None), [0, 2, 1, 3, 4, 5, 6, 7]), h),
+        lambda h, x: _put(torch.zeros(3, 4, 8), ([0, 2, 1], slice(None), 3), h[0, :4]),
+        lambda h, x: torch.cat([x, x, x], 1)[:, :8].index_copy(0, ROWS[:2], h[:2]),
+        lambda h, x: _put(torch.cat([x, x, x], 1)[:, :8], CHOSEN, h[CHOSEN]),
+        lambda h, x: torch.zeros(4, 8).scatter(0, (h > 0).long(), h),
+    ],
+    ids=["along units", "put along units", "put apart", "among inputs", "put among inputs", "by units"],
+)
+def test_units_that_are_written_otherwise_are_left_out(write):
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = nn.Linear(3, 8), nn.LazyLinear(5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.third(torch.relu(self.second(write(self.first(x), x))))
+
+    model, x = Written(), torch.randn(4, 3)
+    model(x)
+    (reason,) = left_out(model, x)
+    assert reason.startswith("the units of 'first' ")
+
+
+def test_a_token_in_place_of_what_is_masked_leaves_nothing_out():
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.first, self.second = nn.Parameter(torch.randn(8)), nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.first(x)).clone()
+            h[CHOSEN] = self.token
+            return self.second(h)
+
+    model = Masked()
+    assert [layer.name for layer in cbp.find_layers(model, (torch.randn(4, 3),))] == ["first"]
+    assert left_out(model, torch.randn(4, 3)) == []
+
+
 def test_positions_that_are_chosen_by_numbers_are_no_obstacle():
     assert left_out(Two(lambda h: h[torch.tensor([1, 0, 3, 2])] + h), torch.randn(4, 3)) == []
 
