@@ -71,7 +71,7 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
     Raises:
         ValueError: An option out of its range or an unknown name.
         TypeError: As for :class:`cbp.ReplacingMethod`.
-        LayerError: As there, or an activation that does not tell firing from silence: any but ReLU.
+        LayerError: As there. Layers with another activation than ReLU, which does not tell firing from silence, are left out.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))

@@ -44,7 +44,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest; equal ones by chance;
     - ``"threshold"``: of a utility of at most ρ times the tensor's mean.
 
-    Nothing is drawn anew by an update in which all gradients are zeros, as of a hinge loss of 0.
+    With ``"gradient"`` and without an average, an update in which all gradients are zeros, as of a hinge loss of 0, draws nothing.
 
     Fresh weights are uniform with each tensor's spread at the moment the method is made (±√3 times its root mean square); a
     bias that begins at 0 becomes 0. The optimizer's state is left alone. What is treated is what :class:`cbp.ShrinkPerturb`
@@ -172,7 +172,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
         return torch.cat([below, equal])
 
     def _any_gradient(self) -> bool:
-        """Whether the update told anything: where all gradients are zeros, as of a hinge loss of 0, it did not."""
+        """Whether the update told anything: of gradients it did not where all are zeros, as of a hinge loss of 0."""
         gradients = [parameter.grad for parameter in self._kept.now()]
         return self.utility == "magnitude" or any(gradient is not None and bool(gradient.any()) for gradient in gradients)
 

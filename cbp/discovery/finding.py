@@ -28,7 +28,7 @@ def find_layers(model: nn.Module, example: Example | None = None) -> list[Group]
     A hidden layer is a group of units that are computed by rows of a weight, and have an effect through columns of others
     alone. What is in between may be anything that acts on each unit by itself: activations, norms, dropout, pooling,
     reshaping, concatenation, gates, depthwise convolutions, attention over positions, recurrence. Units that reach anything
-    else are left out; :func:`left_out` says why. No random number is drawn, and the model is left as it is.
+    else are left out; ``left_out`` of a method says why. No random number is drawn, and the model is left as it is.
 
     Args:
         model: Any module.
