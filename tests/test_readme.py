@@ -25,6 +25,15 @@ from envs.native import simulation
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+PARSERS = {
+    "agents.train": train._parser,
+    "agents.learn": learn._parser,
+    "agents.sweep": sweep._parser,
+    "agents.report": report._parser,
+    "agents.preview": preview._parser,
+    "agents.evaluate": evaluation._parser,
+    "agents.trainability": trainability._parser,
+}
 SNIPPETS = list(dict.fromkeys(code for text in PAGES.values() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
 
 # What a newcomer types, page by page; commands in other blocks are for other machines, or take days.
@@ -73,9 +82,7 @@ def test_a_command_exists(command):
     if words == ["source", ".venv/bin/activate"] or words[-1] == "--help":
         return
     assert words[:2] == ["python", "-m"]
-    commands = {"train": train, "learn": learn, "sweep": sweep, "report": report, "preview": preview, "evaluate": evaluation}
-    commands["trainability"] = trainability
-    arguments = commands[words[2].removeprefix("agents.")]._parser().parse_args(words[3:])
+    arguments = PARSERS[words[2]]().parse_args(words[3:])
     if words[2] == "agents.learn":
         assert make_configs(arguments, [arguments.method], parse_seeds(arguments.seeds or "0"))
     elif words[2] == "agents.sweep":
@@ -83,6 +90,27 @@ def test_a_command_exists(command):
     elif words[2] == "agents.train" and arguments.env is not None:
         config = make_config(arguments, arguments.method or "cbp", arguments.seed or 0)
         assert config.period is None or config.timesteps > config.period
+
+
+def shown_commands(text):
+    """Commands in blocks and in sentences, as words, but for those with parts left out or variables of a shell."""
+    blocks = [
+        line for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.replace("\\\n", " ").splitlines()
+    ]
+    sentences = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for line in [*blocks, *sentences]:
+        if (found := line.replace("\n", " ").find("python -m agents.")) >= 0 and not set("…$[") & set(line):
+            shown = line[found:].split('"')[0] if line[:found].endswith('"') else line[found:]
+            words = shlex.split(shown, comments=True)
+            end = next((i for i, word in enumerate(words) if word in ("&&", "|", ">", "2>")), len(words))
+            if end > 3:  # a bare name of a command is none
+                yield words[:end]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_options_of_each_command_that_a_page_shows_exist(page):
+    for words in shown_commands(PAGES[page]):
+        assert "--help" in words or PARSERS[words[2]]().parse_args(words[3:])
 
 
 def shorter(words):
