@@ -38,7 +38,10 @@ def find_model(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) 
     check_env(env)
     model = look_for_model(env, source)
     if model is None and any(_lacks_yet(holder, name) for holder in _holders(env.unwrapped) for name in _OF_MODELS):
-        raise ParameterError(f"env must have its MjModel, got {env_name(env)}, which has none yet: reset it first")
+        raise ParameterError(
+            f"env must be a MuJoCo environment, got {env_name(env)}, which has no MjModel now: reset it first, if it makes "
+            "one then; otherwise model=, a function of the environment, says where it is"
+        )
     if model is None:
         raise ParameterError(
             f"env must be a MuJoCo environment, got {env_name(env)}; model=, a function of the environment, says where its "

@@ -239,11 +239,23 @@ def test_a_property_that_raises_before_the_first_reset_is_no_simulation_yet():
     assert envs.NonStationary(Raising(box()), "mass", low=3.0, high=3.0).reset()[1]["mass"] == 3.0
 
 
-def test_an_environment_without_its_model_before_the_first_reset_is_told_to_reset():
+def without_its_model():
     env = World(box())
     env.model = env.data = None
-    with pytest.raises(envs.ParameterError, match="must have its MjModel, got World, which has none yet: reset it first"):
-        envs.NonStationary(env, "mass")
+    return env
+
+
+def with_another_model():
+    env = gymnasium.make("CartPole-v1")
+    env.unwrapped.model = None  # of a network, say
+    return env
+
+
+@pytest.mark.parametrize("make", [without_its_model, with_another_model])
+def test_an_environment_whose_model_is_none_is_told_both_ways_out(make):
+    words = "^env must be .*, which has no MjModel now: reset it first, if .* then; otherwise model=, a function of the"
+    with pytest.raises(envs.ParameterError, match=words):
+        envs.NonStationary(make(), "mass")
 
 
 def test_observations_may_be_lists():
