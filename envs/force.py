@@ -13,7 +13,7 @@ from envs.checks import EffectError, ParameterError
 from envs.held import Held, displace, hold, release, suspend
 from envs.places import Subject
 from envs.sequence import Sequence
-from envs.simulation import ModelSource, are_alike, feel_change, look_for_model
+from envs.simulation import ModelSource, are_alike, check_itself, feel_change, look_for_model
 
 _REBUILT = "has another simulation now, without what changed in the last one"
 
@@ -25,6 +25,9 @@ class InForce:
         env: The environment.
         source: Says where its MuJoCo model is, as for :func:`envs.simulation.find_model`.
 
+    Raises:
+        envs.ParameterError: The environment hands out copies of its simulation.
+
     Attributes:
         subject: The simulation, as the environment had it when it was last looked up.
         has_other_own: Whether it was found to have something else of its own than when it was made.
@@ -32,6 +35,7 @@ class InForce:
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], source: ModelSource | None) -> None:
+        check_itself(env, source)
         self._env, self._source = env, source
         self.subject = self._look_up()
         self.has_other_own = False

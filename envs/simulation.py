@@ -68,6 +68,25 @@ def check_env(env: object) -> None:
         layer = layer.env
 
 
+def check_itself(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> None:
+    """Refuses an environment that hands out copies of its simulation: what is written into one does not reach it.
+
+    Args:
+        env: An environment, wrapped or not.
+        source: As for :func:`find_model`.
+
+    Raises:
+        ParameterError: Its ``MjModel`` or ``MjData`` is another object at each look-up.
+    """
+    kinds: dict[str, Callable[..., Any]] = {"MjModel": look_for_model, "MjData": find_data}
+    for kind, look_up in kinds.items():
+        if look_up(env, source) is not look_up(env, source):
+            raise ParameterError(
+                f"{env_name(env)} must have one {kind}, got another at each look-up, as of copies; model=, a function of the "
+                "environment, returns its MjModel itself, or a tuple of it and its MjData"
+            )
+
+
 def look_for_model(env: gymnasium.Env[Any, Any], source: ModelSource | None = None) -> mujoco.MjModel | None:
     """The MuJoCo model that an environment simulates, as :func:`find_model` finds it; None where there is none."""
     if source is not None:

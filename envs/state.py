@@ -14,7 +14,7 @@ from envs.decoding import Decoder
 from envs.encoding import Encoder
 from envs.models import arrays_of, attributes_of, load_model, save_model, write
 from envs.nonstationary import NonStationary
-from envs.simulation import find_data, look_for_model
+from envs.simulation import check_itself, find_data, look_for_model
 from envs.tasks import TaskSequence
 
 _PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -48,6 +48,7 @@ def save_state(env: gymnasium.Env[Any, Any]) -> list[dict[str, Any]]:
 
     Raises:
         envs.ParameterError: A part keeps something that is none of these, such as the world of another simulator. It is named.
+            Or the environment hands out copies of its simulation.
     """
     layers, simulation = _layers(env), _Simulation.of(env)
     encoder = Encoder(layers, simulation.objects, functools.cache(simulation.arrays))
@@ -125,6 +126,7 @@ class _Simulation(NamedTuple):
     def of(cls, env: gymnasium.Env[Any, Any]) -> _Simulation:
         changing = NonStationary.of(env)
         source = None if changing is None else changing.source
+        check_itself(env, source)
         model, data = look_for_model(env, source), find_data(env, source)
         if model is not None and data is None:
             raise ParameterError(f"state cannot be saved of the simulation of {env_name(env)}, whose MjData is not to be found")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -256,6 +258,43 @@ def test_an_environment_whose_model_is_none_is_told_both_ways_out(make):
     words = "^env must be .*, which has no MjModel now: reset it first, if .* then; otherwise model=, a function of the"
     with pytest.raises(envs.ParameterError, match=words):
         envs.NonStationary(make(), "mass")
+
+
+class Copies(World):
+    """Hands out copies of its model, of its data, or of both."""
+
+    def __init__(self, *copied):
+        self.copied = copied
+        super().__init__(box())
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        return copy.copy(found) if name in ("model", "data") and name in self.copied else found
+
+
+@pytest.mark.parametrize(
+    ("copied", "source", "kind"),
+    [
+        (["model"], None, "MjModel"),
+        (["model", "data"], None, "MjModel"),
+        (["data"], None, "MjData"),
+        (["model"], lambda env: env.unwrapped.model, "MjModel"),
+        (["data"], lambda env: (env.unwrapped.model, env.unwrapped.data), "MjData"),
+        (["data"], lambda env: env.unwrapped.model, "MjData"),
+    ],
+)
+def test_copies_of_the_simulation_are_refused_in_one_line(copied, source, kind):
+    env = Copies(*copied)
+    words = rf"^Copies must have one {kind}, got another at each look-up, as of copies; model=, .*$"
+    with pytest.raises(envs.ParameterError, match=words):
+        envs.NonStationary(env, "mass", model=source)
+    if source is None:
+        with pytest.raises(envs.ParameterError, match=words):
+            envs.save_state(env)
+    own = vars(env)
+    changed = envs.NonStationary(env, "mass", low=3.0, high=3.0, model=lambda _: (own["model"], own["data"]))
+    assert own["model"].body_mass[1] == pytest.approx(24.0)  # three times 1000 kg/m³ · (0.2 m)³
+    envs.load_state(changed, envs.save_state(changed))
 
 
 def test_observations_may_be_lists():
