@@ -512,11 +512,28 @@ def _member(saved: dict[str, Any], now: Any) -> Any:
 
 
 def _generator(saved: dict[str, Any], now: Any) -> np.random.Generator:
-    kind = saved["generator"]["bit_generator"]
-    fits = isinstance(now, np.random.Generator) and type(now.bit_generator).__name__ == kind
-    generator = now if fits else np.random.Generator(getattr(np.random, kind)())
-    generator.bit_generator.state = saved["generator"]
-    return generator
+    before = now.bit_generator if isinstance(now, np.random.Generator) else None
+    bits = _bit_generator({**saved, "bit_generator": saved["generator"]}, before)
+    return now if bits is before else np.random.Generator(bits)
+
+
+def _bit_generator(saved: dict[str, Any], now: Any) -> np.random.BitGenerator:
+    kind, seeds = saved["bit_generator"]["bit_generator"], saved.get("seeds")  # releases before wrote no seeds
+    present = getattr(now, "seed_seq", None)
+    fits = type(now).__name__ == kind and (seeds is None or type(present) is np.random.SeedSequence)
+    following = None if seeds is None else _seed_sequence({"seed_sequence": seeds}, present if fits else None)
+    bits: np.random.BitGenerator = now if fits else getattr(np.random, kind)(following)
+    bits.state = saved["bit_generator"]
+    return bits
+
+
+def _seed_sequence(saved: dict[str, Any], now: Any) -> np.random.SeedSequence:
+    """Given to the one that is there, which others may hold too."""
+    then = np.random.SeedSequence(**saved["seed_sequence"])
+    if type(now) is not np.random.SeedSequence:
+        return then
+    now.__setstate__(then.__reduce__()[2])  # type: ignore[attr-defined]  # as a pickle is
+    return now
 
 
 def _random_state(saved: dict[str, Any], now: Any) -> np.random.RandomState:
@@ -595,6 +612,8 @@ _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "scalar": _scalar,
     "enum": _member,
     "generator": _generator,
+    "bit_generator": _bit_generator,
+    "seed_sequence": _seed_sequence,
     "random_state": _random_state,
     "random": _random,
     "space": _space,

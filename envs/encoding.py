@@ -321,7 +321,11 @@ def _encode_drawing(value: Any, path: str) -> Any:
     if isinstance(value, random.SystemRandom):
         raise ParameterError(f"state cannot be saved of {path}, which draws from the operating system")
     if isinstance(value, np.random.Generator):
-        return {"generator": value.bit_generator.state}
+        return {"generator": value.bit_generator.state} | _encode_seeds(value.bit_generator)
+    if isinstance(value, np.random.BitGenerator):
+        return {"bit_generator": value.state} | _encode_seeds(value)
+    if isinstance(value, np.random.SeedSequence):
+        return {"seed_sequence": _encode_seed_sequence(value)}
     if isinstance(value, np.random.RandomState):
         return {"random_state": value.get_state(legacy=False)}
     if isinstance(value, random.Random):
@@ -329,6 +333,28 @@ def _encode_drawing(value: Any, path: str) -> Any:
         return {"random": list(numbers), "spare": spare}
     drawing = [None if each._np_random is None else _encode_drawing(each._np_random, path) for each in parts_of(value)]
     return {"space": drawing, "kind": str(value)} if any(drawing) else _NOTHING
+
+
+def _encode_seeds(value: np.random.BitGenerator) -> dict[str, Any]:
+    """What a generator makes its children from (``spawn``), if that is known."""
+    seeds = value.seed_seq
+    return {"seeds": _encode_seed_sequence(seeds)} if type(seeds) is np.random.SeedSequence else {}
+
+
+def _encode_seed_sequence(value: np.random.SeedSequence) -> dict[str, Any]:
+    return {
+        "entropy": _plain_entropy(value.entropy),
+        "spawn_key": _plain_entropy(value.spawn_key),
+        "pool_size": value.pool_size,
+        "n_children_spawned": value.n_children_spawned,
+    }
+
+
+def _plain_entropy(value: Any) -> Any:
+    """A seed: a whole number, a text of one, or several."""
+    if isinstance(value, list | tuple | np.ndarray) and np.ndim(value):
+        return [_plain_entropy(each) for each in value]
+    return value if isinstance(value, str) else int(value)
 
 
 def _looks_at(value: Array, owner: Array) -> dict[str, Any]:

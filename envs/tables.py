@@ -23,7 +23,14 @@ from envs.kept import ELSEWHERE, PLAIN, attributes, has_attributes, is_skipped, 
 Place = tuple[str | int, ...]
 """Where something stands: module, class (empty: in the module itself) and name; then the steps from there."""
 
-DRAWING = (np.random.Generator, np.random.RandomState, random.Random, gymnasium.Space)
+DRAWING = (
+    np.random.Generator,
+    np.random.BitGenerator,
+    np.random.SeedSequence,
+    np.random.RandomState,
+    random.Random,
+    gymnasium.Space,
+)
 
 _PLAIN_TYPES = frozenset(PLAIN)
 

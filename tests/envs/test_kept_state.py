@@ -211,6 +211,16 @@ class GeneratorsByName(Choosing):
         return BY_NAME["a"].random() + 10 * BY_NAME["b"].random()
 
 
+class ChildrenOfItsClass(Choosing):
+    SEEDS = np.random.SeedSequence(3)
+
+    def choose(self):
+        pass
+
+    def shown(self):
+        return np.random.default_rng(self.SEEDS.spawn(1)[0]).random() + 10 * BY_NAME["a"].spawn(1)[0].random()
+
+
 class TheGeneratorUnderItsOwnName(Choosing):
     def begin(self):
         self.luck = self.np_random
@@ -750,11 +760,11 @@ class MadeInTheEpisode(Choosing):
 
 KEEPING = [
     ByEnumeration, ByPair, OfANamespace, OfAPart, OfALocalImport, OfADefault, WithKeysThatAreClasses, HoldingATableOfClasses,
-    WithKeysThatAreObjects, OneOfTheGenerators, OneOfTheSpaces, GeneratorsByName, TheGeneratorUnderItsOwnName, OwnColumns,
-    ReadOnly, InAClosure, CopyOfTheSimulation, Frozen, OnlyOneIsLeft, AnotherMode, MadeByTheFirstReset, CarriesAtTimes,
-    ComputedOnce, Tensors, Records, Named, OfThings, Snake, PointingBack, ItsOwnMethods, MadeLater, OutOfATable, Cards, ACamera,
-    ItsOwnActions, OneOfTheFunctions, OneOfTheLambdas, OneOfTheClasses, OneOfNumPys, OneOfThePaths, OneOfMuJoCos, SetOfClasses,
-    Bound, WithAnswers, GoalOfThePhysics, MadeInTheEpisode,
+    WithKeysThatAreObjects, OneOfTheGenerators, OneOfTheSpaces, GeneratorsByName, ChildrenOfItsClass,
+    TheGeneratorUnderItsOwnName, OwnColumns, ReadOnly, InAClosure, CopyOfTheSimulation, Frozen, OnlyOneIsLeft, AnotherMode,
+    MadeByTheFirstReset, CarriesAtTimes, ComputedOnce, Tensors, Records, Named, OfThings, Snake, PointingBack, ItsOwnMethods,
+    MadeLater, OutOfATable, Cards, ACamera, ItsOwnActions, OneOfTheFunctions, OneOfTheLambdas, OneOfTheClasses, OneOfNumPys,
+    OneOfThePaths, OneOfMuJoCos, SetOfClasses, Bound, WithAnswers, GoalOfThePhysics, MadeInTheEpisode,
 ]  # fmt: skip
 
 

@@ -278,6 +278,15 @@ def test_a_state_of_the_release_before_goes_on():
     assert play(other, [np.zeros(3)] * 30) == play(env, [np.zeros(3)] * 30)
 
 
+def test_a_generator_of_a_state_of_the_release_before_goes_on():
+    env, other = GeneratorOfAnotherKind(), GeneratorOfAnotherKind()
+    env.reset(seed=0)
+    state = envs.save_state(env)
+    del state[-1]["values"]["generator"]["seeds"], state[-1]["values"]["_np_random"]["seeds"]
+    envs.load_state(other, state)
+    assert play(other, [None] * 3) == play(env, [None] * 3)
+
+
 def test_what_several_hold_is_held_by_several_afterwards():
     class Sharing(World):
         def __init__(self):
@@ -391,6 +400,45 @@ class GeneratorOfAnotherKind(Keeping):
         return self.generator.random()
 
 
+def drawn(seeds):
+    """The first number of a child of a generator or of a sequence of seeds."""
+    child = seeds.spawn(1)[0]
+    return np.random.default_rng(child).random()  # which is a generator itself, if it is given one
+
+
+class ChildrenOfItsGenerator(Keeping):
+    def shown(self):
+        return drawn(self.np_random)
+
+
+class ChildrenOfASpaces(Keeping):
+    def begin(self):
+        self.space = gymnasium.spaces.Box(0.0, 1.0, (1,), seed=5)
+
+    def shown(self):
+        return drawn(self.space.np_random)
+
+
+class OneSequenceOfSeedsForTwo(Keeping):
+    """Whatever it makes of its seeds, it does so in turns."""
+
+    def begin(self):
+        self.seeds = np.random.SeedSequence(np.array([7, 2**31], np.uint32), spawn_key=(4, 1), pool_size=6)
+        self.bits = np.random.SFC64(self.seeds)
+        self.generator = np.random.Generator(self.bits)
+
+    def shown(self):
+        return drawn(self.seeds) + 10 * drawn(self.bits) + 100 * drawn(self.generator) + 1000 * self.generator.random()
+
+
+class SeedsOfAText(Keeping):
+    def begin(self):
+        self.seeds = np.random.SeedSequence(["0x1234567890", 5])
+
+    def shown(self):
+        return drawn(self.seeds)
+
+
 class OptionsOfTheModel(Keeping):
     def reset(self, *, seed=None, options=None):
         made = super().reset(seed=seed)
@@ -411,6 +459,10 @@ class OptionsOfTheModel(Keeping):
         OneListInTwoPlaces,
         OneGeneratorUnderTwoNames,
         GeneratorOfAnotherKind,
+        ChildrenOfItsGenerator,
+        ChildrenOfASpaces,
+        OneSequenceOfSeedsForTwo,
+        SeedsOfAText,
         OptionsOfTheModel,
     ],
 )
