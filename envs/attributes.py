@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,13 @@ import numpy as np
 from envs.checks import EffectError, ParameterError, env_name
 from envs.effects import Effect, Parameter
 from envs.places import Place, Subject
+from envs.trials import differ, play_two, try_out
 
 _ROUNDED = 1e-3
 """How much of a number its environment may round off, as one that keeps it with 16 bits does."""
+
+TRIED_STEPS = 1000
+"""At most, of an environment that is tried: as many as an episode of Gymnasium's walkers has."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,31 @@ class Attribute(Parameter):
 
     def _is_of(self, base: Any) -> bool:
         return not self.of or any(kind.__name__ == self.of for kind in type(base).__mro__)
+
+
+@dataclass(frozen=True)
+class TriedAttribute(Attribute):
+    """A number that Gymnasium's environments use; a class that derives from theirs may keep it and do without."""
+
+    def try_out(self, subject: Subject) -> None:
+        """Refuses an environment in whose steps twice the number brings the same observations and rewards."""
+        try_out(self.name, subject.env, self._try)
+
+    def _try(self, base: Any) -> None:
+        own = float(getattr(base, self.attribute)) or 1.0
+        changes = (partial(self._set, value=own), partial(self._set, value=2 * own))
+        for first, second in play_two(base, *changes, steps=TRIED_STEPS):
+            if differ(first[:2], second[:2]):
+                return
+        raise ParameterError(
+            f"{self.name} needs {self.needs}, which {env_name(base)} lacks: observations and rewards of its steps are the same "
+            f"at twice its {self.attribute!r}"
+        )
+
+    def _set(self, base: Any, value: float) -> None:
+        setattr(base, self.attribute, value)
+        for name, other in ({} if self.follow is None else self.follow(base)).items():
+            setattr(base, name, other)
 
 
 class _AttributeEffect(Effect):

@@ -88,6 +88,7 @@ class Change:
         self._factor = parameter.by_factor if factor is None else checks.boolean("factor", factor)
         self.name = name
         self.effect = self.bound(subject)
+        parameter.try_out(subject)
         self.unit = "times its own" if self._factor else parameter.unit
         given = options.get("schedule")
         self.schedule = make_schedule(parameter.schedule if given is None else given)

@@ -136,6 +136,16 @@ class Parameter(ABC):
             envs.ParameterError: The environment has no such parameter, or no such part.
         """
 
+    def try_out(self, subject: Subject) -> None:  # noqa: B027
+        """Refuses an environment that has what the parameter writes, but does not go by it. Asked once, of a new change.
+
+        Args:
+            subject: The environment, which has what it has itself.
+
+        Raises:
+            envs.ParameterError: Such an environment.
+        """
+
     def measure(self, model: mujoco.MjModel) -> Array | None:  # noqa: ARG002
         """What the parameter's values decide, measured where it acts, in a model: an array.
 

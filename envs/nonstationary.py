@@ -92,7 +92,11 @@ class NonStationary(gymnasium.Wrapper[ObsType, ActType, ObsType, ActType], Recor
             :func:`envs.simulation.find_model` does not find them.
 
     Raises:
-        envs.ParameterError: An argument that is not one of those above, or an environment without that parameter.
+        envs.ParameterError: An argument that is not one of those above, or an environment without that parameter, or one of a
+            class that derives from Gymnasium's and does not go by it.
+
+    Warns:
+        UserWarning: Whether such a class goes by it could not be tried, since it cannot be copied.
 
     Source:
         Dohare et al., Loss of plasticity in deep continual learning, Nature 632 (2024), the Slippery Ant.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from envs.checks import EffectError, env_name, integer
 from envs.effects import Acting
 from envs.nonstationary import NonStationary
 from envs.simulation import ModelSource, find_data, look_for_model
+from envs.trials import leaves
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Verified:
         strayed: The step, not after that, at which they did so without any change; 0 for none.
         at_resets_only: Whether a change that came after the reset was without effect for the rest of the episode, unlike one
             before it. ``change_at="now"`` and ``set_value`` do nothing there until the next reset.
+        not_finite: The first step whose reward, at either value, was NaN or infinite; 0 for none.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Verified:
     parted: int
     strayed: int = 0
     at_resets_only: bool = False
+    not_finite: int = 0
 
     def __str__(self) -> str:
         values, measured = (f"{low:.4g} and {high:.4g}" for low, high in (self.values, self.measured))
@@ -54,6 +57,8 @@ class Verified:
             trajectory += f", but so it is without a change from step {self.strayed} on, so that it tells nothing"
         if self.at_resets_only:
             trajectory += "; in mid-episode a change has no effect until the next reset"
+        if self.not_finite:
+            trajectory += f"; the reward of step {self.not_finite} is not finite"
         return f"{self.name} {values}{unit}: {seen if self.where else 'nothing measured'}; {trajectory}"
 
 
@@ -121,7 +126,10 @@ def _verify(
         changed = _play(env, change, parameter, low, parted, seed, source, then=high[change.name])
         at_resets_only = not _parted(first, changed)
     where = change.parameter.where
-    verified = Verified(change.name, change.two_values, change.unit, where, measured, parted, strayed, at_resets_only)
+    not_finite = min((played.not_finite for played in (first, second) if played.not_finite), default=0)
+    verified = Verified(
+        change.name, change.two_values, change.unit, where, measured, parted, strayed, at_resets_only, not_finite
+    )
     if not parted:
         raise EffectError(f"{change.name} has no effect on {env_name(env)}: in {steps} steps {verified}")
     return verified
@@ -140,6 +148,7 @@ class _Played:
     seen: list[bytes] = field(default_factory=list)
     measured: float = math.nan
     first_episode: int = 0  # its steps
+    not_finite: int = 0  # the first step with such a reward
     has_ended: bool = False
 
 
@@ -209,7 +218,9 @@ def _play_steps(
         observation, reward, terminated, truncated, _ = wrapped.step(action)
         data = find_data(wrapped, wrapped.source)  # some replace it in a step
         simulated = () if data is None else (data.qpos, data.qvel)
-        played.seen.append(b"".join(_bytes((*simulated, observation, reward))))
+        played.seen.append(b"".join(each.tobytes() for each in leaves((*simulated, observation, reward))))
+        if not (played.not_finite or np.isfinite(np.asarray(reward, float)).all()):
+            played.not_finite = len(played.seen)
         shown += change.parameter.seen(data) if data is not None else []
         if isinstance(change.effect, Acting):
             deviations.append(tap.deviation(change.effect.acts_on, before, action, observation, reward))
@@ -227,15 +238,3 @@ def _play_steps(
     elif decided is not None and not change.parameter.in_steps:
         played.measured = float(np.linalg.norm(decided))
     return played
-
-
-def _bytes(value: Any) -> Iterator[bytes]:
-    """What an observation consists of, however deep, to the bit."""
-    if isinstance(value, Mapping):
-        for item in value.values():
-            yield from _bytes(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _bytes(item)
-    else:
-        yield np.asarray(value).tobytes()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from envs.attributes import Attribute
+from envs.attributes import TriedAttribute
 from envs.effects import Parameter
 from envs.goals import Direction
 
-_of_weight = partial(Attribute, unit="1", highest=math.inf, schedule="uniform", by_factor=True)
+_of_weight = partial(TriedAttribute, unit="1", highest=math.inf, schedule="uniform", by_factor=True)
 
 PARAMETERS: tuple[Parameter, ...] = (
     Direction(
@@ -31,7 +31,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         lowest=-math.inf,
         low=-1.0,
         high=1.0,
-        needs="a weight of the reward for moving forwards (Gymnasium's walkers)",
+        needs="a reward that follows a weight for moving forwards (Gymnasium's walkers)",
         attribute="_forward_reward_weight",
     ),
     _of_weight(
@@ -40,7 +40,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         lowest=0.0,
         low=0.0,
         high=2.0,  # ours
-        needs="a weight of the cost of control (Gymnasium's walkers)",
+        needs="a reward that follows a weight of the cost of control (Gymnasium's walkers)",
         attribute="_ctrl_cost_weight",
     ),
     _of_weight(

@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import Any
 
-from envs.attributes import Attribute
+from envs.attributes import TriedAttribute
 from envs.effects import Parameter
 
 
@@ -16,7 +16,7 @@ def _cart(cart: Any) -> dict[str, float]:
 
 
 _of = partial(
-    Attribute,
+    TriedAttribute,
     lowest=1e-6,  # ours
     highest=math.inf,
     low=0.5,  # ours

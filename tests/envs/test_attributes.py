@@ -10,6 +10,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from worlds import World, box
 
 import envs
@@ -98,6 +99,34 @@ def test_a_number_of_that_name_in_another_environment_is_not_taken_for_it():
         envs.NonStationary(Elsewhere(box()), "car_force")
 
 
+class Slides(CartPoleEnv):
+    """Has a cart with an engine of its own, and no pole."""
+
+    def step(self, action):
+        position, speed, *_ = self.state
+        speed += self.tau * (action - 0.5) / self.masscart
+        self.state = position + self.tau * speed, speed, 0.0, 0.0
+        return np.array(self.state, np.float32), 1.0, False, False, {}
+
+
+class Padded(CartPoleEnv):
+    def step(self, action):
+        observation, *others = super().step(action)
+        return np.append(observation, 0.0), *others
+
+
+@pytest.mark.parametrize("name", [name for env_id, name in BY_HAND if env_id == "CartPole-v1"])
+@pytest.mark.filterwarnings("error")
+def test_a_number_that_a_derived_class_does_without_is_refused(name):
+    envs.NonStationary(Padded(), name)
+    if name == "cart_mass":
+        envs.NonStationary(Slides(), name)
+        return
+    words = rf"^{name} needs Gymnasium's CartPole, which Slides lacks: .* are the same at twice its '\w+'$"
+    with pytest.raises(envs.ParameterError, match=words):
+        envs.NonStationary(Slides(), name)
+
+
 def test_a_pole_of_another_length_and_mass_is_the_one_that_is_made_so():
     made = gymnasium.make("CartPole-v1")
     cart = made.unwrapped
@@ -119,6 +148,10 @@ def test_a_weight_stays_what_it_is_where_the_simulation_is_rebuilt():
             self.model = World(box()).model
             self.data = mujoco.MjData(self.model)
             return super().reset(seed=seed)
+
+        def step(self, action):
+            observation, _, *others = super().step(None)
+            return observation, -self._ctrl_cost_weight, *others
 
     base = Rebuilding(box())
     constant = {"schedule": {"name": "constant", "value": 0.5}}

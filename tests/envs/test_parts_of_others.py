@@ -469,3 +469,120 @@ def test_a_hand_moves_when_the_environment_moves_it_whatever_changes():
         env.step(None)
         for name in ("qpos", "qvel", "mocap_pos", "mocap_quat", "xpos"):
             np.testing.assert_array_equal(getattr(env.unwrapped.data, name), getattr(plain.data, name))
+
+
+class Squared(AntEnv):
+    """Is paid for what Gymnasium's is not, and lets through what that is paid for all the same."""
+
+    def step(self, action):
+        observation, _, *others, info = super().step(action)
+        return observation, info["x_velocity"] ** 2, *others, info
+
+
+class NoCosts(AntEnv):
+    def _get_rew(self, x_velocity, action):
+        reward, info = super()._get_rew(x_velocity, action)
+        return reward - info["reward_ctrl"], info
+
+
+class Vector(AntEnv):
+    """Is paid in several numbers, of which the last is a cost without its weight, as those of mo-gymnasium are."""
+
+    def step(self, action):
+        observation, _, *others, info = super().step(action)
+        cost = info["reward_ctrl"] / self._ctrl_cost_weight
+        reward = np.array([info["x_velocity"], info["y_velocity"], cost]) + info["reward_survive"]
+        return observation, reward, *others, info
+
+
+class Tenth(AntEnv):
+    def step(self, action):
+        observation, reward, *others = super().step(action)
+        return observation, reward / 10, *others
+
+
+class Bonus(AntEnv):
+    """Observes something else, and is paid for something more."""
+
+    def step(self, action):
+        observation, reward, *others, info = super().step(action)
+        return observation[:3], reward + info["y_velocity"] ** 2, *others, info
+
+
+class AtItsEnd(AntEnv):
+    """Is paid for each episode as a whole."""
+
+    def reset(self, **kwargs):
+        self.total, self.steps = 0.0, 0
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        observation, reward, _, *others = super().step(action)
+        self.total += reward
+        self.steps += 1
+        ends = self.steps == 300
+        return observation, self.total if ends else 0.0, ends, *others
+
+
+WEIGHTS = ("forward_reward", "control_cost", "healthy_reward")
+LACK_WEIGHTS = {Squared: WEIGHTS, NoCosts: ("control_cost",), Vector: WEIGHTS[:2], Tenth: (), Bonus: (), AtItsEnd: ()}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("kind", LACK_WEIGHTS)
+@pytest.mark.filterwarnings("error")
+def test_a_weight_of_which_nothing_is_in_the_reward_is_refused(kind, name):
+    base = kind()
+    base.reset(seed=0)
+    before = base.data.qpos.copy(), base.np_random.bit_generator.state, vars(base).keys()
+    if name in LACK_WEIGHTS[kind]:
+        words = rf"^{name} needs .*, which {kind.__name__} lacks: .* are the same at twice its '_\w+'$"
+        with pytest.raises(envs.ParameterError, match=words):
+            envs.NonStationary(base, name)
+    else:
+        envs.NonStationary(base, name).close()
+    np.testing.assert_array_equal(base.data.qpos, before[0])
+    assert (base.np_random.bit_generator.state, vars(base).keys()) == before[1:]
+    assert getattr(base, "steps", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Squared, r"a reward for velocity in the plane .* lacks: twice its '_forward_reward_weight' pays 0 more in a step"),
+        (Tenth, r"a reward for velocity in the plane .* lacks: twice its '_forward_reward_weight' pays "),
+        (AtItsEnd, r"a reward for velocity in the plane .* lacks: twice its '_forward_reward_weight' pays 0 more in a step"),
+        (Vector, "a reward that is one number, got 3 numbers of Vector$"),
+    ],
+)
+def test_a_direction_is_not_paid_for_where_the_reward_is_another_one(kind, words):
+    with pytest.raises(envs.ParameterError, match=f"^goal_direction needs {words}"):
+        held(kind(), "goal_direction", 90.0)
+
+
+@pytest.mark.parametrize("kind", [Bonus, NoCosts])
+@pytest.mark.filterwarnings("error")
+def test_a_direction_is_paid_for_where_there_is_more_in_the_reward(kind):
+    plain, env = kind(), held(kind(), "goal_direction", 180.0)
+    plain.reset(seed=0)
+    env.reset(seed=0)
+    action = np.full(8, 0.5, np.float32)
+    _, reward, *_, info = plain.step(action)
+    assert env.step(action)[1] == pytest.approx(reward - 2 * info["x_velocity"])
+
+
+def test_what_cannot_be_tried_on_a_copy_is_said():
+    class Made(Vector):
+        def __init__(self, ground):
+            super().__init__()
+            self.ground = ground
+
+    with pytest.warns(
+        UserWarning, match=r"^forward_reward: whether Made goes by it could not be tried on a copy \(TypeError: "
+    ):
+        envs.NonStationary(Made("ice"), "forward_reward")
+    with pytest.warns(UserWarning, match=r"^goal_direction: whether Made goes by it could not be tried"):
+        env = held(Made("ice"), "goal_direction", 90.0)
+    env.reset(seed=0)
+    with pytest.raises(envs.EffectError, match=r"^goal_direction needs a reward that is one number, got 3 numbers of Made$"):
+        env.step(env.action_space.sample())

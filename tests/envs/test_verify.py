@@ -8,6 +8,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from worlds import World, arm, box
 
 import envs
@@ -164,6 +165,21 @@ def test_a_change_that_waits_for_a_reset_is_found_out():
     assert str(verified).endswith("; in mid-episode a change has no effect until the next reset")
     (verified,) = envs.verify(World(box()), "gravity", steps=10)
     assert not verified.at_resets_only
+
+
+def test_a_reward_that_is_no_number_at_one_of_the_values_is_said():
+    class Dividing(AntEnv):
+        def step(self, action):
+            observation, reward, *others, info = super().step(action)
+            with np.errstate(invalid="ignore"):
+                more = info["reward_ctrl"] / np.float64(self._ctrl_cost_weight)
+            return observation, reward + more, *others, info
+
+    (verified,) = envs.verify(Dividing(), "control_cost", steps=5)  # from 0 on
+    assert verified.not_finite == 1
+    assert str(verified).endswith("; the reward of step 1 is not finite")
+    (verified,) = envs.verify(Dividing(), "control_cost", low=0.5, high=1.0, steps=5)
+    assert verified.not_finite == 0
 
 
 def test_a_simulation_that_is_replaced_in_each_step_is_measured_as_it_is():
