@@ -13,6 +13,7 @@ import numpy as np
 from envs import checks
 from envs.checks import ParameterError
 from envs.effects import Effect, Parameter
+from envs.generators import decode_generator, encode_generator
 from envs.held import Held
 from envs.parameters import PARAMETERS, find_parameter
 from envs.places import Subject
@@ -230,7 +231,7 @@ class Change:
             "options": self.options,
             "value": self.value,
             "state": self._state,
-            "generator": self._generator.bit_generator.state,
+            **encode_generator(self._generator),
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
@@ -246,7 +247,7 @@ class Change:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
         self.value, self._state = state["value"], state["state"]
-        self._generator.bit_generator.state = state["generator"]
+        self._generator = decode_generator(state, self._generator)
 
     def check_value(self, argument: str, value: object) -> float:
         """A value that the parameter can have, as a Python float.

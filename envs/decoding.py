@@ -7,7 +7,6 @@ import datetime as dt
 import enum
 import functools
 import pathlib
-import random
 import sys
 import types
 import warnings
@@ -20,8 +19,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs import models
-from envs.encoding import BY_VALUE, CONTAINERS, Array, parts_of
+from envs import generators, models
+from envs.encoding import BY_VALUE, CONTAINERS, Array
 from envs.kept import ELSEWHERE, attributes, is_skipped, name_of_fixed, owner_of, package_of
 from envs.tables import Place, Tables, is_harmless
 
@@ -69,11 +68,11 @@ class Decoder:
         """Gives an object the attributes that were found."""
         self._load(owner, saved)
 
-    def finish(self, generators: list[Any]) -> None:
+    def finish(self, in_tables: list[Any]) -> None:
         """Puts the generators in tables where they were; those that are no longer there are left out."""
-        for place, state in generators:
-            if (generator := self._tables.at(tuple(place))) is not None:
-                _READERS[next(iter(state))](state, generator)
+        for place, state in in_tables:
+            if (now := self._tables.at(tuple(place))) is not None:
+                generators.READERS[next(iter(state))](state, now)
 
     def _lacks(self, now: Any, saved: Any, path: str) -> str | None:
         if not isinstance(saved, dict):
@@ -511,50 +510,6 @@ def _member(saved: dict[str, Any], now: Any) -> Any:
     return kind(member) if isinstance(kind, type) and issubclass(kind, enum.Enum) else now
 
 
-def _generator(saved: dict[str, Any], now: Any) -> np.random.Generator:
-    before = now.bit_generator if isinstance(now, np.random.Generator) else None
-    bits = _bit_generator({**saved, "bit_generator": saved["generator"]}, before)
-    return now if bits is before else np.random.Generator(bits)
-
-
-def _bit_generator(saved: dict[str, Any], now: Any) -> np.random.BitGenerator:
-    kind, seeds = saved["bit_generator"]["bit_generator"], saved.get("seeds")  # releases before wrote no seeds
-    present = getattr(now, "seed_seq", None)
-    fits = type(now).__name__ == kind and (seeds is None or type(present) is np.random.SeedSequence)
-    following = None if seeds is None else _seed_sequence({"seed_sequence": seeds}, present if fits else None)
-    bits: np.random.BitGenerator = now if fits else getattr(np.random, kind)(following)
-    bits.state = saved["bit_generator"]
-    return bits
-
-
-def _seed_sequence(saved: dict[str, Any], now: Any) -> np.random.SeedSequence:
-    """Given to the one that is there, which others may hold too."""
-    then = np.random.SeedSequence(**saved["seed_sequence"])
-    if type(now) is not np.random.SeedSequence:
-        return then
-    now.__setstate__(then.__reduce__()[2])  # type: ignore[attr-defined]  # as a pickle is
-    return now
-
-
-def _random_state(saved: dict[str, Any], now: Any) -> np.random.RandomState:
-    state = now if isinstance(now, np.random.RandomState) else np.random.RandomState()
-    state.set_state(saved["random_state"])
-    return state
-
-
-def _random(saved: dict[str, Any], now: Any) -> random.Random:
-    source = now if isinstance(now, random.Random) else random.Random()  # noqa: S311
-    source.setstate((3, tuple(saved["random"]), saved["spare"]))
-    return source
-
-
-def _space(saved: dict[str, Any], now: Any) -> Any:
-    for part, state in zip(parts_of(now), saved["space"], strict=False):
-        if state is not None:
-            part._np_random = _READERS[next(iter(state))](state, part._np_random)
-    return now
-
-
 def _tensor(saved: dict[str, Any], now: Any) -> Any:
     content = saved["tensor"]
     if now is None:
@@ -611,12 +566,7 @@ _OF_PYGAME = ("Vector2", "Vector3", "Rect", "FRect", "Color")
 _READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
     "scalar": _scalar,
     "enum": _member,
-    "generator": _generator,
-    "bit_generator": _bit_generator,
-    "seed_sequence": _seed_sequence,
-    "random_state": _random_state,
-    "random": _random,
-    "space": _space,
+    **generators.READERS,
     "tensor": _tensor,
     "bytes": _bytes,
     "sequence": _sequence,

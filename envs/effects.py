@@ -10,6 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from envs.generators import decode_generator, encode_generator
 from envs.places import Array, Place, Subject, Things
 
 
@@ -80,11 +81,11 @@ class Acting(Effect):
 
     def state_dict(self) -> dict[str, Any]:
         """What changes with time, as JSON can hold it."""
-        return {"generator": self._generator.bit_generator.state}
+        return encode_generator(self._generator)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
-        self._generator.bit_generator.state = state["generator"]
+        self._generator = decode_generator(state, self._generator)
 
 
 @dataclass(frozen=True)

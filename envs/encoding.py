@@ -8,11 +8,10 @@ import functools
 import gc
 import inspect
 import pathlib
-import random
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, KeysView, ValuesView
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -21,10 +20,10 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs import models
+from envs import generators, models
 from envs.checks import ParameterError
 from envs.kept import PLAIN, attributes, has_attributes, is_sequence, is_skipped, name_of_fixed, owner_of, package_of
-from envs.tables import DRAWING, INTERFACE, Tables, samples
+from envs.tables import INTERFACE, Tables, samples
 
 Array = np.ndarray[Any, Any]
 
@@ -93,9 +92,9 @@ class Encoder:
                 owner = owner_of(value)
                 if owner is not None and (len(alike) > 1 or not (value.flags.c_contiguous or value.flags.f_contiguous)):
                     encoded["memory"] = {"of": number, **_looks_at(value, owner)}
-        generators = self._tables.generators.items()
-        drawing = [[list(place), _encode_drawing(value, ".".join(map(str, place)))] for place, value in generators]
-        return [each for each in drawing if each[1] is not _NOTHING]
+        in_tables = self._tables.generators.items()
+        drawing = [[list(place), generators.encode(value, ".".join(map(str, place)))] for place, value in in_tables]
+        return [each for each in drawing if each[1]]
 
     def _write_memory(self, value: Array, encoded: dict[str, Any]) -> bool:
         """Writes what an array looks at, if that is the simulation or an array in a table."""
@@ -238,16 +237,6 @@ class Encoder:
         return next(inside, None)
 
 
-def parts_of(space: gymnasium.Space[Any]) -> Iterator[gymnasium.Space[Any]]:
-    """A space, and the spaces that it is made of, each of which draws by itself."""
-    yield space
-    for part in vars(space).values():
-        within = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else (part,)
-        for each in within:
-            if isinstance(each, gymnasium.Space):
-                yield from parts_of(each)
-
-
 def _turn(attribute: tuple[str, Any]) -> int:
     value = attribute[1]
     if isinstance(value, (types.MethodType, *_VIEWS.values())):  # which are saved by what they belong to
@@ -267,7 +256,7 @@ def _is_data(value: Any) -> bool:
         return all(_is_data(each) for item in value.items() for each in item)
     if isinstance(value, list | tuple | deque | set | frozenset):
         return all(map(_is_data, value))
-    return isinstance(value, (*DRAWING, functools.partial)) or _encode_leaf(value, "") is not _NOTHING
+    return isinstance(value, (*generators.KINDS, functools.partial)) or _encode_leaf(value, "") is not _NOTHING
 
 
 def _encode_leaf(value: Any, path: str) -> Any:
@@ -291,7 +280,7 @@ def _encode_leaf(value: Any, path: str) -> Any:
         return of_python
     if (name := name_of_fixed(value)) is not None:
         return {"code": name}
-    return _encode_drawing(value, path) if isinstance(value, DRAWING) else _NOTHING
+    return (isinstance(value, generators.KINDS) and generators.encode(value, path)) or _NOTHING
 
 
 def _encode_of_python(value: Any) -> dict[str, Any] | None:
@@ -314,47 +303,6 @@ def _encode_of_python(value: Any) -> dict[str, Any] | None:
         kind, text = type(value), value.isoformat()
         return {"date": [kind.__name__, text]} if repr(kind.fromisoformat(text)) == repr(value) else None
     return None
-
-
-def _encode_drawing(value: Any, path: str) -> Any:
-    """What draws numbers; spaces do so once they are seeded or were asked for a sample."""
-    if isinstance(value, random.SystemRandom):
-        raise ParameterError(f"state cannot be saved of {path}, which draws from the operating system")
-    if isinstance(value, np.random.Generator):
-        return {"generator": value.bit_generator.state} | _encode_seeds(value.bit_generator)
-    if isinstance(value, np.random.BitGenerator):
-        return {"bit_generator": value.state} | _encode_seeds(value)
-    if isinstance(value, np.random.SeedSequence):
-        return {"seed_sequence": _encode_seed_sequence(value)}
-    if isinstance(value, np.random.RandomState):
-        return {"random_state": value.get_state(legacy=False)}
-    if isinstance(value, random.Random):
-        _, numbers, spare = value.getstate()
-        return {"random": list(numbers), "spare": spare}
-    drawing = [None if each._np_random is None else _encode_drawing(each._np_random, path) for each in parts_of(value)]
-    return {"space": drawing, "kind": str(value)} if any(drawing) else _NOTHING
-
-
-def _encode_seeds(value: np.random.BitGenerator) -> dict[str, Any]:
-    """What a generator makes its children from (``spawn``), if that is known."""
-    seeds = value.seed_seq
-    return {"seeds": _encode_seed_sequence(seeds)} if type(seeds) is np.random.SeedSequence else {}
-
-
-def _encode_seed_sequence(value: np.random.SeedSequence) -> dict[str, Any]:
-    return {
-        "entropy": _plain_entropy(value.entropy),
-        "spawn_key": _plain_entropy(value.spawn_key),
-        "pool_size": value.pool_size,
-        "n_children_spawned": value.n_children_spawned,
-    }
-
-
-def _plain_entropy(value: Any) -> Any:
-    """A seed: a whole number, a text of one, or several."""
-    if isinstance(value, list | tuple | np.ndarray) and np.ndim(value):
-        return [_plain_entropy(each) for each in value]
-    return value if isinstance(value, str) else int(value)
 
 
 def _looks_at(value: Array, owner: Array) -> dict[str, Any]:

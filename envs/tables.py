@@ -6,7 +6,6 @@ import dis
 import functools
 import inspect
 import pathlib
-import random
 import sys
 import sysconfig
 import types
@@ -18,19 +17,11 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from envs import generators
 from envs.kept import ELSEWHERE, PLAIN, attributes, has_attributes, is_skipped, name_of_fixed, owner_of, package_of
 
 Place = tuple[str | int, ...]
 """Where something stands: module, class (empty: in the module itself) and name; then the steps from there."""
-
-DRAWING = (
-    np.random.Generator,
-    np.random.BitGenerator,
-    np.random.SeedSequence,
-    np.random.RandomState,
-    random.Random,
-    gymnasium.Space,
-)
 
 _PLAIN_TYPES = frozenset(PLAIN)
 
@@ -98,7 +89,7 @@ class Tables:
         Names in lower case are often those of registers, in which each environment has entries of its own.
         """
         there = self.at(place)
-        return there if str(place[2]).isupper() or (isinstance(there, DRAWING) and len(place) == _ALONE) else None
+        return there if str(place[2]).isupper() or (isinstance(there, generators.KINDS) and len(place) == _ALONE) else None
 
     def values_like(self, value: Any) -> list[Any]:
         """All that stands in tables and is of one class with a value."""
@@ -143,7 +134,7 @@ class Tables:
             return
         self._places[id(value)] = place
         self._values[place] = value
-        if isinstance(value, DRAWING):
+        if isinstance(value, generators.KINDS):
             self.generators[place] = value
             return
         if isinstance(value, np.ndarray) and (owner := owner_of(value)) is not None:
@@ -176,7 +167,7 @@ def is_harmless(value: Any) -> bool:
 
 
 def _has_parts(value: Any) -> bool:
-    if isinstance(value, (dict, list, tuple, deque, set, np.ndarray, mujoco.MjModel, *DRAWING)):
+    if isinstance(value, (dict, list, tuple, deque, set, np.ndarray, mujoco.MjModel, *generators.KINDS)):
         return True
     if isinstance(value, (*PLAIN, pathlib.PurePath, gymnasium.Env)) or value is None or is_skipped(value):
         return False

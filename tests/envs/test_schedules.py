@@ -284,6 +284,31 @@ def test_a_schedule_of_ones_own_is_known_by_its_name_and_begins_without_a_state(
         del SCHEDULES["count"]
 
 
+def test_a_schedule_of_ones_own_draws_from_children_of_its_generator_as_before_after_a_resume():
+    class OfChildren(Schedule, name="of_children"):
+        def draw(self, at):
+            return at.generator.spawn(1)[0].uniform(at.low, at.high), None
+
+    def made():
+        env = gymnasium.make("Ant-v5")
+        return envs.NonStationary(env, schedule="of_children", low=0.1, high=2.0, period=1, change_at="now", seed=3)
+
+    def values(env, steps):
+        return [env.step(np.zeros(8))[4]["friction"] for _ in range(steps)]
+
+    try:
+        one, other = made(), made()
+        one.reset(seed=0)
+        first = values(one, 3)
+        other.reset(seed=0)
+        envs.load_state(other, envs.save_state(one))
+        following = values(one, 3)
+        assert values(other, 3) == following
+        assert len({*first, *following}) == 6
+    finally:
+        del SCHEDULES["of_children"]
+
+
 @pytest.mark.parametrize("schedule", ["log_uniform", *({"name": n, "scale": "log"} for n in ("sine", "random_walk", "saw"))])
 def test_logarithms_need_a_range_above_zero(schedule):
     with pytest.raises(envs.ParameterError, match="low above 0, got -5"):
