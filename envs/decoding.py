@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import copy
-import datetime as dt
-import enum
 import functools
-import pathlib
 import sys
 import types
 import warnings
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs import generators, models
-from envs.encoding import BY_VALUE, CONTAINERS, Array
+from envs import generators, leaves, models
+from envs.encoding import CONTAINERS, Array
 from envs.kept import ELSEWHERE, attributes, is_skipped, name_of_fixed, owner_of, package_of
 from envs.tables import Place, Tables, is_harmless
 
@@ -166,7 +161,7 @@ class Decoder:
             return bool(name_of_fixed(value) == content)
         if kind in ("array", "scalar"):
             return np.array_equal(content, value, equal_nan=content.dtype.kind in "fc")
-        if kind in BY_VALUE:
+        if kind in leaves.BY_VALUE:
             return type(read := _READERS[kind](saved, None)) is type(value) and bool(read == value)
         if kind == "model":
             return models.is_alike(value, saved)
@@ -216,7 +211,7 @@ class Decoder:
         own |= {"code": self._code, "partial": self._partial}
         if kind in own:
             value = own[kind](saved, now)
-        elif kind in ("scalar", "enum", "path", *BY_VALUE):
+        elif kind in ("scalar", "enum", "path", *leaves.BY_VALUE):
             return _READERS[kind](saved, now)
         elif kind in _READERS:
             before, is_free = self._present(saved, now)
@@ -492,24 +487,6 @@ def _delete(owner: Any, name: str) -> None:
             del object.__getattribute__(owner, "__dict__")[name]
 
 
-def _scalar(saved: dict[str, Any], _: Any) -> Any:
-    return saved["scalar"][()]
-
-
-def _member(saved: dict[str, Any], now: Any) -> Any:
-    """The member of an enumeration: of that of ``now``, or of one that is imported; without it, ``now``."""
-    module, qualified, member = saved["enum"]
-    kind: Any = type(now)
-    if (kind.__module__, kind.__qualname__) != (module, qualified):
-        kind = sys.modules.get(module)
-        for name in qualified.split("."):
-            kind = getattr(kind, name, None)
-    members = getattr(kind, "__members__", {})
-    if member in members:
-        return members[member]
-    return kind(member) if isinstance(kind, type) and issubclass(kind, enum.Enum) else now
-
-
 def _tensor(saved: dict[str, Any], now: Any) -> Any:
     content = saved["tensor"]
     if now is None:
@@ -533,24 +510,6 @@ def _model(saved: dict[str, Any], now: Any) -> Any:
     return now
 
 
-def _path(saved: dict[str, Any], now: Any) -> pathlib.PurePath:
-    kind = type(now) if isinstance(now, pathlib.PurePath) else pathlib.Path
-    return kind(saved["path"])
-
-
-def _bytearray(saved: dict[str, Any], now: Any) -> bytearray:
-    if not isinstance(now, bytearray):
-        return bytearray(saved["bytearray"])
-    now[:] = saved["bytearray"]
-    return now
-
-
-def _date(saved: dict[str, Any], _: Any) -> Any:
-    kind, text = saved["date"]
-    kinds: dict[str, Any] = {each.__name__: each for each in (dt.date, dt.time, dt.datetime)}
-    return kinds[kind].fromisoformat(text)
-
-
 def _sequence(saved: dict[str, Any], now: Any) -> Any:
     if now is None:
         return getattr(sys.modules["pygame"], saved["kind"].rpartition(".")[2])(*saved["sequence"])
@@ -563,21 +522,10 @@ _OF_PYTHON: dict[str, type] = {f"collections.{kind.__name__}": kind for kind in 
 
 _OF_PYGAME = ("Vector2", "Vector3", "Rect", "FRect", "Color")
 
-_READERS: dict[str, Callable[[dict[str, Any], Any], Any]] = {
-    "scalar": _scalar,
-    "enum": _member,
-    **generators.READERS,
+_READERS = {
+    **leaves.READERS,
     "tensor": _tensor,
     "bytes": _bytes,
     "sequence": _sequence,
-    "range": lambda saved, _: range(*saved["range"]),
-    "slice": lambda saved, _: slice(*saved["slice"]),
-    "ellipsis": lambda _, __: ...,
-    "bytearray": _bytearray,
-    "fraction": lambda saved, _: Fraction(*saved["fraction"]),
-    "decimal": lambda saved, _: Decimal(saved["decimal"]),
-    "timedelta": lambda saved, _: dt.timedelta(*saved["timedelta"]),
-    "date": _date,
-    "path": _path,
     "model": _model,
 }

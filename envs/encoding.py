@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import enum
 import functools
 import gc
 import inspect
-import pathlib
 import sys
 import types
 from collections import deque
 from collections.abc import Callable, ItemsView, Iterable, KeysView, ValuesView
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
 
-from envs import generators, models
+from envs import generators, leaves, models
 from envs.checks import ParameterError
-from envs.kept import PLAIN, attributes, has_attributes, is_sequence, is_skipped, name_of_fixed, owner_of, package_of
+from envs.kept import attributes, has_attributes, is_sequence, is_skipped, owner_of, package_of
 from envs.tables import INTERFACE, Tables, samples
 
 Array = np.ndarray[Any, Any]
 
 CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "deque": deque, "set": set, "frozenset": frozenset}
 
-_OF_TORCH = "?bhilqBHILQefdFD"
-"""The types of arrays, by NumPy's characters, that have tensors like them: what writes a state to a file may need these."""
-
-BY_VALUE = ("range", "slice", "ellipsis", "fraction", "decimal", "date", "timedelta")
-"""What of Python's own is neither a plain value nor can be changed."""
-
 _VIEWS = {"keys": KeysView, "values": ValuesView, "items": ItemsView, "proxy": types.MappingProxyType}
 """What looks at a dictionary."""
 
-_WRITTEN_AGAIN = ("scalar", "enum", "path", "tuple", "frozenset", "layer", "method", "view", *BY_VALUE)
+_WRITTEN_AGAIN = ("scalar", "enum", "path", "tuple", "frozenset", "layer", "method", "view", *leaves.BY_VALUE)
 """What is written wherever it stands, and is never named by a number."""
-
-_NOTHING = object()
 
 
 class Encoder:
@@ -107,7 +94,7 @@ class Encoder:
 
     def _encode(self, value: Any, path: str, seen: set[int]) -> Any:
         """What may stand in several places is written at the first, and gets a number there when it is met again."""
-        if value is _NOTHING:
+        if value is leaves.NOTHING:
             return value
         if id(value) in self._met:
             first = self._met[id(value)][1]
@@ -121,18 +108,18 @@ class Encoder:
         return encoded
 
     def _encode_anew(self, value: Any, path: str, seen: set[int]) -> Any:
-        if (leaf := _encode_leaf(value, path)) is not _NOTHING:
+        if (leaf := leaves.encode(value, path)) is not leaves.NOTHING:
             return leaf
         if of_mujoco := models.encode(value, is_own=id(value) in seen):
             return of_mujoco
         if id(value) in seen or isinstance(value, gymnasium.Space):
-            return _NOTHING
+            return leaves.NOTHING
         if number := next((number for number, layer in enumerate(self._layers, 1) if layer is value), None):
             return {"layer": number - 1}
         if isinstance(value, types.MethodType):
             of = value.__self__
             is_saved = id(of) in self._met or any(of is layer for layer in self._layers)
-            return {"method": value.__name__, "of": self._encode(of, path, seen)} if is_saved else _NOTHING
+            return {"method": value.__name__, "of": self._encode(of, path, seen)} if is_saved else leaves.NOTHING
         if isinstance(value, mujoco.MjData):
             raise ParameterError(
                 f"state cannot be saved of {path}, a MuJoCo simulation that is not found as the environment's, or besides it: "
@@ -141,7 +128,7 @@ class Encoder:
         if view := self._encode_view(value):
             return view
         if is_skipped(value):
-            return self._encode_partial(value, path, seen) if isinstance(value, functools.partial) else _NOTHING
+            return self._encode_partial(value, path, seen) if isinstance(value, functools.partial) else leaves.NOTHING
         is_of_objects = isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
         if not is_of_objects and not isinstance(value, (dict, *CONTAINERS.values())):
             return self._encode_object(value, path, seen)
@@ -161,7 +148,7 @@ class Encoder:
     def _encode_partial(self, value: functools.partial[Any], path: str, seen: set[int]) -> dict[str, Any]:
         """A function and what it is bound to, as far as these are numbers and such: it was told the rest when it was made."""
         parts = (value.func, list(value.args), dict(value.keywords))
-        return {"partial": self._encode_all([part if _is_data(part) else _NOTHING for part in parts], path, seen)}
+        return {"partial": self._encode_all([part if _is_data(part) else leaves.NOTHING for part in parts], path, seen)}
 
     def _encode_container(self, value: Any, path: str, seen: set[int]) -> dict[str, Any]:
         if isinstance(value, np.ndarray):
@@ -186,8 +173,8 @@ class Encoder:
             return {"dict": self._encode_items(value.items(), lambda key: f"{path}[{key!r}]", seen)}
         keys = [self._encode(key, f"{path}[{key!r}]", seen) for key in value]
         items = [self._encode(item, f"{path}[{key!r}]", seen) for key, item in value.items()]
-        items = [{"kept": True} if item is _NOTHING else item for item in items]
-        if any(key is _NOTHING for key in keys):
+        items = [{"kept": True} if item is leaves.NOTHING else item for item in items]
+        if any(key is leaves.NOTHING for key in keys):
             return {"values": items}
         return {"pairs": [[key, item] for key, item in zip(keys, items, strict=True)]}
 
@@ -220,16 +207,16 @@ class Encoder:
 
     def _encode_numbers(self, value: Any, path: str, seen: set[int]) -> dict[str, Any]:
         """The attributes of an object around MuJoCo's that are no such objects themselves, which are saved apart."""
-        items = [(name, item if _is_data(item) else _NOTHING) for name, item in sorted(attributes(value), key=_turn)]
+        items = [(name, item if _is_data(item) else leaves.NOTHING) for name, item in sorted(attributes(value), key=_turn)]
         return self._encode_items(items, lambda name: f"{path}.{name}", seen)
 
     def _encode_items(self, items: Iterable[tuple[str, Any]], path: Callable[[str], str], seen: set[int]) -> dict[str, Any]:
         encoded = ((name, self._encode(item, path(name), seen)) for name, item in items)
-        return {name: {"kept": True} if item is _NOTHING else item for name, item in encoded}
+        return {name: {"kept": True} if item is leaves.NOTHING else item for name, item in encoded}
 
     def _encode_all(self, items: Iterable[Any], path: str, seen: set[int]) -> list[Any]:
         encoded = [self._encode(item, f"{path}[{number}]", seen) for number, item in enumerate(items)]
-        return [{"kept": True} if each is _NOTHING else each for each in encoded]
+        return [{"kept": True} if each is leaves.NOTHING else each for each in encoded]
 
     def _in_simulation(self, value: Array) -> tuple[str, Array] | None:
         address = _address(value)
@@ -256,53 +243,7 @@ def _is_data(value: Any) -> bool:
         return all(_is_data(each) for item in value.items() for each in item)
     if isinstance(value, list | tuple | deque | set | frozenset):
         return all(map(_is_data, value))
-    return isinstance(value, (*generators.KINDS, functools.partial)) or _encode_leaf(value, "") is not _NOTHING
-
-
-def _encode_leaf(value: Any, path: str) -> Any:
-    """What has no parts."""
-    if isinstance(value, enum.Enum) or (package_of(value) == "mujoco" and hasattr(type(value), "__members__")):
-        kind = type(value)
-        return {"enum": [kind.__module__, kind.__qualname__, value.name if value.name in kind.__members__ else value.value]}
-    if isinstance(value, np.generic) and value.dtype.char in _OF_TORCH:
-        return {"scalar": np.array(value)}
-    if isinstance(value, np.ndarray) and value.dtype.char in _OF_TORCH and value.dtype.isnative:
-        encoded = {"array": value.copy(order="K")}  # in memory as it is, since sums follow it
-        return encoded if value.flags.writeable else encoded | {"fixed": True}
-    if value is None:
-        return None
-    for plain in PLAIN:  # a subclass becomes what it is one of, NumPy's strings too
-        if isinstance(value, plain):
-            return plain(value)  # type: ignore[arg-type]
-    if isinstance(value, pathlib.PurePath):
-        return {"path": str(value)}
-    if (of_python := _encode_of_python(value)) is not None:
-        return of_python
-    if (name := name_of_fixed(value)) is not None:
-        return {"code": name}
-    return (isinstance(value, generators.KINDS) and generators.encode(value, path)) or _NOTHING
-
-
-def _encode_of_python(value: Any) -> dict[str, Any] | None:
-    """What of Python's own is known by a few numbers or a text; None of anything else."""
-    if isinstance(value, range | slice):
-        bounds = [value.start, value.stop, value.step]
-        if all(each is None or isinstance(each, int | np.integer) for each in bounds):
-            return {type(value).__name__: [None if each is None else int(each) for each in bounds]}
-    if value is Ellipsis:
-        return {"ellipsis": True}
-    if type(value) is bytearray:
-        return {"bytearray": bytes(value)}
-    if type(value) is Fraction:
-        return {"fraction": [value.numerator, value.denominator]}
-    if type(value) is Decimal:
-        return {"decimal": str(value)}
-    if type(value) is dt.timedelta:
-        return {"timedelta": [value.days, value.seconds, value.microseconds]}
-    if type(value) in (dt.date, dt.time, dt.datetime):
-        kind, text = type(value), value.isoformat()
-        return {"date": [kind.__name__, text]} if repr(kind.fromisoformat(text)) == repr(value) else None
-    return None
+    return isinstance(value, (*generators.KINDS, functools.partial)) or leaves.encode(value, "") is not leaves.NOTHING
 
 
 def _looks_at(value: Array, owner: Array) -> dict[str, Any]:
