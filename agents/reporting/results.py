@@ -143,7 +143,8 @@ def read_run(path: Path) -> RunResult:
     """What came of the run in a folder, be it the run's own or one written by :func:`record`.
 
     Raises:
-        UserError: The folder has no run, or its files cannot be read.
+        UserError: The folder has no run, or its files cannot be read, contradict each other, or are of fewer steps than the
+            run is to have.
     """
     folder, config = RunFolder.open(path, Config, LearningConfig)
     try:
@@ -156,6 +157,7 @@ def read_run(path: Path) -> RunResult:
             return AgentResult(path, config, progress, False, {}, {}, [])
         phases = summary["phases"]
         _check_phases(phases)
+        _check_length(summary, config)
         recorded = path / "curve.csv"
         curve = _read_curve(recorded, phases) if recorded.exists() else _make_curve(folder, config, summary)
         cost, scores = _cost(summary["time"]), _scores(path / TRAINABILITY, summary["timesteps"])
@@ -339,6 +341,17 @@ def _check_phases(phases: list[dict[str, Any]]) -> None:
             value = phase.get(name)
             if not (value is None or (type(value) in (int, float) and (name == "final_return_error" or math.isfinite(value)))):
                 raise ValueError(f"summary.json has a {name.replace('_', ' ')} of {value!r}")
+
+
+def _check_length(summary: dict[str, Any], config: Config) -> None:
+    steps, of_phases = summary["timesteps"], sum(phase["steps"] for phase in summary["phases"])
+    if type(steps) is not int or steps != of_phases:
+        raise ValueError(f"summary.json has {steps!r} timesteps, and {of_phases} in its phases")
+    if steps < config.timesteps:
+        raise ValueError(
+            f"{steps:,} of {config.timesteps:,} steps are there, though summary.json says that it is complete; "
+            "agents.train --resume goes on with it"
+        )
 
 
 def _phase_lengths(config: Config, phases: list[dict[str, Any]]) -> list[int]:

@@ -32,6 +32,7 @@ from agents.runs.verdict import LEAST_PHASES, Sign, and_list, judge
 from agents.supervised.config import LearningConfig
 
 _TENTHS = 10
+_NAMED = 3  # of runs that lack a phase; what is longer is a number
 _KINDS: dict[Statistic, str] = {"mean": "Student's", "iqm": "Student's, of a trimmed mean"}
 
 
@@ -69,8 +70,12 @@ def missing_seeds(comparison: Comparison) -> list[str]:
 def left_out_of_runs(runs: Sequence[Any], phases: Sequence[int]) -> list[str]:
     """What is not in averages of these runs over these phases, whatever their methods are."""
     lines = []
-    if partly := sorted({phase for run in runs for phase in whole_phases(run)} - set(phases)):
-        lines.append(f"left out of all averages, because they are not whole in every run: phases {', '.join(map(str, partly))}")
+    if partly := {phase for run in runs for phase in whole_phases(run)} - set(phases):
+        numbers = ", ".join(map(str, sorted(partly)))
+        without = sorted((run for run in runs if partly - set(whole_phases(run))), key=lambda run: len(whole_phases(run)))
+        more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
+        named = f"not in {', '.join(str(run.path) for run in without[:_NAMED])}{more}"
+        lines.append(f"left out of all averages, because they are not whole in every run: phases {numbers}; {named}")
     for run in runs:
         if isinstance(run, AgentResult):
             empty = [phase for phase in phases if not run.phases[phase]["episodes"]]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from agents.runs.config import RunConfig
+from agents.runs.config import Config, RunConfig
 from agents.runs.errors import UserError
 from agents.runs.run_folder import RunFolder
-from agents.runs.summary import is_complete
+from agents.runs.summary import complete_steps, is_complete
 
 _Kind = TypeVar("_Kind", bound=RunConfig)
 _MOST_SEEDS = 10_000
@@ -61,10 +61,16 @@ def inspect(run: Run) -> Run:
     """Finds out how far a run is; refuses a folder with another run in it, or with something else."""
     if run.folder.config.exists():
         run.config = check_same(run.folder, run.config)
-        run.state = "complete" if is_complete(run.folder) else run.state
+        run.state = "complete" if _is_complete(run) else run.state
     else:
         run.folder.refuse_if_taken()
     return run
+
+
+def _is_complete(run: Run) -> bool:
+    if isinstance(run.config, Config):  # whose timesteps may have been raised since
+        return complete_steps(run.folder) >= run.config.timesteps
+    return is_complete(run.folder)
 
 
 def check_same(folder: RunFolder, config: _Kind) -> _Kind:

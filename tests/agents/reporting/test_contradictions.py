@@ -50,6 +50,13 @@ def cut(folder, name, keep):
             lambda folder: edit(folder, lambda summary: summary["phases"][1].update(mean_return=5.1)),
             "episodes.csv has a mean return of 5.0 in phase 1, summary.json one of 5.1",
         ),
+        (
+            lambda folder: write(folder, config_for(timesteps=5_000), even(FLAT, FLAT)),
+            "4,000 of 5,000 steps are there, though summary.json says that it is complete; agents.train --resume goes on",
+        ),
+        (lambda folder: edit(folder, lambda summary: summary["phases"].pop()), "has 4000 timesteps, and 2000 in its phases"),
+        (lambda folder: edit(folder, lambda summary: summary["phases"][1].update(steps=5)), "and 2005 in its phases"),
+        (lambda folder: edit(folder, lambda summary: summary.update(timesteps="many")), "has 'many' timesteps, and 4000"),
         (lambda folder: edit(folder, lambda summary: summary.pop("versions")), "summary.json has no 'versions'"),
         (lambda folder: edit(folder, lambda summary: summary.pop("phases")), "summary.json has no 'phases'"),
         (lambda folder: edit(folder, lambda summary: summary.pop("time")), "summary.json has no 'time'"),

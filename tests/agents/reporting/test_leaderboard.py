@@ -35,14 +35,14 @@ def run(
     dormant=0.25,
     **changes,
 ):
-    """A run of two phases of the quick Ant, each with one return throughout."""
+    """A run of a protocol with two phases, each with one return throughout; the second lasts to the end."""
     config = dataclasses.replace(config_of(method, seed, name, *options), **changes)
     period = config.period
     path = RunFolder.below(folder, config, f"seed{seed}-{len(list(folder.rglob('config.json')))}").path
     episodes = [(period, 0, 0, returns[0]), (2 * period, 0, 1, returns[1])]
     of_units = "plasticity/policy/hidden1/dormant_fraction"
     rows = [(period, 0, of_units, dormant), (2 * period, 1, of_units, dormant)]
-    write(path, config, episodes, rows, finals, (period, period))
+    write(path, config, episodes, rows, finals, (period, config.timesteps - period))
     summary = json.loads((path / "summary.json").read_text()) | {"time": time or {}}
     (path / "summary.json").write_text(json.dumps(summary))
     return path
@@ -60,8 +60,8 @@ def test_a_row_has_each_column_worked_out_by_hand(tmp_path):
     path = run(tmp_path / "runs", time={"seconds": 50.0, "steps": 400_000})
     (path / "trainability.csv").write_text(
         "checkpoint,phase,steps,kind,score,low,high\n"
-        "a,0,200000,policy-fresh-head,0.9,0.8,1\nb,1,400000,policy-targets,0.8,0.7,0.9\n"
-        "b,1,400000,policy-fresh-head,0.75,0.7,0.8\nb,1,400000,value-fresh-head,0.5,0.4,0.6\n"
+        "a,0,200000,policy-fresh-head,0.9,0.8,1\nb,1,2000000,policy-targets,0.8,0.7,0.9\n"
+        "b,1,2000000,policy-fresh-head,0.75,0.7,0.8\nb,1,2000000,value-fresh-head,0.5,0.4,0.6\n"
     )
     run(tmp_path / "runs", "reset-all", returns=(0.0, 12.0), finals=(1.0, 2.0), dormant=0.5)
     assert draw(tmp_path / "runs", page=tmp_path / "page.md") == 0
@@ -88,7 +88,7 @@ def test_a_score_of_some_of_the_seeds_is_told_as_such(tmp_path):
         path = run(tmp_path / "runs", seed=seed)
         if seed < 2:
             (path / "trainability.csv").write_text(
-                "checkpoint,phase,steps,kind,score,low,high\na,1,400000,policy-fresh-head,0.9,0.8,1\n"
+                "checkpoint,phase,steps,kind,score,low,high\na,1,2000000,policy-fresh-head,0.9,0.8,1\n"
             )
     draw(tmp_path / "runs", page=tmp_path / "page.md")
     assert "- Seeds of which trainability was measured: `ppo` 2 of 3." in section(tmp_path / "page.md")
@@ -172,7 +172,7 @@ def test_what_stands_above_the_mark_stays(tmp_path):
 def test_a_recorded_run_has_the_same_row(tmp_path):
     path = run(tmp_path / "runs", time={"seconds": 50.0, "steps": 400_000})
     (path / "trainability.csv").write_text(
-        "checkpoint,phase,steps,kind,score,low,high\nb,1,400000,policy-fresh-head,0.75,0.7,0.8\n"
+        "checkpoint,phase,steps,kind,score,low,high\nb,1,2000000,policy-fresh-head,0.75,0.7,0.8\n"
     )
     recorded = tmp_path / "recorded"
     assert report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out"), "--record", str(recorded)]) == 0
@@ -184,7 +184,7 @@ def test_a_recorded_run_has_the_same_row(tmp_path):
 
 def score(path, value, updates):
     (path / "trainability.csv").write_text(
-        f"checkpoint,phase,steps,kind,score,low,high\nb,1,400000,policy-fresh-head,{value},0.7,0.8\n"
+        f"checkpoint,phase,steps,kind,score,low,high\nb,1,2000000,policy-fresh-head,{value},0.7,0.8\n"
     )
     if updates:
         (path / "trainability.json").write_text(json.dumps({"repetitions": 5, "updates": updates}))

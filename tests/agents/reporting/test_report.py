@@ -74,7 +74,8 @@ def write(
     with (folder / "progress.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["time/total_timesteps", "env/phase", *names])
-        for step in sorted({*range(100, sum(steps), 100), sum(steps)}):
+        every = max(100, sum(steps) // 10_000)  # of a long run fewer rows, and still one in each rollout
+        for step in sorted({*range(every, sum(steps), every), *(at for at, *_ in progress), sum(steps)}):
             values = {name: value for at, _, name, value in progress if at == step}
             table.writerow([step, 0 if step <= steps[0] else 1, *(values.get(name, "") for name in names)])
     ended = [sum(1 for _, _, of_phase, _ in episodes if of_phase == phase) for phase in range(len(steps))]
@@ -227,14 +228,17 @@ def test_measures_of_units_are_the_last_of_the_phase_averaged_over_layers(tmp_pa
     assert math.isnan(second["rank_policy"])
 
 
+CUT = config_for(timesteps=2 * PERIOD - 1)
+
+
 def test_a_phase_that_was_cut_off_does_not_count(tmp_path):
-    result = measures(tmp_path, FLAT, ramp(0, 19), steps=(2_000, 1_999), finals=(5.0, 19.0))
+    result = read_run(write(tmp_path / "run", CUT, even(FLAT, ramp(0, 19)), steps=(2_000, 1_999), finals=(5.0, 19.0)))
     assert comparison.whole_phases(result) == [0]
     assert run_measures(result, [0])["final_return"] == 5
 
 
 def test_of_a_period_that_environments_cannot_share_a_phase_has_what_they_can(tmp_path):
-    config = config_for(period=2_001, n_envs=4)  # 500 steps of each environment
+    config = config_for(period=2_001, n_envs=4, timesteps=3_999)  # 500 steps of each environment
     assert config.phase_steps == 2_000
     write(tmp_path / "run", config, even(FLAT, FLAT), steps=(2_000, 1_999))
     result = read_run(tmp_path / "run")
@@ -243,13 +247,16 @@ def test_of_a_period_that_environments_cannot_share_a_phase_has_what_they_can(tm
 
 
 def test_all_averages_are_over_the_phases_that_are_whole_in_every_run(tmp_path, capsys):
-    write(tmp_path / "a", config_for("ppo"), even(FLAT, FLAT), finals=(100.0, 0.0))
-    write(tmp_path / "b", config_for("cbp"), even(FLAT, FLAT), finals=(100.0, 0.0), steps=(2_000, 1_999))
-    found = compare([read_run(tmp_path / name) for name in "ab"])
+    write(tmp_path / "a", CUT, even(FLAT, FLAT), finals=(100.0, 0.0))
+    for seed in range(5):
+        own = config_for("cbp", seed, timesteps=CUT.timesteps)
+        write(tmp_path / f"b{seed}", own, even(FLAT, FLAT), finals=(100.0, 0.0), steps=(2_000, 1_999))
+    found = compare([read_run(tmp_path / name) for name in ("a", "b0")])
     assert found.phases == [0]
     assert paired_differences(found, "cbp", "ppo", "mean")["final_return"].each == [0.0]
     assert report.main([str(tmp_path), "--output", str(tmp_path / "out")]) == 0
-    assert "because they are not whole in every run: phases 1" in capsys.readouterr().err
+    named = ", ".join(str(tmp_path / f"b{seed}") for seed in range(3))
+    assert f"because they are not whole in every run: phases 1; not in {named} and 2 more\n" in capsys.readouterr().err
 
 
 # Over seeds
@@ -332,7 +339,7 @@ def test_runs_of_a_method_with_other_settings_are_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("period", 1_000), ("timesteps", 5_000), ("n_envs", 2), ("normalize", True), ("env", "Hopper-v5")],
+    [("period", 1_000), ("timesteps", 3_000), ("n_envs", 2), ("normalize", True), ("env", "Hopper-v5")],
 )
 def test_methods_in_other_worlds_are_refused(tmp_path, capsys, name, value):
     mixed(tmp_path, capsys, method="cbp", seed=0, words=[name, str(value)], **{name: value})
@@ -353,7 +360,7 @@ def test_worlds_that_differ_behind_another_difference_are_refused(tmp_path, caps
 
 
 def test_another_algorithm_is_named_before_the_lengths_that_it_brings(tmp_path, capsys):
-    changes = {"algo": "sac", "hyperparameters": SACHyperparameters(), "timesteps": 5_000, "n_envs": 2}
+    changes = {"algo": "sac", "hyperparameters": SACHyperparameters(), "timesteps": 3_000, "n_envs": 2}
     mixed(tmp_path, capsys, method="cbp", seed=0, words=["algo is sac in", "and ppo in"], **changes)
 
 

@@ -117,7 +117,7 @@ def test_many_runs_of_no_protocol_are_one_line(tmp_path, capsys):
         run(tmp_path / "runs", "cbp", seed, n_envs=4)
     assert draw(tmp_path / "runs", page=tmp_path / "page.md") == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("400,000 steps; and 2 more")
+    assert line.endswith("2,000,000 steps; and 2 more")
 
 
 def test_methods_without_a_common_seed_have_no_differences_and_that_is_said(tmp_path):

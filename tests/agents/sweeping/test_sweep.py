@@ -476,6 +476,14 @@ def test_a_run_that_is_taken_up_again_has_the_threads_and_checkpoints_that_are_a
     assert plan.check_same(folder, asked) == dataclasses.replace(asked, protocol=begun.protocol)
 
 
+@pytest.mark.parametrize(("timesteps", "state"), [(4_096, "complete"), (8_192, "waiting")])
+def test_a_run_whose_summary_is_shorter_than_it_is_to_be_is_gone_on_with(tmp_path, timesteps, state):
+    config = dataclasses.replace(make_config_of_small(), timesteps=timesteps)
+    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "summary.json").write_text(json.dumps({"complete": True, "timesteps": 4_096}))
+    assert plan.inspect(sweep.Run(RunFolder(tmp_path), config)).state == state
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_before_its_summary_gets_one(swept, tmp_path):
     run = tmp_path / "runs" / "ant-nonstationary/ppo/seed0"
