@@ -52,7 +52,8 @@ class RunResult:
         complete: Whether that is all.
         versions: Those of its ``summary.json``; where a package had several, all of them.
         curve: Empty while the run is not complete. Of reinforcement learning, arrays of shape ``(phases, BINS)``: mean
-            ``"return"`` of the episodes that ended, and the last value of each measure and of :data:`STD` (under its name in
+            ``"return"`` of the episodes that ended, without those that began in an earlier phase where changes come in
+            mid-episode, and the last value of each measure and of :data:`STD` (under its name in
             TensorBoard), in each part of each phase; NaN where there is none. Of supervised learning, arrays of shape
             ``(tasks, 1)``: every measure under its name in TensorBoard.
     """
@@ -159,7 +160,7 @@ def read_run(path: Path) -> RunResult:
         _check_phases(phases)
         _check_length(summary, config)
         recorded = path / "curve.csv"
-        curve = _read_curve(recorded, phases) if recorded.exists() else _make_curve(folder, config, summary)
+        curve = _read_curve(recorded, config, phases) if recorded.exists() else _make_curve(folder, config, summary)
         cost, scores = _cost(summary["time"]), _scores(path / TRAINABILITY, summary["timesteps"])
         learned_for = _learned_for(path / MEASURED_BY)
         progress = f"{summary['timesteps']:,} steps"
@@ -319,6 +320,15 @@ def time_in_phase(steps: Array, envs: Array, phases: Array) -> Array:
     return times
 
 
+def _times(config: Config, of_summary: list[dict[str, Any]], steps: Array, envs: Array, phases: Array) -> Array:
+    """As :func:`time_in_phase`; where changes come in mid-episode, since the step in which all environments changed."""
+    if not config.changes_now:
+        return time_in_phase(steps, envs, phases)
+    starts = np.cumsum([0.0, *(phase["steps"] for phase in of_summary)])
+    times: Array = steps - starts[phases.astype(int)]
+    return times
+
+
 def part_of_phase(times: Array, length: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """Which of the :data:`BINS` parts of its phase each time falls in; what is later is in the last.
 
@@ -397,11 +407,13 @@ def _make_curve(folder: RunFolder, config: Config, summary: dict[str, Any]) -> d
     phases, length = len(of_summary), np.array(_phase_lengths(config, of_summary))
     curve = {RETURN: np.full((phases, BINS), np.nan)}
     if episodes:
-        times = time_in_phase(episodes["step"], episodes["env"], episodes["phase"])
-        of_episodes = episodes["phase"].astype(int)
-        cells = of_episodes * BINS + part_of_phase(times, length[of_episodes])
+        times = _times(config, of_summary, episodes["step"], episodes["env"], episodes["phase"])
+        # What an episode was rewarded that began before its phase is in part, or most of it, of the phase before.
+        within = (episodes["length"] * config.n_envs <= times) | (not config.changes_now)
+        of_episodes = episodes["phase"].astype(int)[within]
+        cells = of_episodes * BINS + part_of_phase(times[within], length[of_episodes])
         counts = np.bincount(cells, minlength=phases * BINS).reshape(phases, BINS)
-        sums = np.bincount(cells, weights=episodes["return"], minlength=phases * BINS).reshape(phases, BINS)
+        sums = np.bincount(cells, weights=episodes["return"][within], minlength=phases * BINS).reshape(phases, BINS)
         np.divide(sums, counts, out=curve[RETURN], where=counts > 0)
     if "time/total_timesteps" not in progress:
         raise ValueError("progress.csv has no rows, or no column time/total_timesteps")
@@ -409,7 +421,7 @@ def _make_curve(folder: RunFolder, config: Config, summary: dict[str, Any]) -> d
     _check_progress(steps, summary["timesteps"], steps_between_rows(config))
     phase = progress.get("env/phase", np.zeros_like(steps)).astype(int)
     # A row tells of the rollout that ends at its step, and of the phase of the first environment there.
-    parts = part_of_phase(time_in_phase(steps, np.zeros_like(steps), phase), length[phase])
+    parts = part_of_phase(_times(config, of_summary, steps, np.zeros_like(steps), phase), length[phase])
     for name in sorted(progress):
         if name == STD or name.split("/")[-1] in _MEASURES:
             curve[name] = np.full((phases, BINS), np.nan)
@@ -418,7 +430,7 @@ def _make_curve(folder: RunFolder, config: Config, summary: dict[str, Any]) -> d
     return curve
 
 
-def _read_curve(path: Path, of_summary: list[dict[str, Any]]) -> dict[str, Array]:
+def _read_curve(path: Path, config: Config, of_summary: list[dict[str, Any]]) -> dict[str, Array]:
     columns, phases = read_columns(path, strict=True), len(of_summary)
     if missing := [name for name in ("phase", "bin", RETURN) if name not in columns]:
         raise ValueError(f"{path.name} has no column '{missing[0]}', or no rows")
@@ -431,7 +443,8 @@ def _read_curve(path: Path, of_summary: list[dict[str, Any]]) -> dict[str, Array
     if np.isinf(curve[RETURN]).any():
         raise ValueError(f"{path.name} has a return that is no finite number")
     for number, (phase, returns) in enumerate(zip(of_summary, curve[RETURN], strict=True)):
-        if np.isfinite(returns).any() != (phase["episodes"] > 0):
+        there, ended = np.isfinite(returns).any(), phase["episodes"] > 0
+        if there != ended and not (config.changes_now and ended):  # where all may have begun in the phase before
             raise ValueError(f"{path.name} and summary.json differ in whether an episode ended in phase {number}")
     return curve
 

@@ -287,6 +287,11 @@ class Config(RunConfig):
         return "times" in self.change
 
     @property
+    def changes_now(self) -> bool:
+        """Whether it changes in mid-episode, so all environments in the same step, and not each at the end of an episode."""
+        return self.change.get("change_at") == "now"
+
+    @property
     def preset(self) -> MethodPreset:
         """What the method's name stands for."""
         return find_method(self.algo, self.method)

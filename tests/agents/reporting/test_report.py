@@ -63,13 +63,16 @@ def config_for(method="ppo", seed=0, preset="quick", **changes):
 def write(
     folder, config, episodes, progress=(), finals=(10.0, 20.0), steps=(2_000, 2_000), frictions=(0.5, 1.5), complete=True
 ):
-    """A run folder with these episodes (step, env, phase, return), rows of measures (step, phase, name, value), and phases."""
+    """A run folder with these episodes (step, env, phase, return), rows of measures (step, phase, name, value), and phases.
+
+    An episode may have its length in the end, otherwise 100.
+    """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(config.to_json())
     with (folder / "episodes.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["step", "env", "phase", "friction", "return", "length"])
-        table.writerows([step, env, phase, frictions[phase], value, 100] for step, env, phase, value in episodes)
+        table.writerows([step, env, phase, frictions[phase], *(*of, 100)[:2]] for step, env, phase, *of in episodes)
     names = sorted({name for _, _, name, _ in progress})
     with (folder / "progress.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -78,7 +81,7 @@ def write(
         for step in sorted({*range(every, sum(steps), every), *(at for at, *_ in progress), sum(steps)}):
             values = {name: value for at, _, name, value in progress if at == step}
             table.writerow([step, 0 if step <= steps[0] else 1, *(values.get(name, "") for name in names)])
-    ended = [sum(1 for _, _, of_phase, _ in episodes if of_phase == phase) for phase in range(len(steps))]
+    ended = [sum(1 for _, _, of_phase, *_ in episodes if of_phase == phase) for phase in range(len(steps))]
     phases = [
         {"friction": friction, "final_return": final if number else None, "episodes": number, "steps": length}
         for friction, final, number, length in zip(frictions, finals, ended, steps, strict=True)
@@ -110,6 +113,50 @@ def test_each_environment_has_its_own_clock_in_each_phase():
     envs = np.array([0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0])
     phases = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0])
     assert time_in_phase(steps, envs, phases).tolist() == [10, 20, 40, 20, 70, 50, 30]
+
+
+NOW = {"change_at": "now"}
+
+
+def test_where_changes_come_in_mid_episode_a_phase_begins_with_its_change_and_with_the_next_episode(tmp_path):
+    # Episodes of 450 steps, rewarded by 1 a step in phase 0 and by 0 in phase 1: that from 1,800 to 2,250 by 200.
+    episodes = [(450 * k, 0, 0, 450.0, 450) for k in (1, 2, 3, 4)]
+    episodes += [(2_250, 0, 1, 200.0, 450), *((450 * k, 0, 1, 0.0, 450) for k in (6, 7, 8))]
+    result = read_run(write(tmp_path / "run", config_for(change=NOW), episodes, finals=(450.0, 0.0)))
+    # 450, 900, 1,350 and 1,800 after step 0; 700, 1,150 and 1,600 after step 2,000.
+    first, second = ({part: curve[part] for part in np.flatnonzero(np.isfinite(curve))} for curve in result.curve[RETURN])
+    assert first == {4: 450, 8: 450, 13: 450, 17: 450}
+    assert second == {6: 0, 11: 0, 15: 0}
+    found = phase_measures(result, 1)
+    assert [found[name] for name in ("drop", "steps_to_recover", "collapsed", "area")] == [450, 0, 0, 0]
+
+
+def test_at_random_times_several_environments_change_in_mid_episode_together(tmp_path):
+    config = config_for(change={**NOW, "times": {"name": "geometric"}}, n_envs=2, timesteps=2_050)
+    # The change comes after step 1,050, that is 525 of each. Environment 0 has episodes of 200 of its steps, 400 of the run;
+    # that which ends at 1,200 began at 800. The second of environment 1 begins with the change and ends 100 of its steps later.
+    of_0 = [(400 * k, 0, int(k > 2), float(k), 200) for k in (1, 2, 3, 4)]
+    of_1 = [(1_050, 1, 0, 7.0, 525), (1_250, 1, 1, 8.0, 100)]
+    measure = "plasticity/policy/hidden1/dormant_fraction"
+    rows = [(1_000, 0, measure, 0.25), (1_100, 1, measure, 0.5)]
+    result = read_run(write(tmp_path / "run", config, [*of_0, *of_1], rows, steps=(1_050, 1_000)))
+    # Parts of 52.5 and 50 steps: 400 and 800 are 7.6 and 15.2 of them, 1,600 − 1,050 is 11, 1,250 − 1,050 is 4.
+    parts = [{part: curve[part] for part in np.flatnonzero(np.isfinite(curve))} for curve in result.curve[RETURN]]
+    assert parts == [{7: 1, 15: 2, 19: 7}, {10: 4, 3: 8}]
+    assert (result.curve[measure][0, 19], result.curve[measure][1, 0]) == (0.25, 0.5)
+
+
+def test_of_a_phase_whose_only_episode_began_before_it_the_final_return_alone_is_known(tmp_path, capsys):
+    episodes = [(1_000, 0, 0, 5.0, 1_000), (3_000, 0, 1, 9.0, 2_000)]
+    write(tmp_path / "runs", config_for(change=NOW), episodes, finals=(5.0, 9.0))
+    made = ["--output", str(tmp_path / "out"), "--record", str(tmp_path / "recorded")]
+    assert report.main([str(tmp_path / "runs"), *made]) == 0
+    names = "area under the curve, steps to recover, share of phases that collapse"
+    assert f"not measured of ppo, seed 0, in phase 1: {names}\n" in capsys.readouterr().err
+    for folder in (tmp_path / "runs", next((tmp_path / "recorded").rglob("config.json")).parent):
+        found = phase_measures(read_run(folder), 1)
+        assert found["final_return"] == 9
+        assert all(math.isnan(found[name]) for name in ("area", "drop", "steps_to_recover", "collapsed"))
 
 
 def test_a_phase_is_cut_into_twenty_parts_and_what_overshoots_is_in_the_last():
