@@ -31,6 +31,21 @@ def settings_of(run: AgentResult) -> tuple[float, ...]:
     return tuple(values[name] for name in (PANELS, ROWS, COLUMNS))
 
 
+def check_like(run: AgentResult, other: AgentResult) -> None:
+    """Refuses two runs that differ in more than what is drawn.
+
+    Raises:
+        UserError: They do.
+    """
+    drawn = (PANELS, ROWS, COLUMNS)
+    for name, own, theirs in run.config.differences(other.config):
+        if name.split(".")[-1] not in (*drawn, "varied", "seed", "device"):
+            raise UserError(
+                f"runs must differ in {', '.join(drawn)} and seed alone: {name} is {own} in '{run.path}' and {theirs} in "
+                f"'{other.path}'"
+            )
+
+
 def main() -> int:
     """Reads, prints and draws."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,6 +64,7 @@ def main() -> int:
                 raise UserError(
                     f"'{args.folder}' must have runs of cbp by agents.train alone, got {run.config.method} in '{run.path}'"
                 )
+            check_like(run, comparison.all_runs[0])
             of_setting = runs.setdefault(settings_of(run), {})
             if run.config.seed in of_setting:
                 raise UserError(f"'{of_setting[run.config.seed].path}' and '{run.path}' have the same settings and seed")

@@ -90,8 +90,26 @@ def test_what_it_cannot_draw_brings_one_line(sensitivity, tmp_path, folder, outp
 def test_runs_with_the_same_settings_and_seed_are_refused(sensitivity, sweep, tmp_path):
     one, other = min(find_runs([sweep / "0.0001"])), sweep / "0.001" / "seed0"
     values = json.loads((one / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps(values | {"varied": ["replacement_rate", "rounding"]}))
+    (other / "config.json").write_text(json.dumps(values | {"varied": []}))
     code, out, err = sensitivity(sweep, "--output", tmp_path / "map.png")
     assert code == 2
     assert "have the same settings and seed" in err
+    assert not out
+
+
+@pytest.mark.parametrize(
+    ("varied", "words"), [(["learning_rate"], "learning_rate is "), ([], "learning_rate is "), (["rounding"], "rounding is ")]
+)
+def test_a_setting_that_is_not_drawn_must_be_the_same_in_all_runs(sensitivity, sweep, tmp_path, varied, words):
+    """One that a sweep varied, too, or one that another --set gave all runs of a method."""
+    path = sweep / "0.001" / "seed0" / "config.json"
+    values = json.loads(path.read_text()) | {"varied": varied, "seed": 2}
+    changed = "method_kwargs" if varied == ["rounding"] else "hyperparameters"
+    values[changed] |= {"rounding": "counter"} if varied == ["rounding"] else {"learning_rate": 0.003}
+    path.write_text(json.dumps(values))
+    code, out, err = sensitivity(sweep, "--output", tmp_path / "map.png")
+    assert code == 2
+    assert "runs must differ in maturity_threshold, replacement_rate, weight_decay and seed alone: " in err
+    assert words in err
+    assert str(path.parent) in err
     assert not out
