@@ -105,7 +105,7 @@ def draw_comparison(comparison: Comparison, statistic: Statistic, paths: Iterabl
         for i, axis in enumerate(axes):
             shade(axis, spans, config.params, labelled=i == 0)
         steps = "environment steps" + (f" (all {config.n_envs} environments)" if config.n_envs > 1 else "")
-        axes[-1].set_xlabel(f"phases of {config.period:,} {steps} on average" if config.phases_differ else steps)
+        axes[-1].set_xlabel(f"phases, drawn equally wide; in {steps}, {config.change_words}" if config.phases_differ else steps)
         axes[-1].set_xlim(0, spans[-1].end)
         algo = "" if config.algo == "ppo" else f"   {config.algo}"
         title = f"{config.env}{algo}   {_what_is_drawn(comparison, statistic, ends)}"

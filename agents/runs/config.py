@@ -263,8 +263,12 @@ class Config(RunConfig):
     @property
     def change_words(self) -> str:
         """What changes, and how often: ``"friction changes every 60,000"``."""
-        often = f"{self.period:,}" + (f" ({self.change['times']['name']})" if self.phases_differ else "")
-        return f"{' and '.join(self.params)} {'changes' if len(self.params) == 1 else 'change'} every {often}"
+        often = f"every {self.period:,}"
+        if self.in_bursts:
+            often = f"in bursts {self.period:,} apart"
+        elif self.phases_differ:
+            often += f" on average ({self.change['times']['name']})"
+        return f"{' and '.join(self.params)} {'changes' if len(self.params) == 1 else 'change'} {often}"
 
     def is_whole(self, phase: int, phases: int, steps: int) -> bool:
         """Whether a phase has lasted as long as it should: at random times, whether another one has begun.
@@ -285,6 +289,11 @@ class Config(RunConfig):
     def phases_differ(self) -> bool:
         """Whether some phases last longer than others, as changes at random times and bursts make them."""
         return "times" in self.change
+
+    @property
+    def in_bursts(self) -> bool:
+        """Whether changes come in bursts: the period is then the time between two bursts, not the mean of a phase."""
+        return self.phases_differ and bool(self.change["times"]["name"] == "bursts")
 
     @property
     def changes_now(self) -> bool:

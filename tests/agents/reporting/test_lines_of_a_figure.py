@@ -12,6 +12,7 @@ from test_report import BINS, FLAT, ROOT, config_for, even, write
 from agents.reporting.comparison import compare, interval
 from agents.reporting.figure import _lines, _over_seeds, draw_comparison
 from agents.reporting.results import find_runs, read_run
+from agents.reporting.tables import markdown_table
 
 NAN = math.nan
 
@@ -34,6 +35,26 @@ def test_each_point_is_over_the_seeds_that_have_a_value_there():
     assert np.isnan([centre[3], low[3], high[3]]).all()
     assert np.isnan(_over_seeds(samples[:4], "mean")[1:]).all()  # below five seeds there is no interval
     assert _over_seeds(samples[:4], "mean")[0, 0] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        (None, "friction changes every 2,000"),
+        ({"name": "geometric"}, "friction changes every 2,000 on average (geometric)"),
+        (
+            {"name": "bursts", "changes": 3, "gap": 500},
+            "friction changes in bursts 2,000 apart",
+        ),  # a phase has 1,000 in the mean
+    ],
+)
+def test_the_period_is_said_to_be_what_it_is_of(tmp_path, monkeypatch, times, words):
+    config = config_for(change={"times": times} if times else {})
+    write(tmp_path / "run", config, even(FLAT, FLAT))
+    comparison = compare([read_run(tmp_path / "run")])
+    assert f"4,000 steps of 1 environment, {words}." in markdown_table(comparison, "mean", "ppo")
+    label = drawn(comparison, tmp_path, monkeypatch).axes[-1].get_xlabel()
+    assert label == (f"phases, drawn equally wide; in environment steps, {words}" if times else "environment steps")
 
 
 def test_no_two_lines_are_alike_while_there_are_others():
