@@ -157,7 +157,7 @@ def read_run(path: Path) -> RunResult:
             progress = f"{_steps_so_far(folder):,} of {config.timesteps:,} steps"
             return AgentResult(path, config, progress, False, {}, {}, [])
         phases = summary["phases"]
-        _check_phases(phases)
+        _check_phases(phases, config.params)
         _check_length(summary, config)
         recorded = path / "curve.csv"
         curve = _read_curve(recorded, config, phases) if recorded.exists() else _make_curve(folder, config, summary)
@@ -338,7 +338,7 @@ def part_of_phase(times: Array, length: int | NDArray[np.int64]) -> NDArray[np.i
     return parts
 
 
-def _check_phases(phases: list[dict[str, Any]]) -> None:
+def _check_phases(phases: list[dict[str, Any]], params: tuple[str, ...]) -> None:
     if not phases or not isinstance(phases, list):
         raise ValueError("summary.json has no phases")
     for phase in phases:
@@ -347,10 +347,14 @@ def _check_phases(phases: list[dict[str, Any]]) -> None:
         final, number, steps = phase["final_return"], phase["episodes"], phase["steps"]
         if not (type(number) is int and type(steps) is int and (final is None) == (number == 0)):
             raise ValueError(f"summary.json has a phase of {steps!r} steps and {number!r} episodes with final return {final!r}")
-        for name in ("mean_return", "final_return", "final_return_error"):
-            value = phase.get(name)
-            if not (value is None or (type(value) in (int, float) and (name == "final_return_error" or math.isfinite(value)))):
-                raise ValueError(f"summary.json has a {name.replace('_', ' ')} of {value!r}")
+        _check_numbers(phase, ("mean_return", "final_return", "final_return_error", *params))
+
+
+def _check_numbers(phase: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        value = phase.get(name)
+        if not (value is None or (type(value) in (int, float) and (name == "final_return_error" or math.isfinite(value)))):
+            raise ValueError(f"summary.json has a {name.replace('_', ' ')} of {value!r}")
 
 
 def _check_length(summary: dict[str, Any], config: Config) -> None:
