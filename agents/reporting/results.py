@@ -19,6 +19,7 @@ from agents.runs.errors import UserError, message_of
 from agents.runs.logs import read_columns, write_csv
 from agents.runs.recording import steps_between_rows
 from agents.runs.run_folder import RunFolder, write_atomically
+from agents.sb3.phases import Phase
 from agents.supervised.config import LearningConfig
 
 BINS = 20
@@ -383,11 +384,14 @@ def _check_episodes(episodes: dict[str, Array], of_summary: list[dict[str, Any]]
     if episodes and not np.isfinite(episodes["return"]).all():
         raise ValueError("episodes.csv has a return that is no finite number")
     for number, phase in enumerate(of_summary):
-        if (mean := phase.get("mean_return")) is None:
+        if phase.get("mean_return") is None:
             continue
-        own = float(episodes["return"][episodes["phase"] == number].mean())
-        if not math.isclose(own, mean, rel_tol=1e-6, abs_tol=1e-6):
-            raise ValueError(f"episodes.csv has a mean return of {own} in phase {number}, summary.json one of {mean}")
+        of_episodes = Phase({}, returns=episodes["return"][episodes["phase"] == number].tolist())
+        for name in ("mean_return", "final_return"):
+            own, told = getattr(of_episodes, name), phase[name]
+            if not math.isclose(own, told, rel_tol=1e-6, abs_tol=1e-6):
+                words = name.replace("_", " ")
+                raise ValueError(f"episodes.csv has a {words} of {own} in phase {number}, summary.json one of {told}")
 
 
 def _check_progress(steps: Array, last: int, most_between: int) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 
 import pytest
-from test_report import BINS, FLAT, config_for, edit, even, write
+from test_report import BINS, FLAT, config_for, edit, even, ramp, write
 
 from agents import report
 from agents.reporting.comparison import compare
@@ -14,6 +14,8 @@ from agents.reporting.results import read_run, record
 from agents.runs import logs
 from agents.runs.commands import INTERRUPTED
 from agents.runs.errors import UserError
+
+RAMP = ramp(0, BINS - 1)  # 0, 1, …, 19
 
 
 def lines_of(path):
@@ -57,6 +59,10 @@ def cut(folder, name, keep):
         (lambda folder: edit(folder, lambda summary: summary["phases"].pop()), "has 4000 timesteps, and 2000 in its phases"),
         (lambda folder: edit(folder, lambda summary: summary["phases"][1].update(steps=5)), "and 2005 in its phases"),
         (lambda folder: edit(folder, lambda summary: summary.update(timesteps="many")), "has 'many' timesteps, and 4000"),
+        (  # of 20 episodes the last two
+            lambda folder: edit(folder, lambda summary: summary["phases"][1].update(mean_return=9.5, final_return=18.0), RAMP),
+            "episodes.csv has a final return of 18.5 in phase 1, summary.json one of 18.0",
+        ),
         (lambda folder: edit(folder, lambda summary: summary.pop("versions")), "summary.json has no 'versions'"),
         (lambda folder: edit(folder, lambda summary: summary.pop("phases")), "summary.json has no 'phases'"),
         (lambda folder: edit(folder, lambda summary: summary.pop("time")), "summary.json has no 'time'"),
@@ -80,8 +86,8 @@ def test_what_contradicts_or_is_damaged_is_named_with_its_file(tmp_path, capsys,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mean_return_that_the_episodes_have_is_right(tmp_path):
-    edit(tmp_path / "run", lambda summary: summary["phases"][1].update(mean_return=5.0))
+def test_a_mean_and_a_final_return_that_the_episodes_have_are_right(tmp_path):
+    edit(tmp_path / "run", lambda summary: summary["phases"][1].update(mean_return=9.5, final_return=18.5), RAMP)
     assert read_run(tmp_path / "run").complete
 
 

@@ -489,9 +489,9 @@ def spoil(folder, phases=None, **changes):
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def edit(folder, change):
-    """A run with a changed summary."""
-    path = write(folder, config_for(), even(FLAT, FLAT)) / "summary.json"
+def edit(folder, change, second=FLAT):
+    """A run with a changed summary, and with these returns in its second phase."""
+    path = write(folder, config_for(), even(FLAT, second)) / "summary.json"
     summary = json.loads(path.read_text())
     change(summary)
     path.write_text(json.dumps(summary))
