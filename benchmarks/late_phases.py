@@ -4,6 +4,7 @@
 FOLDER the mean over seeds of a run's mean final return in these phases, which must be whole in every run, and of the difference
 from the baseline with the same seed, with the report's intervals. Likewise the mean return in these phases, the dormant units
 and the standard deviation of the actions at their ends, and the trainability at the end of those runs that were measured there.
+Seeds without a value in one of the phases are in no mean.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from nature import paired
+from nature import by_seed
 
-from agents.reporting.comparison import Comparison, Estimate, compare, phase_measures
+from agents.reporting.comparison import Comparison, Estimate, compare, estimate, phase_measures
 from agents.reporting.results import STD, AgentResult, find_runs, read_run
 from agents.reporting.tables import left_out, phase_range
 from agents.runs.commands import Parser, run_command
@@ -39,12 +40,13 @@ def table(
     """Prints a row for each method: its mean, the difference from the baseline, and one of them seed by seed."""
     print(f"\n| method | {title} | minus {baseline}, paired | seeds | seed by seed |")
     print("|---|---|---|---|---|")
-    of_baseline = comparison.runs.get(baseline, {})
-    for method, by_seed in comparison.runs.items():
-        own, more = paired(comparison, of, method), paired(comparison, of, method, baseline)
-        each = ", ".join(f"{x:.{digits}f}" if seeds_own else f"{x:+.0f}" for x in (own if seeds_own else more).each)
-        seeds = phase_range([seed for seed in by_seed if seeds_own or seed in of_baseline]) or "none"
-        print(f"| `{method}` | {words(own, digits)} | {words(more, digits) if more.each else '–'} | {seeds} | {each} |")
+    for method in comparison.runs:
+        own, more = by_seed(comparison, of, method), by_seed(comparison, of, method, baseline)
+        shown = own if seeds_own else more
+        each = ", ".join(f"{x:.{digits}f}" if seeds_own else f"{x:+.0f}" for x in shown.values())
+        seeds = phase_range(list(shown)) or "none"
+        means = [words(estimate(list(values.values()), "mean"), digits) if values else "–" for values in (own, more)]
+        print(f"| `{method}` | {means[0]} | {means[1]} | {seeds} | {each} |")
 
 
 def tables_of_scores(comparison: Comparison, baseline: str) -> None:

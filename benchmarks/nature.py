@@ -50,16 +50,21 @@ def change(measure: str) -> Callable[[AgentResult], float]:
     return of
 
 
-def paired(comparison: Comparison, of: Callable[[AgentResult], float], method: str, other: str | None = None) -> Estimate:
-    """What a method has more than another, over the seeds that both have; without another, what it has."""
+def by_seed(
+    comparison: Comparison, of: Callable[[AgentResult], float], method: str, other: str | None = None
+) -> dict[int, float]:
+    """What a method has more than another with each seed that both have a value with; without another, what it has."""
     runs = comparison.runs.get(method, {})
     others = comparison.runs.get(other, {}) if other else {}
-    differences = [
-        of(run) - (of(others[seed]) if other else 0.0)  # type: ignore[arg-type]
-        for seed, run in runs.items()
-        if other is None or seed in others
-    ]
-    return estimate(differences, "mean")
+    differences = {
+        seed: of(run) - (of(others[seed]) if other else 0.0) for seed, run in runs.items() if other is None or seed in others
+    }
+    return {seed: value for seed, value in differences.items() if np.isfinite(value)}
+
+
+def paired(comparison: Comparison, of: Callable[[AgentResult], float], method: str, other: str | None = None) -> Estimate:
+    """The mean over seeds of :func:`by_seed`."""
+    return estimate(list(by_seed(comparison, of, method, other).values()), "mean")
 
 
 def bootstrap(each: list[float]) -> tuple[float, float] | None:

@@ -81,6 +81,27 @@ def test_trainability_is_of_those_that_were_measured_alike_whichever_they_are(la
     assert f"trainability by 10 updates, not 300, is left out: {tmp_path / 'l2' / 'seed1'}" in err
 
 
+def test_a_seed_without_an_episode_in_one_of_the_phases_is_not_said_to_be_in_the_mean(late_phases, tmp_path):
+    for method in ("ppo", "l2"):
+        for seed in (0, 1):
+            shutil.copytree(ROOT / "runs" / "quick-ant" / method / f"seed{seed}", tmp_path / method / f"seed{seed}")
+    run = tmp_path / "l2" / "seed0"
+    summary = json.loads((run / "summary.json").read_text())
+    summary["phases"][5] |= {"episodes": 0, "mean_return": None, "final_return": None, "final_return_error": None}
+    (run / "summary.json").write_text(json.dumps(summary))
+    head, *rows = [line.split(",") for line in (run / "curve.csv").read_text().splitlines()]
+    column = head.index("return")
+    silent = [[*row[:column], "", *row[column + 1 :]] if row[0] == "5" else row for row in rows]
+    (run / "curve.csv").write_text("\n".join(",".join(row) for row in [head, *silent]) + "\n")
+    code, out, err = late_phases(str(tmp_path), "--phases", "5-6", "--baseline", "ppo")
+    assert code == 0
+    assert f"no episode ended in phase 5 of {run}" in err
+    finals, returns, units = out.split("\n\n")[:3]
+    for table, seeds in ((finals, ["0 to 1", "1"]), (returns, ["0 to 1", "1"]), (units, ["0 to 1", "0 to 1"])):
+        rows = [line.split(" | ") for line in table.strip().splitlines()[2:]]
+        assert [row[3] for row in rows] == seeds
+
+
 def test_runs_of_other_algorithms_have_networks_of_other_names(late_phases):
     code, out, _ = late_phases("runs/off-policy/CartPole-dqn", "--phases", "6-9")
     assert code == 0
