@@ -293,9 +293,9 @@ def _last(result: RunResult, phase: int, network: str, measure: str) -> float:
 
 
 def _last_of(rows: Sequence[Array]) -> float:
-    """The mean of the last values of some rows; NaN where there is none."""
-    last = [row[np.isfinite(row)][-1] for row in rows if np.isfinite(row).any()]
-    return float(np.mean(last)) if last else np.nan
+    """The mean of the last values of some rows; NaN where one of them has none."""
+    last = [row[np.isfinite(row)][-1:] for row in rows]
+    return float(np.mean(last)) if last and all(map(len, last)) else np.nan
 
 
 def fill(row: Array) -> Array:

@@ -427,7 +427,10 @@ def _make_curve(folder: RunFolder, config: Config, summary: dict[str, Any]) -> d
         raise ValueError("progress.csv has no rows, or no column time/total_timesteps")
     steps = progress["time/total_timesteps"]
     _check_progress(steps, summary["timesteps"], steps_between_rows(config))
-    phase = progress.get("env/phase", np.zeros_like(steps)).astype(int)
+    phase = progress.get("env/phase", np.zeros_like(steps))
+    if not np.isin(phase, np.arange(phases)).all():
+        raise ValueError(f"progress.csv has rows whose env/phase is none of the {phases} phases of summary.json")
+    phase = phase.astype(int)
     # A row tells of the rollout that ends at its step, and of the phase of the first environment there.
     parts = part_of_phase(_times(config, of_summary, steps, np.zeros_like(steps), phase), length[phase])
     for name in sorted(progress):

@@ -25,7 +25,7 @@ from agents.reporting.comparison import (
     whole_phases,
 )
 from agents.reporting.departures import departures_of, in_words
-from agents.reporting.results import AgentResult
+from agents.reporting.results import AgentResult, RunResult
 from agents.runs.config import Config
 from agents.runs.protocols import PROTOCOLS, protocol_of
 from agents.runs.verdict import LEAST_PHASES, Sign, and_list, judge
@@ -78,14 +78,19 @@ def left_out_of_runs(runs: Sequence[Any], phases: Sequence[int]) -> list[str]:
         lines.append(f"left out of all averages, because they are not whole in every run: phases {numbers}; {named}")
     for run in runs:
         if isinstance(run, AgentResult):
-            empty = [phase for phase in phases if not run.phases[phase]["episodes"]]
-            lines += [f"no episode ended in phase {phase} of {run.path}" for phase in empty]
+            if empty := [phase for phase in phases if not run.phases[phase]["episodes"]]:
+                lines.append(f"no episode ended in phase{'s' if len(empty) > 1 else ''} {phase_range(empty)} of {run.path}")
         elif run.diverged:
             lines.append(f"diverged, its {run.config.score} is no number from some task on: {run.path}")
     packages = dict.fromkeys(name for run in runs for name in run.versions)
-    if differing := [name for name in packages if len({run.versions.get(name) for run in runs}) > 1]:
+    if differing := [name for name in packages if len({one for run in runs for one in _versions(run, name)}) > 1]:
         lines.append(f"runs were made by different versions of {', '.join(differing)}")
     return lines
+
+
+def _versions(run: RunResult, package: str) -> list[str]:
+    """Those that a run was made by, of which it may have had several; one that is empty where it does not tell."""
+    return run.versions.get(package, "").split(", ")
 
 
 def partly_measured(comparison: Comparison) -> list[str]:

@@ -47,6 +47,8 @@ def cut(folder, name, keep):
         ),
         (lambda folder: cut(folder, "progress.csv", lambda lines: [*lines[:-1], "4000"]), "a row of another length, line 41"),
         (lambda folder: cut(folder, "progress.csv", lambda lines: lines[:1]), "progress.csv has no rows"),
+        (lambda folder: cut(folder, "progress.csv", lambda lines: [*lines[:-1], "4000,"]), "whose env/phase is none of the 2"),
+        (lambda folder: cut(folder, "progress.csv", lambda lines: [*lines[:-1], "4000,7"]), "whose env/phase is none of the 2"),
         (lambda folder: cut(folder, "episodes.csv", lambda lines: [*lines[:-1], "4000,0,1"]), "a row of another length"),
         (
             lambda folder: edit(folder, lambda summary: summary["phases"][1].update(mean_return=5.1)),

@@ -258,6 +258,7 @@ def test_measures_of_units_are_the_last_of_the_phase_averaged_over_layers(tmp_pa
         (1_900, 0, "plasticity/policy/hidden2/probe_stable_rank", 77.0),
         (1_900, 0, "plasticity/value/hidden1/dormant_fraction", 0.5),
         (2_400, 1, "plasticity/policy/hidden1/dormant_fraction", 0.7),
+        (2_400, 1, "plasticity/policy/hidden2/dormant_fraction", 0.9),
         (2_400, 1, "plasticity/value/hidden1/weight_magnitude", 0.25),
         (2_400, 1, "plasticity/value/hidden1/gradient_dormant_fraction", 0.125),
         (2_400, 1, "plasticity/value/probe_ntk_effective_rank", 12.5),
@@ -268,7 +269,7 @@ def test_measures_of_units_are_the_last_of_the_phase_averaged_over_layers(tmp_pa
     first, second = phase_measures(result, 0), phase_measures(result, 1)
     assert first["dormant_policy"] == pytest.approx(100 * (0.1 + 0.3) / 2)
     assert (first["dormant_value"], first["rank_policy"]) == (50, 33)
-    assert second["dormant_policy"] == pytest.approx(70)
+    assert second["dormant_policy"] == pytest.approx(80)
     assert second["weight_value"] == 0.25
     assert (second["gradient_dormant_value"], second["kernel_value"], second["std"]) == (12.5, 12.5, 0.0625)
     assert math.isnan(first["std"])

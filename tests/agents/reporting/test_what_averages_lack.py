@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from test_leaderboard import draw, run, section
 from test_report import FLAT, config_for, even, write
 
 from agents import report
-from agents.reporting.comparison import compare
+from agents.reporting.comparison import compare, phase_measures
 from agents.reporting.departures import departures_of
 from agents.reporting.results import read_run
 from agents.reporting.tables import left_out
@@ -82,6 +83,28 @@ def test_a_measure_that_some_phases_lack_is_named_with_them(tmp_path):
     assert line == "not measured of ppo, seed 1, 2, in phase 0: stable rank, policy"
 
 
+def test_a_layer_without_a_value_is_not_left_out_of_the_mean_over_layers(tmp_path):
+    layers = {1: [0.5, 0.25], 2: [0.75, "nan"]}
+    rows = [
+        (2_000 * (phase + 1), phase, f"plasticity/policy/hidden{layer}/weight_magnitude", value)
+        for layer, of_phases in layers.items()
+        for phase, value in enumerate(of_phases)
+    ]
+    write(tmp_path / "run", config_for(), even(FLAT, FLAT), rows)
+    found = comparison_of(tmp_path)
+    assert phase_measures(found.all_runs[0], 0)["weight_policy"] == (0.5 + 0.75) / 2
+    assert math.isnan(phase_measures(found.all_runs[0], 1)["weight_policy"])
+    assert left_out(found) == ["not measured of ppo, seed 0, in phase 1: mean size of weights, policy"]
+
+
+def test_phases_without_an_episode_are_one_line_of_each_run(tmp_path):
+    for seed in (0, 1):
+        write(tmp_path / str(seed), config_for(seed=seed), [])
+    assert left_out(comparison_of(tmp_path)) == [
+        f"no episode ended in phases 0 to 1 of {tmp_path / str(seed)}" for seed in (0, 1)
+    ]
+
+
 def test_a_version_that_only_a_later_run_tells_is_another(tmp_path):
     for seed, versions in enumerate(({"torch": "2"}, {"torch": "2", "scipy": "1"})):
         path = write(tmp_path / str(seed), config_for(seed=seed), even(FLAT, FLAT)) / "summary.json"
@@ -95,6 +118,8 @@ def test_a_run_that_went_on_with_another_version_is_of_both(tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | earlier))
     assert read_run(tmp_path / "1").versions == {"torch": "1, 2"}
     assert left_out(comparison_of(tmp_path)) == ["runs were made by different versions of torch"]
+    (tmp_path / "0" / "summary.json").write_text((tmp_path / "1" / "summary.json").read_text())
+    assert left_out(comparison_of(tmp_path)) == ["runs were made by different versions of torch"]  # each by both
 
 
 def test_the_leaderboard_has_no_rows_of_other_worlds_and_names_other_versions(tmp_path, capsys):
