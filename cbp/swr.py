@@ -44,7 +44,8 @@ class SelectiveWeightReinitialization(Method, name="swr"):
     - ``"proportional"``: the ρ·N of least utility: ⌊ρ·N⌋, and one more with the probability of the rest; equal ones by chance;
     - ``"threshold"``: of a utility of at most ρ times the tensor's mean.
 
-    With ``"gradient"`` and without an average, an update in which all gradients are zeros, as of a hinge loss of 0, draws nothing.
+    With ``"gradient"`` and without an average, an update in which all gradients are zeros, as of a hinge loss of 0, draws
+    nothing anew.
 
     Fresh weights are uniform with each tensor's spread at the moment the method is made (±√3 times its root mean square); a
     bias that begins at 0 becomes 0. The optimizer's state is left alone. What is treated is what :class:`cbp.ShrinkPerturb`

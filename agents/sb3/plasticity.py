@@ -43,9 +43,10 @@ class PlasticityCallback(BaseCallback):
     """Records how plastic the networks are: units, ranks, weights, and what a method does to them.
 
     Works on Stable-Baselines3's PPO, A2C, SAC, TD3, DDPG and DQN, and on sb3-contrib's algorithms but RecurrentPPO and ARS,
-    with and without a method, on vectors, images and dictionaries of both. A channel of images is a unit: of its
-    activity each position of each sample counts, and of ranks the mean over its positions. It draws no random number and changes nothing in the training. Each measure is a function of
-    :mod:`cbp.metrics`; for each hidden layer it logs ``plasticity/<network>/<layer>/…``:
+    with and without a method, on vectors, images and dictionaries of both. A channel of images is a unit: of its activity each
+    position of each sample counts, and of ranks the mean over its positions. It draws no random number and changes nothing in
+    the training. Each measure is a function of :mod:`cbp.metrics`; for each hidden layer it logs
+    ``plasticity/<network>/<layer>/…``:
 
     - ``dormant_fraction`` and ``dead_fraction`` (ReLU), ``saturated_fraction`` (tanh), ``tau_dormant_fraction``;
     - ``stable_rank``, ``true_stable_rank``, ``effective_rank``, ``feature_rank``: rarer than the rest, because they cost more;
