@@ -309,7 +309,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
             )
         if self._watch is not None and self._model.training and all(_feeds_evaluation(layer.hidden) for layer in self.layers):
             return "step() found no forward pass since the last one: whatever receives units is in evaluation mode"
-        return "step() found no forward pass since the last one: call the model in training mode, gradients on"
+        return "step() found no forward pass since the last one: call the model in training mode, gradients on, with a sample"
 
     def _is_stale(self) -> bool:
         """Whether the model has other modules than when its layers were found, so that nothing may be replaced."""

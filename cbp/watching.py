@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from cbp.discovery.recording import Arguments
+from cbp.discovery.recording import Arguments, is_recording
 from cbp.groups import Group
 from cbp.optimizers import held_by
 from cbp.taps import is_transformed
@@ -112,7 +112,7 @@ class Watch:
             handle.remove()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled() or is_recording():
             return
         self.was_called = True
         if self.stale or not self._is_known(args, kwargs):
@@ -131,7 +131,7 @@ class Watch:
             return
         if self._arguments is not None:
             self.awake = True
-        elif self.strayed is None and not torch.compiler.is_compiling():
+        elif self.strayed is None and not torch.compiler.is_compiling() and not is_recording():
             self._look(self._asleep[module], args, kwargs)
 
     def _look(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import takewhile
 from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, ModuleType
@@ -37,6 +38,7 @@ Example = tuple[Any, ...] | dict[str, Any] | Callable[[nn.Module], Any]
 """Positional arguments of a forward pass, or keyword arguments, or a function that makes a pass with the model it is given."""
 
 
+_RECORDING = ContextVar("_RECORDING", default=False)  # of this thread
 _ROWS = 4  # of a batch, by which a pass can be made again: batch norms need two
 _PLAIN = (Tensor, int, float, str, type(None))
 
@@ -131,6 +133,20 @@ class SecondPassError(Exception):
     """A model that keeps tensors between calls cannot be called twice with the same arguments."""
 
 
+def is_recording() -> bool:
+    """Whether a pass is being recorded, in which nothing that watches a model acts: a model may hold its method."""
+    return _RECORDING.get()
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    token = _RECORDING.set(True)
+    try:
+        yield
+    finally:
+        _RECORDING.reset(token)
+
+
 def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Follower, *, again: bool = True) -> None:
     """Follows one forward pass of a copy of a model.
 
@@ -155,6 +171,7 @@ def record(model: nn.Module, make_pass: Callable[[nn.Module], Any], follower: Fo
         follower.buffers.add(name, buffer)
         follower.memory.put(buffer, Value(uniform(CONSTANT, buffer.ndim)))
     with ExitStack() as stack:
+        stack.enter_context(_recording())
         stack.enter_context(undisturbed(duplicate))
         stack.enter_context(must_be_called(duplicate))
         stack.enter_context(_watched(duplicate, follower))

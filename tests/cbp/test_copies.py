@@ -195,6 +195,52 @@ def test_a_new_units_own_weights_are_those_of_before(how):
         assert torch.equal(own, of_copy)
 
 
+class Agent(torch.nn.Module):
+    """Holds what trains it, so that a copy of the model is one of its method, too."""
+
+    def __init__(self, takes: str, *, holds: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.takes, self.first, self.head = takes, torch.nn.Linear(3, 6), torch.nn.Linear(6, 2)
+        self.heads = torch.nn.ModuleList([torch.nn.Linear(6, 2)])
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        method = cbp.ContinualBackprop(self, optimizer, replacement_rate=0.1, maturity_threshold=2)
+        self.trained_by = (optimizer, method) if holds else None
+        self.trainer = (lambda: self.trained_by) if holds else (lambda: (optimizer, method))
+
+    def forward(self, inputs: Any, scale: float | None = None) -> Tensor:
+        hidden = torch.relu(self.first(inputs["x"] if self.takes == "a dictionary" else inputs))
+        return self.head(hidden) if scale is None else self.heads[-1](hidden * scale)
+
+
+@pytest.mark.filterwarnings("ignore:Agent runs otherwise than before")
+@pytest.mark.parametrize("takes", ["a tensor", "a dictionary"])
+def test_a_model_that_holds_its_method_trains_as_one_that_does_not(takes):
+    agents = Agent(takes, holds=True), Agent(takes, holds=False)
+    replaced = []
+    for agent in agents:
+        optimizer, method = agent.trainer()
+        problem = Problem(3, 2, batch=16)
+        replaced.append([])
+        for number in range(12):
+            inputs, targets = (tensor.float() for tensor in problem())
+            scale = () if number < 4 else (2.0,)  # of which the layers are found anew, by another head
+            if number == 8:
+                agent.heads.append(torch.nn.Linear(6, 2))
+                optimizer.add_param_group({"params": agent.heads[-1].parameters()})
+                torch.nn.init.ones_(agent.heads[-1].weight)
+                torch.nn.init.zeros_(agent.heads[-1].bias)
+            optimizer.zero_grad()
+            loss = (agent({"x": inputs} if takes == "a dictionary" else inputs, *scale) - targets).square().mean()
+            loss.backward()
+            optimizer.step()
+            replaced[-1].append([units.tolist() for units in method.step()])
+        cbp.verify(agent, ({"x": inputs} if takes == "a dictionary" else inputs,))
+    assert replaced[0] == replaced[1]
+    assert sum(len(units) for step in replaced[0] for units in step) > 3
+    assert all(torch.equal(a, b) for a, b in zip(*(agent.first.parameters() for agent in agents), strict=True))
+
+
 def test_a_state_from_before_new_units_own_weights_were_kept_is_taken():
     _, _, method = with_own_weights()
     state = method.state_dict()
