@@ -18,6 +18,7 @@ ResetOptimizer = Literal["none", "moments", "moments_and_step"]
 _BEGINNINGS: dict[str, dict[str, str | float]] = {
     "Adagrad": {"sum": "initial_accumulator_value"},
     "Rprop": {"step_size": "lr"},
+    "RMSpropTF": {"square_avg": 1.0},  # timm's
     "RMSpropTFLike": {"square_avg": 1.0},  # Stable-Baselines3's
 }
 _KNOWN = (
@@ -44,12 +45,18 @@ def checked(optimizers: Optimizer | Sequence[Optimizer], reset: ResetOptimizer) 
                 f"reset_optimizer='moments_and_step' needs cbp.Adam, which counts steps per element; got "
                 f"{kind.__module__}.{kind.__qualname__}"
             )
-        if reset != "none" and kind.__module__.startswith("torch.optim") and kind.__name__ not in _KNOWN:
+        if reset != "none" and _torchs(kind) not in (None, *_KNOWN):
             raise TypeError(
                 f"what {kind.__module__}.{kind.__qualname__} remembers cannot be reset unit by unit: "
                 "reset_optimizer must be 'none' with it"
             )
     return found
+
+
+def _torchs(kind: type[Optimizer]) -> str | None:
+    """The name of the class of torch that an optimizer's class is, or derives from."""
+    torchs = (base for base in kind.__mro__ if base.__module__.startswith("torch.optim.") and base is not Optimizer)
+    return next((base.__name__ for base in torchs), None)
 
 
 def refuse_maximizing(optimizers: Any, method: str) -> None:
@@ -158,11 +165,18 @@ def _begin(optimizer: Optimizer, name: str, value: Tensor, slices: Slices, units
     if isinstance(optimizer, torch.optim.ASGD) and name == "ax" and slices.blocks == 1:  # the average of the weights themselves
         value.index_copy_(slices.dim, index, slices.view().index_select(slices.dim, index))
         return
-    beginning = _BEGINNINGS.get(type(optimizer).__name__, {}).get(name, 0.0)
-    if isinstance(beginning, str):
-        groups = (group for group in optimizer.param_groups if any(slices.tensor is held for held in group["params"]))
-        beginning = next(groups)[beginning]
+    beginning = _beginning(optimizer, name, slices.tensor)
     if slices.blocks > 1:
-        slices.fill(units.to(value.device), float(beginning), value)
+        slices.fill(units.to(value.device), beginning, value)
     else:
-        value.index_fill_(slices.dim, index, float(beginning))
+        value.index_fill_(slices.dim, index, beginning)
+
+
+def _beginning(optimizer: Optimizer, name: str, parameter: Tensor) -> float:
+    """Where a state begins, by the first of the optimizer's classes that says so."""
+    known = (_BEGINNINGS.get(kind.__name__, {}) for kind in type(optimizer).__mro__)
+    beginning = next((states[name] for states in known if name in states), 0.0)
+    if isinstance(beginning, str):
+        groups = (group for group in optimizer.param_groups if any(parameter is held for held in group["params"]))
+        return float(next(groups, optimizer.defaults).get(beginning, 0.0))
+    return beginning
