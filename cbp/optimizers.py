@@ -39,8 +39,9 @@ def checked(optimizers: Optimizer | Sequence[Optimizer], reset: ResetOptimizer) 
     for optimizer in found:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    for optimizer in _unwrapped(found):
         kind = type(optimizer)
-        if reset == "moments_and_step" and not isinstance(optimizer, Adam):
+        if reset == "moments_and_step" and not isinstance(optimizer, Adam) and not _within(optimizer):
             raise TypeError(
                 f"reset_optimizer='moments_and_step' needs cbp.Adam, which counts steps per element; got "
                 f"{kind.__module__}.{kind.__qualname__}"
@@ -51,6 +52,29 @@ def checked(optimizers: Optimizer | Sequence[Optimizer], reset: ResetOptimizer) 
                 "reset_optimizer must be 'none' with it"
             )
     return found
+
+
+def _unwrapped(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """Some optimizers, each once, and in front of each those that it wraps."""
+    found: list[Optimizer] = []
+    seen: set[int] = set()
+
+    def follow(optimizer: Optimizer) -> None:
+        if id(optimizer) not in seen:
+            seen.add(id(optimizer))
+            for inner in _within(optimizer):
+                follow(inner)
+            found.append(optimizer)
+
+    for optimizer in optimizers:
+        follow(optimizer)
+    return found
+
+
+def _within(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizers that another one has as attributes, or in lists of its own."""
+    listed = [value if isinstance(value, list | tuple) else (value,) for value in vars(optimizer).values()]
+    return [one for values in listed for one in values if isinstance(one, Optimizer)]
 
 
 def _torchs(kind: type[Optimizer]) -> str | None:
@@ -135,8 +159,13 @@ def forget(optimizers: Sequence[Optimizer], slices: Slices, units: Tensor, reset
     parameter = slices.tensor
     if reset == "none" or not isinstance(parameter, nn.Parameter):
         return
-    for optimizer in optimizers:
-        for name, value in optimizer.state.get(parameter, {}).items():
+    begun: list[Any] = []
+    for optimizer in _unwrapped(optimizers):
+        state = optimizer.state.get(parameter, {})
+        if any(state is other for other in begun):  # a wrapper shows what is that of the one within
+            continue
+        begun.append(state)
+        for name, value in state.items():
             if (
                 isinstance(value, Tensor)
                 and (value.is_floating_point() or value.is_complex())  # whole numbers may be codes of others
