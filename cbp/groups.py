@@ -97,11 +97,11 @@ class Slices:
             view, other = self._by_block(), self._by_block(to)
             index = self.of(units).to(view.device)
             block, column = index // view.shape[1], index % view.shape[1]
-            other[block, column] = view[block, column]
+            other[block.to(to.device), column.to(to.device)] = view[block, column].to(to)
             return
         view = self.view()
         index = self.of(units).to(view.device)
-        self.view(to).index_copy_(self.dim, index, view.index_select(self.dim, index))
+        self.view(to).index_copy_(self.dim, index.to(to.device), view.index_select(self.dim, index).to(to))
 
     def _by_block(self, tensor: Tensor | None = None) -> Tensor:
         """``(groups, inputs of a group, outputs of a group, …)``: a view."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,17 +16,29 @@ from cbp.groups import Group, Slices
 
 ResetOptimizer = Literal["none", "moments", "moments_and_step"]
 
-# What each class of optimizer remembers of a weight that does not begin at 0: where it begins, or the option that says so.
-_BEGINNINGS: dict[str, dict[str, str | float]] = {
+_OF_ADAM: dict[str, str | float | None] = {"step": 0.0, "exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0}
+# What each class of torch's optimizers remembers of a weight, and those of others where it does not begin at 0, and where it
+# begins: a number, or the option that says so; None for the average of the weights themselves.
+_BEGINNINGS: dict[str, dict[str, str | float | None]] = {
+    "ASGD": {"ax": None},
+    "Adadelta": {"square_avg": 0.0, "acc_delta": 0.0},
+    "Adafactor": {"row_var": 0.0, "col_var": 0.0, "variance": 0.0},
     "Adagrad": {"sum": "initial_accumulator_value"},
-    "Rprop": {"step_size": "lr"},
+    "Adam": _OF_ADAM,
+    "AdamW": _OF_ADAM,
+    "Adamax": {"exp_avg": 0.0, "exp_inf": 0.0},
+    "Muon": {"momentum_buffer": 0.0},
+    "NAdam": _OF_ADAM,
+    "RAdam": _OF_ADAM,
+    "RMSprop": {"square_avg": 0.0, "momentum_buffer": 0.0, "grad_avg": 0.0},
     "RMSpropTF": {"square_avg": 1.0},  # timm's
     "RMSpropTFLike": {"square_avg": 1.0},  # Stable-Baselines3's
+    "Rprop": {"prev": 0.0, "step_size": "lr"},
+    "SGD": {"momentum_buffer": 0.0},
+    "SparseAdam": _OF_ADAM,
 }
-_KNOWN = (
-    "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD",
-    "SparseAdam",
-)  # fmt: skip
+# The first weights, under the names that MADGRAD, D-Adaptation and Prodigy give them: the weights may be far from them by now.
+_FIRST_WEIGHTS = ("x0", "p0")
 
 
 def checked(optimizers: Optimizer | Sequence[Optimizer], reset: ResetOptimizer) -> list[Optimizer]:
@@ -46,7 +60,7 @@ def checked(optimizers: Optimizer | Sequence[Optimizer], reset: ResetOptimizer) 
                 f"reset_optimizer='moments_and_step' needs cbp.Adam, which counts steps per element; got "
                 f"{kind.__module__}.{kind.__qualname__}"
             )
-        if reset != "none" and _torchs(kind) not in (None, *_KNOWN):
+        if reset != "none" and _torchs(kind) not in (None, *_BEGINNINGS):
             raise TypeError(
                 f"what {kind.__module__}.{kind.__qualname__} remembers cannot be reset unit by unit: "
                 "reset_optimizer must be 'none' with it"
@@ -153,26 +167,54 @@ def untrained(optimizers: Sequence[Optimizer], group: Group) -> str | None:
     return None
 
 
-@torch.no_grad()
-def forget(optimizers: Sequence[Optimizer], slices: Slices, units: Tensor, reset: ResetOptimizer) -> None:
-    """Begins anew what the optimizers remember of the slices of some units."""
+@dataclass(frozen=True)
+class Remembered:
+    """A state that an optimizer keeps of the slices of a parameter.
+
+    Attributes:
+        state: The state, of the whole parameter.
+        slices: The slices.
+        beginning: Where it begins; None for the weights themselves.
+    """
+
+    state: Tensor
+    slices: Slices
+    beginning: float | None
+
+    @torch.no_grad()
+    def begin_anew(self, units: Tensor) -> None:
+        """Begins anew what is remembered of some units, whose weights are the new ones by now."""
+        if self.beginning is None:
+            self.slices.copy(units, self.state)
+        elif self.slices.blocks > 1:
+            self.slices.fill(units.to(self.state.device), self.beginning, self.state)
+        else:
+            state = self.state
+            for dim, start, length in self.slices.within:
+                if state.shape[dim] > 1:
+                    state = state.narrow(dim, start, length)
+            state.index_fill_(self.slices.dim, self.slices.of(units).to(state.device), self.beginning)
+
+
+def remembered(optimizers: Sequence[Optimizer], slices: Slices, reset: ResetOptimizer) -> Iterator[Remembered]:
+    """What the optimizers remember of some slices, and where it begins. The weights must be those of before the replacement."""
     parameter = slices.tensor
     if reset == "none" or not isinstance(parameter, nn.Parameter):
         return
-    begun: list[Any] = []
+    seen: list[Any] = []
     for optimizer in _unwrapped(optimizers):
-        state = optimizer.state.get(parameter, {})
-        if any(state is other for other in begun):  # a wrapper shows what is that of the one within
+        states = optimizer.state.get(parameter, {})
+        if any(states is other for other in seen):  # a wrapper shows what is that of the one within
             continue
-        begun.append(state)
-        for name, value in state.items():
+        seen.append(states)
+        for name, state in states.items():
             if (
-                isinstance(value, Tensor)
-                and (value.is_floating_point() or value.is_complex())  # whole numbers may be codes of others
-                and _is_per_slice(value, parameter, slices)
+                isinstance(state, Tensor)
+                and (state.is_floating_point() or state.is_complex())  # whole numbers may be codes of others
+                and _is_per_slice(state, parameter, slices)
                 and (name != "step" or reset == "moments_and_step")
             ):
-                _begin(optimizer, name, value, slices, units)
+                yield Remembered(state, slices, _beginning(optimizer, name, state, parameter))
 
 
 def _is_per_slice(value: Tensor, parameter: Tensor, slices: Slices) -> bool:
@@ -186,26 +228,30 @@ def _is_per_slice(value: Tensor, parameter: Tensor, slices: Slices) -> bool:
     )
 
 
-def _begin(optimizer: Optimizer, name: str, value: Tensor, slices: Slices, units: Tensor) -> None:
-    for dim, start, length in slices.within:
-        if value.shape[dim] > 1:
-            value = value.narrow(dim, start, length)
-    index = slices.of(units).to(value.device)
-    if isinstance(optimizer, torch.optim.ASGD) and name == "ax" and slices.blocks == 1:  # the average of the weights themselves
-        value.index_copy_(slices.dim, index, slices.view().index_select(slices.dim, index))
-        return
-    beginning = _beginning(optimizer, name, slices.tensor)
-    if slices.blocks > 1:
-        slices.fill(units.to(value.device), beginning, value)
-    else:
-        value.index_fill_(slices.dim, index, beginning)
-
-
-def _beginning(optimizer: Optimizer, name: str, parameter: Tensor) -> float:
-    """Where a state begins, by the first of the optimizer's classes that says so."""
-    known = (_BEGINNINGS.get(kind.__name__, {}) for kind in type(optimizer).__mro__)
-    beginning = next((states[name] for states in known if name in states), 0.0)
+def _beginning(optimizer: Optimizer, name: str, state: Tensor, parameter: Tensor) -> float | None:
+    """Where a state begins, by the first of the optimizer's classes that says so; None for the weights themselves."""
+    beginnings: ChainMap[str, str | float | None] = ChainMap(
+        *(_BEGINNINGS.get(kind.__name__, {}) for kind in type(optimizer).__mro__)
+    )
+    if name not in beginnings:
+        return None if _is_of_weights(name, state, parameter) else 0.0
+    beginning = beginnings[name]
     if isinstance(beginning, str):
         groups = (group for group in optimizer.param_groups if any(parameter is held for held in group["params"]))
         return float(next(groups, optimizer.defaults).get(beginning, 0.0))
     return beginning
+
+
+@torch.no_grad()
+def _is_of_weights(name: str, state: Tensor, weights: Tensor) -> bool:
+    """Whether a state s is a copy of the weights w, or an average of them: ‖s − w‖² < ¼·(‖s‖² + ‖w‖²).
+
+    Moments have about 1 for the ¼, and zeros have 1. The ``z`` of schedule-free optimizers strays further from the weights, but
+    not as far as a right angle; that of FTRL, a sum of gradients, points away from them.
+    """
+    if state.shape != weights.shape or name in _FIRST_WEIGHTS:
+        return state.shape == weights.shape
+    state = state.to(torch.promote_types(state.dtype, torch.float32))
+    weights = weights.to(state)
+    apart, both = (state - weights).abs().square().sum(), state.abs().square().sum() + weights.abs().square().sum()
+    return bool(apart < (both if name == "z" else both / 4))

@@ -18,7 +18,7 @@ from cbp.discovery.recording import Arguments, Example, is_compiled, unwrapped
 from cbp.fresh import Init
 from cbp.groups import Group, HiddenLayer, LayerError, computed, given
 from cbp.method import Method, check_choice, check_whole
-from cbp.optimizers import ResetOptimizer, checked, forget, untrained
+from cbp.optimizers import ResetOptimizer, checked, remembered, untrained
 from cbp.replicas import Replicas, refuse_sharded
 from cbp.units import TrackedLayer
 from cbp.watching import Watch
@@ -46,8 +46,8 @@ class ReplacingMethod(Method, Generic[LayerType]):
             together if the model is given as it is wrapped in ``DistributedDataParallel``.
         optimizer: The optimizer of the model's weights, or a list of several.
         reset_optimizer: What becomes of the optimizer's state for the weights of a replaced unit: ``"none"`` leaves it,
-            ``"moments"`` begins every per-weight average anew, ``"moments_and_step"`` the step counts too, which needs
-            :class:`cbp.Adam`.
+            ``"moments"`` begins every per-weight average anew, copies of the weights with the fresh ones, and
+            ``"moments_and_step"`` the step counts too, which needs :class:`cbp.Adam`.
         init: Distribution of fresh incoming weights, uniform on ±bound: ``"lecun"`` √(3/fan_in), ``"kaiming"``
             gain·√(3/fan_in), ``"xavier"`` gain·√(6/(fan_in+fan_out)), ``"default"`` √(1/fan_in) (torch's own for Linear), with
             the gain of the layer's activation; ``"auto"`` √3 times the root mean square of the layer's weights now.
@@ -348,14 +348,15 @@ class ReplacingMethod(Method, Generic[LayerType]):
     def _replace(self, layer: LayerType, units: Tensor) -> None:
         """Gives the units fresh incoming and zero outgoing weights, and forgets what was known about them."""
         hidden = layer.hidden
+        memory = [each for slices in hidden.written() for each in remembered(self.optimizers, slices, self.reset_optimizer)]
         for slices, bound in zip(hidden.fresh, layer.fresh_bounds, strict=True):
             fresh.draw(slices, units, bound, layer.generator)
         for (slices, _), value in zip(hidden.fixed, layer.fixed, strict=True):
             slices.fill(units, value)
         for edge in hidden.edges:
             edge.weights.fill(units, 0.0)
-        for slices in hidden.written():
-            forget(self.optimizers, slices, units, self.reset_optimizer)
+        for each in memory:
+            each.begin_anew(units)
         layer.forget(units)
 
     def remove(self) -> None:

@@ -196,3 +196,155 @@ def test_the_part_that_zero_redundancy_keeps_begins_anew(tmp_path):
         torch.distributed.destroy_process_group()
     assert not optimizer.optim.state[model[0].weight]["exp_avg"][replaced].any()
     assert optimizer.optim.state[model[0].weight]["exp_avg"][kept].any()
+
+
+# States that are copies of the weights
+
+
+class Copies(Optimizer):
+    """Steps along the gradient, and copies of the weights as optimizers from elsewhere have them, beside moments."""
+
+    def __init__(self, params: object, copied_to: torch.dtype = torch.float64) -> None:
+        super().__init__(params, {"lr": 0.02})
+        self.copied_to = copied_to
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    for name in ("x0", "slow", "z"):
+                        state[name] = parameter.to(self.copied_to, copy=True)
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                    state["untouched"] = torch.zeros_like(parameter)
+                state["exp_avg"].lerp_(parameter.grad, 0.1)
+                state["exp_avg_sq"].lerp_(parameter.grad.square(), 0.1)
+                parameter.sub_(parameter.grad, alpha=group["lr"])
+                state["z"].sub_(parameter.grad.to(state["z"]), alpha=3 * group["lr"])  # runs ahead
+                state["slow"].lerp_(parameter.to(state["slow"]), 0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_copies_of_the_weights_begin_with_the_fresh_ones_and_moments_at_zero(dtype):
+    model = chain(3, 6, 2, activation=nn.Tanh)
+    optimizer = Copies(model.parameters(), dtype)
+    replaced, kept = replaced_after(model, optimizer)
+    state = optimizer.state[model[0].weight]
+    for name in ("x0", "slow", "z"):
+        assert torch.equal(state[name][replaced], model[0].weight[replaced].to(dtype))
+        assert not torch.equal(state[name][kept], model[0].weight[kept].to(dtype))
+        assert not optimizer.state[model[2].weight][name][:, replaced].any()
+        assert optimizer.state[model[2].weight][name][:, kept].all()
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert not state[name][replaced].any()
+        assert state[name][kept].all()
+    assert not state["untouched"].any()
+
+
+def test_the_first_weights_are_known_by_name_however_far_the_weights_have_gone():
+    model = chain(3, 6, 2, activation=nn.Tanh)
+    optimizer = Copies(model.parameters())
+    replaced_after(model, optimizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.neg_()
+    replaced, _ = replaced_after(model, optimizer)
+    assert torch.equal(optimizer.state[model[0].weight]["x0"][replaced], model[0].weight[replaced])
+    assert not optimizer.state[model[0].weight]["z"][replaced].any()
+
+
+def test_copies_are_told_by_all_their_elements_where_every_unit_is_replaced():
+    model = chain(3, 6, 2, activation=nn.Tanh)
+    optimizer = Copies(model.parameters())
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=1.0, maturity_threshold=0)
+    learn(model, optimizer, *Problem(3, 2)())
+    assert len(method.step()[0]) == 6
+    assert torch.equal(optimizer.state[model[0].weight]["slow"], model[0].weight)
+    assert not optimizer.state[model[0].weight]["exp_avg"].any()
+
+
+def test_a_copy_follows_where_a_convolution_is_in_groups():
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2), nn.Flatten(), nn.Linear(4 * 4, 2))
+    optimizer = Copies(model.parameters(), torch.float32)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=0)
+    x = torch.randn(8, 2, 6, 6)
+    model(x).square().mean().backward()
+    optimizer.step()
+    before = {name: optimizer.state[model[2].weight][name].clone() for name in ("slow", "exp_avg")}
+    (units, others) = (units.tolist() for units in method.step())
+    assert len(units) == 3
+    assert torch.equal(optimizer.state[model[0].weight]["slow"][units], model[0].weight[units])
+    slow, average = (optimizer.state[model[2].weight][name] for name in ("slow", "exp_avg"))
+    rows = [row for row in range(4) if row not in others]
+    for unit in range(6):
+        # Rows 0 and 1 receive units 0, 1 and 2, rows 2 and 3 the others.
+        block, column = divmod(unit, 3)
+        for row in (row for row in rows if row // 2 == block):
+            if unit in units:
+                assert not slow[row, column].any()
+                assert not average[row, column].any()
+            else:
+                assert torch.equal(slow[row, column], before["slow"][row, column])
+                assert torch.equal(average[row, column], before["exp_avg"][row, column])
+
+
+@pytest.mark.parametrize(
+    ("name", "multiple", "is_copy"),
+    [
+        # (1 − m)² is compared with a quarter of 1 + m²: 0.25 with 0.3125, 0.36 with 0.29, 1 with 1.25, 2.25 with 1.8125
+        ("slow", 0.5, True),
+        ("slow", 0.4, False),
+        ("slow", 2.0, True),
+        ("slow", 2.5, False),
+        ("slow", 0.0, False),
+        ("slow", -1.0, False),
+        # and with all of it
+        ("z", 0.1, True),
+        ("z", 0.0, False),
+        ("z", -1.0, False),
+        ("x0", -1.0, True),
+    ],
+)
+def test_how_near_to_the_weights_a_copy_is(name, multiple, is_copy):
+    model = chain(3, 6, 2, activation=nn.Tanh)
+    optimizer = Copies(model.parameters())
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=0)
+    learn(model, optimizer, *Problem(3, 2)())
+    weight = model[0].weight.detach()
+    state = optimizer.state[model[0].weight][name].copy_(multiple * weight)
+    (units,) = method.step()
+    assert torch.equal(state[units], weight[units] if is_copy else torch.zeros_like(weight[units]))
+
+
+class Lookahead(Around):
+    """As timm's, with its copies of the weights among the moments of the optimizer within."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.inner.step()
+        for group in self.inner.param_groups:
+            for parameter in group["params"]:
+                slow = self.inner.state[parameter].setdefault("slow", parameter.clone())
+                slow.lerp_(parameter, 0.5)
+
+
+def test_a_copy_that_a_wrapper_puts_into_the_state_of_an_optimizer_of_torch_begins_with_the_fresh_weights():
+    model = chain(3, 6, 2, activation=nn.Tanh)
+    inner = torch.optim.Adam(model.parameters(), lr=0.01)
+    replaced, kept = replaced_after(model, Lookahead(inner))
+    state = inner.state[model[0].weight]
+    assert torch.equal(state["slow"][replaced], model[0].weight[replaced])
+    assert not torch.equal(state["slow"][kept], model[0].weight[kept])
+    assert not state["exp_avg"][replaced].any()
+
+
+def test_a_momentum_of_torch_is_none_even_where_it_equals_the_weights():
+    model = chain(3, 6, 2, activation=nn.Tanh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=0)
+    learn(model, optimizer, *Problem(3, 2)())
+    momentum = optimizer.state[model[0].weight]["momentum_buffer"].copy_(model[0].weight.detach())
+    (units,) = method.step()
+    assert not momentum[units].any()
