@@ -36,6 +36,10 @@ _BEGINNINGS: dict[str, dict[str, str | float | None]] = {
     "Rprop": {"prev": 0.0, "step_size": "lr"},
     "SGD": {"momentum_buffer": 0.0},
     "SparseAdam": _OF_ADAM,
+    # which divide by these: D-Adaptation's (and pytorch_optimizer's, under another name), pytorch_optimizer's
+    "DAdaptAdaGrad": {"alphak": 1e-6, "alpha_k": 1e-6},
+    "BSAM": {"s": 1.0},
+    "VSGD": {"bg": "pbg2", "bhg": "pbhg2"},
 }
 # The first weights, under the names that MADGRAD, D-Adaptation and Prodigy give them: the weights may be far from them by now.
 _FIRST_WEIGHTS = ("x0", "p0")

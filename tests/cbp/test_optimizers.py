@@ -348,3 +348,41 @@ def test_a_momentum_of_torch_is_none_even_where_it_equals_the_weights():
     momentum = optimizer.state[model[0].weight]["momentum_buffer"].copy_(model[0].weight.detach())
     (units,) = method.step()
     assert not momentum[units].any()
+
+
+# States that begin elsewhere than at zero
+
+
+class Dividing(Optimizer):
+    """Divides its steps by what it remembers, which begins at a number of its own."""
+
+    name: str
+    beginning: float
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter].setdefault(self.name, torch.full_like(parameter, self.beginning))
+                parameter.addcdiv_(parameter.grad, state.sqrt(), value=-1e-5)
+                state.add_(parameter.grad.square())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "beginning"),
+    [
+        ("RMSpropTF", "square_avg", 1.0),  # timm
+        ("DAdaptAdaGrad", "alphak", 1e-6),  # D-Adaptation
+        ("DAdaptAdaGrad", "alpha_k", 1e-6),  # pytorch_optimizer
+        ("BSAM", "s", 1.0),  # pytorch_optimizer
+        ("VSGD", "bg", 1e-8),
+        ("VSGD", "bhg", 1e-8),
+    ],
+)
+def test_where_others_begin_elsewhere_than_at_zero_is_known(kind, name, beginning):
+    model = chain(3, 6, 2, activation=nn.Tanh)
+    derived = type(kind, (Dividing,), {"name": name, "beginning": beginning})
+    optimizer = derived(model.parameters(), {"pbg2": 1e-8, "pbhg2": 1e-8})
+    replaced, kept = replaced_after(model, optimizer)
+    assert (optimizer.state[model[0].weight][name][replaced] == beginning).all()
+    assert (optimizer.state[model[0].weight][name][kept] != beginning).any()
