@@ -58,7 +58,8 @@ class UPGD(Method, name="upgd"):
         seed: Seed of the noise; nothing is drawn from the global generators.
 
     Raises:
-        ValueError: An option out of its range, or the optimizer holds none of the model's parameters, or maximises.
+        ValueError: An option out of its range, or the optimizer holds none of the model's parameters, maximises, or has no
+            ``lr`` or None, as where it chooses its step sizes itself.
         TypeError: No optimizer.
 
     Example:
@@ -91,6 +92,7 @@ class UPGD(Method, name="upgd"):
         self._generator = torch.Generator().manual_seed(check_whole("seed", seed))
         self._optimizers = checked(optimizer, "none")
         refuse_maximizing(self._optimizers, "UPGD")
+        self._rates()
         self._averages = PerParameter(model, partial(held_of, model, self._optimizers), _Average.of, self._optimizers)
         self._before: dict[nn.Parameter, Tensor] | None = None
 
@@ -120,6 +122,7 @@ class UPGD(Method, name="upgd"):
 
         Raises:
             RuntimeError: :meth:`before_update` was not called.
+            ValueError: The optimizer has no ``lr`` any more.
         """
         if self._before is None:
             raise RuntimeError("UPGD needs the gradients: call before_update() between loss.backward() and optimizer.step()")
@@ -146,8 +149,16 @@ class UPGD(Method, name="upgd"):
 
     def _rates(self) -> dict[nn.Parameter, float]:
         """The step size of each parameter, now."""
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        return {parameter: float(group["lr"]) for group in groups for parameter in group["params"]}
+        rates: dict[nn.Parameter, float] = {}
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                if group.get("lr") is None:
+                    found = "lr=None" if "lr" in group else "no lr"
+                    raise ValueError(
+                        f"UPGD takes step sizes from the optimizer's lr, got {type(optimizer).__name__} with {found}"
+                    )
+                rates |= dict.fromkeys(group["params"], float(group["lr"]))
+        return rates
 
     def take_over(self, other: Self) -> None:
         """As for :class:`cbp.Method`."""

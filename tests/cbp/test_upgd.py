@@ -230,3 +230,11 @@ def test_bad_options_are_refused_with_what_is_allowed(options, message):
     model = chain(3, 6, 2)
     with pytest.raises(ValueError, match=message):
         cbp.UPGD(model, still(model), **options)
+
+
+@pytest.mark.parametrize(("defaults", "found"), [({"eta": 0.1}, "no lr"), ({"lr": None}, "lr=None")])
+def test_an_optimizer_without_a_step_size_is_refused(defaults, found):
+    model = chain(3, 6, 2)
+    optimizer = torch.optim.Optimizer(model.parameters(), defaults)
+    with pytest.raises(ValueError, match=f"UPGD takes step sizes from the optimizer's lr, got Optimizer with {found}"):
+        cbp.UPGD(model, optimizer)
