@@ -386,3 +386,29 @@ def test_where_others_begin_elsewhere_than_at_zero_is_known(kind, name, beginnin
     replaced, kept = replaced_after(model, optimizer)
     assert (optimizer.state[model[0].weight][name][replaced] == beginning).all()
     assert (optimizer.state[model[0].weight][name][kept] != beginning).any()
+
+
+# A new optimizer
+
+
+def test_a_method_made_anew_with_a_new_optimizer_goes_on_and_resets_what_that_remembers():
+    model, problem = chain(3, 6, 2, activation=nn.Tanh), Problem(3, 2)
+    before = torch.optim.Adam(model.parameters())
+    old = cbp.ContinualBackprop(model, before, replacement_rate=0.5, maturity_threshold=15)
+    for _ in range(10):
+        learn(model, before, *problem())
+        old.step()
+    optimizer = torch.optim.Adam(model.parameters())
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.5, maturity_threshold=15)
+    method.take_over(old)
+    old.remove()
+    assert (method.layers[0].age == 10).all()
+    assert torch.equal(method.layers[0].utility, old.layers[0].utility)
+    units = torch.tensor([])
+    while not len(units):
+        learn(model, optimizer, *problem())
+        (units,) = method.step()
+    moments = optimizer.state[model[0].weight]["exp_avg"]
+    assert not moments[units].any()
+    assert moments.any()
+    assert before.state[model[0].weight]["exp_avg"].any(dim=1).all()
