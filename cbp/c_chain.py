@@ -170,6 +170,7 @@ class CChain(Replaying, name="c-chain"):
         if state.get("dtype", self._dtype()) != self._dtype():  # batches of another precision
             self._drop()
         self._has_seen |= self._last is not None
+        self._exchanges.mark_loaded()
 
     def _dtype(self) -> str:
         return str(next(self._model.parameters()).dtype)

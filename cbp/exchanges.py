@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from cbp.discovery.recording import unwrapped
 
 Kept = TypeVar("Kept")
+_Place = tuple[nn.Module, str]
 
 
 class Exchanges:
@@ -30,6 +31,7 @@ class Exchanges:
         self._optimizers = optimizers
         self._modules = list(self.model.modules())
         self._known = self._held()
+        self._loaded: dict[_Place, nn.Parameter] = {}
 
     def _held(self) -> list[Any]:
         """The parameters and modules of each module, and the parameters of each optimizer."""
@@ -50,17 +52,41 @@ class Exchanges:
     def follow(self, look: Callable[[], object]) -> None:
         """Lets a method look at the model again where there were any since the last call; if it fails, at the next one too."""
         now = self._held()
-        if len(now) == len(self._known) and all(map(is_, now, self._known)):
-            return
-        look()
-        self._modules = list(self.model.modules())
-        self._known = self._held()
+        if len(now) != len(self._known) or not all(map(is_, now, self._known)):
+            look()
+            self._modules = list(self.model.modules())
+            self._known = self._held()
+        self._loaded = {}
+
+    def mark_loaded(self) -> None:
+        """A state was loaded: until the next look ``model.load_state_dict(assign=True)`` may exchange what it is of."""
+        self._loaded = self._places()
+
+    def renewed(self) -> dict[nn.Parameter, nn.Parameter]:
+        """In a look after :meth:`mark_loaded`, parameters with those of their shape that were in their places then."""
+        loaded = ((parameter, self._loaded.get(place)) for place, parameter in self._places().items())
+        return {parameter: old for parameter, old in loaded if old is not None and old.shape == parameter.shape}
+
+    @property
+    def are_renewed(self) -> bool:
+        """Whether :meth:`renewed` has all parameters, and modules are what they were."""
+        return len(self.renewed()) == len(self._loaded) > 0 and list(self.model.modules()) == self._modules
+
+    def _places(self) -> dict[_Place, nn.Parameter]:
+        """The parameters, each by the first module that has it and its name there."""
+        places: dict[nn.Parameter, _Place] = {}
+        for module in self.model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    places.setdefault(parameter, (module, name))
+        return {place: parameter for parameter, place in places.items()}
 
 
 class PerParameter(Generic[Kept]):
     """What a method keeps of each parameter that it treats, as the model has them now.
 
-    Of a parameter that is new it begins to keep something; what was kept of one that is gone is dropped.
+    Of a parameter that is new it begins to keep something; what was kept of one that is gone is dropped, unless it was loaded
+    and not looked at since, as where the model's own state is loaded after the method's, with ``assign=True``.
 
     Args:
         model: The method's.
@@ -89,14 +115,20 @@ class PerParameter(Generic[Kept]):
         return self._kept
 
     def _look(self) -> None:
-        kept, found = self._kept, list(self._find())
+        found = list(self._find())
         if any(map(is_lazy, found)):
             refuse_lazy(self._exchanges.model)
+        loaded = {new: self._kept[old] for new, old in self._exchanges.renewed().items() if old in self._kept}
+        kept = {**self._kept, **loaded}
         self._kept = {p: kept[p] if p in kept else self._begin(p) for p in found}
 
     def names(self) -> list[str]:
         """Those of the parameters in the model, in their order."""
         return self._exchanges.names_of(self.now())
+
+    def mark_loaded(self) -> None:
+        """What is kept was loaded just now."""
+        self._exchanges.mark_loaded()
 
     def check(self, names: Sequence[str] | None) -> None:
         """Refuses what was kept of other parameters; states of earlier releases have no names.

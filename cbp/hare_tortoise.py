@@ -71,6 +71,7 @@ class HareTortoise(Method, name="hare-tortoise"):
     def _look(self) -> None:
         """Begins to average what is new."""
         before, self._averaged = self._by_tensor(), {}
+        before.update({(new, ""): before[old, ""] for new, old in self._exchanges.renewed().items() if (old, "") in before})
         self.tortoise = {}
         for name, fast in self._hare():
             path, _, attribute = name.rpartition(".")
@@ -161,6 +162,7 @@ class HareTortoise(Method, name="hare-tortoise"):
         for name, slow in state["tortoise"].items():
             self.tortoise[name].copy_(slow)
         self._updates = int(state["updates"])
+        self._exchanges.mark_loaded()
 
 
 def _copy(fast: Tensor) -> Tensor:

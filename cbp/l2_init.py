@@ -88,6 +88,7 @@ class L2Init(Regularizer, name="l2-init"):
         self._initial.check(state.get("names"))
         for initial, saved in zip(kept, state["initial"], strict=True):
             initial.copy_(saved)
+        self._initial.mark_loaded()
 
 
 def _copy(parameter: nn.Parameter) -> Tensor:

@@ -103,6 +103,7 @@ class NormalizeAndProject(Method, name="nap"):
             raise ValueError(f"the state is of a model with weights (name: parts) {theirs}, this one has {own}")
         for weight in weights:
             kept[weight.parameter] = lengths[weight.name].to(kept[weight.parameter], copy=True)
+        self._lengths.mark_loaded()
 
 
 def _lengths(parts: Tensor) -> Tensor:

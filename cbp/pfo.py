@@ -143,6 +143,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         self._then = self._placed(state["then"])
         self._tap.acted = bool(state["acted"])
         self._has_seen |= self._then is not None
+        self._exchanges.mark_loaded()
 
 
 def _kept(output: Any) -> Any:

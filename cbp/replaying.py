@@ -141,7 +141,11 @@ class Replaying(Regularizer):
 
     def _look(self) -> None:
         """Drops what was kept of passes of other parameters than those of now."""
-        self._exchanges.follow(self._drop)
+        self._exchanges.follow(self._drop_others)
+
+    def _drop_others(self) -> None:
+        if not self._exchanges.are_renewed:
+            self._drop()
 
     @abstractmethod
     def _drop(self) -> None:

@@ -155,3 +155,4 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
         self._updates = int(state["updates"])
         self._spreads.now().update(zip(self._weights.parameters(), map(float, state["spreads"]), strict=True))
         self._generator.set_state(state["generator"].cpu())
+        self._spreads.mark_loaded()

@@ -114,6 +114,7 @@ class Spectral(Regularizer, name="spectral"):
         self._vectors.check(state.get("names"))
         for (parameter, mine), vector in zip(list(kept.items()), state["vectors"], strict=True):
             kept[parameter] = vector.to(mine, copy=True).view_as(mine)
+        self._vectors.mark_loaded()
 
 
 def _first_right_vectors(weights: Tensor) -> Tensor:

@@ -216,3 +216,4 @@ class SelectiveWeightReinitialization(Method, name="swr"):
             of_weight.bound = float(bound)
             of_weight.average = None if average is None else average.detach().to(parameter.device, copy=True)
         self._generator.set_state(state["generator"].cpu())
+        self._kept.mark_loaded()

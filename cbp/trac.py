@@ -199,6 +199,7 @@ class Trac(Method, name="trac"):
         else:
             self._variances = [float(variance) for variance in state["variances"]]
             self._sums = [float(total) for total in state["sums"]]
+        self._ways.mark_loaded()
 
 
 def _erfi(x: float) -> float:

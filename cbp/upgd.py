@@ -192,3 +192,4 @@ class UPGD(Method, name="upgd"):
             average.utility.copy_(utility)
             average.updates = int(updates)
         self._generator.set_state(state["generator"].cpu())
+        self._averages.mark_loaded()

@@ -156,6 +156,87 @@ def test_what_is_resumed_after_an_exchange_goes_on_exactly(name, saved_at_once):
         assert torch.equal(ours, theirs)
 
 
+SOON = {
+    "cbp": {"replacement_rate": 0.2, "maturity_threshold": 2},
+    "redo": {"period": 3},
+    "regrama": {"period": 3},
+    "c-chain": {"first_strength": 0.1},
+    "pfo": {"strength": 0.1},
+}
+
+
+class Resumable:
+    """A method on a model that learns, with a pass in which it acts in front of each update."""
+
+    def __init__(self, name, seed):
+        self.model = nn.Sequential(*chain(3, 6, 2, seed=seed), nn.BatchNorm1d(2, dtype=torch.float64))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.method = cbp.METHODS[name](self.model, self.optimizer, **OPTIONS.get(name, SOON.get(name, {})))
+
+    def states(self):
+        return copy.deepcopy((self.model.state_dict(), self.method.state_dict()))
+
+    def load_by_assigning(self, state):
+        self.model.load_state_dict(copy.deepcopy(state), assign=True)
+        self.optimizer.param_groups[0]["params"] = list(self.model.parameters())
+
+    def update(self, count=6):
+        for k in range(count):
+            x = torch.rand(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+            with torch.no_grad():
+                self.model.eval()(x)
+            self.optimizer.zero_grad()
+            (self.model.train()(x) - x[:, :2]).square().mean().backward()
+            self.method.before_update()
+            self.optimizer.step()
+            self.method.step()
+        return torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
+
+
+@pytest.mark.parametrize("order", ["model first", "method first", "method alone in between"])
+@pytest.mark.parametrize("name", sorted(cbp.METHODS))
+def test_a_resumed_training_whose_model_got_other_tensors_by_its_state_goes_on_exactly(name, order):
+    left, resumed = Resumable(name, seed=1), Resumable(name, seed=2)
+    left.update()
+    of_model, of_method = left.states()
+    if order == "model first":
+        resumed.load_by_assigning(of_model)
+    elif order == "method alone in between":
+        resumed.update()
+    resumed.method.load_state_dict(of_method)
+    if order != "model first":
+        resumed.load_by_assigning(of_model)
+    weights = left.update()
+    assert weights.isfinite().all()
+    assert torch.equal(resumed.update(), weights)
+
+
+def test_what_was_loaded_is_not_taken_for_that_of_other_modules_nor_of_tensors_of_a_later_exchange():
+    def method_on(model):
+        method = cbp.L2Init(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        method.load_state_dict({"initial": [torch.full_like(parameter, 7.0) for parameter in model.parameters()]})
+        return method
+
+    def exchange(model):
+        for layer in model[::2]:
+            layer.weight = nn.Parameter(torch.ones_like(layer.weight))
+        model[2] = nn.Linear(6, 2, dtype=torch.float64)
+
+    def initial(model, method):
+        return [each.mean().item() == 7.0 for each in method.state_dict()["initial"]]
+
+    model = chain(3, 6, 2)
+    method = method_on(model)
+    exchange(model)
+    assert initial(model, method) == [True, True, False, False]
+    model = chain(3, 6, 2)
+    method = method_on(model)
+    model(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+    method.before_update()
+    exchange(model)
+    assert initial(model, method) == [False, True, False, False]
+
+
 def test_a_spread_is_that_of_the_update_after_the_exchange_whatever_the_period():
     model = chain(3, 6, 2, seed=1)
     method = cbp.ShrinkPerturb(model, torch.optim.SGD(model.parameters(), lr=0.1), period=50, noise="fresh")
