@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from operator import is_
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -86,7 +88,8 @@ class PerParameter(Generic[Kept]):
     """What a method keeps of each parameter that it treats, as the model has them now.
 
     Of a parameter that is new it begins to keep something; what was kept of one that is gone is dropped, unless it was loaded
-    and not looked at since, as where the model's own state is loaded after the method's, with ``assign=True``.
+    and not looked at since, as where the model's own state is loaded after the method's, with ``assign=True``. Of one that has
+    another shape than before, as by ``weight.data = larger``, what is kept begins anew with a warning.
 
     Args:
         model: The method's.
@@ -107,11 +110,19 @@ class PerParameter(Generic[Kept]):
         self._begin = begin
         self._exchanges = Exchanges(model, optimizers)
         self._kept: dict[nn.Parameter, Kept] = {}
+        self._shapes: dict[nn.Parameter, torch.Size] = {}
         self._look()
 
     def now(self) -> dict[nn.Parameter, Kept]:
         """All of it, in the order of the parameters."""
         self._exchanges.follow(self._look)
+        if resized := [p for p, shape in self._shapes.items() if p.shape != shape]:
+            changes = [
+                f"'{name}' has the shape {tuple(p.shape)}, and had {tuple(self._shapes[p])}"
+                for name, p in zip(self._exchanges.names_of(resized), resized, strict=True)
+            ]
+            warnings.warn(f"{'; '.join(changes)}: what is kept of it begins anew", stacklevel=3)
+            self._look()
         return self._kept
 
     def _look(self) -> None:
@@ -119,8 +130,9 @@ class PerParameter(Generic[Kept]):
         if any(map(is_lazy, found)):
             refuse_lazy(self._exchanges.model)
         loaded = {new: self._kept[old] for new, old in self._exchanges.renewed().items() if old in self._kept}
-        kept = {**self._kept, **loaded}
+        kept = {p: of_it for p, of_it in self._kept.items() if p.shape == self._shapes[p]} | loaded
         self._kept = {p: kept[p] if p in kept else self._begin(p) for p in found}
+        self._shapes = {p: p.shape for p in self._kept}
 
     def names(self) -> list[str]:
         """Those of the parameters in the model, in their order."""
@@ -147,7 +159,7 @@ class PerParameter(Generic[Kept]):
     def take_over(self, other: PerParameter[Kept]) -> None:
         """Goes on with what another one keeps of those parameters that both treat."""
         own = self.now()
-        own |= {parameter: other._kept[parameter] for parameter in own if parameter in other._kept}
+        own |= {p: other._kept[p] for p in own if p in other._kept and p.shape == other._shapes[p]}
 
 
 def refuse_lazy(model: nn.Module) -> None:

@@ -88,6 +88,43 @@ def test_on_what_came_in_another_s_place_a_method_begins_anew(name, exchange, wi
         torch.testing.assert_close(ours, theirs)
 
 
+def by_data(model, other):
+    """As where a layer is grown in place."""
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        mine.data, mine.grad = theirs.data, None
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in ("fire", "parseval", "hare-tortoise")])
+def test_of_weights_that_grew_in_place_a_method_begins_anew_and_says_so(name):
+    training = Training(name, chain(3, 6, 2, seed=1))
+    training.update(seed=0)
+    fresh = Training(name, chain(3, 9, 2, seed=2))
+    by_data(training.model, copy.deepcopy(fresh.model))
+    with pytest.warns(
+        UserWarning, match=r"'0\.weight' has the shape \(9, 3\), and had \(6, 3\).*: what is kept of it begins anew"
+    ):
+        training.method.state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for each in (training, fresh):
+            each.update(seed=1)
+    ours, theirs = (each.model[0].weight for each in (training, fresh))
+    if name in ("l2-init", "shrink-perturb", "nap", "spectral"):  # what the others go on with is of all weights
+        torch.testing.assert_close(ours, theirs)
+    assert ours.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["l2-init", "trac", "upgd"])
+def test_what_is_kept_of_a_weight_before_it_grew_is_not_taken_over(name):
+    training = Training(name, chain(3, 6, 2, seed=1))
+    training.update(seed=0)
+    by_data(training.model, chain(3, 9, 2, seed=2))
+    before, training.method = training.method, cbp.METHODS[name](training.model, training.sgd, **OPTIONS[name])
+    training.method.take_over(before)
+    training.update(seed=1)
+    assert all(parameter.isfinite().all() for parameter in training.model.parameters())
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_what_was_not_exchanged_goes_on(name):
     trainings = [Training(name, chain(3, 6, 2, seed=1)) for _ in range(2)]
