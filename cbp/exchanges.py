@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from cbp.discovery.recording import unwrapped
+from cbp.replicas import refuse_sharded
 
 Kept = TypeVar("Kept")
 _Place = tuple[nn.Module, str]
@@ -97,6 +98,10 @@ class PerParameter(Generic[Kept]):
             model.
         begin: What is kept of one at first; a bound method, or a function of a module.
         optimizers: Where those that they hold are treated alone.
+        may_be_sharded: Whether the method is right on parameters that are spread over processes, such as those of FSDP2.
+
+    Raises:
+        LayerError: They are, and it is not; from :meth:`now` where they are since.
     """
 
     def __init__(
@@ -105,7 +110,10 @@ class PerParameter(Generic[Kept]):
         find: Callable[[], Iterable[nn.Parameter]],
         begin: Callable[[nn.Parameter], Kept],
         optimizers: Sequence[Optimizer] = (),
+        *,
+        may_be_sharded: bool = False,
     ) -> None:
+        self._may_be_sharded = may_be_sharded
         self._find = find
         self._begin = begin
         self._exchanges = Exchanges(model, optimizers)
@@ -126,6 +134,8 @@ class PerParameter(Generic[Kept]):
         return self._kept
 
     def _look(self) -> None:
+        if not self._may_be_sharded:
+            refuse_sharded(self._exchanges.model)
         found = list(self._find())
         if any(map(is_lazy, found)):
             refuse_lazy(self._exchanges.model)

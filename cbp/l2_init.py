@@ -49,7 +49,7 @@ class L2Init(Regularizer, name="l2-init"):
     def __init__(self, model: nn.Module, optimizer: Optimizer, strength: float = 1e-3) -> None:
         super().__init__(optimizer)
         self.strength = check_number("strength", strength, 0)
-        self._initial = PerParameter(model, unwrapped(model).parameters, _copy)
+        self._initial = PerParameter(model, unwrapped(model).parameters, _copy, may_be_sharded=True)
 
     def _treats(self) -> list[nn.Parameter]:
         return list(self._initial.now())

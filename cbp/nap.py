@@ -49,7 +49,7 @@ class NormalizeAndProject(Method, name="nap"):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:  # noqa: ARG002
         self._weights = Weights(model, kinds=("matrix",))
-        self._lengths = PerParameter(model, self._weights.parameters, self._begin)
+        self._lengths = PerParameter(model, self._weights.parameters, self._begin, may_be_sharded=True)
 
     def _begin(self, parameter: nn.Parameter) -> Tensor:
         weight = next(weight for weight in self._weights.now() if weight.parameter is parameter)

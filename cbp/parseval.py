@@ -19,6 +19,7 @@ from cbp.exchanges import Exchanges
 from cbp.groups import Group, HiddenLayer, LayerError, given
 from cbp.method import check_number, check_state
 from cbp.regularizer import Regularizer
+from cbp.replicas import refuse_sharded
 from cbp.weighted import Weight, is_stacked, known_weights, trained_names
 
 _WIDTH = 64  # of the networks that the authors chose λ for; for others they multiply λ by (64 / width)²
@@ -53,7 +54,7 @@ class Parseval(Regularizer, name="parseval"):
 
     Raises:
         ValueError: An option out of its range, or an optimizer that maximises.
-        LayerError: As :func:`cbp.find_layers`; or the weights of all layers are frozen.
+        LayerError: As :func:`cbp.find_layers`; or the weights of all layers are frozen, or the model's parameters are sharded.
 
     Example:
         >>> import torch
@@ -82,6 +83,7 @@ class Parseval(Regularizer, name="parseval"):
         self._example = example
         self._are_given = layers is not None
         self._exchanges = Exchanges(model)
+        refuse_sharded(self._model)
         self._treat(find_layers(model, example) if layers is None else given(layers, self._model))
 
     def _treat(self, groups: list[Group]) -> None:
@@ -100,6 +102,7 @@ class Parseval(Regularizer, name="parseval"):
 
     def _look(self) -> None:
         """Finds the layers anew where the model has others, unless they were given."""
+        refuse_sharded(self._model)
         if not self._are_given:
             self._exchanges.follow(lambda: self._treat(find_layers(self._model, self._example)))
 

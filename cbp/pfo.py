@@ -19,6 +19,7 @@ from cbp.discovery.recording import Example, unwrapped
 from cbp.groups import Group, HiddenLayer, LayerError, given
 from cbp.method import check_number
 from cbp.replaying import Batch, Replaying, mean_square
+from cbp.replicas import refuse_sharded
 
 
 class ProximalFeatures(Replaying, name="pfo"):
@@ -79,6 +80,7 @@ class ProximalFeatures(Replaying, name="pfo"):
         self.all_layers = all_layers
         self._example = example
         self._are_given = layers is not None
+        refuse_sharded(unwrapped(model))  # of which no pass is recorded either
         groups = find_layers(model, example) if layers is None else given(layers, unwrapped(model))
         super().__init__(model, optimizer, receives)
         self._watch(groups)

@@ -141,6 +141,7 @@ class Replaying(Regularizer):
 
     def _look(self) -> None:
         """Drops what was kept of passes of other parameters than those of now."""
+        refuse_sharded(self._model)
         self._exchanges.follow(self._drop_others)
 
     def _drop_others(self) -> None:

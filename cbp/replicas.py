@@ -18,8 +18,33 @@ def refuse_sharded(model: nn.Module) -> None:
         LayerError: It is one.
     """
     for name, parameter in model.named_parameters():
-        if hasattr(parameter, "placements") or "FlatParameter" in type(parameter).__name__:
-            raise LayerError(f"'{name}' is sharded over processes, which is not supported: wrap in DistributedDataParallel")
+        check_whole_tensor(name, parameter)
+
+
+def refuse_flattened(model: nn.Module) -> None:
+    """Refuses a model whose parameters are parts of a vector, as ``FullyShardedDataParallel`` keeps them: no matrix is there.
+
+    Raises:
+        LayerError: It is one.
+    """
+    for name, parameter in model.named_parameters():
+        if is_flattened(parameter):
+            check_whole_tensor(name, parameter)
+
+
+def check_whole_tensor(name: str, tensor: Tensor) -> None:
+    """Refuses a weight that is spread over processes.
+
+    Raises:
+        LayerError: It is one.
+    """
+    if hasattr(tensor, "placements") or is_flattened(tensor):
+        raise LayerError(f"'{name}' is sharded over processes, which is not supported: wrap in DistributedDataParallel")
+
+
+def is_flattened(tensor: Tensor) -> bool:
+    """Whether a parameter is a part of a vector of ``FullyShardedDataParallel``."""
+    return hasattr(tensor, "_fsdp_flattened")
 
 
 class Replicas:

@@ -48,6 +48,7 @@ class ShrinkPerturb(Method, name="shrink-perturb"):
 
     Raises:
         ValueError: An option out of its range or an unknown name, or a model without such layers.
+        LayerError: The model's parameters are sharded.
 
     Example:
         >>> model = nn.Linear(2, 1)

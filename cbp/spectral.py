@@ -55,7 +55,7 @@ class Spectral(Regularizer, name="spectral"):
         self.strength = check_number("strength", strength, 0)
         self.exponent = check_whole("exponent", exponent, least=1)
         self._weights = Weights(model, kinds=("matrix", "bias"))
-        self._vectors = PerParameter(model, self._matrices, self._begin)
+        self._vectors = PerParameter(model, self._matrices, self._begin, may_be_sharded=True)
 
     def _matrices(self) -> list[nn.Parameter]:
         return [weight.parameter for weight in self._weights.now() if weight.kind == "matrix"]

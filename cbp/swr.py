@@ -68,6 +68,7 @@ class SelectiveWeightReinitialization(Method, name="swr"):
 
     Raises:
         ValueError: An option out of its range or an unknown name, or a model without layers that multiply.
+        LayerError: The model's parameters are sharded.
         RuntimeError: From :meth:`step`, where there are no gradients to judge by.
 
     Example:

@@ -61,6 +61,7 @@ class Trac(Method, name="trac"):
 
     Raises:
         ValueError: An option out of its range, or an optimizer that maximises.
+        LayerError: The model's parameters are sharded.
         TypeError: No optimizer.
 
     Example:

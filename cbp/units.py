@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cbp.groups import Edge, Group, Place, Slices
+from cbp.replicas import check_whole_tensor
 from cbp.taps import Tap
 
 
@@ -85,7 +86,13 @@ class TrackedLayer:
         Each ``(batch, units)``, or ``(batch, values, units)`` as :meth:`cbp.groups.Place.as_batch` has it, in the precision of
         the utility. An edge that received nothing, as an expert without samples, counts as if it had received what the first
         did that received anything; None if none did.
+
+        Raises:
+            LayerError: The weights of the units are sharded over processes, since they were found.
         """
+        slices = self.hidden.fresh[0]
+        if (weight := slices.module._parameters.get(slices.attribute)) is not None:  # others are not to be computed here
+            check_whole_tensor(self.name, weight)
         self.fits = True
         received = [self._received_by(edge, tap) for edge, tap in zip(self.hidden.edges, self._taps, strict=True)]
         self.edges_called = [h is not None for h in received]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cbp.discovery.recording import unwrapped
 from cbp.exchanges import Exchanges, refuse_lazy
 from cbp.method import averaging_dtype
+from cbp.replicas import is_flattened, refuse_flattened
 
 _Parametrized = nn.utils.parametrize.ParametrizationList
 _NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -77,7 +78,8 @@ def weights_of(model: nn.Module) -> list[Weight]:
     ``(members, inputs, outputs)``; with a ``kernel_size``, or a bias for each of its rows, that of a convolution.
 
     Raises:
-        ValueError: The model has no such layer, or none that is trained; or it is lazy and has not been called yet.
+        ValueError: The model has no such layer, or none that is trained; or it is lazy and has not been called yet; or its
+            parameters are parts of a vector, as those of ``FullyShardedDataParallel``.
     """
     refuse_lazy(model)
     found = known_weights(model)
@@ -91,6 +93,7 @@ def weights_of(model: nn.Module) -> list[Weight]:
 
 def known_weights(model: nn.Module) -> dict[nn.Parameter, Weight]:
     """As :func:`weights_of`, by their tensors; there may be none."""
+    refuse_flattened(model)
     names = {parameter: name for name, parameter in unwrapped(model).named_parameters()}
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     left_alone = {parameter for embedding in embeddings for parameter in embedding.parameters(recurse=False)}
@@ -122,7 +125,7 @@ class Weights:
         kinds: Those of :class:`Weight` that are treated.
 
     Raises:
-        ValueError: As :func:`weights_of`.
+        ValueError: As :func:`weights_of`; from :meth:`now` where the parameters were made parts of a vector since.
     """
 
     def __init__(self, model: nn.Module, kinds: Collection[str] = ("matrix", "bias", "magnitude")) -> None:
@@ -137,6 +140,8 @@ class Weights:
     def now(self) -> list[Weight]:
         """The weights that the model has now, in its order."""
         self._exchanges.follow(self._look)
+        if self._found and is_flattened(self._found[0].parameter):  # since they were looked up: they are the same parameters
+            refuse_flattened(self._model)
         return self._found
 
     def _look(self) -> None:

@@ -25,6 +25,67 @@ REPLAYING = {
 }
 
 
+ON_SHARDED = {
+    "fire": {},
+    "hare-tortoise": {"momentum": 0.5, "period": 2},
+    "l2-init": {"strength": 0.1},
+    "nap": {},
+    "spectral": {"strength": 0.1},
+}
+ON_PARTS = ("hare-tortoise", "l2-init")  # of vectors
+SHARDED = r"'.*' is sharded over processes, which is not supported"
+
+
+def updates(model: nn.Module, optimizer: torch.optim.Optimizer, method: cbp.Method, count: int = 4) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(torch.eye(3, dtype=torch.float64)).square().sum().backward()
+        method.before_update()
+        optimizer.step()
+        method.step()
+        method.change()
+
+
+def check_sharded() -> None:
+    """What treats sharded parameters as whole ones does so; the other methods refuse them, also those that became such."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard  # takes a second, in these processes alone
+
+    mesh = torch.distributed.init_device_mesh("cpu", (2,))
+
+    def in_parts(model: nn.Module) -> nn.Module:
+        return FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+
+    def sgd(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.1)
+
+    for name, make in cbp.METHODS.items():
+        whole, sharded, parted = chain(3, 8, 2), fully_shard(chain(3, 8, 2), mesh=mesh), in_parts(chain(3, 8, 2))
+        if name in ON_SHARDED:
+            for model in (whole, sharded, *([parted] if name in ON_PARTS else [])):
+                optimizer = sgd(model)
+                updates(model, optimizer, make(model, optimizer, **ON_SHARDED[name]))
+            for ours, theirs in zip(whole.parameters(), sharded.parameters(), strict=True):
+                torch.testing.assert_close(ours, theirs.full_tensor())
+            with FullyShardedDataParallel.summon_full_params(parted):
+                for ours, theirs in zip(whole.parameters(), parted.parameters(), strict=True):
+                    assert name not in ON_PARTS or torch.allclose(ours, theirs)
+        else:
+            with pytest.raises(cbp.LayerError, match=SHARDED):
+                make(sharded, sgd(sharded))
+        for shard in (lambda model: fully_shard(model, mesh=mesh), in_parts):
+            if name in ON_PARTS or (name in ON_SHARDED and shard is not in_parts):
+                continue
+            model = chain(3, 8, 2)
+            optimizer = sgd(model)
+            method = make(model, optimizer)
+            sharded = shard(model)
+            optimizer.param_groups[0]["params"] = list(sharded.parameters())
+            with pytest.raises(cbp.LayerError, match=SHARDED):
+                updates(sharded, optimizer, method)
+            with pytest.raises(cbp.LayerError, match=SHARDED):
+                make(sharded, optimizer)
+
+
 def train(rank: int, folder: Path) -> None:
     """Sixty updates of each method on data of this rank alone; saves weights and numbers of replaced units."""
     warnings.simplefilter("ignore")
@@ -66,11 +127,7 @@ def train(rank: int, folder: Path) -> None:
             optimizer.step()
             method.step()
         results[name] = [parameter.detach() for parameter in model.parameters()], [torch.tensor(method.strength)], [changed]
-    from torch.distributed.fsdp import fully_shard  # takes a second, in the processes of this test alone
-
-    sharded = fully_shard(chain(3, 8, 2), mesh=torch.distributed.init_device_mesh("cpu", (2,)))
-    with pytest.raises(cbp.LayerError, match=r"'0.weight' is sharded over processes"):
-        cbp.ContinualBackprop(sharded, torch.optim.SGD(sharded.parameters(), lr=0.1))
+    check_sharded()
     torch.save(results, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
