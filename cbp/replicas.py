@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -48,19 +49,28 @@ def is_flattened(tensor: Tensor) -> bool:
 
 
 class Replicas:
-    """The processes that hold replicas of a model wrapped in DistributedDataParallel; of any other model, this one alone."""
+    """The processes that hold replicas of a model wrapped in DistributedDataParallel; of any other model, this one alone.
+
+    That another model is trained by one of several processes is told in a warning at its first update.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        while isinstance(getattr(model, "_orig_mod", None), nn.Module):  # compiled
+            model = model._orig_mod  # type: ignore[assignment]
         distributed = isinstance(model, nn.parallel.DistributedDataParallel)
         self._group: Any = model.process_group if distributed else None
         self._may_differ = distributed and model.find_unused_parameters
+        self._is_checked = distributed
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_group": None, "_may_differ": False}  # a copy is a model of its own
+        return {"_group": None, "_may_differ": False, "_is_checked": False}  # a copy is a model of its own
 
     @property
     def alone(self) -> bool:
         """Whether there is only one."""
+        if not self._is_checked:
+            self._is_checked = True
+            _warn_of_other_processes()
         return self._group is None
 
     def mean(self, numbers: Tensor) -> Tensor:
@@ -84,3 +94,16 @@ class Replicas:
         reduced = torch.tensor(flags, dtype=torch.uint8, device=device)
         torch.distributed.all_reduce(reduced, torch.distributed.ReduceOp.MIN, group=self._group)
         return [bool(flag) for flag in reduced.tolist()]
+
+
+def _warn_of_other_processes() -> None:
+    """Warns where this is one of several processes; at one place, so that Python shows it once, of however many methods."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if (processes := torch.distributed.get_world_size()) > 1:
+        warnings.warn(
+            f"this is one of {processes} processes of torch.distributed, and a method acts on what it alone sees: replicas of "
+            "one model may drift apart. Wrap the model in DistributedDataParallel before the method is made, and give the "
+            "method the wrapped model. Where each process trains a model of its own, this is as it should be",
+            stacklevel=1,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from small_networks import chain
 from torch import nn
 
 import cbp
+from cbp.replicas import Replicas
 
 METHODS = {
     "cbp": (cbp.ContinualBackprop, {"replacement_rate": 0.05, "maturity_threshold": 5, "utility": "adaptable_contribution"}),
@@ -86,6 +88,32 @@ def check_sharded() -> None:
                 make(sharded, optimizer)
 
 
+def warned(model: nn.Module, wrapped: nn.Module, names: list[str]) -> list[str]:
+    """The warnings of several methods, given one model, while another, which has it, is trained."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for name in names:
+            updates(wrapped, optimizer, cbp.METHODS[name](model, optimizer), count=2)
+    return [str(warning.message) for warning in caught]
+
+
+def check_wrapping() -> None:
+    """Of a model that is not wrapped a warning tells once, where processes must agree; a compiled wrapper is one, too."""
+    judging, others = ["cbp", "redo", "snr", "c-chain", "pfo"], ["l2-init", "upgd", "trac", "shrink-perturb"]
+    model = chain(3, 8, 2)
+    replica = nn.parallel.DistributedDataParallel(model)
+    (message,) = warned(model, replica, judging)
+    assert "one of 2 processes of torch.distributed" in message
+    assert "give the method the wrapped model" in message
+    assert not warned(replica, replica, judging)
+    assert not warned(model, replica, others)
+    assert not Replicas(torch.compile(replica)).alone
+    copied = copy.deepcopy(cbp.ReDo(replica, torch.optim.SGD(model.parameters(), lr=0.1)))
+    with pytest.warns(UserWarning, match="one of 2 processes"):  # it is one of a model of its own
+        assert copied._replicas.alone
+
+
 def train(rank: int, folder: Path) -> None:
     """Sixty updates of each method on data of this rank alone; saves weights and numbers of replaced units."""
     warnings.simplefilter("ignore")
@@ -127,6 +155,7 @@ def train(rank: int, folder: Path) -> None:
             optimizer.step()
             method.step()
         results[name] = [parameter.detach() for parameter in model.parameters()], [torch.tensor(method.strength)], [changed]
+    check_wrapping()
     check_sharded()
     torch.save(results, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
