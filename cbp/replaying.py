@@ -35,7 +35,8 @@ class Replaying(Regularizer):
     They are made in evaluation mode, under the autocast of the model's own pass, under forked random generators and with copies
     of the buffers and of other tensors that its modules keep, and what was put into lists and dictionaries is taken out again.
     So they leave no trace, and no other method sees them; only hooks of your own are called in them, too. Where gradients of
-    several passes are added up, the last pass counts.
+    several passes are added up, the last pass counts. Nothing is added in an update in which the term is not finite, as it is
+    on a batch with a NaN, be it one whose own update a gradient scaler skipped.
 
     Args:
         model: Any module. Replicas add the mean of their terms' gradients if it is given as it is wrapped in
@@ -106,6 +107,7 @@ class Replaying(Regularizer):
                     module.training = training  # of a scripted module it is no attribute of Python's
 
     def _factor(self, scale: float) -> float:
+        self._is_scaled = scale != 1
         self._backpropagated = self.strength * scale  # the whole term is, as the loss was, through whatever precision
         return 1.0
 
@@ -126,13 +128,22 @@ class Replaying(Regularizer):
         gradients: Sequence[Tensor | None] = [None] * len(trained)
         if term is not None and acts:
             with torch.enable_grad():
-                term = term * self._backpropagated
-            gradients = torch.autograd.grad(term, trained, allow_unused=True)
+                weighted = term * self._backpropagated
+            gradients = self._sound(term, torch.autograd.grad(weighted, trained, allow_unused=True))
         for parameter, gradient in zip(trained, gradients, strict=True):
             if not self._replicas.alone:  # all of them take part, each with what it has
                 yield parameter, self._replicas.mean(torch.zeros_like(parameter) if gradient is None else gradient)
             elif gradient is not None:
                 yield parameter, gradient
+
+    def _sound(self, term: Tensor, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The gradients, or zeros where the term overflowed; looked at on the device alone.
+
+        Where gradients alone did, and are scaled still, they are left to the scaler, which has to find a smaller scale.
+        """
+        looked_at = [term] if self._is_scaled else [term, *(gradient for gradient in gradients if gradient is not None)]
+        sound = torch.stack([tensor.isfinite().all().to(term.device) for tensor in looked_at]).all()
+        return [g if g is None else torch.where(sound.to(g.device), g, 0) for g in gradients]
 
     def _on_any_replica(self, flag: bool, like: Tensor) -> bool:
         if self._replicas.alone:

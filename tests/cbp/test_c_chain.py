@@ -446,6 +446,46 @@ def test_a_weak_term_does_not_overflow_under_a_scaler_that_the_loss_takes(streng
     assert model.bias.grad.item() == pytest.approx(strength * 20 * 2**16, rel=1e-2)
 
 
+@pytest.mark.parametrize("unscaled", [True, False])
+@pytest.mark.parametrize("kind", [torch.nan, torch.inf])
+def test_a_batch_whose_update_the_scaler_skipped_spoils_no_later_one(kind, unscaled):
+    """It is compared on two updates later, when gradients may have been checked already."""
+    model = chain(3, 6, 2).float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    method, scaler = cbp.CChain(model, optimizer, first_strength=1.0), torch.amp.GradScaler("cpu", init_scale=8.0)
+    moved = []
+    for update in range(9):
+        x = torch.rand(4, 3, generator=torch.Generator().manual_seed(update))
+        if update == 4:
+            x[0, 0] = kind
+        optimizer.zero_grad()
+        scaler.scale(model(x).square().mean()).backward()
+        if unscaled:
+            scaler.unscale_(optimizer)
+        method.before_update(1.0 if unscaled else scaler.get_scale())
+        before = model[0].weight.detach().clone()
+        scaler.step(optimizer)
+        scaler.update()
+        method.step()
+        moved.append(not torch.equal(model[0].weight, before))
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert [update for update, has_moved in enumerate(moved) if not has_moved] == [4]
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**120])
+def test_gradients_that_overflow_alone_are_told_to_the_scaler_and_otherwise_not_added(scale):
+    model = nn.Linear(1, 1, bias=False)
+    method = cbp.CChain(model, torch.optim.SGD(model.parameters(), lr=0.0), first_strength=1e10 if scale > 1 else 1e38)
+    for _ in range(3):
+        model.weight.grad = torch.zeros(1, 1)
+        model(torch.full((1, 1), 100.0))
+        method.before_update(scale)
+        method.step()
+        with torch.no_grad():
+            model.weight.add_(1.0)
+    assert model.weight.grad.item() == (torch.inf if scale > 1 else 0.0)
+
+
 class Frozen(dict):
     """As the configurations of other packages, which forbid to be changed."""
 
