@@ -116,7 +116,8 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
     zero outgoing weights, so that what the network computes changes by exactly that unit's contribution.
 
     Call :meth:`step` after ``optimizer.step()``. The units' values are those of the last forward pass in training mode with
-    gradients on; a layer that this pass did not reach is left as it is. Each layer has a random generator of its own, so that
+    gradients on; a layer that this pass did not reach is left as it is. A pass that gives a unit a NaN or an infinite value is
+    an update in its age and leaves its averages as they were. Each layer has a random generator of its own, so that
     layers may be treated one after the other or side by side; nothing is drawn from the global ones.
 
     Args:
@@ -218,8 +219,7 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
         layer.advance()
         # u ← η·u + (1−η)·y
         now = self._replicas.mean(self._utility_now(layer, received))
-        if layer.in_half:  # one pass that overflowed says nothing
-            now = torch.where(now.isfinite(), now, layer.utility)
+        now = torch.where(now < math.inf, now, layer.utility)  # a NaN says nothing, as does what overflowed; none is below 0
         layer.utility.lerp_(now, 1 - layer.decay_rate)
         return self._least_useful(layer, self._due(layer))
 
@@ -289,8 +289,7 @@ class ContinualBackprop(ReplacingMethod[MaturingLayer], name="cbp"):
             return utilities.weight(w_out)
         # f ← η·f + (1−η)·mean h;  ĥ = f / (1 − η^a)
         mean = self._replicas.mean(h.mean(dim=tuple(range(h.ndim - 1))))
-        if layer.in_half:
-            mean = torch.where(mean.isfinite(), mean, layer.mean_activation[k])
+        mean = torch.where(mean.abs() < math.inf, mean, layer.mean_activation[k])
         layer.mean_activation[k].lerp_(mean, 1 - layer.decay_rate)
         h_mean = layer.bias_corrected(layer.mean_activation[k])
         if self.utility == "zero_contribution":

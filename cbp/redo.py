@@ -29,6 +29,7 @@ class ReDo(ReplacingMethod[TrackedLayer], name="redo"):
         s_i = E|h_i| / (1/H · Σ_k E|h_k|) ≤ τ
 
     with the mean E over the minibatch of the update just made. In a layer where nothing is active all units are dormant.
+    A check in which a value of the layer is NaN or infinite is left out.
 
     Args:
         model: As for :class:`cbp.ReplacingMethod`.

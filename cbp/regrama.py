@@ -30,7 +30,8 @@ class ReGraMa(ReDo, name="regrama"):
 
     The gradients are those of the update just made, as the optimizer received them: call :meth:`step` before they are zeroed.
     In a layer where no gradient arrives, all being 0, all units are replaced, but for an update in which none arrives in any,
-    as from a hinge loss of 0: it tells nothing. A layer without gradients (frozen, or not part of the loss) is left as it is.
+    as from a hinge loss of 0: it tells nothing. A layer without gradients (frozen, or not part of the loss) is left as it is,
+    as is one in which a gradient is NaN or infinite.
 
     Args:
         model: As for :class:`cbp.ReplacingMethod`.

@@ -48,7 +48,8 @@ class SelfNormalizedResets(ReplacingMethod[FiringLayer], name="snr"):
         P(A_i ≥ a_i) ≤ η
 
     The distribution of A_i is taken as geometric with the unit's own rate p_i = fired_i / seen_i since it was made, so that
-    P(A_i > a) = (1 − p_i)^a. Minibatches are sets, so a silence is counted in whole minibatches without a firing.
+    P(A_i > a) = (1 − p_i)^a. Minibatches are sets, so a silence is counted in whole minibatches without a firing. A value that
+    is NaN is no firing, one that is infinite is.
 
     Args:
         model: As for :class:`cbp.ReplacingMethod`.

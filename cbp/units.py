@@ -24,7 +24,6 @@ class TrackedLayer:
         fixed: What a new unit has where a weight is its own, such as a gain: one value for each of ``hidden.fixed``.
         generator: Random numbers of this layer.
         nothing: No units: int64, of shape ``(0,)``.
-        in_half: Whether any of the last values came in half precision, which may overflow.
         edges_called: For each edge whether the last forward pass went over it.
         fits: Whether what passed the edges' places then was of the form that the units were found in.
         edges_seen: For each edge whether it received anything then, and not an empty batch.
@@ -42,7 +41,6 @@ class TrackedLayer:
         self.utility = torch.zeros(hidden.units, dtype=_at_least_single(weight), device=weight.device)
         self.nothing = torch.empty(0, dtype=torch.int64, device=weight.device)
         self.replaced = 0
-        self.in_half = False
         self.fits = True
         self.edges_called = self.edges_seen = [True] * len(hidden.edges)
         self._taps, self._handles = map(list, zip(*(Tap.on(edge.place) for edge in hidden.edges), strict=True))
@@ -101,11 +99,8 @@ class TrackedLayer:
         if not seen:
             return None
         like = self.utility
-        self.in_half = False
         if any(h.dtype != like.dtype or h.device != like.device for h in seen):
             self._suit(seen[0].device)
-            # Under automatic mixed precision layers receive half precision, and some of them not.
-            self.in_half = any(h.dtype in (torch.float16, torch.bfloat16) for h in seen)
             seen = [h.to(self.utility) for h in seen]
         own = iter(seen)
         return [next(own) if is_seen else seen[0] for is_seen in self.edges_seen]

@@ -514,6 +514,31 @@ def test_layers_without_bias_are_replaced_too():
     assert not model[2].weight[:, units].any()
 
 
+@pytest.mark.parametrize("utility", UTILITIES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_pass_that_is_not_finite_is_an_update_that_leaves_the_averages(utility, value):
+    model = chain(3, 6, 2)
+    method = cbp.ContinualBackprop(model, still(model), utility=utility)
+    (layer,) = method.layers
+    inputs = torch.rand(4, 3, dtype=torch.float64)
+    spoiled = inputs.clone()
+    spoiled[0] = value
+    for k, x in enumerate([inputs, inputs, spoiled, inputs]):
+        before = layer.utility.clone(), layer.mean_activation.clone()
+        model(x)
+        received = layer._taps[0].received.mean(dim=0)
+        method.step()
+        after = layer.utility, layer.mean_activation
+        assert layer.age.tolist() == [k + 1] * 6
+        assert all(average.isfinite().all() for average in after)
+        if k == 2 and utility not in ("random", "weight", "adaptation"):  # which do not look at the pass
+            assert not received.isfinite().all()
+            for now, then in zip(after, before, strict=True):
+                assert torch.equal(now[..., ~received.isfinite()], then[..., ~received.isfinite()])
+        else:
+            assert not torch.equal(after[0], before[0])
+
+
 def test_method_works_under_automatic_mixed_precision():
     """There the outgoing layer receives bfloat16, and weights and averages stay float32."""
     model = chain(3, 6, 5, 1).float()

@@ -24,8 +24,8 @@ SOON = {
 }
 
 
-def trained(name, options=None, overflow_at=None, updates=12):
-    """The weights and the method after some updates of a regression, in one of which gradients may overflow.
+def trained(name, options=None, overflow_at=None, updates=12, spoiled_by=None):
+    """The weights and the method after some updates of a regression, in one of which gradients or an input may overflow.
 
     As under a gradient scaler the optimizer makes no step then.
     """
@@ -35,9 +35,11 @@ def trained(name, options=None, overflow_at=None, updates=12):
     numbers = torch.Generator().manual_seed(1)
     for update in range(updates):
         x = torch.randn(5, 3, generator=numbers, dtype=torch.float64)
+        if update == overflow_at and spoiled_by is not None:
+            x[0, 0] = spoiled_by
         optimizer.zero_grad()
         (model(x) - x[:, :2]).square().mean().backward()
-        if update == overflow_at:
+        if update == overflow_at and spoiled_by is None:
             for parameter in model.parameters():
                 parameter.grad.fill_(math.inf)
         method.before_update()
@@ -58,12 +60,13 @@ def numbers_of(state):
     return [torch.as_tensor(state)] if isinstance(state, torch.Tensor | float | int) else []
 
 
+@pytest.mark.parametrize("spoiled_by", [None, math.nan, math.inf], ids=["gradients", "NaN", "infinity"])
 @pytest.mark.parametrize("name", cbp.METHODS)
-def test_one_update_whose_gradients_overflowed_spoils_neither_weights_nor_state(name):
-    weights, method = trained(name, overflow_at=4)
+def test_one_update_that_overflowed_spoils_neither_weights_nor_state(name, spoiled_by):
+    weights, method = trained(name, overflow_at=4, spoiled_by=spoiled_by)
     assert all(weight.isfinite().all() for weight in weights)
     assert not any(number.isnan().any() for number in numbers_of(method.state_dict()))
-    before, _ = trained(name, overflow_at=4, updates=5)
+    before, _ = trained(name, overflow_at=4, updates=5, spoiled_by=spoiled_by)
     assert not all(torch.equal(now, then) for now, then in zip(weights, before, strict=True))  # it goes on learning
 
 
