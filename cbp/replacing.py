@@ -163,6 +163,7 @@ class ReplacingMethod(Method, Generic[LayerType]):
         watch = self._watch
         if watch is None:
             raise RuntimeError("the hidden layers of this method were given: they are not found anew")
+        refuse_sharded(self._model)
         if self.layers and watch.exchanged(self._model, self.optimizers):
             self._finder = self._finder.renewed()
         before = [layer.hidden for layer in self.layers]

@@ -60,6 +60,7 @@ class UPGD(Method, name="upgd"):
     Raises:
         ValueError: An option out of its range, or the optimizer holds none of the model's parameters, maximises, or has no
             ``lr`` or None, as where it chooses its step sizes itself.
+        LayerError: The model's parameters are sharded.
         TypeError: No optimizer.
 
     Example:
