@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 
 import gymnasium
 import mujoco
@@ -571,18 +572,37 @@ def test_a_direction_is_paid_for_where_there_is_more_in_the_reward(kind):
     assert env.step(action)[1] == pytest.approx(reward - 2 * info["x_velocity"])
 
 
-def test_what_cannot_be_tried_on_a_copy_is_said():
+def test_a_class_with_arguments_of_its_own_is_tried_and_the_environment_left_as_it_is():
     class Made(Vector):
         def __init__(self, ground):
             super().__init__()
             self.ground = ground
 
+    with pytest.raises(envs.ParameterError, match=r"^forward_reward needs"):
+        envs.NonStationary(Made("ice"), "forward_reward")
+    env, plain = Made("ice"), Made("ice")
+    env.reset(seed=3)
+    plain.reset(seed=3)
+    state, renderer = env.data.qpos.copy(), env.mujoco_renderer
+    with pytest.raises(envs.ParameterError):
+        held(env, "goal_direction", 90.0)
+    assert np.array_equal(env.data.qpos, state)
+    assert env.mujoco_renderer is renderer
+    assert env.np_random.random() == plain.np_random.random()
+
+
+def test_what_cannot_be_tried_on_a_copy_is_said():
+    class Made(Vector):
+        def __init__(self, lock):
+            super().__init__()
+            self.lock = lock
+
     with pytest.warns(
         UserWarning, match=r"^forward_reward: whether Made goes by it could not be tried on a copy \(TypeError: "
     ):
-        envs.NonStationary(Made("ice"), "forward_reward")
+        envs.NonStationary(Made(threading.Lock()), "forward_reward")
     with pytest.warns(UserWarning, match=r"^goal_direction: whether Made goes by it could not be tried"):
-        env = held(Made("ice"), "goal_direction", 90.0)
+        env = held(Made(threading.Lock()), "goal_direction", 90.0)
     env.reset(seed=0)
     with pytest.raises(envs.EffectError, match=r"^goal_direction needs a reward that is one number, got 3 numbers of Made$"):
         env.step(env.action_space.sample())
