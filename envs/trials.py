@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -33,6 +34,7 @@ def try_out(name: str, env: gymnasium.Env[Any, Any], trial: Callable[[Any], None
     base = env.unwrapped
     if type(base).__module__.split(".")[0] in ("gymnasium", "envs"):
         return
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002  what some environments draw from
     try:
         trial(base)
     except ParameterError:
@@ -44,6 +46,9 @@ def try_out(name: str, env: gymnasium.Env[Any, Any], trial: Callable[[Any], None
             "an effect",
             stacklevel=2,
         )
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
 
 
 def play_two(base: Any, *changes: Callable[[Any], None], steps: int) -> Iterator[tuple[tuple[Any, ...], ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import re
 import threading
 
@@ -578,8 +579,15 @@ def test_a_class_with_arguments_of_its_own_is_tried_and_the_environment_left_as_
             super().__init__()
             self.ground = ground
 
+        def step(self, action):
+            np.random.random()  # noqa: NPY002
+            random.random()  # noqa: S311
+            return super().step(action)
+
+    before = np.random.get_state()[2], random.getstate()  # noqa: NPY002
     with pytest.raises(envs.ParameterError, match=r"^forward_reward needs"):
         envs.NonStationary(Made("ice"), "forward_reward")
+    assert (np.random.get_state()[2], random.getstate()) == before  # noqa: NPY002
     env, plain = Made("ice"), Made("ice")
     env.reset(seed=3)
     plain.reset(seed=3)
