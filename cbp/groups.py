@@ -54,6 +54,14 @@ class Slices:
         return tensor
 
     @property
+    def is_there(self) -> bool:
+        """Whether the module still has the tensor: one that was pruned when its units were found may not be any more."""
+        given = self.attribute in vars(self.module) or hasattr(
+            type(self.module), self.attribute
+        )  # not computed to be looked at
+        return given or not self.computed
+
+    @property
     def computed(self) -> bool:
         """Whether the tensor is no parameter and no buffer, but is computed from others, as pruning and normalisation do."""
         return self.attribute not in self.module._parameters and self.attribute not in self.module._buffers

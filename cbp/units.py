@@ -88,10 +88,15 @@ class TrackedLayer:
         Raises:
             LayerError: The weights of the units are sharded over processes, since they were found.
         """
+        self.fits = all(slices.is_there for slices in self.hidden.written())
+        if not self.fits:
+            for tap in self._taps:
+                tap.take()
+            self.edges_called = self.edges_seen = [False] * len(self._taps)
+            return None
         slices = self.hidden.fresh[0]
         if (weight := slices.module._parameters.get(slices.attribute)) is not None:  # others are not to be computed here
             check_whole_tensor(self.name, weight)
-        self.fits = True
         received = [self._received_by(edge, tap) for edge, tap in zip(self.hidden.edges, self._taps, strict=True)]
         self.edges_called = [h is not None for h in received]
         self.edges_seen = [h is not None and h.numel() > 0 for h in received]

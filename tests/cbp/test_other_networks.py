@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import warnings
 
 import pytest
 import torch
@@ -489,6 +490,26 @@ def test_a_weight_that_is_computed_from_another_of_its_shape_later_is_noticed(ch
     else:
         assert [layer.name for layer in method.layers] == ["4"]
         assert any("'0'" in line for line in method.left_out)
+
+
+@pytest.mark.parametrize("name", ["cbp", "redo", "regrama", "snr"])
+def test_weights_are_known_again_once_they_are_no_longer_pruned(name):
+    model = chain(3, 6, 5, 2)
+    prune.random_unstructured(model[2], "weight", 0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    method = cbp.METHODS[name](model, optimizer)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    for pruned in (True, True, False, False, False):
+        if not pruned and prune.is_pruned(model[2]):
+            prune.remove(model[2], "weight")
+            optimizer.param_groups[0]["params"] = list(model.parameters())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sequential runs otherwise than before")
+            model(x).sum().backward()
+        method.before_update()
+        assert len(method.step()) == 2
+    assert [edge.weights.attribute for layer in method.layers for edge in layer.hidden.edges] == ["weight", "weight"]
+    assert method.layers[0].hidden.edges[0].weights.tensor is model[2].weight
 
 
 def test_lower_recurrent_layers_are_judged_by_their_states():
