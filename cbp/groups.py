@@ -56,10 +56,9 @@ class Slices:
     @property
     def is_there(self) -> bool:
         """Whether the module still has the tensor: one that was pruned when its units were found may not be any more."""
-        given = self.attribute in vars(self.module) or hasattr(
-            type(self.module), self.attribute
-        )  # not computed to be looked at
-        return given or not self.computed
+        if not self.computed:
+            return True
+        return self.attribute in vars(self.module) or hasattr(type(self.module), self.attribute)  # and not computed for that
 
     @property
     def computed(self) -> bool:
