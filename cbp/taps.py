@@ -89,8 +89,12 @@ class Tap:
 class ReceivedTap(Tap):
     """Keeps an argument of a module, whose key is its position and its name."""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keeps it; the signature is that of a torch forward pre-hook with keyword arguments."""
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        """Keeps it; the signature is that of a torch forward pre-hook with keyword arguments.
+
+        Tools that exchange modules, such as those for quantisation, hand a hook on as one without.
+        """
+        kwargs = kwargs or {}
         if module.training and torch.is_grad_enabled():
             # In models that were pickled by earlier releases one of the two.
             position, name = self._key if isinstance(self._key, tuple) else _both(self._key)
@@ -128,8 +132,9 @@ class ArgumentsTap(Tap):
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (), {"acted": self.acted})
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keeps them; the signature is that of a torch forward pre-hook with keyword arguments."""
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        """Keeps them; the signature is that of a torch forward pre-hook with keyword arguments, or without."""
+        kwargs = kwargs or {}
         if ArgumentsTap.paused or _is_exporting():
             return
         if not torch.compiler.is_compiling() and (

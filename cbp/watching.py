@@ -111,7 +111,8 @@ class Watch:
         for handle in (*self._handles, *self._sleepers):
             handle.remove()
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        kwargs = kwargs or {}  # a hook that another tool moved to another module gets none
         if torch.compiler.is_compiling() or not module.training or not torch.is_grad_enabled() or is_recording():
             return
         self.was_called = True
@@ -126,13 +127,13 @@ class Watch:
             if self.awake:
                 self._find(module, *arguments)
 
-    def _wake(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _wake(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         if module not in self._asleep or not module.training or not torch.is_grad_enabled():
             return
         if self._arguments is not None:
             self.awake = True
         elif self.strayed is None and not torch.compiler.is_compiling() and not is_recording():
-            self._look(self._asleep[module], args, kwargs)
+            self._look(self._asleep[module], args, kwargs or {})
 
     def _look(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Notes a module that receives units, looking at its calls 1, 2, 4, 8, … since it reads a graph."""

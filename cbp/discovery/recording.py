@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,7 @@ Example = tuple[Any, ...] | dict[str, Any] | Callable[[nn.Module], Any]
 """Positional arguments of a forward pass, or keyword arguments, or a function that makes a pass with the model it is given."""
 
 
+_ALONE = threading.RLock()
 _RECORDING = ContextVar("_RECORDING", default=False)  # of this thread
 _ROWS = 4  # of a batch, by which a pass can be made again: batch norms need two
 _PLAIN = (Tensor, int, float, str, type(None))
@@ -297,9 +299,13 @@ def forked_generators(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Gradients on, generators forked, compiled code off; and attention and recurrence in plain operations."""
-    mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    """Gradients on, generators forked, compiled code off; and attention and recurrence in plain operations.
+
+    In one thread at a time: each puts back what it found of torch's flags, which all threads share.
+    """
     with ExitStack() as stack:
+        stack.enter_context(_ALONE)
+        mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
         stack.enter_context(forked_generators(model))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
+import threading
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -510,6 +513,53 @@ def test_weights_are_known_again_once_they_are_no_longer_pruned(name):
         assert len(method.step()) == 2
     assert [edge.weights.attribute for layer in method.layers for edge in layer.hidden.edges] == ["weight", "weight"]
     assert method.layers[0].hidden.edges[0].weights.tensor is model[2].weight
+
+
+@pytest.mark.parametrize("name", ["cbp", "c-chain"])
+def test_hooks_that_a_tool_moves_to_other_modules_do_no_harm(name):
+    model = chain(3, 6, 5, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    method = cbp.METHODS[name](model, optimizer)
+    holder = nn.Sequential(model)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    for number in range(4):
+        if number == 2:  # as those for quantisation do, without the keyword arguments
+            for modules, key in ((model, "2"), (holder, "0")):
+                old, new = modules._modules[key], copy.copy(modules._modules[key])
+                new._forward_pre_hooks, new._forward_pre_hooks_with_kwargs = OrderedDict(), OrderedDict()
+                for hook in old._forward_pre_hooks.values():
+                    new.register_forward_pre_hook(hook)
+                modules._modules[key] = new
+        optimizer.zero_grad()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sequential runs otherwise than before")
+            holder(x).square().sum().backward()
+        method.before_update()
+        method.step()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_threads_record_one_after_the_other_and_leave_torchs_flags():
+    def flags():
+        return torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled(), torch.backends.cuda.flash_sdp_enabled()
+
+    def work():
+        for _ in range(10):
+            layers = cbp.find_layers(chain(3, 6, 2), (torch.ones(2, 3, dtype=torch.float64),))
+            found.append([layer.name for layer in layers])
+
+    found, before, interval = [], flags(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [["0"]] * 40
+    assert flags() == before
 
 
 def test_lower_recurrent_layers_are_judged_by_their_states():
