@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
 
+from cbp.discovery.recording import tensors_of
 from cbp.method import check_number, check_whole
 from cbp.replaying import Batch, Replaying, mean_square
 
@@ -129,7 +129,8 @@ class CChain(Replaying, name="c-chain"):
         self._last = batch
         if last is not None:
             with torch.no_grad():
-                self._reference = (last, tree_map_only(Tensor, Tensor.detach, self._replay(last)))
+                # As tensors alone, which every file of weights may hold; they are found again in the order of these.
+                self._reference = (last, [tensor.detach() for tensor in reversed(tensors_of(self._replay(last)))])
         if reference is None:
             return None
         churn = mean_square(self._replay(reference[0]), reference[1])

@@ -20,7 +20,7 @@ from cbp.groups import LayerError
 from cbp.method import averaging_dtype, check_state
 from cbp.regularizer import Regularizer
 from cbp.replicas import Replicas, refuse_sharded
-from cbp.taps import ArgumentsTap
+from cbp.taps import PAUSED, ArgumentsTap
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of a call of a model."""
@@ -93,14 +93,14 @@ class Replaying(Regularizer):
             if on_gpu and any(isinstance(module, nn.RNNBase) for module, *_ in kept):
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it has no gradients in evaluation mode
             stack.enter_context(_as_filled(attributes for *_, attributes in kept))
-            ArgumentsTap.paused = True
+            paused = PAUSED.set(True)
             for module, _, attributes in kept:
                 vars(module).update({name: value.clone() for name, value in attributes.items() if isinstance(value, Tensor)})
                 module.training = False
             try:
                 return torch.func.functional_call(self._model, {**buffers, **(weights or {})}, args, kwargs)
             finally:
-                ArgumentsTap.paused = False
+                PAUSED.reset(paused)
                 for module, training, attributes in kept:
                     vars(module).clear()
                     vars(module).update(attributes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ class Replicas:
         """Whether there is only one."""
         if not self._is_checked:
             self._is_checked = True
-            _warn_of_other_processes()
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                _warn_of_other_processes(torch.distributed.get_world_size())
         return self._group is None
 
     def mean(self, numbers: Tensor) -> Tensor:
@@ -96,11 +98,10 @@ class Replicas:
         return [bool(flag) for flag in reduced.tolist()]
 
 
-def _warn_of_other_processes() -> None:
-    """Warns where this is one of several processes; at one place, so that Python shows it once, of however many methods."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    if (processes := torch.distributed.get_world_size()) > 1:
+@cache
+def _warn_of_other_processes(processes: int) -> None:
+    """Warns where this is one of several processes: once, of however many methods."""
+    if processes > 1:
         warnings.warn(
             f"this is one of {processes} processes of torch.distributed, and a method acts on what it alone sees: replicas of "
             "one model may drift apart. Wrap the model in DistributedDataParallel before the method is made, and give the "

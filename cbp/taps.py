@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections import deque
-from typing import Any, ClassVar
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from cbp.groups import Place
+
+PAUSED = ContextVar("PAUSED", default=False)
+"""Whether no :class:`ArgumentsTap` looks, in this thread, as in passes that a method makes itself."""
 
 is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
 # Compiled code of earlier versions writes gradients over a value that is kept, and over its copy, which it leaves out.
@@ -118,10 +122,7 @@ class ArgumentsTap(Tap):
     Attributes:
         acted: Whether the module was called otherwise than in training with gradients on.
         autocast: The precision that its last call in training was made in, by kinds of devices, where it was another.
-        paused: Whether no tap of this kind looks, as in passes that a method makes itself.
     """
-
-    paused: ClassVar[bool] = False
 
     def __init__(self, _key: None = None) -> None:  # which models that were pickled by earlier releases give
         super().__init__(None)
@@ -135,10 +136,11 @@ class ArgumentsTap(Tap):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         """Keeps them; the signature is that of a torch forward pre-hook with keyword arguments, or without."""
         kwargs = kwargs or {}
-        if ArgumentsTap.paused or _is_exporting():
+        if _is_exporting():
             return
         if not torch.compiler.is_compiling() and (
-            torch._C._is_tracing()
+            PAUSED.get()
+            or torch._C._is_tracing()
             or any(is_transformed(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         ):
             return

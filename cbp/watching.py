@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from cbp.discovery.recording import Arguments, is_recording
-from cbp.groups import Group
+from cbp.groups import Group, LayerError
 from cbp.optimizers import held_by
 from cbp.taps import is_transformed
 
@@ -53,7 +54,7 @@ class Watch:
         self._owner: Callable[[], Any] = weakref.ref(owner)
         self._handles = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after),
+            model.register_forward_hook(self._after, always_call=True),  # also where a checkpoint stops a pass early
         ]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -122,9 +123,10 @@ class Watch:
             self._arguments = args, kwargs
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
+        """Called where a pass ends or is broken off, of which nothing was returned."""
         if self._arguments is not None:
             arguments, self._arguments = self._arguments, None
-            if self.awake:
+            if self.awake and output is not None:
                 self._find(module, *arguments)
 
     def _wake(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
@@ -152,7 +154,13 @@ class Watch:
         owner = self._owner()
         if owner is not None:
             self.knows(args, kwargs)
-            owner.find(Arguments(args, kwargs))
+            try:
+                owner.find(Arguments(args, kwargs))
+            except LayerError as error:
+                if owner.strict or not owner.layers:
+                    raise
+                self.stale = True
+                warnings.warn(f"nothing is replaced until the hidden layers can be found anew: {error}", stacklevel=2)
 
 
 def _has_weights(module: nn.Module) -> bool:

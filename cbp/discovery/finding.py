@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -145,12 +146,14 @@ class Finder:
         for shape, integers in _candidates(self._model):
             example = _input(self._model, shape, integers=integers)
             self._follower = Follower()
-            try:
-                self.follow((example,))
-            except LayerError as error:
-                self.failure = self.failure or str(error)
-            else:
-                return True
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is said of an input that the model is not made for
+                try:
+                    self.follow((example,))
+                except LayerError as error:
+                    self.failure = self.failure or str(error)
+                else:
+                    return True
         self._follower = Follower()
         return False
 

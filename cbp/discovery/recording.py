@@ -310,6 +310,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+            # A checkpoint around the model's own pass counts what that saves for its gradients, and not what is saved here.
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor))
         torch._C._set_mkldnn_enabled(False)
         torch._C._set_cudnn_enabled(False)
         try:

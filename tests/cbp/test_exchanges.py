@@ -11,6 +11,7 @@ import pytest
 import torch
 from small_networks import chain
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import cbp
 
@@ -522,6 +523,73 @@ def test_what_passes_were_made_with_is_not_copied_nor_pickled_along(given):
     copied = copy.deepcopy((model, method))[1]
     assert [layer.name for layer in copied.layers] == [layer.name for layer in method.layers] == ["stem", "trunk.0"]
     assert len(pickle.dumps((model, method))) < 60_000
+
+
+class OfDictionaries(nn.Module):
+    """Takes what no input can be made up for, so that its layers are found in its first pass."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.value = nn.Linear(3, 6), nn.Linear(6, 2), nn.Linear(6, 1)
+
+    def forward(self, batch):
+        return self.second(torch.relu(self.first(batch["x"])))
+
+    def judge(self, batch):
+        return self.value(torch.relu(self.first(batch["x"])))
+
+
+def test_nothing_is_said_of_inputs_that_are_tried():
+    model = OfDictionaries()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cbp.ContinualBackprop(model, torch.optim.SGD(model.parameters()))
+    assert said == []
+
+
+def test_layers_are_found_within_a_checkpoint_as_without_one():
+    trained = []
+    for checkpointed in (True, False):
+        model = OfDictionaries()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        method = cbp.ContinualBackprop(model, optimizer, replacement_rate=0.2, maturity_threshold=2)
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+        replaced = 0
+        for _ in range(8):
+            optimizer.zero_grad()
+            y = checkpoint(model, {"x": x}, use_reentrant=False) if checkpointed else model({"x": x})
+            y.square().mean().backward()
+            optimizer.step()
+            replaced += sum(map(len, method.step()))
+        trained.append([*model.first.parameters(), *model.second.parameters()])
+        assert replaced > 2
+    assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
+    (checkpoint(model, {"x": x}, use_reentrant=False).mean() + model.judge({"x": x}).mean()).backward()
+    with pytest.warns(UserWarning, match="'value' was called outside of the recorded pass"):
+        method.step()
+
+
+@pytest.mark.filterwarnings("ignore:OfDictionaries runs otherwise than before")
+def test_a_pass_in_which_no_layer_is_found_any_more_is_only_said():
+    model, x = OfDictionaries(), torch.randn(8, 3)
+    model.scale = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = cbp.ContinualBackprop(model, optimizer, replacement_rate=1.0, maturity_threshold=3)
+    model({"x": x}).mean().backward()
+    method.step()
+    for parameter in model.first.parameters():
+        parameter.requires_grad_(False)
+    with pytest.warns(UserWarning, match="^nothing is replaced until the hidden layers can be found anew: "):
+        model({"x": x, "of another kind": 1}).mean().backward()
+    assert [len(units) for units in method.step()] == [0]
+    for parameter in model.first.parameters():
+        parameter.requires_grad_(True)
+    replaced = []
+    for _ in range(4):
+        model({"x": x}).mean().backward()
+        replaced += [len(units) for units in method.step()]
+    assert replaced == [0, 6, 0, 0]  # at the fourth update, of which that without layers was none
 
 
 class Graph(Tasks):
