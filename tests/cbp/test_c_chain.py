@@ -6,12 +6,13 @@ import copy
 import math
 import random
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from small_networks import Problem, chain, still
-from torch import nn
+from torch import Tensor, nn
 
 import cbp
 
@@ -565,3 +566,48 @@ def test_further_passes_leave_no_trace_in_containers_and_generators():
         assert model.frozen == {"units": 2}
     assert kept[0] == kept[1]
     assert kept[0][0] == [0, 1, 2, 3]
+
+
+@dataclass
+class Output:
+    """What a model returns that is no tensor, as those of transformers do."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+class ReturnsObjects(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Output:
+        hidden = torch.relu(self.first(x))
+        return Output(self.second(hidden), hidden)
+
+
+def test_the_state_of_a_model_that_returns_objects_is_made_of_tensors_alone(tmp_path):
+    def train(model, optimizer, method, updates):
+        for number in updates:
+            x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+            optimizer.zero_grad()
+            model(x).logits.square().mean().backward()
+            method.before_update()
+            optimizer.step()
+            method.step()
+
+    model = ReturnsObjects()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = cbp.CChain(model, optimizer, first_strength=10.0)
+    train(model, optimizer, method, range(5))
+    torch.save([model.state_dict(), method.state_dict()], tmp_path / "state.pt")
+    train(model, optimizer, method, range(5, 9))
+    states = torch.load(tmp_path / "state.pt", weights_only=True)
+    other = ReturnsObjects()
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    resumed = cbp.CChain(other, optimizer, first_strength=10.0)
+    other.load_state_dict(states[0])
+    resumed.load_state_dict(states[1])
+    train(other, optimizer, resumed, range(5, 9))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
