@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import random
+import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -611,3 +613,27 @@ def test_the_state_of_a_model_that_returns_objects_is_made_of_tensors_alone(tmp_
     resumed.load_state_dict(states[1])
     train(other, optimizer, resumed, range(5, 9))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+class CallsOnReplay(ReturnsObjects):
+    """Calls something in another thread while it makes a pass that is replayed."""
+
+    calls: Callable[[Tensor], object] | None = None
+
+    def forward(self, x: Tensor) -> Output:
+        if not self.training and self.calls is not None:
+            thread = threading.Thread(target=self.calls, args=(x.clone(),))
+            thread.start()
+            thread.join()
+        return super().forward(x)
+
+
+def test_a_pass_in_another_thread_is_seen_while_one_is_replayed():
+    model, other = CallsOnReplay(), ReturnsObjects()
+    methods = [cbp.CChain(each, torch.optim.SGD(each.parameters(), lr=0.1)) for each in (model, other)]
+    model.calls = lambda x: other(x)  # not as a part of it
+    for _ in range(2):
+        assert methods[1]._tap.arguments is None
+        model(torch.ones(4, 3)).logits.sum().backward()
+        methods[0].before_update()
+    assert methods[1]._tap.arguments is not None
